@@ -1,0 +1,62 @@
+"""Precast: Hugging Face checkpoints, cast ahead of time into verified, torch-free artifacts.
+
+Importing this module costs next to nothing: every public name is loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from precast.export.exporter import export_model as export_model
+    from precast.runtime.auto import AutoModel as AutoModel
+    from precast.runtime.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
+    from precast.runtime.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
+    from precast.runtime.auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
+    from precast.runtime.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
+    from precast.runtime.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
+    from precast.runtime.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
+    from precast.runtime.auto import AutoTokenizer as AutoTokenizer
+    from precast.runtime.errors import PrecastError as PrecastError
+    from precast.runtime.model import load as load
+    from precast.runtime.similarity import cos_sim as cos_sim
+    from precast.runtime.tasks import pipeline as pipeline
+    from precast.runtime.verify import verify as verify
+
+_HOME = {
+    "export_model": "precast.export.exporter",
+    "AutoModel": "precast.runtime.auto",
+    "AutoModelForMaskedLM": "precast.runtime.auto",
+    "AutoModelForMultipleChoice": "precast.runtime.auto",
+    "AutoModelForNextSentencePrediction": "precast.runtime.auto",
+    "AutoModelForQuestionAnswering": "precast.runtime.auto",
+    "AutoModelForSequenceClassification": "precast.runtime.auto",
+    "AutoModelForTokenClassification": "precast.runtime.auto",
+    "AutoTokenizer": "precast.runtime.auto",
+    "PrecastError": "precast.runtime.errors",
+    "load": "precast.runtime.model",
+    "cos_sim": "precast.runtime.similarity",
+    "pipeline": "precast.runtime.tasks",
+    "verify": "precast.runtime.verify",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names are resolved lazily below
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        # importlib.metadata takes about 25 ms cold, so the version is looked up only when asked for.
+        from importlib.metadata import version
+
+        value: Any = version("precast")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Data-driven pre-processing: everything a processor needs is in the artifact."""
