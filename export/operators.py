@@ -1,0 +1,173 @@
+"""The operator vocabulary in torch: what each operator of ``precast.graphs.schema`` computes.
+
+Each is a `torch.library` custom operator: eagerly it is the plain maths below in any float type (so the same model
+in float64 is the judge of errors), in a traced graph it is ONE node. Dimension names as in ``graphs/schema.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["NODES", "add_layer_norm", "attention", "rotary"]
+
+
+def _visible(
+    mask: Tensor | None, query: int, key: int, causal: bool, left: int, right: int, device: torch.device
+) -> Tensor | None:
+    """Which keys each query may see, [B or 1, 1, S, T] bool, or None when all are seen."""
+    visible = None if mask is None else mask.to(torch.bool)[:, None, None, :]
+    if causal or left >= 0 or right >= 0:
+        # Queries are the last S of the T positions, as with a cache.
+        distance = (torch.arange(query, device=device) + key - query)[:, None] - torch.arange(key, device=device)
+        band = torch.ones(query, key, dtype=torch.bool, device=device)
+        if causal:
+            band &= distance >= 0
+        if left >= 0:
+            band &= distance <= left
+        if right >= 0:
+            band &= distance >= -right
+        visible = band[None, None] if visible is None else visible & band
+    return visible
+
+
+@torch.library.custom_op("precast::attention", mutates_args=())
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    bias: Tensor | None,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    causal: bool,
+    window_left: int,
+    window_right: int,
+    softcap: float,
+) -> Tensor:
+    batch, length, _ = query.shape
+    q = query.view(batch, length, heads, -1).transpose(1, 2)
+    k = key.view(batch, key.shape[1], kv_heads, -1).transpose(1, 2)
+    v = value.view(batch, value.shape[1], kv_heads, -1).transpose(1, 2)
+    if heads != kv_heads:
+        k = k.repeat_interleave(heads // kv_heads, dim=1)
+        v = v.repeat_interleave(heads // kv_heads, dim=1)
+    visible = _visible(mask, length, k.shape[2], causal, window_left, window_right, query.device)
+    added = bias
+    if visible is not None:
+        hidden = torch.zeros(visible.shape, dtype=q.dtype, device=q.device).masked_fill_(~visible, -torch.inf)
+        added = hidden if bias is None else bias + hidden
+    if softcap:
+        scores = torch.matmul(q * scale, k.transpose(2, 3))
+        scores = softcap * torch.tanh(scores / softcap)
+        scores = scores if added is None else scores + added
+        context = torch.matmul(torch.softmax(scores, dim=-1), v)
+    else:
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
+    if visible is not None:
+        context = context.masked_fill(~visible.any(dim=-1, keepdim=True), 0.0)
+    return context.transpose(1, 2).reshape(batch, length, -1)
+
+
+@_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
+    return query.new_empty(query.shape)
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Tensor | None = None,
+    bias: Tensor | None = None,
+    heads: int,
+    kv_heads: int | None = None,
+    scale: float,
+    causal: bool = False,
+    window: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+) -> Tensor:
+    """Scaled dot-product attention, [B, S, N*D] x [B, T, G*D] -> [B, S, N*D]; see ``schema.OPERATORS['Attention']``."""
+    kv = heads if kv_heads is None else kv_heads
+    return _attention(query, key, value, mask, bias, heads, kv, scale, causal, window[0], window[1], softcap)
+
+
+@torch.library.custom_op("precast::rotary", mutates_args=())
+def _rotary(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int, interleaved: bool) -> Tensor:
+    batch, length, _ = x.shape
+    states = x.view(batch, length, heads, -1)
+    turned, rest = states[..., : 2 * cos.shape[1]], states[..., 2 * cos.shape[1] :]
+    c, s = cos[positions][:, :, None, :], sin[positions][:, :, None, :]
+    if interleaved:
+        first, second = turned[..., 0::2], turned[..., 1::2]
+        turned = torch.stack((first * c - second * s, second * c + first * s), dim=-1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, dim=-1)
+        turned = torch.cat((first * c - second * s, second * c + first * s), dim=-1)
+    return torch.cat((turned, rest), dim=-1).reshape(x.shape)
+
+
+@_rotary.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def rotary(
+    x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, *, heads: int, interleaved: bool = False
+) -> Tensor:
+    """Rotary position embedding (https://arxiv.org/abs/2104.09864) of x [B, S, N*D] at positions [B, S]."""
+    return _rotary(x, positions, cos, sin, heads, interleaved)
+
+
+@torch.library.custom_op("precast::add_layer_norm", mutates_args=())
+def _add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    total = x + residual
+    return F.layer_norm(total, (total.shape[-1],), weight, bias, epsilon), total
+
+
+@_add_layer_norm.register_fake
+def _(x: Tensor, residual: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    shape = torch.broadcast_shapes(x.shape, residual.shape)
+    return x.new_empty(shape), x.new_empty(shape)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """(LayerNorm(x + residual), x + residual), both [B, S, H]."""
+    return _add_layer_norm(x, residual, weight, bias, epsilon)
+
+
+def _layer_norm_node(emit: Any, x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
+    if weight is None:
+        raise NotImplementedError("a LayerNorm without weight is not in the vocabulary: give it a weight of ones")
+    return emit.LayerNorm(x, weight, bias, epsilon=eps)
+
+
+# torch operator -> how its node is emitted. `emit.Name(*inputs, **attributes)` makes a node of the precast domain.
+# The plain aten operators listed here are captured whole, so that models use nn.Linear and F.gelu as they are.
+NODES: dict[Any, Callable[..., Any]] = {
+    torch.ops.precast.attention.default: lambda emit, q, k, v, mask, bias, heads, kv_heads, scale, causal, left, right, cap: (
+        emit.Attention(
+            q, k, v, mask, bias, heads=heads, kv_heads=kv_heads, scale=scale, causal=int(causal),
+            window_left=left, window_right=right, softcap=cap,
+        )
+    ),
+    torch.ops.precast.rotary.default: lambda emit, x, positions, cos, sin, heads, interleaved: (
+        emit.Rotary(x, positions, cos, sin, heads=heads, interleaved=int(interleaved))
+    ),
+    torch.ops.precast.add_layer_norm.default: lambda emit, x, residual, weight, bias, epsilon: (
+        emit.AddLayerNorm(x, residual, weight, bias, epsilon=epsilon)
+    ),
+    torch.ops.aten.layer_norm.default: _layer_norm_node,
+    torch.ops.aten.linear.default: lambda emit, x, weight, bias=None: emit.Linear(x, weight, bias),
+    torch.ops.aten.gelu.default: lambda emit, x, approximate="none": emit.Gelu(x, approximate=approximate),
+}

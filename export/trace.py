@@ -1,0 +1,173 @@
+"""torch.export -> onnx_ir, in one place. No other file knows how a torch graph becomes an ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from precast.export.operators import NODES
+from precast.graphs import schema
+from precast.runtime.errors import ExportError
+
+__all__ = ["OPSET", "trace"]
+
+OPSET = 23
+
+
+@functools.cache
+def _emitter() -> Any:
+    """The ``precast`` opset for translations; registers its schemas with onnx on first use."""
+    from onnxscript.values import Opset
+
+    kinds = onnx.defs.OpSchema.AttrType
+    attribute_type = {int: kinds.INT, float: kinds.FLOAT, str: kinds.STRING}
+    formal = onnx.defs.OpSchema.FormalParameter
+    option = onnx.defs.OpSchema.FormalParameterOption
+    floats = ["tensor(float)", "tensor(double)", "tensor(float16)", "tensor(bfloat16)", "tensor(int64)", "tensor(bool)"]
+    for operator in schema.OPERATORS.values():
+        # One type variable an input: ids and masks are integers beside float states.
+        onnx.defs.register_schema(
+            onnx.defs.OpSchema(
+                operator.name,
+                schema.DOMAIN,
+                schema.VERSION,
+                doc=operator.doc,
+                inputs=[
+                    formal(
+                        name.removesuffix("?"),
+                        f"T{index}",
+                        param_option=option.Optional if name.endswith("?") else option.Single,
+                    )
+                    for index, name in enumerate(operator.inputs)
+                ],
+                outputs=[formal(name, "T0") for name in operator.outputs],
+                type_constraints=[(f"T{index}", floats, "") for index in range(len(operator.inputs))],
+                attributes=[
+                    onnx.defs.OpSchema.Attribute(name, attribute_type[type(default)], required=False)
+                    for name, default in operator.attributes.items()
+                ],
+            )
+        )
+    return Opset(schema.DOMAIN, schema.VERSION)
+
+
+def _translations() -> dict[Any, Any]:
+    emit = _emitter()
+
+    def bound(node: Any) -> Any:
+        # The exporter inspects a translation's signature, so a partial object will not do.
+        def translate(*args: Any, **kwargs: Any) -> Any:
+            return node(emit, *args, **kwargs)
+
+        return translate
+
+    return {target: bound(node) for target, node in NODES.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its progress and absent optional packages; none of it concerns our user."""
+    logger = logging.getLogger("torch.onnx")
+    level, printed = logger.level, io.StringIO()
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def trace(
+    model: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    dynamic: Mapping[str, Mapping[int, str]],
+    outputs: tuple[str, ...],
+    name: str,
+    limits: Mapping[str, int] | None = None,
+) -> ir.Model:
+    """Trace ``model`` into a graph over standard ONNX and the ``precast`` domain.
+
+    Args:
+        inputs: example tensors by input name; every dynamic dimension must be at least 2 and differ from the others.
+        dynamic: per input, which axes vary and their names (``{"input_ids": {0: "batch", 1: "sequence"}}``).
+        outputs: names of the model's outputs, in the order of its returned dict.
+        limits: largest value of a named dimension, where there is one.
+
+    Raises:
+        ExportError: torch cannot trace the model, or the model returns other outputs than ``outputs``.
+    """
+    limits = limits or {}
+    names = {dim for axes in dynamic.values() for dim in axes.values()}
+    dims = {dim: torch.export.Dim(dim, min=1, **({"max": limits[dim]} if dim in limits else {})) for dim in names}
+    shapes = {key: {axis: dims[dim] for axis, dim in dynamic.get(key, {}).items()} for key in inputs}
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
+            translated = torch.onnx.export(
+                program,
+                dynamo=True,
+                custom_translation_table=_translations(),
+                opset_version=OPSET,
+                optimize=False,
+                verbose=False,
+            )
+        except Exception as error:
+            raise ExportError(f"torch could not trace {type(model).__name__}: {error}") from error
+    if translated is None:
+        raise ExportError(f"torch.onnx returned no graph for {type(model).__name__}")
+    traced: ir.Model = translated.model
+    if len(traced.graph.outputs) != len(outputs):
+        raise ExportError(
+            f"{type(model).__name__} traced to {len(traced.graph.outputs)} outputs, its signature names {outputs}"
+        )
+    traced.graph.name = name
+    for value, output in zip(traced.graph.outputs, outputs, strict=True):
+        value.name = output
+    _name_dimensions(traced, dynamic)
+    traced.opset_imports[schema.DOMAIN] = schema.VERSION
+    # Trace metadata (source lines, module paths) differs between machines and says nothing at run time.
+    traced.metadata_props.clear()
+    for value in [*traced.graph.inputs, *traced.graph.outputs, *traced.graph.initializers.values()]:
+        value.metadata_props.clear()
+    for node in traced.graph.all_nodes():
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+    return traced
+
+
+def _name_dimensions(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+    """Give symbolic dimensions the signature's names instead of torch's (s43, s53 ...)."""
+    names: dict[str, str] = {}
+    for value in model.graph.inputs:
+        for axis, name in dynamic.get(value.name or "", {}).items():
+            assert value.shape is not None
+            dim = value.shape[axis]
+            if isinstance(dim, ir.SymbolicDim) and dim.value is not None:
+                names[dim.value] = name
+
+    def rename(value: ir.Value) -> None:
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [
+                    ir.SymbolicDim(names.get(dim.value, dim.value)) if isinstance(dim, ir.SymbolicDim) and dim.value else dim
+                    for dim in value.shape
+                ]
+            )
+
+    for value in [*model.graph.inputs, *model.graph.outputs]:
+        rename(value)
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            rename(value)
