@@ -1,0 +1,109 @@
+"""Pipelines: ``pipeline("text-classification", "artifact")``. A task is a file of this folder, named after it.
+
+Adding one edits no list: ``text_classification.py`` is "text-classification". It holds ``PIPELINE``, the class, and
+``ALIASES``, other names of the task (``*`` matches anything).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from precast.runtime.errors import UnsupportedTaskError, closest, listing
+
+if TYPE_CHECKING:
+    from precast.runtime.tasks.base import Task
+
+__all__ = ["TASKS", "pipeline"]
+
+_SHARED = {"base"}
+
+
+class _Tasks(Mapping[str, "type[Task]"]):
+    """Task name -> class, found by file name; a task's module is imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._files = {
+            module.name.replace("_", "-"): module.name
+            for module in iter_modules(__path__)
+            if module.name not in _SHARED and not module.name.startswith("_")
+        }
+
+    def __getitem__(self, name: str) -> type[Task]:
+        found: type[Task] = self._module(self._files[name]).PIPELINE
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._files))
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def aliases(self) -> dict[str, str]:
+        """Other names of the tasks, each with the task it means."""
+        return {alias: name for name, file in self._files.items() for alias in self._module(file).ALIASES}
+
+    def resolve(self, name: str) -> str:
+        """The task ``name`` means; an unknown one is an error with near matches."""
+        if not isinstance(name, str):
+            raise UnsupportedTaskError(f"A task is named by a string; received {name!r}. Tasks: {listing(self)}.")
+        if name in self._files:
+            return name
+        aliases = self.aliases()
+        for alias, task in aliases.items():
+            if fnmatchcase(name, alias):
+                return task
+        known = [*self, *(alias for alias in aliases if "*" not in alias)]
+        near = closest(name, known)
+        raise UnsupportedTaskError(f"Task {name!r} is not supported. {near} Tasks: {listing(known)}.".replace("  ", " "))
+
+    @staticmethod
+    def _module(file: str) -> ModuleType:
+        return import_module(f"{__name__}.{file}")
+
+
+TASKS = _Tasks()
+
+
+def pipeline(
+    task: str,
+    model: Any,
+    *,
+    tokenizer: Any = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    variant: str | None = None,
+    **defaults: Any,
+) -> Any:
+    """A callable that answers ``task`` with an artifact: same calls, same results as upstream's pipelines.
+
+    Args:
+        task: a name of `TASKS` or one of their aliases.
+        model: path of an artifact, or a loaded model.
+        tokenizer: used in place of the artifact's own.
+        device, threads, variant: how to open the artifact; not used with a loaded model.
+        defaults: the task's own parameters, for every call; also ``batch_size``, ``token_budget``, ``progress``.
+
+    Raises:
+        UnsupportedTaskError: there is no such task, or the artifact cannot serve it.
+    """
+    name = TASKS.resolve(task)
+    kind = TASKS[name]
+    if isinstance(model, (str, os.PathLike)):
+        from precast.runtime.model import load
+
+        model = load(model, device=device, threads=threads, variant=variant)
+    served = kind.served_by or (name,)
+    if not any(own in model.tasks for own in served):
+        raise UnsupportedTaskError(
+            f"Task {name!r} needs an artifact exported for {' or '.join(served)}; this one serves: "
+            f"{listing(model.tasks)}. Ask for one of these, or export again with that task."
+        )
+    if tokenizer is not None:
+        defaults["tokenizer"] = tokenizer
+    return kind(model, **defaults)

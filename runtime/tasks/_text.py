@@ -1,0 +1,138 @@
+"""What the text tasks share: a tokenizer's encoding as model inputs, and the inputs a tokenizer may be given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from precast.runtime import batching
+from precast.runtime.errors import InputError, closest, listing
+from precast.runtime.tasks.base import Row, Task
+
+__all__ = ["TextTask", "encode_texts", "tokenizer_options"]
+
+
+class TextTask(Task):
+    """A task whose model reads token ids."""
+
+    too_long: ClassVar[str] = "Shorten the text."
+
+    def __init__(self, model: Any, *, tokenizer: Any = None, **defaults: Any) -> None:
+        self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
+        if self.tokenizer is None:
+            raise InputError(
+                f"{self.name} needs a tokenizer, and the artifact has none. Pass one: pipeline(..., tokenizer=...)."
+            )
+        wanted = set(self.tokenizer.model_input_names)
+        self._inputs = tuple(name for name in model.input_names if name in wanted)
+        # Padding needs a mask whether or not the tokenizer speaks of one.
+        self._masked = "attention_mask" in model.input_names
+        self._fill = {
+            "input_ids": self.tokenizer.pad_token_id or 0,
+            "token_type_ids": getattr(self.tokenizer, "pad_token_type_id", 0) or 0,
+        }
+        super().__init__(model, **defaults)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens a text may have: what the tokenizer states, within what the model has positions for."""
+        stated = getattr(self.tokenizer, "model_max_length", None)
+        limits = [limit for limit in (stated, self.model.max_length) if limit is not None and limit < 10**9]
+        return min(limits, default=None)
+
+    def row(self, encoding: Mapping[str, Any], index: int | None = None) -> Row:
+        """Sample ``index`` of an encoding (or an encoding of one sample) as model inputs."""
+        row: Row = {}
+        for name in self._inputs:
+            if name in encoding:
+                value = encoding[name] if index is None else encoding[name][index]
+                row[name] = np.asarray(value, dtype=np.int64)
+        if self._masked and "attention_mask" not in row:
+            row["attention_mask"] = np.ones_like(row["input_ids"])
+        limit = self.model.max_length
+        if limit is not None and len(row["input_ids"]) > limit:
+            raise InputError(
+                f"A text may have {limit} tokens here, special tokens included; received one of "
+                f"{len(row['input_ids'])}. {self.too_long}"
+            )
+        if not len(row["input_ids"]):
+            raise InputError(f"{self.name} needs at least one token; received a text that makes none.")
+        return row
+
+    def rows(self, encoding: Mapping[str, Any]) -> list[Row]:
+        """Every sample of an encoding as model inputs."""
+        return [self.row(encoding, index) for index in range(len(encoding["input_ids"]))]
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        return batching.pad(rows, fill=self._fill, side=self.tokenizer.padding_side)
+
+    def cost(self, row: Row) -> int:
+        return len(row["input_ids"])
+
+    def _span(self, length: int, padded: int) -> slice:
+        return slice(0, length) if self.tokenizer.padding_side == "right" else slice(padded - length, padded)
+
+
+_OPTIONS = (
+    "add_special_tokens",
+    "max_length",
+    "pad_to_multiple_of",
+    "padding",
+    "padding_side",
+    "return_attention_mask",
+    "return_tensors",
+    "return_token_type_ids",
+    "truncation",
+    "verbose",
+)
+
+
+def tokenizer_options(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Tokenizer arguments a task may pass on, without those that batching decides."""
+    for name in given:
+        if name not in _OPTIONS:
+            raise InputError(
+                f"{task} does not know the argument {name!r}. {closest(name, _OPTIONS)} The tokenizer's that it "
+                f"passes on are {listing(_OPTIONS)}.".replace("  ", " ")
+            )
+    options = dict(given)
+    tensors = options.pop("return_tensors", None)
+    if tensors not in (None, "np"):
+        raise InputError(f"return_tensors can be 'np' here, there is no torch; received {tensors!r}.")
+    options.pop("verbose", None)
+    # Rows are padded batch by batch, and the padding is cut from the results; a fixed length is the caller's wish.
+    if options.get("padding") != "max_length":
+        options.pop("padding", None)
+        options.pop("pad_to_multiple_of", None)
+    return options
+
+
+def encode_texts(tokenizer: Any, items: Sequence[Any], task: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Encode texts, or pairs given as ``{"text": ..., "text_pair": ...}``, one sample each, unpadded."""
+    pairs = [_pair(item, task) for item in items]
+    first = [text for text, _ in pairs]
+    second = [pair for _, pair in pairs]
+    if all(pair is None for pair in second):
+        encoding: Mapping[str, Any] = tokenizer(first, **options)
+    elif None not in second:
+        encoding = tokenizer(first, second, **options)
+    else:
+        single = [tokenizer(text, **options) if pair is None else tokenizer(text, pair, **options) for text, pair in pairs]
+        encoding = {name: [one[name] for one in single] for name in single[0]}
+    return encoding
+
+
+def _pair(item: Any, task: str) -> tuple[str, str | None]:
+    if isinstance(item, str):
+        return item, None
+    if isinstance(item, Mapping):
+        extra = set(item) - {"text", "text_pair"}
+        text, pair = item.get("text"), item.get("text_pair")
+        if not extra and isinstance(text, str) and (pair is None or isinstance(pair, str)):
+            return text, pair
+        raise InputError(
+            f'{task} takes a dictionary of the form {{"text": "...", "text_pair": "..."}}; received {dict(item)!r}.'
+        )
+    raise InputError(f"{task} takes a text (str) or a list of texts; received {type(item).__name__}: {item!r}.")

@@ -1,0 +1,214 @@
+"""What every pipeline task shares: which inputs make one result or many, batches, order, errors.
+
+A task turns inputs into requests (`prepare`), keeps what it needs of each row of the model's output (`keep`), and
+turns a request's rows into the result (`finish`). Everything between is here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from precast.runtime import batching
+from precast.runtime.errors import InputError, closest, listing
+
+__all__ = ["Request", "Row", "Task", "id2label", "sigmoid", "softmax"]
+
+Row = dict[str, np.ndarray]
+"""One sample's model inputs without the batch axis: ``input_ids [S]`` and its companions."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One input: the rows the model is to compute for it, and whatever `Task.finish` wants to see again."""
+
+    rows: list[Row]
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+class Task:
+    """A pipeline: call it with one input for one result, a list for a list, an iterator for an iterator.
+
+    Subclasses give `prepare`, `keep` and `finish`, and `check`, whose keyword arguments are the task's parameters:
+    accepted by ``pipeline(...)`` as defaults and by every call.
+    """
+
+    name: ClassVar[str]
+    served_by: ClassVar[tuple[str, ...]] = ()
+    """Tasks of an artifact whose graph can do this one; its own name if empty."""
+    cpu_budget: ClassVar[int] = batching.CPU_BUDGET
+
+    def __init__(self, model: Any, **defaults: Any) -> None:
+        self.model = model
+        self._batching = {key: defaults.pop(key, None) for key in ("batch_size", "token_budget")}
+        batching.check_limits(**self._batching)
+        self._progress: batching.Progress = defaults.pop("progress", False)
+        defaults.pop("num_workers", None)
+        self._known = _parameters(self)
+        self._defaults = self._check(defaults)
+
+    # What a task defines.
+
+    def check(self) -> dict[str, Any]:
+        """Validate the parameters that were given (its keyword arguments) and return them as `prepare` wants them."""
+        return {}
+
+    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
+        """One request per input; several are asked for at once so that a tokenizer can work on them together."""
+        raise NotImplementedError
+
+    def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> Any:
+        """What of row ``index`` of a batch is needed later; ``span`` is where its tokens lie in the padded row."""
+        raise NotImplementedError
+
+    def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> Any:
+        """The result for one input from what was kept of its rows, in order."""
+        raise NotImplementedError
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        """Rows as one batch of model inputs."""
+        return batching.pad(rows, fill={})
+
+    def cost(self, row: Row) -> int:
+        """Size of a row, in the unit of the token budget."""
+        return next(iter(row.values())).shape[0]
+
+    # What every task gets.
+
+    def __call__(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int | None = None,
+        token_budget: int | None = None,
+        progress: batching.Progress | None = None,
+        num_workers: int | None = None,
+        **parameters: Any,
+    ) -> Any:
+        """One input: its result. A list or tuple: a list. An iterator: an iterator that reads it lazily.
+
+        Args:
+            batch_size: most rows in one batch; None leaves it to the token budget. With 1, a stream is answered
+                input by input.
+            token_budget: most padded tokens in one batch; None chooses for the device.
+            progress: ``True`` for a bar on a terminal, or a function of (done, total or None).
+            num_workers: accepted for compatibility; the tokenizer brings its own threads.
+        """
+        merged = {**self._defaults, **self._check(parameters)}
+        limits = {
+            "batch_size": batch_size if batch_size is not None else self._batching["batch_size"],
+            "token_budget": token_budget if token_budget is not None else self._batching["token_budget"],
+        }
+        batching.check_limits(**limits)
+        shown = self._progress if progress is None else progress
+        if isinstance(inputs, (list, tuple)):
+            stream = self._stream(inputs, merged, shown, total=len(inputs), **limits)
+            return list(stream)
+        if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+            return next(self._stream([inputs], merged, shown, total=1, **limits))
+        total = len(inputs) if hasattr(inputs, "__len__") else None
+        return self._stream(inputs, merged, shown, total=total, **limits)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(task={self.name!r})"
+
+    def _check(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        if self._known is not None:
+            for key in given:
+                if key not in self._known:
+                    raise InputError(
+                        f"{self.name} takes the arguments {listing(self._known)}; received {key!r}. "
+                        f"{_RENAMED.get(key) or closest(key, self._known)}".rstrip()
+                    )
+        return self.check(**given)
+
+    def _stream(
+        self,
+        inputs: Iterable[Any],
+        parameters: Mapping[str, Any],
+        progress: batching.Progress,
+        *,
+        total: int | None,
+        batch_size: int | None,
+        token_budget: int | None,
+    ) -> Iterator[Any]:
+        on_cpu = str(getattr(self.model, "device", "cpu")).startswith("cpu")
+        budget = token_budget or (self.cpu_budget if on_cpu else batching.GPU_BUDGET)
+        overhead = batching.CPU_OVERHEAD if on_cpu else batching.GPU_OVERHEAD
+        if isinstance(inputs, (list, tuple)):
+            limit, first = batching.LIST_WINDOW, None
+        else:
+            limit, first = (1, None) if batch_size == 1 else (batching.STREAM_WINDOW, batch_size or 1)
+        with batching.reporter(progress, total, self.name) as report:
+            done = 0
+            for window in batching.windows(inputs, limit=limit, first=first):
+                requests = self.prepare(window, parameters)
+                rows = [row for request in requests for row in request.rows]
+                kept: list[Any] = [None] * len(rows)
+                batches = batching.plan(
+                    [self.cost(row) for row in rows], token_budget=budget, batch_size=batch_size, overhead=overhead
+                )
+                for batch in batches:
+                    self._forward([rows[index] for index in batch], batch, kept)
+                place = 0
+                for request in requests:
+                    end = place + len(request.rows)
+                    result = self.finish(request, kept[place:end], parameters)
+                    kept[place:end] = [None] * (end - place)
+                    place = end
+                    done += 1
+                    report(done)
+                    yield result
+
+    def _forward(self, rows: list[Row], places: list[int], kept: list[Any]) -> None:
+        batch = self.collate(rows)
+        outputs = self.model(**batch)
+        padded = next(iter(batch.values())).shape[1]
+        for index, (place, row) in enumerate(zip(places, rows, strict=True)):
+            kept[place] = self.keep(outputs, index, self._span(self.cost(row), padded), row)
+
+    def _span(self, length: int, padded: int) -> slice:
+        return slice(0, length)
+
+
+_RENAMED = {
+    "topk": "Write top_k.",
+    "grouped_entities": "Write aggregation_strategy='simple'.",
+    "ignore_subwords": "Write aggregation_strategy='first'.",
+    "return_all_scores": "Write top_k=None for all scores.",
+    "dtype": "Precision is chosen at export: precast export --precision.",
+    "torch_dtype": "Precision is chosen at export: precast export --precision.",
+    "framework": "There is one framework here; leave it out.",
+}
+
+
+def _parameters(task: Task) -> tuple[str, ...] | None:
+    """Names `check` takes, or None where it takes any."""
+    found = inspect.signature(task.check).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in found):
+        return None
+    return tuple(parameter.name for parameter in found)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis, shifted by its maximum."""
+    exponent = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    normalised: np.ndarray = exponent / exponent.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), without overflow for large negative values."""
+    tail = np.exp(-np.abs(logits))
+    value: np.ndarray = np.where(logits >= 0, 1.0, tail) / (1.0 + tail)
+    return value
+
+
+def id2label(config: Mapping[str, Any], count: int) -> list[str]:
+    """Names of ``count`` labels; ``LABEL_i`` where the config has none, as upstream."""
+    names = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+    return [names.get(index, f"LABEL_{index}") for index in range(count)]

@@ -1,0 +1,95 @@
+"""Text classification: one text, or a pair, to labels with scores. Also regression and multi-label heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.errors import InputError, closest
+from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
+from precast.runtime.tasks.base import Request, Row, id2label, sigmoid, softmax
+
+__all__ = ["ALIASES", "PIPELINE", "TextClassification"]
+
+ALIASES: tuple[str, ...] = ("sentiment-analysis",)
+
+_FUNCTIONS = ("none", "sigmoid", "softmax")
+_UNSET: Any = object()
+
+
+class TextClassification(TextTask):
+    """Text or ``{"text", "text_pair"}`` -> ``{"label", "score"}``; with ``top_k``, a list of them, best first.
+
+    Without ``function_to_apply``, scores are the logits for regression, a sigmoid for multi-label problems and
+    single outputs, a softmax otherwise. A single text without ``top_k`` gives a list of one, as upstream does.
+    """
+
+    name = "text-classification"
+    too_long = "Pass truncation=True to cut it."
+
+    def __call__(self, inputs: Any, **parameters: Any) -> Any:
+        result = super().__call__(inputs, **parameters)
+        return [result] if isinstance(inputs, str) and "top_k" not in parameters else result
+
+    def check(
+        self, *, top_k: int | None = _UNSET, function_to_apply: str | None = None, **tokenizer_kwargs: Any
+    ) -> dict[str, Any]:
+        checked: dict[str, Any] = {}
+        if tokenizer_kwargs:
+            checked["options"] = tokenizer_options(self.name, tokenizer_kwargs)
+        if top_k is None:
+            checked["top_k"] = None
+        elif top_k is not _UNSET:
+            if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
+                raise InputError(f"top_k must be an integer of at least 0, or None for all labels; received {top_k!r}.")
+            checked["top_k"] = top_k
+        if function_to_apply is not None:
+            function = str(function_to_apply).lower()
+            if function not in _FUNCTIONS:
+                raise InputError(
+                    f"function_to_apply must be none, sigmoid or softmax; received {function_to_apply!r}. "
+                    f"{closest(function, _FUNCTIONS)}".rstrip()
+                )
+            checked["function"] = function
+        return checked
+
+    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
+        items = [self._item(item) for item in items]
+        encoding = encode_texts(self.tokenizer, items, self.name, parameters.get("options", {}))
+        return [Request([row]) for row in self.rows(encoding)]
+
+    def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
+        return outputs["logits"][index].astype(np.float32)
+
+    def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> Any:
+        logits = kept[0]
+        function = parameters.get("function") or self._usual(len(logits))
+        scores = {"none": lambda x: x, "sigmoid": sigmoid, "softmax": softmax}[function](logits)
+        labels = id2label(self.model.config, len(logits))
+        if "top_k" not in parameters:
+            return {"label": labels[int(scores.argmax())], "score": float(scores.max())}
+        order = np.argsort(-scores, kind="stable")[: parameters["top_k"]]
+        return [{"label": labels[index], "score": float(scores[index])} for index in order]
+
+    def _usual(self, count: int) -> str:
+        problem = self.model.config.get("problem_type")
+        if problem == "regression":
+            return "none"
+        return "sigmoid" if problem == "multi_label_classification" or count == 1 else "softmax"
+
+    @staticmethod
+    def _item(item: Any) -> Any:
+        if isinstance(item, list):
+            # An old spelling of a pair is [[text, pair]]; any other list is most likely a pair gone wrong.
+            if len(item) == 1 and isinstance(item[0], list) and len(item[0]) == 2:
+                return {"text": item[0][0], "text_pair": item[0][1]}
+            raise InputError(
+                "The pipeline received invalid inputs, if you are trying to send text pairs, you can try to send a "
+                'dictionary {"text": "My text", "text_pair": "My pair"} in order to send a text pair.'
+            )
+        return item
+
+
+PIPELINE = TextClassification

@@ -1,0 +1,132 @@
+"""Zero-shot classification: any labels, each asked of an NLI model as a hypothesis (Yin et al. 2019, 1909.00161)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.errors import InputError
+from precast.runtime.tasks._text import TextTask
+from precast.runtime.tasks.base import Request, Row, softmax
+
+__all__ = ["ALIASES", "PIPELINE", "ZeroShotClassification"]
+
+ALIASES: tuple[str, ...] = ()
+
+_TEMPLATE = "This example is {}."
+_log = logging.getLogger(__name__)
+
+
+class ZeroShotClassification(TextTask):
+    """Text and candidate labels -> ``{"sequence", "labels", "scores"}``, best label first.
+
+    With ``multi_label`` (or one label) each score is entailment against contradiction, on its own; otherwise the
+    scores of all labels sum to 1. The text is truncated, the hypothesis never.
+    """
+
+    name = "zero-shot-classification"
+    served_by = ("zero-shot-classification", "text-classification")
+    too_long = "Shorten the labels or the hypothesis_template, which are never cut."
+
+    def __init__(self, model: Any, **defaults: Any) -> None:
+        super().__init__(model, **defaults)
+        self._entailment = -1
+        for label, index in (model.config.get("label2id") or {}).items():
+            if str(label).lower().startswith("entail"):
+                self._entailment = int(index)
+                break
+        if self._entailment == -1:
+            _log.warning(
+                "No label of the model's label2id starts with 'entail': taking its last output for entailment. Set "
+                "label2id in config.json before exporting to be sure."
+            )
+
+    def __call__(self, sequences: Any, *arguments: Any, **parameters: Any) -> Any:
+        if arguments:
+            if len(arguments) > 1 or "candidate_labels" in parameters:
+                raise InputError(f"Unable to understand extra arguments {arguments}: labels are the second, and last.")
+            parameters["candidate_labels"] = arguments[0]
+        if isinstance(sequences, (list, tuple)) and not sequences:
+            raise InputError("You must include at least one label and at least one sequence.")
+        return super().__call__(sequences, **parameters)
+
+    def check(
+        self,
+        *,
+        candidate_labels: str | Sequence[str] | None = None,
+        hypothesis_template: str | None = None,
+        multi_label: bool | None = None,
+    ) -> dict[str, Any]:
+        checked: dict[str, Any] = {}
+        if candidate_labels is not None:
+            if isinstance(candidate_labels, str):
+                candidate_labels = [label.strip() for label in candidate_labels.split(",") if label.strip()]
+            labels = list(candidate_labels)
+            if not labels:
+                raise InputError("You must include at least one label and at least one sequence.")
+            if not all(isinstance(label, str) for label in labels):
+                raise InputError(f"candidate_labels must be texts; received {labels!r}.")
+            checked["labels"] = labels
+        if hypothesis_template is not None:
+            try:
+                filled = hypothesis_template.format("label")
+            except (AttributeError, IndexError, KeyError, ValueError):
+                filled = hypothesis_template
+            if filled == hypothesis_template:
+                raise InputError(
+                    f'The provided hypothesis_template "{hypothesis_template}" was not able to be formatted with the '
+                    "target labels. Make sure the passed template includes formatting syntax such as {} where the "
+                    "label should go."
+                )
+            checked["template"] = hypothesis_template
+        if multi_label is not None:
+            checked["multi_label"] = bool(multi_label)
+        return checked
+
+    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
+        labels = parameters.get("labels")
+        if not labels:
+            raise InputError("You must include at least one label and at least one sequence: pass candidate_labels.")
+        template = parameters.get("template", _TEMPLATE)
+        hypotheses = [template.format(label) for label in labels]
+        requests = []
+        for item in items:
+            if not isinstance(item, str):
+                raise InputError(f"{self.name} takes a text or a list of texts; received {type(item).__name__}.")
+            if not item:
+                raise InputError("You must include at least one label and at least one sequence: a text is empty.")
+            requests.append(Request(self._rows(item, hypotheses), {"sequence": item, "labels": labels}))
+        return requests
+
+    def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
+        return outputs["logits"][index].astype(np.float32)
+
+    def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        logits, labels = np.stack(kept), request.state["labels"]
+        entailment = self._entailment
+        if parameters.get("multi_label", False) or len(labels) == 1:
+            contradiction = -1 if entailment == 0 else 0
+            scores = softmax(logits[:, [contradiction, entailment]])[:, 1]
+        else:
+            scores = softmax(logits[:, entailment])
+        order = scores.argsort()[::-1]
+        return {
+            "sequence": request.state["sequence"],
+            "labels": [labels[index] for index in order],
+            "scores": scores[order].tolist(),
+        }
+
+    def _rows(self, text: str, hypotheses: list[str]) -> list[Row]:
+        encoding = self.tokenizer([text] * len(hypotheses), hypotheses)
+        limit = self.longest
+        if limit is not None and any(len(ids) > limit for ids in encoding["input_ids"]):
+            encoding = self.tokenizer(
+                [text] * len(hypotheses), hypotheses, truncation="only_first", max_length=limit
+            )
+        return self.rows(encoding)
+
+
+PIPELINE = ZeroShotClassification
