@@ -1,0 +1,551 @@
+"""Text to ids and back: tokenizer.json through the tokenizers library, called as transformers' tokenizers are.
+
+The library keeps truncation and padding inside the tokenizer object, so two threads that want different ones disturb
+each other. Here every truncation has a backend of its own, made once and never changed, that shares vocabulary and
+model with the first; padding is done on the result."""
+
+from __future__ import annotations
+
+import json
+import operator
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from precast.runtime.errors import CheckpointError, InputError, closest
+from precast.runtime.processors.encoding import BatchEncoding
+from precast.runtime.processors.tokenizer_settings import (
+    FORMAT_KEY,
+    Settings,
+    add_special_tokens,
+    declared,
+    end_with_bos_eos,
+    merge,
+    read_json,
+    side,
+)
+from precast.runtime.processors.vocabulary import Vocabulary, as_lists, is_refusal
+from tokenizers import AddedToken, Encoding, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+
+__all__ = ["TOKENIZER_FILES", "Tokenizer", "parse_backend"]
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_TRUNCATIONS = ("longest_first", "only_first", "only_second")
+_PADDINGS = ("longest", "max_length")
+_VARIANTS = 32  # backends kept, one a truncation setting; each costs its added tokens, the vocabulary is shared
+_LARGE = int(1e20)  # upstream: a model_max_length above this means "none stated"
+_T = TypeVar("_T")
+
+
+def parse_backend(data: bytes, name: str = "tokenizer.json") -> Backend:
+    """A backend from the bytes of tokenizer.json.
+
+    :raises CheckpointError: the library cannot read them."""
+    try:
+        return Backend.from_buffer(data)
+    except BaseException as error:
+        if not is_refusal(error):
+            raise
+        raise CheckpointError(
+            f"{name} must be a complete file of the tokenizers library; it cannot be read: {error}. "
+            "Fetch it again, or upgrade tokenizers if a newer version wrote it"
+        ) from error
+
+
+class Tokenizer(Vocabulary):
+    """A tokenizer with the call, the results and the defaults of transformers 5's fast ones.
+
+    Safe to call from many threads. Nothing is printed and nothing is warned of: a text longer than
+    ``model_max_length`` is encoded in full unless ``truncation`` says otherwise, and the model refuses it."""
+
+    def __init__(self, backend: Backend, settings: Settings) -> None:
+        """:param backend: must not be changed from outside any more."""
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = settings.split_special_tokens
+        super().__init__(backend, settings)
+        self._variants: dict[tuple[Any, ...], Backend] = {}
+        self._lock = threading.Lock()
+        self._plain_types: bool | None = None
+
+    @classmethod
+    def from_folder(cls, path: str | Path) -> Tokenizer:
+        """From an artifact, or from any folder with a tokenizer.json.
+
+        An artifact's files are taken as they are. Those of a checkpoint are merged as upstream's
+        ``PreTrainedTokenizerFast`` does, plus the keys with which BERT-like and byte-level tokenizers adjust
+        tokenizer.json; what is particular to a tokenizer class is settled at export.
+
+        :raises CheckpointError: no tokenizer.json, or a file is malformed.
+        :raises FormatVersionError: a newer precast wrote the artifact."""
+        folder = Path(path)
+        files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+        if "tokenizer.json" not in files:
+            raise CheckpointError(
+                f"{folder} holds no tokenizer.json; export the checkpoint first, which makes one, or point to the "
+                "folder that has it"
+            )
+        return cls.from_files(files)
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
+        """As ``from_folder``, from file contents by name."""
+        backend = parse_backend(files["tokenizer.json"])
+        config = read_json(files.get("tokenizer_config.json"), "tokenizer_config.json")
+        if FORMAT_KEY in config:
+            return cls(backend, Settings.from_normalised(config))
+        kwargs, by_id = merge(
+            config,
+            read_json(files.get("special_tokens_map.json"), "special_tokens_map.json"),
+            read_json(files.get("added_tokens.json"), "added_tokens.json"),
+            backend.get_added_tokens_decoder(),
+        )
+        if declared(config.get("tokenizer_class")) is not None:
+            _adjust(backend, kwargs)
+        return cls.assemble(backend, kwargs, by_id)
+
+    @classmethod
+    def assemble(
+        cls,
+        backend: Backend,
+        kwargs: Mapping[str, Any],
+        by_id: Mapping[int, AddedToken],
+        finish: Callable[[Backend, Settings], None] | None = None,
+    ) -> Tokenizer:
+        """Upstream's constructor: settings, then the tokens the backend lacks, then the post-processor.
+
+        :param finish: sets the post-processor that belongs to a tokenizer class, once all tokens have ids."""
+        kwargs = dict(kwargs)
+        if backend.truncation is not None:
+            kwargs.setdefault("truncation_side", backend.truncation["direction"])
+        if backend.padding is not None:
+            kwargs.setdefault("pad_token", backend.padding["pad_token"])
+            kwargs.setdefault("padding_side", backend.padding["direction"])
+        settings = Settings.from_kwargs(kwargs)
+        add_special_tokens(backend, settings, by_id)
+        bos, eos = kwargs.get("add_bos_token"), kwargs.get("add_eos_token")
+        if backend.post_processor is None or bos is not None or eos is not None:
+            end_with_bos_eos(backend, settings, bos=bool(bos), eos=bool(eos))
+        if finish is not None:
+            finish(backend, settings)
+        if "model_input_names" not in kwargs and _tells_pairs_apart(backend):
+            settings.model_input_names = ("input_ids", "token_type_ids", "attention_mask")
+        return cls(backend, settings)
+
+    def files(self) -> dict[str, bytes]:
+        """tokenizer.json and tokenizer_config.json of an artifact: the same bytes for the same tokenizer."""
+        content = json.loads(self._backend.to_str())
+        # The library writes the tables of a post-processor in hash order.
+        if content.get("post_processor") is not None:
+            content["post_processor"] = _sorted(content["post_processor"])
+        config = json.dumps(self._settings.normalised(), ensure_ascii=False, indent=2, sort_keys=True)
+        return {
+            "tokenizer.json": json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(),
+            "tokenizer_config.json": (config + "\n").encode(),
+        }
+
+    def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
+        """Write ``files()`` into a folder, made if need be; the paths written."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        for name, data in self.files().items():
+            (folder / name).write_bytes(data)
+            written.append(str(folder / name))
+        return tuple(written)
+
+    def __call__(
+        self,
+        text: str | Sequence[Any],
+        text_pair: str | Sequence[Any] | None = None,
+        *,
+        add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        stride: int = 0,
+        is_split_into_words: bool = False,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_tensors: str | None = None,
+        return_token_type_ids: bool | None = None,
+        return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
+        return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        split_special_tokens: bool | None = None,
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """Encode one text, or a list of them, as transformers' ``tokenizer(...)`` does.
+
+        :param text: a text or a list of texts; with ``is_split_into_words`` a list of words or a list of such lists.
+        :param text_pair: the second text of each pair.
+        :param padding: True or "longest", "max_length", False.
+        :param truncation: True or "longest_first", "only_first", "only_second", False; None truncates where
+            ``max_length`` is given and nothing is padded.
+        :param return_tensors: "np" for int64 arrays ``[B, S]``; None for lists.
+        :param verbose: accepted for upstream's sake; nothing is ever printed.
+        :raises InputError: an argument is outside what is said here, or the rows differ in length and arrays were
+            asked for."""
+        if return_tensors not in (None, "np"):
+            raise InputError(f"return_tensors is 'np' or None: this runtime works in NumPy; got {return_tensors!r}")
+        batch, batched, plain = _batch(text, text_pair, is_split_into_words)
+        pad, strategy, max_length = self._strategies(padding, truncation, max_length, pad_to_multiple_of)
+        direction = self.padding_side if padding_side is None else side("padding_side", padding_side)
+        backend = self._variant(
+            strategy, max_length, stride, split_special_tokens, add_special_tokens, pair=text_pair is not None
+        )
+
+        def encode(with_offsets: bool) -> tuple[list[Encoding], list[int]]:
+            run = backend.encode_batch if with_offsets else backend.encode_batch_fast
+            try:
+                rows = run(batch, is_pretokenized=is_split_into_words, add_special_tokens=add_special_tokens)
+            except BaseException as error:
+                if not is_refusal(error):
+                    raise
+                _explain(error, batch, is_split_into_words)
+            if not return_overflowing_tokens:
+                return rows, []
+            parts = [[row, *row.overflowing] for row in rows]
+            return [row for part in parts for row in part], [i for i, part in enumerate(parts) for _ in part]
+
+        rows, samples = encode(return_offsets_mapping)
+        ids = [row.ids for row in rows]
+        lengths = [len(row) for row in ids]
+        target = _padded_length(pad, lengths, max_length, pad_to_multiple_of)
+        arrays = return_tensors is not None
+
+        names = self.model_input_names
+        want_types = "token_type_ids" in names if return_token_type_ids is None else return_token_type_ids
+        want_mask = "attention_mask" in names if return_attention_mask is None else return_attention_mask
+        short = target > min(lengths)
+        pad_id = self.pad_token_id if short else 0
+
+        def fill(values: list[list[Any]], filler: Any) -> Any:
+            if short:
+                values = [_extended(row, [filler] * (target - len(row)), direction) for row in values]
+            if not arrays:
+                return values
+            _refuse_ragged([len(row) for row in values])
+            return np.array(values, np.int64)
+
+        data: dict[str, Any] = {"input_ids": fill(ids, pad_id)}
+        if want_types:
+            if plain and self._types_areas_lists():
+                data["token_type_ids"] = (
+                    np.zeros_like(data["input_ids"]) if arrays else [[0] * max(target, n) for n in lengths]
+                )
+            else:
+                data["token_type_ids"] = fill([row.type_ids for row in rows], self.pad_token_type_id)
+        if want_mask:
+            if arrays and not short:
+                data["attention_mask"] = np.ones_like(data["input_ids"])
+            else:
+                data["attention_mask"] = fill([[1] * n for n in lengths], 0)
+        if return_special_tokens_mask:
+            data["special_tokens_mask"] = fill([row.special_tokens_mask for row in rows], 1)
+        if return_offsets_mapping:
+            data["offset_mapping"] = fill([row.offsets for row in rows], (0, 0))
+        if return_length:
+            data["length"] = [max(n, target) for n in lengths]
+        if return_overflowing_tokens:
+            data["overflow_to_sample_mapping"] = samples
+        if arrays:
+            for name in ("length", "overflow_to_sample_mapping"):
+                if name in data:
+                    data[name] = np.array(data[name], np.int64)
+        elif not batched and not return_overflowing_tokens:
+            data = {name: value[0] if isinstance(value[0], list) else value for name, value in data.items()}
+
+        pad_token = self.pad_token
+
+        def encodings() -> list[Encoding]:
+            complete = rows if return_offsets_mapping else encode(True)[0]
+            if short:
+                for row in complete:
+                    row.pad(target, direction=direction, pad_id=pad_id, pad_type_id=0, pad_token=pad_token)
+            return complete
+
+        return BatchEncoding(data, encodings)
+
+    def encode(self, text: str | Sequence[Any], text_pair: str | Sequence[Any] | None = None, **options: Any) -> Any:
+        """The ``input_ids`` alone; options as in a call."""
+        return self(text, text_pair, **options)["input_ids"]
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """The tokens of a text; options as in a call."""
+        return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+    def pad(
+        self,
+        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """Pad rows that are encoded already: a dict of rows, or one dict a row. Names it does not know stay as is.
+
+        :raises InputError: as for a call, or ``input_ids`` are missing."""
+        if return_tensors not in (None, "np"):
+            raise InputError(f"return_tensors is 'np' or None: this runtime works in NumPy; got {return_tensors!r}")
+        if not isinstance(encoded_inputs, Mapping):
+            rows_of = list(encoded_inputs)
+            encoded_inputs = {name: [row[name] for row in rows_of] for name in (rows_of[0] if rows_of else ())}
+        main = self.model_input_names[0]
+        if main not in encoded_inputs:
+            raise InputError(f"pad() needs {main}; got {', '.join(encoded_inputs) or 'nothing'}")
+        if isinstance(encoded_inputs[main], np.ndarray):
+            return_tensors = "np"
+        data = {name: as_lists(value) for name, value in encoded_inputs.items()}
+        single = not data[main] or not isinstance(data[main][0], (list, tuple))
+        if single:
+            data = {name: [value] for name, value in data.items()}
+        pad, _, max_length = self._strategies(padding, False, max_length, None)
+        direction = self.padding_side if padding_side is None else side("padding_side", padding_side)
+        lengths = [len(row) for row in data[main]]
+        target = _padded_length(pad, lengths, max_length, pad_to_multiple_of)
+        if return_attention_mask or (return_attention_mask is None and "attention_mask" in self.model_input_names):
+            data.setdefault("attention_mask", [[1] * n for n in lengths])
+        fillers = {main: self.pad_token_id, "attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
+        for name in fillers.keys() & data.keys():
+            data[name] = [_extended(list(row), [fillers[name]] * (target - len(row)), direction) for row in data[name]]
+        if return_tensors is not None:
+            _refuse_ragged([len(row) for row in data[main]])
+            data = {name: np.array(value) for name, value in data.items()}
+        return BatchEncoding({name: value[0] for name, value in data.items()} if single else data)
+
+    def _strategies(
+        self, padding: bool | str, truncation: bool | str | None, max_length: int | None, multiple: int | None
+    ) -> tuple[str | None, str | None, int | None]:
+        """Padding and truncation by name, None for neither, and the length they refer to. As upstream resolves them."""
+        max_length = None if max_length is None else _count("max_length", max_length, 0)
+        if max_length is not None and padding is False and truncation is None:
+            truncation = "longest_first"
+        pad = _choice("padding", padding, _PADDINGS, "do_not_pad")
+        strategy = _choice("truncation", truncation, _TRUNCATIONS, "do_not_truncate")
+        if max_length is None and (pad == "max_length" or strategy is not None):
+            if self.model_max_length > _LARGE:
+                pad = None if pad == "max_length" else pad
+                strategy = None
+            else:
+                max_length = self.model_max_length
+        if pad is not None and self.pad_token_id is None:
+            raise InputError(
+                "padding needs a padding token, and this tokenizer has none; set one of its tokens: "
+                "tokenizer.pad_token = tokenizer.eos_token"
+            )
+        if multiple is not None:
+            multiple = _count("pad_to_multiple_of", multiple, 1)
+            if strategy is not None and pad is not None and max_length is not None and max_length % multiple:
+                raise InputError(
+                    f"with padding and truncation, max_length must be a multiple of pad_to_multiple_of; got "
+                    f"{max_length} and {multiple}"
+                )
+        return pad, strategy, max_length
+
+    def _variant(
+        self,
+        strategy: str | None,
+        max_length: int | None,
+        stride: int,
+        split_special_tokens: bool | None,
+        add_special_tokens: bool,
+        pair: bool,
+    ) -> Backend:
+        """The backend with this truncation. Made once: the library's own setters are not safe while another thread
+        encodes, and the model behind all of them is one."""
+        split = self._settings.split_special_tokens if split_special_tokens is None else bool(split_special_tokens)
+        if strategy is None or max_length is None:
+            if split == self._settings.split_special_tokens:
+                return self._backend
+            key: tuple[Any, ...] = (split,)
+        else:
+            stride = _count("stride", stride, 0)
+            special = self.num_special_tokens_to_add(pair) if add_special_tokens else 0
+            if max_length < special:
+                raise InputError(
+                    f"max_length must hold the {special} special tokens of this tokenizer; got {max_length}"
+                )
+            if stride and stride >= max_length - special:
+                raise InputError(
+                    f"stride must be smaller than the room for text, which is {max_length - special} "
+                    f"(max_length {max_length} less {special} special tokens); got {stride}"
+                )
+            key = (split, max_length, stride, strategy, self._settings.truncation_side)
+        variant = self._variants.get(key)
+        if variant is None:
+            with self._lock:
+                variant = self._variants.get(key) or self._make_variant(key)
+        return variant
+
+    def _make_variant(self, key: tuple[Any, ...]) -> Backend:
+        variant = _sharing(self._backend)
+        variant.encode_special_tokens = key[0]
+        if len(key) > 1:
+            _, max_length, stride, strategy, direction = key
+            try:
+                variant.enable_truncation(max_length, stride=stride, strategy=strategy, direction=direction)
+            except (ValueError, OverflowError) as error:
+                raise InputError(f"truncation to {max_length} tokens with a stride of {stride}: {error}") from error
+        while len(self._variants) >= _VARIANTS:
+            del self._variants[next(iter(self._variants))]
+        self._variants[key] = variant
+        return variant
+
+    def _types_areas_lists(self) -> bool:
+        """Whether every token of a single text has type 0; asked of the post-processor once."""
+        if self._plain_types is None:
+            try:
+                self._plain_types = not any(self._backend.encode("a").type_ids)
+            except BaseException as error:
+                if not is_refusal(error):
+                    raise
+                self._plain_types = False
+        return self._plain_types
+
+
+def _adjust(backend: Backend, kwargs: Mapping[str, Any]) -> None:
+    """The keys of tokenizer_config.json that override what tokenizer.json says."""
+    normalizer = backend.normalizer
+    if isinstance(normalizer, normalizers.BertNormalizer):
+        normalizer.lowercase = kwargs.get("do_lower_case", normalizer.lowercase)
+        normalizer.handle_chinese_chars = kwargs.get("tokenize_chinese_chars", normalizer.handle_chinese_chars)
+        normalizer.strip_accents = kwargs.get("strip_accents", normalizer.strip_accents)
+        backend.normalizer = normalizer
+    prefix = kwargs.get("add_prefix_space")
+    if prefix is not None and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+        pre_tokenizer = backend.pre_tokenizer
+        pre_tokenizer.add_prefix_space = bool(prefix)
+        backend.pre_tokenizer = pre_tokenizer
+        if isinstance(backend.post_processor, processors.RobertaProcessing):
+            processor = backend.post_processor
+            processor.add_prefix_space = bool(prefix)
+            backend.post_processor = processor
+
+
+def _tells_pairs_apart(backend: Backend) -> bool:
+    """Whether the post-processor adds special tokens and gives the second text another type than the first."""
+    try:
+        return bool(backend.num_special_tokens_to_add(True)) and any(backend.encode("a", "a").type_ids)
+    except BaseException as error:
+        if not is_refusal(error):
+            raise
+        return False
+
+
+def _sharing(backend: Backend) -> Backend:
+    """A second tokenizer over the same model, free to have another truncation."""
+    copy = Backend(backend.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        if getattr(backend, part) is not None:
+            setattr(copy, part, getattr(backend, part))
+    tokens = backend.get_added_tokens_decoder()
+    copy.add_tokens([tokens[index] for index in sorted(tokens)])
+    if copy.get_added_tokens_decoder() != tokens:  # ids that adding in order does not reproduce
+        copy = Backend.from_str(backend.to_str())
+        copy.no_truncation()
+    return copy
+
+
+def _batch(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list[Any], bool, bool]:
+    """The rows to encode; whether a batch was asked for; whether every row is one plain text."""
+    if not isinstance(text, (str, list, tuple)):
+        hint = "; decode bytes first" if isinstance(text, bytes) else ""
+        raise InputError(f"text is a str or a list of them; got {type(text).__name__}{hint}")
+    if text_pair is not None and not isinstance(text_pair, (str, list, tuple)):
+        raise InputError(f"text_pair is a str or a list of them; got {type(text_pair).__name__}")
+    batched = isinstance(text, (list, tuple))
+    if is_split_into_words:
+        if isinstance(text, str):
+            raise InputError("with is_split_into_words, text is a list of words; got one str")
+        batched = bool(text) and isinstance(text[0], (list, tuple))
+    if not batched:
+        return ([(text, text_pair)], False, False) if text_pair else ([text], False, isinstance(text, str))
+    if not text:
+        raise InputError("text holds no rows; pass at least one text")
+    if text_pair is None:
+        return list(text), True, not is_split_into_words and isinstance(text[0], str)
+    if isinstance(text_pair, str) or len(text) != len(text_pair):
+        got = "one str" if isinstance(text_pair, str) else f"{len(text_pair)} for {len(text)} texts"
+        raise InputError(f"a batch of texts needs as many text_pair as text; got {got}")
+    return list(zip(text, text_pair, strict=True)), True, False
+
+
+def _explain(error: BaseException, batch: list[Any], is_split_into_words: bool) -> NoReturn:
+    """Say in the caller's words what the library refused."""
+    if isinstance(error, TypeError):
+        unit: Any = (list, tuple) if is_split_into_words else (str, list, tuple)
+        wrong = next((i for i, row in enumerate(batch) if not isinstance(row, unit)), None)
+        if wrong is not None:
+            wanted = "a list of words" if is_split_into_words else "a str, or a pair of them"
+            raise InputError(f"every text is {wanted}; text {wrong} is {type(batch[wrong]).__name__}") from error
+        raise InputError(
+            f"a row is a text or a pair of texts (lists of words with is_split_into_words=True); {error}"
+        ) from error
+    if isinstance(error, UnicodeError):
+        raise InputError(f"text must be valid Unicode, without lone surrogates: {error}") from error
+    if "too short" in str(error):
+        raise InputError(
+            "truncating only one text of the pair cannot reach max_length: the other one alone is too long. Use "
+            "truncation='longest_first', or a larger max_length"
+        ) from error
+    if "stride" in str(error):
+        raise InputError(f"stride must be smaller than the room max_length leaves for the truncated text: {error}")
+    raise InputError(f"the tokenizer refused the text: {error}") from error
+
+
+def _padded_length(pad: str | None, lengths: list[int], max_length: int | None, multiple: int | None) -> int:
+    """The length all rows are padded to; 0 where they stay as they are."""
+    if pad is None:
+        return 0
+    length = max_length if pad == "max_length" and max_length is not None else max(lengths)
+    return length if not multiple else -(-length // multiple) * multiple
+
+
+def _extended(row: list[_T], filling: list[_T], direction: str) -> list[_T]:
+    return filling + row if direction == "left" else row + filling
+
+
+def _refuse_ragged(lengths: list[int]) -> None:
+    if min(lengths) != max(lengths):
+        raise InputError(
+            f"arrays need rows of one length; these have {min(lengths)} to {max(lengths)} tokens. Pass padding=True, "
+            "and truncation=True where texts may be too long"
+        )
+
+
+def _choice(name: str, value: bool | str | None, choices: tuple[str, ...], neither: str) -> str | None:
+    if value is None or value is False or value == neither:
+        return None
+    if value is True:
+        return choices[0]
+    if not isinstance(value, str) or value not in choices:
+        near = closest(value, (*choices, neither)) if isinstance(value, str) else ""
+        options = ", ".join(map(repr, choices))
+        raise InputError(f"{name} is True, False, {options} or {neither!r}; got {value!r}. {near}".rstrip(". ") + ".")
+    return value
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool) or number >= 2**63:
+        raise InputError(f"{name} is a whole number of at least {least}; got {value!r}")
+    return number
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
