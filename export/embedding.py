@@ -1,0 +1,270 @@
+"""A sentence-transformers folder as data: what `precast.runtime.embedding` does around the encoder.
+
+Read are modules.json, the folders it names, sentence_bert_config.json and config_sentence_transformers.json, in the
+forms of sentence-transformers 1 to 6. What would change the vectors and is not honoured is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from precast.export.checkpoint import Checkpoint
+from precast.runtime.embedding import ACTIVATIONS, POOLING
+from precast.runtime.errors import ConfigError, WeightsError, closest, listing
+
+__all__ = ["read_arrays", "read_modules"]
+
+# In the order in which sentence-transformers puts the pooled vectors side by side.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_POOLING_WIDTHS = {"embedding_dimension", "word_embedding_dimension"}
+_TORCH_ACTIVATIONS = {
+    "GELU": "gelu",
+    "Identity": "identity",
+    "ReLU": "relu",
+    "SiLU": "silu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+}
+_TRANSFORMER_FILES = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+# Keys of the Transformer module that do not change the vectors, or hold one of the values under which they do not.
+_TRANSFORMER_KEYS: dict[str, tuple[Any, ...] | None] = {
+    "max_seq_length": None,
+    "do_lower_case": None,
+    "backend": None,
+    "unpad_inputs": None,
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    "transformer_task": ("feature-extraction",),
+    "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
+    "module_output_name": ("token_embeddings",),
+    "processing_kwargs": (None, {}),
+    **{name: (None, {}) for name in ("model_args", "tokenizer_args", "config_args")},
+    **{name: (None, {}) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")},
+}
+
+
+def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """How a checkpoint makes sentence embeddings, ready for JSON; None where it has no modules.json.
+
+    ``{"pooling": [mode, ...], "include_prompt": bool, "dense": [{"weight", "bias", "activation"}], "normalize": bool,
+    "max_seq_length": int | None, "do_lower_case": bool, "prompts": {name: text}, "default_prompt_name": str | None,
+    "similarity": str | None}``. Dense layers name the files that `read_arrays` fills.
+
+    Raises:
+        ConfigError: a module, or a setting of one, that is not honoured here.
+    """
+    modules = checkpoint.modules
+    if modules is None:
+        return None
+    kinds = [_kind(checkpoint, module) for module in modules]
+    if not kinds or kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
+        raise ConfigError(
+            f"{checkpoint.id}: modules.json must start with its one Transformer module; found {listing(kinds)}."
+        )
+    data: dict[str, Any] = {"pooling": None, "include_prompt": True, "dense": [], "normalize": False}
+    for kind, module in zip(kinds[1:], modules[1:], strict=True):
+        if kind == "Dropout":
+            continue  # nothing outside training
+        if data["normalize"]:
+            raise ConfigError(
+                f"{checkpoint.id}: modules.json puts {kind} after Normalize, and the order honoured here is Transformer, "
+                "Pooling, Dense, Normalize."
+            )
+        if (data["pooling"] is None) != (kind == "Pooling"):
+            raise ConfigError(
+                f"{checkpoint.id}: the modules {listing(kinds)} are not honoured in this order. It must be "
+                "Transformer, Pooling, any number of Dense, Normalize."
+            )
+        config = _module_config(checkpoint, str(module["path"]), kind)
+        if kind == "Pooling":
+            data["pooling"], data["include_prompt"] = _pooling(checkpoint, config)
+        elif kind == "Dense":
+            data["dense"].append(_dense(checkpoint, config, str(module["path"]), len(data["dense"])))
+        else:
+            _require_plain(checkpoint, config, str(module["path"]))
+            data["normalize"] = True
+    if data["pooling"] is None:
+        raise ConfigError(f"{checkpoint.id}: modules.json has no Pooling, so it gives tokens, not sentence embeddings.")
+    return data | _transformer(checkpoint) | _prompts(checkpoint)
+
+
+def read_arrays(checkpoint: Checkpoint, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays the dense layers of `read_modules` name: file name -> float32, weights ``[out, in]``, biases ``[out]``.
+
+    Raises:
+        WeightsError: a layer's weights are missing, of the wrong shape, or not finite.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for layer in data.get("dense") or ():
+        folder, outputs, inputs = layer["source"], layer["outputs"], layer["inputs"]
+        tensors = checkpoint.weights(folder)
+        expected = {"linear.weight": (outputs, inputs)} | ({"linear.bias": (outputs,)} if layer["bias"] else {})
+        found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if found != expected:
+            raise WeightsError(
+                f"{checkpoint.id}/{folder}: the weights must be {_shapes(expected)}, as its config.json says; "
+                f"found {_shapes(found)}."
+            )
+        for key, name in (("weight", "linear.weight"), ("bias", "linear.bias")):
+            if layer[key]:
+                array = tensors[name].load().to(torch.float32).numpy().copy()
+                if not np.isfinite(array).all():
+                    raise WeightsError(f"{checkpoint.id}/{folder}: {name} holds NaN or Inf.")
+                arrays[layer[key]] = array
+    return arrays
+
+
+def _kind(checkpoint: Checkpoint, module: Mapping[str, Any]) -> str:
+    package, _, kind = str(module["type"]).rpartition(".")
+    if package.split(".")[0] != "sentence_transformers":
+        raise ConfigError(
+            f"{checkpoint.id}: modules.json names {module['type']!r}, which is code of the checkpoint's own; only "
+            "sentence-transformers' own modules are honoured."
+        )
+    honoured = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
+    if kind not in honoured:
+        raise ConfigError(
+            f"{checkpoint.id}: the module {kind!r} of modules.json is not honoured; {listing(honoured)} are. "
+            f"{closest(kind, honoured)}".rstrip()
+        )
+    return kind
+
+
+def _module_config(checkpoint: Checkpoint, path: str, kind: str) -> dict[str, Any]:
+    config = checkpoint.read_json(f"{path}/config.json", optional=kind == "Normalize")
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise ConfigError(f"{checkpoint.id}: {path}/config.json must be an object; found {type(config).__name__}.")
+    return config
+
+
+def _pooling(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[list[str], bool]:
+    _refuse_unknown(checkpoint, "Pooling", config, {"pooling_mode", "include_prompt", *_POOLING_WIDTHS, *_POOLING_FLAGS})
+    width = next((config[name] for name in sorted(_POOLING_WIDTHS) if name in config), None)
+    hidden = checkpoint.config.get("hidden_size")
+    if width is not None and hidden is not None and width != hidden:
+        raise ConfigError(
+            f"{checkpoint.id}: Pooling expects tokens of {width} numbers, and config.json's hidden_size is {hidden}."
+        )
+    if "pooling_mode" in config:
+        named = config["pooling_mode"]
+        modes = [named] if isinstance(named, str) else list(named)
+    else:
+        modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
+    for mode in modes:
+        if mode not in POOLING:
+            raise ConfigError(
+                f"{checkpoint.id}: pooling must be of {listing(POOLING)}; found {mode!r}. {closest(str(mode), POOLING)}"
+            )
+    return modes, bool(config.get("include_prompt", True))
+
+
+def _dense(checkpoint: Checkpoint, config: dict[str, Any], path: str, number: int) -> dict[str, Any]:
+    known = {"in_features", "out_features", "bias", "activation_function", "use_residual"}
+    _require_plain(checkpoint, config, path, known)
+    if config.get("use_residual"):
+        raise ConfigError(f"{checkpoint.id}: {path} adds a residual (use_residual), which is not honoured.")
+    missing = [name for name in ("in_features", "out_features") if type(config.get(name)) is not int]
+    if missing:
+        raise ConfigError(f"{checkpoint.id}: {path}/config.json lacks {listing(missing)}.")
+    # sentence-transformers takes tanh where nothing is said.
+    named = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    package, _, kind = named.rpartition(".")
+    if package.split(".")[0] != "torch" or kind not in _TORCH_ACTIVATIONS:
+        raise ConfigError(
+            f"{checkpoint.id}: {path} uses the activation {named!r}; honoured are torch.nn's "
+            f"{listing(_TORCH_ACTIVATIONS)}."
+        )
+    activation = _TORCH_ACTIVATIONS[kind]
+    assert activation in ACTIVATIONS
+    return {
+        "weight": f"dense_{number}.weight.npy",
+        "bias": f"dense_{number}.bias.npy" if config.get("bias", True) else None,
+        "activation": activation,
+        "inputs": config["in_features"],
+        "outputs": config["out_features"],
+        "source": path,
+    }
+
+
+def _require_plain(checkpoint: Checkpoint, config: dict[str, Any], path: str, known: set[str] | None = None) -> None:
+    """A module that reads and writes the sentence embedding, with no settings but the known ones."""
+    _refuse_unknown(checkpoint, path, config, (known or set()) | {"module_input_name", "module_output_name"})
+    for name in ("module_input_name", "module_output_name"):
+        if config.get(name, "sentence_embedding") not in ("sentence_embedding", None):
+            raise ConfigError(
+                f"{checkpoint.id}: {path} works on {config[name]!r}; only sentence_embedding is honoured."
+            )
+
+
+def _transformer(checkpoint: Checkpoint) -> dict[str, Any]:
+    name = next((name for name in _TRANSFORMER_FILES if checkpoint.has(name)), None)
+    config = checkpoint.read_json(name) if name else {}
+    if not isinstance(config, dict):
+        raise ConfigError(f"{checkpoint.id}: {name} must be an object; found {type(config).__name__}.")
+    _refuse_unknown(checkpoint, str(name), config, set(_TRANSFORMER_KEYS))
+    for key, value in config.items():
+        allowed = _TRANSFORMER_KEYS[key]
+        if allowed is not None and value not in allowed:
+            raise ConfigError(
+                f"{checkpoint.id}: {name} sets {key} to {value!r:.200}, which is not honoured; "
+                f"{' or '.join(repr(one) for one in allowed)} is."
+            )
+    longest = config.get("max_seq_length")
+    if longest is not None and (type(longest) is not int or longest < 1):
+        raise ConfigError(f"{checkpoint.id}: {name} must give max_seq_length as a number of tokens; found {longest!r}.")
+    return {"max_seq_length": longest, "do_lower_case": bool(config.get("do_lower_case", False))}
+
+
+def _prompts(checkpoint: Checkpoint) -> dict[str, Any]:
+    config = checkpoint.read_json("config_sentence_transformers.json") or {}
+    if not isinstance(config, dict):
+        raise ConfigError(f"{checkpoint.id}: config_sentence_transformers.json must be an object.")
+    prompts = {"query": None, "document": None, **(config.get("prompts") or {})}
+    default = config.get("default_prompt_name")
+    wrong = [name for name, text in prompts.items() if text is not None and not isinstance(text, str)]
+    if wrong:
+        raise ConfigError(f"{checkpoint.id}: prompts must be texts; these are not: {listing(wrong)}.")
+    if default is not None and default not in prompts:
+        raise ConfigError(
+            f"{checkpoint.id}: default_prompt_name is {default!r}, and the prompts are {listing(prompts)}. "
+            f"{closest(str(default), prompts)}".rstrip()
+        )
+    return {
+        "prompts": {name: text or "" for name, text in prompts.items()},
+        "default_prompt_name": default,
+        "similarity": config.get("similarity_fn_name"),
+    }
+
+
+def _refuse_unknown(checkpoint: Checkpoint, where: str, config: Mapping[str, Any], known: set[str]) -> None:
+    for key in config:
+        if key not in known:
+            raise ConfigError(
+                f"{checkpoint.id}: {where} sets {key!r}, which is not honoured. {closest(key, known)}".rstrip()
+            )
+
+
+def _shapes(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    return listing(f"{name} {list(shape)}" for name, shape in shapes.items())

@@ -1,0 +1,252 @@
+"""Sentence embeddings: token embeddings pooled, projected and normalised as the artifact's data says.
+
+The steps are those of sentence-transformers (Reimers and Gurevych 2019, arXiv:1908.10084), in NumPy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precast.runtime import batching
+from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskError, closest, listing
+
+__all__ = ["ACTIVATIONS", "POOLING", "encode", "normalize", "pool"]
+
+POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+_OUTPUTS = ("sentence_embedding", "token_embeddings")
+_TINY = np.float32(1e-12)
+
+
+def encode(
+    model: Any,
+    texts: str | Iterable[str],
+    *,
+    batch_size: int | None = None,
+    normalize: bool | None = None,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    token_budget: int | None = None,
+    progress: batching.Progress = False,
+    output: str = "sentence_embedding",
+    truncate_dim: int | None = None,
+) -> Any:
+    """Embeddings ``[N, H]`` of N texts, float32; ``[H]`` for a single text. Equal to ``SentenceTransformer.encode``.
+
+    Texts longer than the model takes are cut. ``output="token_embeddings"`` gives a list of ``[S_i, H]`` instead,
+    before pooling.
+
+    Args:
+        normalize: make each vector's length 1, after ``truncate_dim``. A model that normalises by itself always does.
+        prompt: put before every text; ``prompt_name`` takes one that the model brings.
+        truncate_dim: keep the first so many numbers of each vector (Matryoshka models).
+    """
+    settings = model.embedding
+    if settings is None:
+        raise UnsupportedTaskError(
+            "This artifact has no sentence embedding: its checkpoint is no sentence-transformers folder (modules.json "
+            f"is missing). It serves: {listing(model.tasks)}."
+        )
+    batching.check_limits(batch_size, token_budget)
+    if output not in _OUTPUTS:
+        raise InputError(f"output must be one of {listing(_OUTPUTS)}; received {output!r}. {closest(output, _OUTPUTS)}")
+    if truncate_dim is not None and truncate_dim < 1:
+        raise InputError(f"truncate_dim must be at least 1; received {truncate_dim!r}.")
+    single = isinstance(texts, str)
+    items: list[str] = [texts] if isinstance(texts, str) else list(texts)
+    for item in items:
+        if not isinstance(item, str):
+            raise InputError(f"encode takes a text or a list of texts; received {type(item).__name__}: {item!r}.")
+    head = _Head(model, settings)
+    start = _prompt(settings, prompt, prompt_name)
+    if not items:
+        return [] if output == "token_embeddings" else np.zeros((0, truncate_dim or head.width), dtype=np.float32)
+
+    def after(pooled: np.ndarray) -> np.ndarray:
+        # Cut first, then normalise, so that a shortened vector has length 1 as well.
+        pooled = pooled[:, :truncate_dim]
+        return _unit(pooled) if normalize else pooled
+
+    skipped = head.prompt_length(start) if start and not settings.get("include_prompt", True) else 0
+    found: list[np.ndarray] = []
+    on_cpu = str(getattr(model, "device", "cpu")).startswith("cpu")
+    with batching.reporter(progress, len(items), "encode") as report:
+        for window in batching.windows(items, limit=batching.LIST_WINDOW):
+            rows = head.tokenize([start + text for text in window] if start else window)
+            results: list[Any] = [None] * len(rows)
+            done = 0
+            for batch in batching.plan(
+                [len(row["input_ids"]) for row in rows],
+                token_budget=token_budget or (batching.CPU_BUDGET if on_cpu else batching.GPU_BUDGET),
+                batch_size=batch_size,
+                overhead=batching.CPU_OVERHEAD if on_cpu else batching.GPU_OVERHEAD,
+            ):
+                inputs = batching.pad([rows[index] for index in batch], fill=head.fill, side=head.side)
+                tokens, mask = head.forward(inputs)
+                if output == "token_embeddings":
+                    values: Sequence[np.ndarray] = [
+                        tokens[place][: int(np.flatnonzero(mask[place])[-1]) + 1].copy() for place in range(len(batch))
+                    ]
+                else:
+                    values = after(head.project(pool(tokens, mask, settings["pooling"], skip=skipped)))
+                for index, value in zip(batch, values, strict=True):
+                    results[index] = value
+                done += len(batch)
+                report(len(found) + done)
+            found.extend(results)
+    if output == "token_embeddings":
+        return found[0] if single else found
+    return found[0] if single else np.stack(found)
+
+
+def pool(tokens: np.ndarray, mask: np.ndarray, modes: Sequence[str], *, skip: int = 0) -> np.ndarray:
+    """Token embeddings ``[B, S, H]`` under a mask ``[B, S]`` -> ``[B, len(modes) * H]``, modes side by side.
+
+    ``skip`` leaves that many first tokens (a prompt) out. ``weightedmean`` weighs tokens by their position in the
+    text, 1 for the first, counted with the prompt.
+    """
+    full, mask = mask, mask != 0
+    first = full.astype(bool).argmax(axis=1)[:, None]
+    positions = np.arange(mask.shape[1])[None, :] - first
+    if skip:
+        mask = mask & (positions >= skip)
+    weights = mask[..., None].astype(tokens.dtype)
+    batch = np.arange(len(tokens))
+    parts = []
+    for mode in modes:
+        if mode == "cls":
+            parts.append(tokens[batch, mask.argmax(axis=1)])
+        elif mode == "lasttoken":
+            last = mask.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
+            last = np.where(mask.any(axis=1), last, 0)
+            parts.append(tokens[batch, last] * weights[batch, last])
+        elif mode == "max":
+            parts.append(np.where(mask[..., None], tokens, -np.inf).max(axis=1).astype(tokens.dtype))
+        elif mode in ("mean", "mean_sqrt_len_tokens"):
+            count = np.maximum(weights.sum(axis=1), np.float32(1e-9))
+            total = (tokens * weights).sum(axis=1)
+            parts.append(total / (count if mode == "mean" else np.sqrt(count)))
+        elif mode == "weightedmean":
+            weighted = weights * (positions + 1)[..., None].astype(tokens.dtype)
+            parts.append((tokens * weighted).sum(axis=1) / np.maximum(weighted.sum(axis=1), np.float32(1e-9)))
+        else:
+            raise ArtifactError(f"pooling must be of {listing(POOLING)}; the artifact says {mode!r}.")
+    return np.concatenate(parts, axis=-1)
+
+
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of length 1 along the last axis; a zero vector stays zero."""
+    return _unit(vectors)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
+    unit: np.ndarray = vectors / np.maximum(length, _TINY)
+    return unit
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    tail = np.exp(-np.abs(x))
+    value: np.ndarray = np.where(x >= 0, np.float32(1.0), tail) / (1 + tail)
+    return value
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float32])
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "identity": lambda x: x,
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "sigmoid": _sigmoid,
+    "silu": lambda x: x * _sigmoid(x),
+    "gelu": lambda x: x * np.float32(0.5) * (1 + _erf(x / np.float32(math.sqrt(2)))),
+}
+
+
+class _Head:
+    """What surrounds the encoder of one artifact: tokenizer settings before it, dense layers and norm after it."""
+
+    def __init__(self, model: Any, settings: Mapping[str, Any]) -> None:
+        self.model, self.settings = model, settings
+        self.tokenizer = model.tokenizer
+        if self.tokenizer is None:
+            raise InputError("encode needs a tokenizer, and the artifact has none.")
+        limits = [settings.get("max_seq_length") or self.tokenizer.model_max_length, model.max_length]
+        self.limit = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
+        wanted = set(self.tokenizer.model_input_names)
+        self.inputs = tuple(name for name in model.input_names if name in wanted)
+        self.side = self.tokenizer.padding_side
+        self.fill = {
+            "input_ids": self.tokenizer.pad_token_id or 0,
+            "token_type_ids": getattr(self.tokenizer, "pad_token_type_id", 0) or 0,
+        }
+        self.dense = [
+            (_array(model, layer["weight"]), _array(model, layer.get("bias")), ACTIVATIONS[layer["activation"]])
+            for layer in settings.get("dense") or ()
+        ]
+
+    @property
+    def width(self) -> int:
+        """Numbers in an embedding."""
+        if self.dense:
+            return int(self.dense[-1][0].shape[0])
+        return int(self.model.config.get("hidden_size") or 0) * len(self.settings["pooling"])
+
+    def tokenize(self, texts: Sequence[str]) -> list[dict[str, np.ndarray]]:
+        if self.settings.get("do_lower_case"):
+            # Character by character, as tokenizers lowercases: str.lower looks at a word's end for a final sigma.
+            texts = ["".join(map(str.lower, text)) for text in texts]
+        options = {} if self.limit is None else {"truncation": True, "max_length": self.limit}
+        encoding = self.tokenizer(list(texts), **options)
+        rows = []
+        for index, ids in enumerate(encoding["input_ids"]):
+            row = {name: np.asarray(encoding[name][index], np.int64) for name in self.inputs if name in encoding}
+            row.setdefault("attention_mask", np.ones(len(ids), np.int64))
+            if not len(ids):
+                raise InputError(f"A text needs at least one token; received one that makes none: {texts[index]!r}.")
+            rows.append(row)
+        return rows
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens a prompt takes at the start of a text, without a closing special token."""
+        ids = self.tokenize([prompt])[0]["input_ids"]
+        return len(ids) - (int(ids[-1]) in set(self.tokenizer.all_special_ids))
+
+    def forward(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        mask = inputs["attention_mask"]
+        if "attention_mask" not in self.model.input_names:
+            inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
+        outputs = self.model(**inputs)
+        tokens: np.ndarray = outputs["last_hidden_state"]
+        return tokens.astype(np.float32, copy=False), mask
+
+    def project(self, pooled: np.ndarray) -> np.ndarray:
+        for weight, bias, activation in self.dense:
+            pooled = pooled @ weight.T
+            pooled = activation(pooled if bias is None else pooled + bias)
+        return _unit(pooled) if self.settings.get("normalize") else pooled
+
+
+def _array(model: Any, source: Any) -> Any:
+    """An array that the settings name: itself, or an ``.npy`` file of the artifact."""
+    if source is None or isinstance(source, np.ndarray):
+        return source
+    return np.load(Path(model.path) / source, allow_pickle=False)
+
+
+def _prompt(settings: Mapping[str, Any], prompt: str | None, name: str | None) -> str:
+    if prompt is not None:
+        return prompt
+    prompts: Mapping[str, str | None] = settings.get("prompts") or {}
+    if name is None:
+        return prompts.get(settings.get("default_prompt_name") or "") or ""
+    if name not in prompts:
+        raise InputError(
+            f"Prompt name {name!r} not found in the configured prompts, which are: {listing(prompts)}. "
+            f"{closest(name, prompts)}".rstrip()
+        )
+    return prompts[name] or ""
