@@ -89,7 +89,7 @@ class Checkpoint:
             return cls(path, Path(os.path.realpath(path)).name or "checkpoint")
         if path.exists():
             raise CheckpointError(
-                f"A checkpoint is a folder with config.json and weights; {text!r} is a file. Give the folder it lies in."
+                f"A checkpoint is a folder with config.json and weights; {text!r} is a file. Give its folder."
             )
         if isinstance(source, str) and hub.looks_like_hub_id(source):
             found = hub.resolve(source, revision=revision, token=token, offline=offline, cache_dir=cache_dir)
@@ -165,7 +165,7 @@ class Checkpoint:
         def locate(shard: str) -> Path:
             if self._status(join + shard) is None:
                 raise CheckpointError(
-                    f"{self.id}: {name} names {shard}, which is missing. Download the checkpoint again, with all shards."
+                    f"{self.id}: {name} names {shard}, which is missing. Download the checkpoint again, whole."
                 )
             return self._use(join + shard)
 
@@ -267,10 +267,9 @@ class Checkpoint:
                 raise CheckpointError(f"{self.id} is an artifact already, not a checkpoint. {how}.")
             raise CheckpointError(f"{self.id} has no {relative}, so it is not a checkpoint. It holds: {self._found()}.")
         try:
-            config = parse_object(self.read_bytes(relative if not self.prefix else "config.json"))
+            return parse_object(self.read_bytes("config.json"))
         except ValueError as error:
             raise ConfigError(f"{self.id}: {relative} is not valid: {error!s:.200}. Download it again.") from None
-        return config
 
     def _weights_name(self, folder: str) -> str:
         names = self._names(folder)

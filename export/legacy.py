@@ -93,7 +93,8 @@ def read_layout(path: Path) -> list[LegacyTensor]:
         kind, message = answer["kind"], str(answer["message"])
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise CheckpointError(
-            f"{path.name} ended the process that reads it (status {child.returncode}): the file is damaged or hostile. {_ADVICE}"
+            f"{path.name} ended the process that reads it (status {child.returncode}): it is damaged "
+            f"or hostile. {_ADVICE}"
         ) from None
     if kind == "unsafe":
         raise UnsafeFileError(f"{path.name} is refused: {message}. {_ADVICE}")
