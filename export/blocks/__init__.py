@@ -1,0 +1,1 @@
+"""Arithmetic shared by families: parts, not switches, and never the name of a model."""

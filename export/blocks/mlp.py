@@ -1,0 +1,36 @@
+"""Feed-forward blocks."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from precast.export.blocks.activations import Activation
+
+__all__ = ["MLP", "GatedMLP"]
+
+
+class MLP(nn.Module):
+    """down(act(up(x))), [..., H] -> [..., H]."""
+
+    def __init__(self, hidden: int, intermediate: int, act: Activation, bias: bool = True) -> None:
+        super().__init__()
+        self.act = act
+        self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act(self.up_proj(x)))
+
+
+class GatedMLP(nn.Module):
+    """down(act(gate(x)) * up(x)), [..., H] -> [..., H]. https://arxiv.org/abs/2002.05202"""
+
+    def __init__(self, hidden: int, intermediate: int, act: Activation, bias: bool = True) -> None:
+        super().__init__()
+        self.act = act
+        self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
+        self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
+        self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))

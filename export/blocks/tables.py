@@ -1,0 +1,36 @@
+"""Constant tables a model computes instead of loading: built on the meta device with it, filled when it is bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Table", "fill_tables", "table_names"]
+
+
+class Table(nn.Module):
+    """A buffer with the function that computes it, in float64; every dtype of the model rounds the same numbers."""
+
+    values: Tensor
+
+    def __init__(self, shape: tuple[int, ...], compute: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.compute = compute
+        self.register_buffer("values", torch.empty(shape), persistent=False)
+
+    def forward(self) -> Tensor:
+        return self.values
+
+
+def table_names(model: nn.Module) -> list[str]:
+    """Names of the buffers that `fill_tables` fills."""
+    return [f"{name}.values" if name else "values" for name, module in model.named_modules() if isinstance(module, Table)]
+
+
+def fill_tables(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    """Compute every table of ``model`` in float64 and round it to ``dtype``."""
+    for module in model.modules():
+        if isinstance(module, Table):
+            module.values = module.compute().to(dtype)

@@ -1,0 +1,93 @@
+"""One file an architecture, found by its name: ``model_type`` with dashes as underscores. No central list."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from precast.export.heads import Head
+from precast.export.spec import Spec, hf, read_spec
+from precast.export.weights import Rule
+from precast.runtime.errors import UnsupportedModelError, closest, listing
+
+__all__ = ["ALIASES", "Family", "TextSpec", "find_family", "model_types"]
+
+# model_type -> the family that computes it. Each one has its own parity test (tests/test_families.py).
+ALIASES = {"camembert": "roberta", "xlm-roberta": "roberta"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec(Spec):
+    """What the heads of text models read from every config.json."""
+
+    vocab_size: int
+    pad_token_id: int | None = hf(default=None)
+    tie_word_embeddings: bool = hf(default=True)
+    num_labels: int = hf(("num_labels", "_num_labels"), default=2)
+    id2label: dict[str, str] | None = hf(default=None)
+
+    @property
+    def labels(self) -> int:
+        """Number of labels; id2label counts where both are given, as upstream."""
+        return len(self.id2label) if self.id2label else self.num_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """Everything export knows of an architecture.
+
+    Args:
+        spec: the frozen spec class read from config.json.
+        heads: what can be exported, and the function that composes it; it gets the spec and the set of optional
+            parts that the checkpoint lacks.
+        weights: the ordered rules from checkpoint names to parameter names, for a spec.
+        optional: name prefixes of parts a checkpoint may lack as a whole (a pooler nobody trained).
+        inputs: names of the inputs, for a spec; all are [batch, sequence] int64.
+        limits: largest sequence length, for a spec; None is unbounded.
+        token_types: how many token types there are, for a spec.
+        tiny: config.json of a tiny checkpoint for tests, over what every test model shares.
+        inert: keys of config.json that this family knows not to matter.
+    """
+
+    spec: type[Spec]
+    heads: Mapping[Head, Callable[[Any, frozenset[str]], nn.Module]]
+    weights: Callable[[Any], tuple[Rule, ...]]
+    tiny: Mapping[str, Any]
+    inputs: Callable[[Any], tuple[str, ...]] = lambda spec: ("input_ids", "attention_mask")
+    limits: Callable[[Any], int | None] = lambda spec: None
+    token_types: Callable[[Any], int] = lambda spec: 0
+    optional: tuple[str, ...] = ()
+    inert: frozenset[str] = field(default_factory=frozenset)
+
+    def read(self, config: Mapping[str, Any]) -> Spec:
+        """The spec of a config.json; raises ConfigError."""
+        return read_spec(self.spec, config, inert=self.inert)
+
+
+@functools.cache
+def model_types() -> tuple[str, ...]:
+    """Every ``model_type`` that can be exported."""
+    files = [module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)]
+    return tuple(sorted([*files, *ALIASES]))
+
+
+def find_family(model_type: Any) -> Family:
+    """The family for a config.json's ``model_type``.
+
+    Raises:
+        UnsupportedModelError: there is none; names the closest.
+    """
+    if model_type not in model_types():
+        raise UnsupportedModelError(
+            f"model_type {model_type!r} is not supported. {closest(str(model_type), model_types())} "
+            f"Supported: {listing(model_types())}."
+        )
+    module = importlib.import_module(f"{__name__}.{ALIASES.get(model_type, model_type).replace('-', '_')}")
+    family: Family = module.FAMILY
+    return family

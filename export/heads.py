@@ -1,0 +1,225 @@
+"""What a model is exported for: heads as modules, and the task, architecture and outputs that go with each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from precast.export.blocks.activations import Activation
+
+__all__ = [
+    "BASE",
+    "HEADS",
+    "MASKED_LM",
+    "MULTIPLE_CHOICE",
+    "NEXT_SENTENCE",
+    "QUESTION_ANSWERING",
+    "SEQUENCE_CLASSIFICATION",
+    "TOKEN_CLASSIFICATION",
+    "ClassifierHead",
+    "FeatureExtraction",
+    "FirstToken",
+    "Head",
+    "LMTransform",
+    "MaskedLM",
+    "MultipleChoice",
+    "NextSentence",
+    "QuestionAnswering",
+    "SequenceClassification",
+    "TanhPooler",
+    "TokenClassification",
+]
+
+
+@dataclass(frozen=True)
+class Head:
+    """A task output. ``architectures`` are the endings of upstream's class names in config.json."""
+
+    task: str
+    architectures: tuple[str, ...]
+    outputs: tuple[str, ...]
+    choices: bool = False  # inputs carry a dimension of choices: [B, C, S]
+
+
+BASE = Head("feature-extraction", ("Model",), ("last_hidden_state", "pooler_output"))
+MASKED_LM = Head("fill-mask", ("ForMaskedLM", "ForPreTraining"), ("logits",))
+SEQUENCE_CLASSIFICATION = Head("text-classification", ("ForSequenceClassification",), ("logits",))
+TOKEN_CLASSIFICATION = Head("token-classification", ("ForTokenClassification",), ("logits",))
+QUESTION_ANSWERING = Head("question-answering", ("ForQuestionAnswering",), ("start_logits", "end_logits"))
+MULTIPLE_CHOICE = Head("multiple-choice", ("ForMultipleChoice",), ("logits",), choices=True)
+NEXT_SENTENCE = Head("next-sentence-prediction", ("ForNextSentencePrediction",), ("logits",))
+
+HEADS = (
+    BASE,
+    MASKED_LM,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+    QUESTION_ANSWERING,
+    MULTIPLE_CHOICE,
+    NEXT_SENTENCE,
+)
+
+
+class FirstToken(nn.Module):
+    """Hidden states [B, S, H] -> the first token's, [B, H]."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        return states[:, 0]
+
+
+class TanhPooler(nn.Module):
+    """act(dense(first token)), [B, S, H] -> [B, H]; BERT's pooler with its default tanh."""
+
+    def __init__(self, size: int, out: int | None = None, act: Activation = torch.tanh) -> None:
+        super().__init__()
+        self.act = act
+        self.dense = nn.Linear(size, size if out is None else out)
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        return self.act(self.dense(states[:, 0]))
+
+
+class ClassifierHead(nn.Module):
+    """out_proj(act(dense(x))), [B, H] -> [B, L]."""
+
+    def __init__(self, size: int, labels: int, act: Activation) -> None:
+        super().__init__()
+        self.act = act
+        self.dense = nn.Linear(size, size)
+        self.out_proj = nn.Linear(size, labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_proj(self.act(self.dense(x)))
+
+
+class LMTransform(nn.Module):
+    """norm(act(dense(x))) before a masked-LM decoder, [B, S, H] -> [B, S, E]."""
+
+    def __init__(self, size: int, out: int, act: Activation, norm: nn.Module, bias: bool = True) -> None:
+        super().__init__()
+        self.act = act
+        self.dense = nn.Linear(size, out, bias=bias)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.act(self.dense(x)))
+
+
+class FeatureExtraction(nn.Module):
+    """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the checkpoint has a pooler."""
+
+    def __init__(self, model: nn.Module, pooler: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.pooler = pooler
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        states = self.model(input_ids, attention_mask, token_type_ids)
+        outputs = {"last_hidden_state": states}
+        if self.pooler is not None:
+            outputs["pooler_output"] = self.pooler(states, attention_mask)
+        return outputs
+
+
+class MaskedLM(nn.Module):
+    """{"logits": [B, S, V]}."""
+
+    def __init__(self, model: nn.Module, transform: nn.Module, decoder: nn.Linear) -> None:
+        super().__init__()
+        self.model = model
+        self.transform = transform
+        self.decoder = decoder
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        states = self.model(input_ids, attention_mask, token_type_ids)
+        return {"logits": self.decoder(self.transform(states))}
+
+
+class SequenceClassification(nn.Module):
+    """{"logits": [B, L]}; also regression (L = 1) and multi-label."""
+
+    def __init__(self, model: nn.Module, pooler: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.pooler = pooler
+        self.classifier = classifier
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        states = self.model(input_ids, attention_mask, token_type_ids)
+        return {"logits": self.classifier(self.pooler(states, attention_mask))}
+
+
+class NextSentence(nn.Module):
+    """{"logits": [B, 2]}: whether the second sentence follows the first (label 0) or not (label 1)."""
+
+    def __init__(self, model: nn.Module, pooler: nn.Module, seq_relationship: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.pooler = pooler
+        self.seq_relationship = seq_relationship
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        states = self.model(input_ids, attention_mask, token_type_ids)
+        return {"logits": self.seq_relationship(self.pooler(states, attention_mask))}
+
+
+class TokenClassification(nn.Module):
+    """{"logits": [B, S, L]}."""
+
+    def __init__(self, model: nn.Module, classifier: nn.Module, transform: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.transform = transform
+        self.classifier = classifier
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        states = self.model(input_ids, attention_mask, token_type_ids)
+        return {"logits": self.classifier(states if self.transform is None else self.transform(states))}
+
+
+class QuestionAnswering(nn.Module):
+    """{"start_logits": [B, S], "end_logits": [B, S]}."""
+
+    def __init__(self, model: nn.Module, qa_outputs: nn.Linear, transform: nn.Module | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.transform = transform
+        self.qa_outputs = qa_outputs
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        states = self.model(input_ids, attention_mask, token_type_ids)
+        start, end = self.qa_outputs(states if self.transform is None else self.transform(states)).unbind(-1)
+        return {"start_logits": start, "end_logits": end}
+
+
+class MultipleChoice(nn.Module):
+    """Inputs [B, C, S] -> {"logits": [B, C]}: each choice is scored as a text of its own."""
+
+    def __init__(self, model: nn.Module, pooler: nn.Module, classifier: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.pooler = pooler
+        self.classifier = classifier
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        batch, choices, _ = input_ids.shape
+        mask = attention_mask.flatten(0, 1)
+        types = None if token_type_ids is None else token_type_ids.flatten(0, 1)
+        states = self.model(input_ids.flatten(0, 1), mask, types)
+        return {"logits": self.classifier(self.pooler(states, mask)).view(batch, choices)}

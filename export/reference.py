@@ -1,0 +1,119 @@
+"""From a checkpoint and a task to the reference model, its weights bound: the eager definition of correct."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from precast.export.blocks.tables import fill_tables, table_names
+from precast.export.families import Family, find_family
+from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
+from precast.export.signatures import Signature, signature
+from precast.export.spec import Spec
+from precast.export.weights import Lazy, Source, WeightMap, plan, rename
+from precast.runtime.errors import ConfigError, UnsupportedTaskError, closest, listing
+
+__all__ = ["Reference", "build", "head_for", "served_tasks"]
+
+# Pipeline names that another task's head serves.
+_SERVED_BY = {
+    "zero-shot-classification": SEQUENCE_CLASSIFICATION.task,
+    "sentiment-analysis": SEQUENCE_CLASSIFICATION.task,
+    "ner": "token-classification",
+    "sentence-similarity": BASE.task,
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference model with its weights, and what is known of it."""
+
+    model: nn.Module
+    family: Family
+    spec: Spec
+    head: Head
+    signature: Signature
+    ignored: tuple[str, ...]
+
+
+def head_for(family: Family, config: Mapping[str, Any], task: str | None) -> Head:
+    """The head to export: of ``task``, or of config.json's first architecture.
+
+    Raises:
+        UnsupportedTaskError: the task is unknown, or this family has no such head.
+        ConfigError: no task was given and config.json names no architecture we know.
+    """
+    if task is not None:
+        wanted = _SERVED_BY.get(task, task)
+        known = sorted({head.task for head in HEADS} | set(_SERVED_BY))
+        if wanted not in known:
+            raise UnsupportedTaskError(f"task {task!r} is unknown. {closest(task, known)} Tasks: {listing(known)}.")
+        for head in family.heads:
+            if head.task == wanted:
+                return head
+        raise UnsupportedTaskError(
+            f"model_type {config.get('model_type')!r} has no head for task {task!r}; "
+            f"it has: {listing(head.task for head in family.heads)}."
+        )
+    architectures = config.get("architectures") or []
+    for architecture in architectures:
+        match = re.search(r"(For[A-Z]\w*|Model)$", str(architecture))
+        for head in family.heads:
+            if match and match.group(1) in head.architectures:
+                return head
+    raise ConfigError(
+        f"config.json's 'architectures' is {architectures!r}, which names no task known for model_type "
+        f"{config.get('model_type')!r}. Give one: task = {listing(head.task for head in family.heads)}."
+    )
+
+
+def served_tasks(head: Head, spec: Spec) -> tuple[str, ...]:
+    """The tasks an artifact with this head can serve, its own first."""
+    zero_shot = head is SEQUENCE_CLASSIFICATION and getattr(spec, "labels", 0) > 1
+    return (head.task, "zero-shot-classification") if zero_shot else (head.task,)
+
+
+def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | None = None) -> Reference:
+    """Build the reference model on the meta device, then bind the checkpoint's tensors to it.
+
+    Raises:
+        UnsupportedModelError, UnsupportedTaskError, ConfigError, WeightsError
+    """
+    family = find_family(config.get("model_type"))
+    spec = family.read(config)
+    head = head_for(family, config, task)
+    table = rename(tensors, family.weights(spec))
+    absent = frozenset(part for part in family.optional if not any(key.startswith(f"{part}.") for key in table))
+    with torch.device("meta"):
+        models = {other: compose(spec, absent) for other, compose in family.heads.items()}
+    names = {other: {name for name, _ in model.named_parameters(remove_duplicate=False)} for other, model in models.items()}
+    model = models[head].eval()
+    _check_head(head, table, names, config)
+    elsewhere = set().union(*(names[other] for other in models if other is not head))
+    weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
+    weights.bind(model)
+    fill_tables(model)
+    return Reference(model, family, spec, head, signature(family, spec, head, absent), weights.ignored)
+
+
+def _check_head(
+    head: Head, table: Mapping[str, Lazy], names: Mapping[Head, set[str]], config: Mapping[str, Any]
+) -> None:
+    """A head none of whose own weights is there was never trained: say so, instead of listing its names."""
+    own = {name for name in names[head] if not name.startswith("model.")}
+    if not own or own & set(table):
+        return
+    has = [
+        other.task
+        for other, wanted in names.items()
+        if wanted <= set(table) and (other is BASE or not wanted <= names[BASE])
+    ]
+    raise UnsupportedTaskError(
+        f"this checkpoint ({listing(config.get('architectures') or ['no architecture named'])}) has no trained head "
+        f"for task {head.task!r}. It has: {listing(has)}."
+    )

@@ -1,0 +1,139 @@
+"""Strict reading of config.json into a frozen spec: every key is understood, known to be inert, or refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from precast.runtime.errors import ConfigError, closest, listing
+
+__all__ = ["INERT", "Spec", "hf", "read_spec"]
+
+# Keys that cannot change what an exported encoder computes: training, generation defaults, bookkeeping, labels.
+INERT = frozenset(
+    """
+    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures
+    attention_dropout attention_probs_dropout_prob attn_dropout bad_words_ids begin_suppress_tokens bos_token_id
+    chunk_size_feed_forward classifier_dropout classifier_dropout_prob cls_token_id decoder_start_token_id
+    deterministic_flash_attn directionality diversity_penalty do_sample dropout dtype early_stopping
+    embedding_dropout encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
+    forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout_prob id2label
+    initializer_cutoff_factor initializer_range label2id language length_penalty mask_token_id max_length min_length
+    mlp_dropout model_max_length model_type no_repeat_ngram_size num_beam_groups num_beams num_labels
+    num_return_sequences output_attentions output_hidden_states output_past output_scores pad_token_id
+    pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type prefix
+    problem_type qa_dropout reference_compile remove_invalid_values repad_logits_with_grad repetition_penalty
+    return_dict return_dict_in_generate sep_token_id seq_classif_dropout sparse_pred_ignore_index sparse_prediction
+    suppress_tokens task_specific_params temperature tie_encoder_decoder tokenizer_class top_k top_p torch_dtype
+    torchscript transformers_version typical_p use_bfloat16 use_cache xla_device
+    """.split()
+)
+
+_MISSING = object()
+S = TypeVar("S", bound="Spec")
+
+
+def hf(
+    key: str | tuple[str, ...] | None = None,
+    default: Any = _MISSING,
+    *,
+    only: tuple[Any, ...] | None = None,
+    read: Callable[[Any], Any] | None = None,
+) -> Any:
+    """A spec field read from config.json.
+
+    Args:
+        key: Hugging Face's own key, or several of which the first one present counts; None: the field's name.
+        default: what upstream's config class takes when the key is absent; without one the key is required.
+        only: the values this family honours; any other one is refused.
+        read: turns the JSON value into the field's value.
+    """
+    keys = (key,) if isinstance(key, str) else key
+    metadata = {"keys": keys, "default": default, "only": only, "read": read}
+    return field(metadata=metadata) if default is _MISSING else field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Base of every family's spec. Fields are named by Hugging Face's keys; ``hf()`` says where they differ."""
+
+    # Honoured everywhere in the same way: a model of another kind is not what the reference model computes.
+    is_decoder: bool = hf(default=False, only=(False,))
+    add_cross_attention: bool = hf(default=False, only=(False,))
+    is_encoder_decoder: bool = hf(default=False, only=(False,))
+    cross_attention_hidden_size: int | None = hf(default=None, only=(None,))
+    pruned_heads: dict[str, Any] | None = hf(default=None, only=(None, {}))
+    quantization_config: dict[str, Any] | None = hf(default=None, only=(None,))
+
+
+def _matches(value: Any, kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_matches(value, part) for part in typing.get_args(kind))
+    if kind is Any:
+        return True
+    if kind is None or kind is type(None):
+        return value is None
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if origin is not None:
+        return isinstance(value, (list, tuple) if origin in (tuple, list) else origin)
+    return isinstance(value, kind)
+
+
+def read_spec(cls: type[S], config: Mapping[str, Any], *, inert: frozenset[str] = frozenset()) -> S:
+    """Read ``config`` into ``cls``; all problems are reported at once.
+
+    Raises:
+        ConfigError: keys that are missing, have a wrong type or an unhonoured value, or are not known to be inert.
+    """
+    kinds = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    known: set[str] = set()
+    problems: list[str] = []
+    for entry in dataclasses.fields(cls):
+        keys = entry.metadata.get("keys") or (entry.name,)
+        known.update(keys)
+        found = [key for key in keys if key in config]
+        if not found:
+            if entry.metadata["default"] is _MISSING:
+                problems.append(f"{keys[0]!r} is missing")
+            continue
+        key, value = found[0], config[found[0]]
+        if value is None and not _matches(None, kinds[entry.name]) and entry.metadata["default"] is not _MISSING:
+            continue  # null stands for the default, as upstream's config classes take it
+        only, read = entry.metadata["only"], entry.metadata["read"]
+        if only is not None and value not in only:
+            honoured = " or ".join(map(repr, only))
+            problems.append(f"{key!r} is {value!r}, and only {honoured} is honoured here")
+            continue
+        if read is not None:
+            try:
+                value = read(value)
+            except (KeyError, TypeError, ValueError) as error:
+                problems.append(f"{key!r} is {value!r}: {error}")
+                continue
+        if not _matches(value, kinds[entry.name]):
+            problems.append(f"{key!r} is {value!r}, expected {_kind_name(kinds[entry.name])}")
+            continue
+        values[entry.name] = float(value) if kinds[entry.name] is float else value
+    unknown = sorted(set(config) - known - INERT - inert)
+    for key in unknown:
+        near = closest(key, known)
+        problems.append(f"{key!r} = {config[key]!r} is not understood and might change the computation. {near}".rstrip())
+    if problems:
+        raise ConfigError(
+            f"config.json of model_type {config.get('model_type')!r} cannot be honoured: {'; '.join(problems)}. "
+            f"Known keys: {listing(sorted(known))}."
+        )
+    return cls(**values)
+
+
+def _kind_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind)

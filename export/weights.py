@@ -1,0 +1,285 @@
+"""Declarative weight-name rules: from a checkpoint's tensors to the reference model's parameters, strict both ways."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from precast.runtime.errors import WeightsError
+
+__all__ = ["Fold", "Ignore", "Lazy", "Merge", "Rename", "Rule", "Source", "Split", "Tie", "Transpose", "WeightMap", "plan", "rename"]
+
+
+class Source(Protocol):
+    """A tensor of a checkpoint, loaded when asked for (``precast.export.checkpoint.TensorSource``)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def load(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor to be computed from checkpoint tensors; ``keys`` are the checkpoint's names, for messages."""
+
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    """``{}`` stands for a layer index, ``*`` for anything; both are captured."""
+    parts = re.split(r"(\{\}|\*)", pattern)
+    body = "".join(r"(\d+)" if part == "{}" else r"(.*)" if part == "*" else re.escape(part) for part in parts)
+    return re.compile(rf"^{body}$")
+
+
+def _fill(template: str, groups: Sequence[str]) -> str:
+    filled = iter(groups)
+    return re.sub(r"\{\}|\*", lambda _: next(filled), template)
+
+
+class Rule:
+    """One step of the mapping. ``apply`` takes and returns the whole table of named tensors."""
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Rename(Rule):
+    """``Rename("encoder.layer.{}.output.dense.*", "layers.{}.mlp.down_proj.*")``; wildcards go across in order."""
+
+    old: str
+    new: str
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        pattern = _regex(self.old)
+        renamed: dict[str, Lazy] = {}
+        for key, lazy in table.items():
+            match = pattern.match(key)
+            name = _fill(self.new, match.groups()) if match else key
+            if name in renamed:
+                raise WeightsError(
+                    f"two tensors of the checkpoint are both named {name!r} here: "
+                    f"{renamed[name].keys[0]!r} and {lazy.keys[0]!r}"
+                )
+            renamed[name] = lazy
+        return renamed
+
+
+@dataclass(frozen=True)
+class Ignore(Rule):
+    """Drop tensors that the computation does not need (saved buffers, heads of another task)."""
+
+    pattern: str
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        pattern = _regex(self.pattern)
+        return {key: lazy for key, lazy in table.items() if not pattern.match(key)}
+
+
+@dataclass(frozen=True)
+class Split(Rule):
+    """One tensor into several of equal size along ``axis``: a packed projection into its parts."""
+
+    old: str
+    new: tuple[str, ...]
+    axis: int = 0
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        pattern = _regex(self.old)
+        result: dict[str, Lazy] = {}
+        for key, lazy in table.items():
+            match = pattern.match(key)
+            if match is None:
+                result[key] = lazy
+                continue
+            size, rest = divmod(lazy.shape[self.axis], len(self.new))
+            if rest:
+                raise WeightsError(f"{lazy.keys[0]!r} of shape {lazy.shape} does not split into {len(self.new)} parts")
+            shape = tuple(size if axis == self.axis else dim for axis, dim in enumerate(lazy.shape))
+            for part, template in enumerate(self.new):
+
+                def load(lazy: Lazy = lazy, start: int = part * size) -> Tensor:
+                    return lazy.load().narrow(self.axis, start, size)
+
+                result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load)
+        return result
+
+
+@dataclass(frozen=True)
+class Merge(Rule):
+    """Several tensors into one along ``axis``."""
+
+    old: tuple[str, ...]
+    new: str
+    axis: int = 0
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        patterns = [_regex(old) for old in self.old]
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for pattern in patterns:
+            for key in table:
+                match = pattern.match(key)
+                if match:
+                    groups.setdefault(match.groups(), []).append(key)
+        result = dict(table)
+        for wildcards, keys in groups.items():
+            if len(keys) != len(self.old):
+                raise WeightsError(f"{_fill(self.new, wildcards)!r} needs all of {self.old}, found only {keys}")
+            parts = [result.pop(key) for key in keys]
+            shape = list(parts[0].shape)
+            shape[self.axis] = sum(part.shape[self.axis] for part in parts)
+
+            def load(parts: list[Lazy] = parts) -> Tensor:
+                return torch.cat([part.load() for part in parts], dim=self.axis)
+
+            names = tuple(key for part in parts for key in part.keys)
+            result[_fill(self.new, wildcards)] = Lazy(names, tuple(shape), load)
+        return result
+
+
+@dataclass(frozen=True)
+class Transpose(Rule):
+    """Swap the two axes of matching matrices (weights that upstream keeps as [in, out])."""
+
+    pattern: str
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        pattern = _regex(self.pattern)
+        return {
+            key: Lazy(lazy.keys, lazy.shape[::-1], lambda lazy=lazy: lazy.load().t()) if pattern.match(key) else lazy
+            for key, lazy in table.items()
+        }
+
+
+@dataclass(frozen=True)
+class Fold(Rule):
+    """Fold a constant into matching tensors: ``add`` for norms stored as an offset from one, ``scale`` for factors."""
+
+    pattern: str
+    add: float = 0.0
+    scale: float = 1.0
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        pattern = _regex(self.pattern)
+        return {
+            key: Lazy(lazy.keys, lazy.shape, lambda lazy=lazy: lazy.load().float() * self.scale + self.add)
+            if pattern.match(key)
+            else lazy
+            for key, lazy in table.items()
+        }
+
+
+@dataclass(frozen=True)
+class Tie(Rule):
+    """``target`` is the same parameter as ``source``. A copy in the checkpoint gives way to the source, as upstream."""
+
+    target: str
+    source: str
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        result = {key: lazy for key, lazy in table.items() if key != self.target}
+        if self.source in table:
+            result[self.target] = table[self.source]
+        return result
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """Which lazy tensor fills which parameter, and which checkpoint tensors the computation has no use for."""
+
+    tensors: dict[str, Lazy]
+    ignored: tuple[str, ...]
+
+    def bind(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        """Give the parameters of ``model`` (on the meta device) their values; tensors of ``dtype`` are not copied.
+
+        Raises:
+            WeightsError: a weight holds NaN or Inf; every such weight is named.
+        """
+        loaded: dict[int, Tensor] = {}
+        parameters: dict[int, nn.Parameter] = {}
+        broken: list[str] = []
+        for name, lazy in self.tensors.items():
+            value = loaded.get(id(lazy))
+            if value is None:
+                value = lazy.load().to(dtype).contiguous()
+                if not torch.isfinite(value).all():
+                    broken.append(f"{lazy.keys[0]} ({int((~torch.isfinite(value)).sum())} of {value.numel()} values)")
+                loaded[id(lazy)] = value
+            owner, _, leaf = name.rpartition(".")
+            module = model.get_submodule(owner)
+            current = getattr(module, leaf)
+            if isinstance(current, nn.Parameter):
+                # Tied names share one Parameter object, so that a graph holds the tensor once.
+                setattr(module, leaf, parameters.setdefault(id(lazy), nn.Parameter(value, requires_grad=False)))
+            else:
+                setattr(module, leaf, value)
+        if broken:
+            raise WeightsError(
+                f"weights must be finite, and these hold NaN or Inf: {', '.join(broken)}. "
+                "The checkpoint is damaged or was saved from a diverged run; fetch it again or train it again."
+            )
+
+
+def rename(sources: Mapping[str, Source], rules: Iterable[Rule]) -> dict[str, Lazy]:
+    """A checkpoint's tensors under the reference model's names."""
+    table = {key: Lazy((key,), tuple(source.shape), source.load) for key, source in sources.items()}
+    for rule in rules:
+        table = rule.apply(table)
+    return table
+
+
+def plan(
+    model: nn.Module,
+    table: Mapping[str, Lazy],
+    *,
+    unused: Collection[str] = (),
+    computed: Collection[str] = (),
+) -> WeightMap:
+    """Match renamed tensors with the parameters and buffers of ``model``, strictly both ways.
+
+    Args:
+        unused: names that other heads of this family use, and this one does not.
+        computed: names of buffers the model computes itself.
+
+    Raises:
+        WeightsError: one error lists every tensor not consumed, every parameter not filled, every wrong shape.
+    """
+    values = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    wanted = {name: tuple(value.shape) for name, value in values if name not in computed}
+    missing = sorted(set(wanted) - set(table))
+    extra = sorted(set(table) - set(wanted) - set(unused))
+    wrong = sorted(key for key in set(table) & set(wanted) if table[key].shape != wanted[key])
+    if missing or extra or wrong:
+        raise WeightsError(_complaint(missing, extra, wrong, table, wanted))
+    left = sorted(key for name in set(table) - set(wanted) for key in table[name].keys)
+    return WeightMap({name: table[name] for name in wanted}, tuple(left))
+
+
+def _complaint(
+    missing: list[str], extra: list[str], wrong: list[str], table: Mapping[str, Lazy], wanted: dict[str, tuple[int, ...]]
+) -> str:
+    lines = ["weights and parameters must match one to one."]
+    if missing:
+        lines.append(f"Missing ({len(missing)}):")
+        for name in missing:
+            near = difflib.get_close_matches(name, extra, n=1, cutoff=0.6)
+            lines.append(f"  {name} {wanted[name]}" + (f" - near match in the checkpoint: {near[0]}" if near else ""))
+    if extra:
+        lines.append(f"Not understood ({len(extra)}):")
+        lines.extend(f"  {table[name].keys[0]} {table[name].shape}" for name in extra)
+    if wrong:
+        lines.append(f"Of another shape ({len(wrong)}):")
+        lines.extend(f"  {table[name].keys[0]} is {table[name].shape}, expected {wanted[name]}" for name in wrong)
+    lines.append("Is config.json the one these weights were saved with, and the task the one they were trained for?")
+    return "\n".join(lines)

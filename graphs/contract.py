@@ -1,0 +1,69 @@
+"""How many fused nodes a model must have. Counted on the traced graph, demanded of the lowered one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from precast.graphs import schema
+from precast.runtime.errors import ContractError
+
+__all__ = ["FUSED", "check", "operators", "vocabulary"]
+
+# Dialect -> operator of the vocabulary -> the node types of which it must leave at least one each.
+FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "onnxruntime": {
+        "Attention": ("com.microsoft::MultiHeadAttention",),
+        "AddLayerNorm": ("com.microsoft::SkipLayerNormalization",),
+        "LayerNorm": ("LayerNormalization",),
+        "Rotary": ("com.microsoft::RotaryEmbedding",),
+        "Gelu": ("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu"),
+    },
+    "onnxruntime-unfused": {
+        "AddLayerNorm": ("com.microsoft::SkipLayerNormalization",),
+        "LayerNorm": ("LayerNormalization",),
+        "Rotary": ("com.microsoft::RotaryEmbedding",),
+        "Gelu": ("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu"),
+    },
+    "portable": {"LayerNorm": ("LayerNormalization",), "Rotary": ("RotaryEmbedding",), "Gelu": ("Gelu",)},
+}
+
+
+def operators(model: ir.Model) -> dict[str, int]:
+    """Node counts by ``domain::op_type`` (standard ONNX without a domain), sorted."""
+    counts = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph)
+    return dict(sorted(counts.items()))
+
+
+def vocabulary(model: ir.Model) -> dict[str, int]:
+    """How often the traced graph holds each operator of the vocabulary."""
+    counts = Counter(node.op_type for node in model.graph if node.domain == schema.DOMAIN)
+    return dict(sorted(counts.items()))
+
+
+def check(promised: Mapping[str, int], traced: Mapping[str, int], lowered: Mapping[str, int], dialect: str) -> None:
+    """Hold a graph to what its family promises.
+
+    Args:
+        promised: by the family: operators of the vocabulary its graph must hold, and how many.
+        traced: what the traced graph holds (`vocabulary`).
+        lowered: node counts of the optimised graph (`operators`).
+
+    Raises:
+        ContractError: an operator was traced into pieces, or its fused node is missing after the recipe.
+    """
+    problems = [
+        f"{name}: {count} promised, {traced.get(name, 0)} traced"
+        for name, count in promised.items()
+        if traced.get(name, 0) != count
+    ]
+    for name, kinds in FUSED[dialect].items():
+        found = sum(lowered.get(kind, 0) for kind in kinds)
+        # Clean() may merge equal nodes, so two of a kind may become one, never none.
+        want = promised.get(name, min(1, traced.get(name, 0)))
+        if found < want:
+            problems.append(f"{name}: {want} fused nodes wanted, {found} of {' or '.join(kinds)} left")
+    if problems:
+        raise ContractError(f"the {dialect} graph is not fused as its family promises: {'; '.join(problems)}")

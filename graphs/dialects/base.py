@@ -1,0 +1,205 @@
+"""A dialect: for each operator of the vocabulary, the nodes that spell it; and the spellings dialects share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from precast.graphs import schema
+
+__all__ = [
+    "NEVER",
+    "Dialect",
+    "Spelling",
+    "attributes",
+    "const",
+    "layer_norm",
+    "seen_rows",
+    "split_heads",
+    "transposed",
+    "unfused_attention",
+    "weight_is_shared",
+    "window_bias",
+]
+
+Spelling = Callable[[Tape, ir.Node], Sequence["ir.Value | None"]]
+
+# Added to the score of a key that may not be seen. Far below any score, yet two of them do not overflow to -inf,
+# whose softmax over a whole row would be NaN.
+NEVER = -1.0e30
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """One target's spelling of the operator vocabulary."""
+
+    name: str
+    spellings: Mapping[str, Spelling]
+    opsets: Mapping[str, int]
+
+
+def attributes(node: ir.Node) -> dict[str, Any]:
+    """The operator's attributes, defaults of the schema filled in."""
+    values: dict[str, Any] = dict(schema.OPERATORS[node.op_type].attributes)
+    values.update({name: attribute.value for name, attribute in node.attributes.items()})
+    return values
+
+
+def const(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
+    """A small constant; equal ones are shared under one name."""
+    if name in graph.initializers:
+        return graph.initializers[name]
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        const_value=ir.tensor(array, name=name),
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def ints(graph: ir.Graph, *numbers: int) -> ir.Value:
+    """An int64 vector constant."""
+    return const(graph, np.array(numbers, dtype=np.int64), "ints_" + "_".join(map(str, numbers)).replace("-", "m"))
+
+
+def scalar(graph: ir.Graph, number: float, dtype: ir.DataType) -> ir.Value:
+    """A scalar constant of ``dtype``."""
+    return const(graph, np.array(number, dtype=dtype.numpy()), f"{dtype.name.lower()}_{number!r}")
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph a node stands in."""
+    graph = node.graph
+    if not isinstance(graph, ir.Graph):
+        raise ValueError(f"node {node.name!r} is in no graph")
+    return graph
+
+
+def float_type(value: ir.Value | None) -> ir.DataType:
+    """The element type of a value; float32 where tracing left none."""
+    return ir.DataType.FLOAT if value is None or value.dtype is None else value.dtype
+
+
+def weight_is_shared(weight: ir.Value) -> bool:
+    """Whether something else than matrix products reads this weight (an embedding tied to a decoder)."""
+    return any(node.op_type not in ("Linear",) for node, _ in weight.uses())
+
+
+def transposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
+    """The initializer that holds ``weight`` [out, in] as [in, out]; made once, computed when it is written."""
+    name = f"{weight.name}.T"
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = weight.const_value
+    if tensor is None:
+        raise ValueError(f"{weight.name!r} is not an initializer")
+    shape = ir.Shape([tensor.shape[1], tensor.shape[0]])
+
+    def compute() -> ir.TensorProtocol:
+        return ir.tensor(np.ascontiguousarray(tensor.numpy().T), dtype=tensor.dtype, name=name)
+
+    lazy = ir.LazyTensor(compute, dtype=tensor.dtype, shape=shape, name=name)
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
+    graph.register_initializer(value)
+    return value
+
+
+def layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """Standard LayerNormalization."""
+    x, weight, bias = (*node.inputs, None)[:3]
+    return [tape.op("LayerNormalization", [x, weight, bias], {"axis": -1, "epsilon": attributes(node)["epsilon"]})]
+
+
+def window_bias(tape: Tape, node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """(bias [1, 1, S, S] of 0 and NEVER, visible [1, S, S] bool) of a windowed or causal attention, or None.
+
+    Common subexpression elimination leaves one copy for all layers of one window.
+    """
+    at = attributes(node)
+    left, right = at["window_left"], at["window_right"]
+    if at["causal"]:
+        right = 0
+    if left < 0 and right < 0:
+        return None
+    graph, query = graph_of(node), node.inputs[0]
+    length = tape.op("Shape", [query], {"start": 1, "end": 2})
+    end = tape.op("Squeeze", [length, ints(graph, 0)])
+    zero, one = (scalar(graph, number, ir.DataType.INT64) for number in (0, 1))
+    positions = tape.op("Range", [zero, end, one])
+    distance = tape.op(
+        "Sub",
+        [tape.op("Unsqueeze", [positions, ints(graph, 1)]), tape.op("Unsqueeze", [positions, ints(graph, 0)])],
+    )
+    parts = []
+    if left >= 0:
+        parts.append(tape.op("LessOrEqual", [distance, scalar(graph, left, ir.DataType.INT64)]))
+    if right >= 0:
+        parts.append(tape.op("GreaterOrEqual", [distance, scalar(graph, -right, ir.DataType.INT64)]))
+    band = parts[0] if len(parts) == 1 else tape.op("And", parts)
+    dtype = float_type(query)
+    bias = tape.op("Where", [band, scalar(graph, 0.0, dtype), scalar(graph, NEVER, dtype)])
+    return tape.op("Unsqueeze", [bias, ints(graph, 0, 1)]), tape.op("Unsqueeze", [band, ints(graph, 0)])
+
+
+def seen_rows(tape: Tape, node: ir.Node, visible: ir.Value) -> ir.Value:
+    """[B, S, 1] of 1 and 0: whether a query sees any key, through both its window and the padding mask."""
+    graph, mask = graph_of(node), node.inputs[3]
+    if mask is not None:
+        keys = tape.op("Unsqueeze", [tape.op("Cast", [mask], {"to": ir.DataType.BOOL}), ints(graph, 1)])
+        visible = tape.op("And", [visible, keys])
+    return tape.op(
+        "ReduceMax",
+        [tape.op("Cast", [visible], {"to": float_type(node.inputs[0])}), ints(graph, -1)],
+        {"keepdims": 1},
+    )
+
+
+def split_heads(tape: Tape, graph: ir.Graph, x: ir.Value, heads: int, perm: Sequence[int]) -> ir.Value:
+    """[B, S, N*D] -> [B, S, N, D] -> transposed by ``perm``."""
+    return tape.op("Transpose", [tape.op("Reshape", [x, ints(graph, 0, 0, heads, -1)])], {"perm": list(perm)})
+
+
+def unfused_attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """Attention in standard MatMul and Softmax: what every target takes, and what some compute fastest."""
+    graph, at = graph_of(node), attributes(node)
+    query, key, value, mask, bias = (*node.inputs, None, None)[:5]
+    assert query is not None and key is not None and value is not None
+    if at["heads"] != at["kv_heads"]:
+        raise ValueError("grouped key/value heads have no unfused spelling yet")
+    dtype = float_type(query)
+    q = split_heads(tape, graph, query, at["heads"], (0, 2, 1, 3))
+    k = split_heads(tape, graph, key, at["kv_heads"], (0, 2, 3, 1))
+    v = split_heads(tape, graph, value, at["kv_heads"], (0, 2, 1, 3))
+    scores = tape.op("MatMul", [tape.op("Mul", [q, scalar(graph, at["scale"], dtype)]), k])
+    if at["softcap"]:
+        cap = scalar(graph, at["softcap"], dtype)
+        scores = tape.op("Mul", [tape.op("Tanh", [tape.op("Div", [scores, cap])]), cap])
+    window = window_bias(tape, node)
+    for added in (bias, None if window is None else window[0]):
+        if added is not None:
+            scores = tape.op("Add", [scores, added])
+    if mask is not None:
+        hidden = tape.op(
+            "Where",
+            [
+                tape.op("Cast", [mask], {"to": ir.DataType.BOOL}),
+                scalar(graph, 0.0, dtype),
+                scalar(graph, NEVER, dtype),
+            ],
+        )
+        scores = tape.op("Add", [scores, tape.op("Unsqueeze", [hidden, ints(graph, 1, 2)])])
+    context = tape.op("MatMul", [tape.op("Softmax", [scores], {"axis": -1}), v])
+    merged = tape.op(
+        "Reshape",
+        [tape.op("Transpose", [context], {"perm": [0, 2, 1, 3]}), ints(graph, 0, 0, -1)],
+    )
+    if window is not None:
+        merged = tape.op("Mul", [merged, seen_rows(tape, node, window[1])])
+    return [merged]

@@ -1,0 +1,109 @@
+"""ONNX Runtime's spelling: contrib operators of ``com.microsoft`` wherever they are the fused form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from precast.graphs.dialects.base import (
+    NEVER,
+    Dialect,
+    attributes,
+    float_type,
+    graph_of,
+    layer_norm,
+    seen_rows,
+    transposed,
+    unfused_attention,
+    weight_is_shared,
+    window_bias,
+)
+
+__all__ = ["ONNXRUNTIME", "ONNXRUNTIME_UNFUSED"]
+
+_MS = "com.microsoft"
+
+
+def _attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """MultiHeadAttention(query, key, value, bias, key_padding_mask, attention_bias)."""
+    at = attributes(node)
+    query, key, value, mask, bias = (*node.inputs, None, None)[:5]
+    if at["softcap"] or at["heads"] != at["kv_heads"]:
+        raise ValueError("soft-capped scores and grouped heads want GroupQueryAttention, not spelled here yet")
+    window = window_bias(tape, node)
+    if window is not None:
+        bias = window[0] if bias is None else tape.op("Add", [bias, window[0]])
+    padding = None if mask is None else tape.op("Cast", [mask], {"to": ir.DataType.INT32})
+    merged = tape.op(
+        "MultiHeadAttention",
+        [query, key, value, None, padding, bias],
+        {"num_heads": at["heads"], "scale": at["scale"], "mask_filter_value": NEVER},
+        domain=_MS,
+    )
+    if window is not None:
+        merged = tape.op("Mul", [merged, seen_rows(tape, node, window[1])])
+    return [merged]
+
+
+def _rotary(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    at = attributes(node)
+    x, positions, cos, sin = node.inputs
+    assert cos is not None and cos.shape is not None and x is not None and x.shape is not None
+    width, size = 2 * int(cos.shape[1]), int(x.shape[2]) // at["heads"]
+    extra = {} if width == size else {"num_heads": at["heads"], "rotary_embedding_dim": width}
+    return [
+        tape.op(
+            "RotaryEmbedding",
+            [x, positions, cos, sin],
+            {"interleaved": at["interleaved"], **({"num_heads": at["heads"]} if not extra else extra)},
+            domain=_MS,
+        )
+    ]
+
+
+def _add_layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
+    x, residual, weight, bias = (*node.inputs, None)[:4]
+    # Outputs two and three (mean, inverse deviation) are for training; the fourth is the sum.
+    outputs = tape.op_multi_out(
+        "SkipLayerNormalization",
+        [x, residual, weight, bias],
+        {"epsilon": attributes(node)["epsilon"]},
+        num_outputs=4 if node.outputs[1].uses() or node.outputs[1].is_graph_output() else 1,
+        domain=_MS,
+    )
+    return [outputs[0], outputs[3] if len(outputs) == 4 else None]
+
+
+def _linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    x, weight, bias = (*node.inputs, None)[:3]
+    assert weight is not None
+    if weight_is_shared(weight):
+        # An embedding tied to this product: read as it lies, so that the artifact stores it once.
+        product = tape.op("FusedMatMul", [x, weight], {"transB": 1}, domain=_MS)
+    else:
+        product = tape.op("MatMul", [x, transposed(graph_of(node), weight)])
+    product.dtype = float_type(x)
+    return [product if bias is None else tape.op("Add", [product, bias])]
+
+
+def _gelu(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    if attributes(node)["approximate"] == "tanh":
+        return [tape.op("FastGelu", [node.inputs[0]], domain=_MS)]
+    return [tape.op("Gelu", [node.inputs[0]], domain=_MS)]
+
+
+_SPELLINGS = {
+    "Attention": _attention,
+    "Rotary": _rotary,
+    "LayerNorm": layer_norm,
+    "AddLayerNorm": _add_layer_norm,
+    "Linear": _linear,
+    "Gelu": _gelu,
+}
+_OPSETS = {"": 23, _MS: 1}
+
+ONNXRUNTIME = Dialect("onnxruntime", _SPELLINGS, _OPSETS)
+# The same with attention in MatMul and Softmax; graphs/recipes.py holds the measurement that chooses.
+ONNXRUNTIME_UNFUSED = Dialect("onnxruntime-unfused", {**_SPELLINGS, "Attention": unfused_attention}, _OPSETS)

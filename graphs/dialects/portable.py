@@ -1,0 +1,75 @@
+"""Standard ONNX only: what TensorRT and any other conforming engine parses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from precast.graphs.dialects.base import (
+    Dialect,
+    attributes,
+    graph_of,
+    layer_norm,
+    transposed,
+    unfused_attention,
+    weight_is_shared,
+)
+
+__all__ = ["PORTABLE"]
+
+
+def _rotary(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    at = attributes(node)
+    x, positions, cos, sin = node.inputs
+    assert cos is not None and cos.shape is not None and x is not None and x.shape is not None
+    width, size = 2 * int(cos.shape[1]), int(x.shape[2]) // at["heads"]
+    return [
+        tape.op(
+            "RotaryEmbedding",
+            [x, cos, sin, positions],
+            {
+                "interleaved": at["interleaved"],
+                "num_heads": at["heads"],
+                "rotary_embedding_dim": 0 if width == size else width,
+            },
+        )
+    ]
+
+
+def _add_layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    x, residual, weight, bias = (*node.inputs, None)[:4]
+    total = tape.op("Add", [x, residual])
+    epsilon = attributes(node)["epsilon"]
+    return [tape.op("LayerNormalization", [total, weight, bias], {"axis": -1, "epsilon": epsilon}), total]
+
+
+def _linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    x, weight, bias = (*node.inputs, None)[:3]
+    assert weight is not None
+    if weight_is_shared(weight):
+        # A tied embedding is stored once; engines fold the transposition when they build.
+        product = tape.op("MatMul", [x, tape.op("Transpose", [weight], {"perm": [1, 0]})])
+    else:
+        product = tape.op("MatMul", [x, transposed(graph_of(node), weight)])
+    return [product if bias is None else tape.op("Add", [product, bias])]
+
+
+def _gelu(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    return [tape.op("Gelu", [node.inputs[0]], {"approximate": attributes(node)["approximate"]})]
+
+
+# Attention is spelled unfused: TensorRT does not build the fp32 `Attention` operator, and fuses this pattern itself.
+PORTABLE = Dialect(
+    "portable",
+    {
+        "Attention": unfused_attention,
+        "Rotary": _rotary,
+        "LayerNorm": layer_norm,
+        "AddLayerNorm": _add_layer_norm,
+        "Linear": _linear,
+        "Gelu": _gelu,
+    },
+    {"": 23},
+)

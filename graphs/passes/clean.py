@@ -1,0 +1,33 @@
+"""Common subexpressions, unused nodes, identities: onnx_ir's own passes, in our frame."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from precast.graphs.passes.base import GraphPass
+
+__all__ = ["Clean"]
+
+
+class Clean(GraphPass):
+    """Merge equal subexpressions and equal small constants, drop what nothing reads."""
+
+    def call(self, model: ir.Model) -> None:
+        before = len(list(model.graph))
+        for step in (
+            common.IdentityEliminationPass(),
+            # Only constants of shape arithmetic: hashing weights would read all of them.
+            common.DeduplicateInitializersPass(size_limit=1024),
+            common.CommonSubexpressionEliminationPass(),
+            common.RemoveUnusedNodesPass(),
+            common.RemoveUnusedOpsetsPass(),
+            common.TopologicalSortPass(),
+        ):
+            step(model)
+        self.changed = before - len(list(model.graph))
+
+    def ensures(self, model: ir.Model) -> None:
+        names = [value.name for value in model.graph.initializers.values()]
+        if len(names) != len(set(names)):
+            raise ValueError("two initializers share a name")

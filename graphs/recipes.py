@@ -1,0 +1,98 @@
+"""(target, precision) -> how its graph is made. Data; the exporter and the tests read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from precast.graphs.dialects.base import Dialect
+from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
+from precast.graphs.dialects.portable import PORTABLE
+from precast.graphs.passes.base import GraphPass
+from precast.graphs.passes.canonical import Canonical
+from precast.graphs.passes.clean import Clean
+from precast.graphs.passes.fold_constants import FoldConstants
+from precast.graphs.passes.fuse_bias import FuseBias
+from precast.graphs.passes.lower import Lower
+from precast.runtime.errors import InputError, closest, listing
+
+__all__ = ["RECIPES", "Recipe", "recipe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the graph of one variant is made and run.
+
+    Args:
+        passes: makes the passes, fresh for every graph.
+        provider: ONNX Runtime's execution provider.
+        session: session options the artifact prescribes (see precast.runtime.backends.onnxruntime).
+    """
+
+    target: str
+    precision: str
+    dialect: Dialect
+    passes: Callable[[], tuple[GraphPass, ...]]
+    provider: str
+    session: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        return f"{self.target}-{self.precision}"
+
+
+def _onnxruntime(dialect: Dialect) -> tuple[GraphPass, ...]:
+    return (FoldConstants(), Clean(), Lower(dialect), FuseBias(), FoldConstants(), Clean(), Canonical())
+
+
+def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
+    return (FoldConstants(), Clean(), Lower(dialect), FoldConstants(), Clean(), Canonical())
+
+
+_ALL = (
+    Recipe(
+        target="cpu",
+        precision="fp32",
+        dialect=ONNXRUNTIME,
+        passes=lambda: _onnxruntime(ONNXRUNTIME),
+        provider="CPUExecutionProvider",
+        # The graph is fused already; what is left to the session is memory layout.
+        session={"graph_optimization_level": "basic"},
+    ),
+    Recipe(
+        target="cuda",
+        precision="fp32",
+        dialect=ONNXRUNTIME,
+        passes=lambda: _onnxruntime(ONNXRUNTIME),
+        provider="CUDAExecutionProvider",
+        session={"graph_optimization_level": "basic"},
+    ),
+    Recipe(
+        target="tensorrt",
+        precision="fp32",
+        dialect=PORTABLE,
+        passes=lambda: _portable(PORTABLE),
+        provider="TensorrtExecutionProvider",
+        session={"graph_optimization_level": "basic"},
+    ),
+)
+
+RECIPES: dict[tuple[str, str], Recipe] = {(item.target, item.precision): item for item in _ALL}
+
+
+def recipe(target: str, precision: str) -> Recipe:
+    """The recipe for a target and a precision.
+
+    Raises:
+        InputError: there is none; names the ones there are.
+    """
+    found = RECIPES.get((target, precision))
+    if found is not None:
+        return found
+    targets = sorted({item.target for item in _ALL})
+    if target not in targets:
+        raise InputError(f"target {target!r} is unknown. {closest(target, targets)} Targets: {listing(targets)}.")
+    precisions = [item.precision for item in _ALL if item.target == target]
+    raise InputError(
+        f"precision {precision!r} is not available for target {target!r} (there: {listing(precisions)})."
+    )
