@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer, whatever its files, as the two files an artifact holds: tokenizer.json, tokenizer_config.json.
+"""A checkpoint's tokenizer, whatever its files, as the two an artifact holds: tokenizer.json and tokenizer_config.json.
 
 transformers 5 chooses a tokenizer class and, for most classes, builds the tokenizer anew from vocabulary and settings,
 also where a tokenizer.json exists. ``KINDS`` (tokenizer_kinds.py) says for each class what it builds."""
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ _AS_WRITTEN = frozenset({"modernbert", "modernbert-decoder"})
 _PYTHON_ONLY = {
     "BertJapaneseTokenizer": "it cuts words with MeCab, Sudachi or Juman++, programs with dictionaries of their own",
     "BertweetTokenizer": "it rewrites tweets with Python code and its BPE merges lead through pieces that have no id",
-    "PhobertTokenizer": "its BPE merges lead through pieces that have no id, and it works on words segmented beforehand",
+    "PhobertTokenizer": "its BPE merges lead through pieces that have no id, and it wants words cut beforehand",
 }
 _SLOW_FILES = (
     "vocab.txt",
@@ -153,5 +152,5 @@ def _build(
     backend = kind.construct(vocabulary, arguments)
     if written is not None and written.post_processor is not None:
         backend.post_processor = written.post_processor
-    finish = None if kind.finish is None else partial(kind.finish, arguments=arguments)
-    return Tokenizer.assemble(backend, arguments, by_id, finish)
+    finish = kind.finish
+    return Tokenizer.assemble(backend, arguments, by_id, lambda ready, settings: finish(ready, settings, arguments))

@@ -1,4 +1,4 @@
-"""How each tokenizer class of transformers 5.23 builds itself from a vocabulary: one entry a class, one function a part.
+"""How each tokenizer class of transformers 5.23 builds itself from a vocabulary: an entry a class, a function a part.
 
 A new kind is a ``Kind`` in ``KINDS`` and, where its parts are new, a ``construct`` and a ``finish``."""
 
@@ -27,7 +27,7 @@ class Vocabulary:
     """What a tokenizer learned. ``entries``: ids by token, or for Unigram ``(piece, score)`` in order of id."""
 
     entries: Any
-    merges: list[tuple[str, str]] = field(default_factory=list)
+    merges: list[tuple[str, ...]] = field(default_factory=list)
     charsmap: bytes | None = None  # a sentencepiece model's own normalisation
     unk_id: int | None = None
     control: list[AddedToken] | None = None  # a sentencepiece model's control and user-defined pieces
@@ -41,9 +41,7 @@ class Vocabulary:
             entries = [(piece, score) for piece, score in entries]
         elif isinstance(entries, list):
             entries = {entry[0] if isinstance(entry, list) else entry: i for i, entry in enumerate(entries)}
-        merges = [
-            tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model.get("merges", ())
-        ]
+        merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model.get("merges", ())]
         normalizer = content.get("normalizer") or {}
         steps = normalizer.get("normalizers", ()) if normalizer.get("type") == "Sequence" else (normalizer,)
         charsmap = next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), None)
@@ -57,7 +55,7 @@ class Kind:
     model: str
     read: Callable[[Path, Arguments], Vocabulary]
     construct: Callable[[Vocabulary, Arguments], Backend]
-    finish: Callable[[Backend, Settings, Arguments], None] | None = None
+    finish: Callable[[Backend, Settings, Arguments], None]
     arguments: Arguments
     prepare: Callable[[dict[str, Any]], None] | None = None
     input_names: tuple[str, ...] = ("input_ids", "attention_mask")
@@ -107,7 +105,7 @@ def _read_sentencepiece(
             raise DependencyError(
                 f'reading {name} needs sentencepiece and protobuf: pip install "precast[export]" ({error})'
             ) from error
-        model = sentencepiece_model_pb2.ModelProto()
+        model = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]  # made at import
         try:
             model.ParseFromString(Path(path).read_bytes())
         except Exception as error:  # DecodeError; its class lives in a package that is optional here
@@ -319,6 +317,10 @@ def _finish_fairseq(backend: Backend, settings: Settings, arguments: Arguments) 
     )
 
 
+def _finish_nothing(backend: Backend, settings: Settings, arguments: Arguments) -> None:
+    """Albert's template is in place before tokens are added, so that the one of a tokenizer.json wins."""
+
+
 # -- what a class does to its arguments ------------------------------------------------------------------------------
 
 
@@ -413,6 +415,7 @@ KINDS: dict[str, Kind] = {
         model="Unigram",
         read=_read_sentencepiece("spiece.model"),
         construct=_albert,
+        finish=_finish_nothing,
         arguments=_BRACKETS
         | {"bos_token": "[CLS]", "eos_token": "[SEP]", "unk_token": "<unk>", "pad_token": "<pad>"}
         | {"do_lower_case": True, "keep_accents": False, "add_prefix_space": True},

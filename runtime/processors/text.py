@@ -126,9 +126,9 @@ class Tokenizer(Vocabulary):
             kwargs.setdefault("padding_side", backend.padding["direction"])
         settings = Settings.from_kwargs(kwargs)
         add_special_tokens(backend, settings, by_id)
-        bos, eos = kwargs.get("add_bos_token"), kwargs.get("add_eos_token")
-        if backend.post_processor is None or bos is not None or eos is not None:
-            end_with_bos_eos(backend, settings, bos=bool(bos), eos=bool(eos))
+        if backend.post_processor is None or "add_bos_token" in kwargs or "add_eos_token" in kwargs:
+            bos, eos = bool(kwargs.get("add_bos_token")), bool(kwargs.get("add_eos_token"))
+            end_with_bos_eos(backend, settings, bos=bos, eos=eos)
         if finish is not None:
             finish(backend, settings)
         if "model_input_names" not in kwargs and _tells_pairs_apart(backend):

@@ -73,7 +73,7 @@ class Vocabulary:
     def __init__(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
         self._settings = settings
-        self.model_input_names = settings.model_input_names
+        self.model_input_names = list(settings.model_input_names)
         self.model_max_length = settings.model_max_length
         self.clean_up_tokenization_spaces = settings.clean_up_tokenization_spaces
         self.chat_template = settings.chat_template
