@@ -197,7 +197,7 @@ def _translated(error: Exception, repo_id: str, revision: str | None, doing: str
             f"{endpoint()} cannot be reached ({_first_line(_chain(error)[-1])}). Check the network and HF_ENDPOINT, or "
             "give a local folder."
         )
-    return HubError(f"The Hub's answer about {place} is not understood: {type(error).__name__}: {_first_line(error)}")
+    return HubError(f"The Hub's answer about {place} is not understood: {_first_line(_chain(error)[-1])}")
 
 
 def _by_status(status: int, error: BaseException, place: str, doing: str, login: str) -> HubError:

@@ -140,11 +140,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _error(self, status: int, code: str, message: str) -> None:
         self._send(status, json.dumps({"error": message}).encode(), X_Error_Code=code, X_Error_Message=message)
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while (size := int(self.rfile.readline().split(b";")[0], 16)) > 0 and len(parts) < 10_000:
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
     def _faulty(self) -> Fault | None:
         """The fault to apply to a body; others are answered here, and ``self.answered`` tells."""
         self.answered = False
-        length = int(self.headers.get("Content-Length") or 0)
-        self.payload = self.rfile.read(length) if length else b""
+        self.payload = self._body()
         fault = self.hub.fault(f"{self.command} {self.path}")
         if fault is None or fault.body is not None or fault.cut is not None:
             return fault
