@@ -181,16 +181,23 @@ class Fold(Rule):
 
 @dataclass(frozen=True)
 class Tie(Rule):
-    """``target`` is the same parameter as ``source``. A copy in the checkpoint gives way to the source, as upstream."""
+    """``target`` and ``source`` are one parameter, stored under either name or both.
+
+    A checkpoint that holds both with different values says that they are not tied after all, as upstream reads it.
+    """
 
     target: str
     source: str
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
-        result = {key: lazy for key, lazy in table.items() if key != self.target}
-        if self.source in table:
-            result[self.target] = table[self.source]
-        return result
+        target, source = table.get(self.target), table.get(self.source)
+        if target is None and source is None:
+            return table
+        if target is not None and source is not None and not torch.equal(target.load(), source.load()):
+            return table
+        one = source if source is not None else target
+        assert one is not None
+        return {**table, self.target: one, self.source: one}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from precast.runtime.errors import UnsupportedModelError, closest, listing
 __all__ = ["ALIASES", "Family", "TextSpec", "find_family", "model_types"]
 
 # model_type -> the family that computes it. Each one has its own parity test (tests/test_families.py).
-ALIASES = {"camembert": "roberta", "xlm-roberta": "roberta"}
+ALIASES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +51,22 @@ class Family:
         inputs: names of the inputs, for a spec; all are [batch, sequence] int64.
         limits: largest sequence length, for a spec; None is unbounded.
         token_types: how many token types there are, for a spec.
-        tiny: config.json of a tiny checkpoint for tests, over what every test model shares.
+        fused: operators of the vocabulary a graph of this head must hold, and how many (graphs/contract.py).
+        tiny: config.json of a tiny checkpoint for tests, over upstream's defaults.
+        variations: further keys over ``tiny``, each one a test of its own: odd sizes, switches.
+        final_norm: a norm follows the last layer.
+        windowed: some layers see only neighbours, so that a padded position may see nothing.
         inert: keys of config.json that this family knows not to matter.
     """
 
     spec: type[Spec]
     heads: Mapping[Head, Callable[[Any, frozenset[str]], nn.Module]]
     weights: Callable[[Any], tuple[Rule, ...]]
+    fused: Callable[[Any, Head], Mapping[str, int]]
     tiny: Mapping[str, Any]
+    variations: tuple[Mapping[str, Any], ...] = ()
+    final_norm: bool = False
+    windowed: bool = False
     inputs: Callable[[Any], tuple[str, ...]] = lambda spec: ("input_ids", "attention_mask")
     limits: Callable[[Any], int | None] = lambda spec: None
     token_types: Callable[[Any], int] = lambda spec: 0

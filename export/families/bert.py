@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,7 +18,7 @@ from precast.export.skeletons.encoder import Encoder, PostNormLayer
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Tie
 
-__all__ = ["BERT_LAYERS", "FAMILY", "BertSpec", "layer"]
+__all__ = ["BERT_LAYERS", "FAMILY", "BertSpec", "fused", "layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,11 @@ def _next_sentence(spec: BertSpec, absent: frozenset[str]) -> nn.Module:
     return heads.NextSentence(_model(spec), heads.TanhPooler(spec.hidden_size), nn.Linear(spec.hidden_size, 2))
 
 
+def fused(spec: BertSpec, head: heads.Head) -> Mapping[str, int]:
+    """One attention and two residual norms a layer, one norm of the embeddings."""
+    return {"Attention": spec.num_hidden_layers, "AddLayerNorm": 2 * spec.num_hidden_layers + 1}
+
+
 # Checkpoint names of a BERT-shaped layer, after the model's own prefix is gone.
 BERT_LAYERS: tuple[Rule, ...] = (
     Rename("*.gamma", "*.weight"),  # checkpoints converted from TensorFlow
@@ -120,9 +126,9 @@ def _weights(spec: BertSpec) -> tuple[Rule, ...]:
         *BERT_LAYERS,
         Rename("cls.predictions.transform.dense.*", "transform.dense.*"),
         Rename("cls.predictions.transform.LayerNorm.*", "transform.norm.*"),
-        Ignore("cls.predictions.decoder.bias"),  # the same tensor as cls.predictions.bias
-        Rename("cls.predictions.bias", "decoder.bias"),
-        Rename("cls.predictions.decoder.weight", "decoder.weight"),
+        Rename("cls.predictions.decoder.*", "decoder.*"),
+        Tie("decoder.bias", "cls.predictions.bias"),
+        Ignore("cls.predictions.bias"),
         Rename("cls.seq_relationship.*", "seq_relationship.*"),
         *((Tie("decoder.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()),
     )
@@ -144,6 +150,7 @@ FAMILY = Family(
     inputs=lambda spec: ("input_ids", "attention_mask", "token_type_ids"),
     limits=lambda spec: spec.max_position_embeddings,
     token_types=lambda spec: spec.type_vocab_size,
+    fused=fused,
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 2,
@@ -152,4 +159,20 @@ FAMILY = Family(
         "max_position_embeddings": 160,
         "vocab_size": 99,
     },
+    variations=(
+        # Odd sizes: 3 heads of 7 channels, one layer, more token types, the other GELU, untied decoder, 3 labels.
+        {
+            "hidden_size": 21,
+            "num_attention_heads": 3,
+            "intermediate_size": 37,
+            "num_hidden_layers": 1,
+            "type_vocab_size": 3,
+            "hidden_act": "gelu_new",
+            "tie_word_embeddings": False,
+            "num_labels": 5,
+            "vocab_size": 131,
+            "layer_norm_eps": 1e-5,
+        },
+        {"hidden_act": "relu", "type_vocab_size": 1, "num_labels": 1},
+    ),
 )

@@ -1,0 +1,65 @@
+"""Write a graph: weights as content-addressed files, the graph itself small and without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["INLINE_LIMIT", "Emitted", "Sink", "emit"]
+
+# Smaller constants stay in the graph: a file each would cost more to open than it holds.
+INLINE_LIMIT = 16 * 1024
+_CHUNK = 1 << 24
+
+
+class Sink(Protocol):
+    """Where files go (``precast.runtime.artifact.ArtifactWriter``)."""
+
+    def write_bytes(self, name: str, data: bytes) -> object: ...
+
+    def add_weight(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, int]: ...
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """What was written: the graph's name and size, and the weight files it reads."""
+
+    graph: str
+    weights: tuple[str, ...]
+
+
+def _chunks(array: np.ndarray) -> Iterable[memoryview]:  # type: ignore[type-arg]
+    flat = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+    for start in range(0, len(flat), _CHUNK):
+        yield flat[start : start + _CHUNK]
+
+
+def emit(model: ir.Model, sink: Sink, name: str) -> Emitted:
+    """Write ``model`` to ``sink`` as ``name``, one weight in memory at a time.
+
+    Afterwards the model's initializers refer to the written files: the arrays they held are released.
+    """
+    written: dict[int, str] = {}
+    files: list[str] = []
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None:
+            raise ValueError(f"initializer {value.name!r} has no value")
+        if tensor.nbytes < INLINE_LIMIT:
+            value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
+            continue
+        path = written.get(id(tensor))
+        if path is None:
+            path, _ = sink.add_weight(_chunks(np.ascontiguousarray(tensor.numpy())))
+            written[id(tensor)] = path
+        if path not in files:
+            files.append(path)
+        value.const_value = ir.ExternalTensor(
+            path, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=value.name or ""
+        )
+    sink.write_bytes(name, ir.to_proto(model).SerializeToString(deterministic=True))
+    return Emitted(name, tuple(sorted(files)))

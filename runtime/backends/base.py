@@ -1,0 +1,50 @@
+"""The Protocol every backend fulfils."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = ["Array", "Backend", "Runner", "backend_for"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Runner(Protocol):
+    """One loaded graph; safe to call from many threads at once."""
+
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Compute all outputs, in the order of ``output_names``."""
+        ...
+
+
+class Backend(Protocol):
+    """Loads graphs for one execution provider."""
+
+    def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None) -> Runner:
+        """Open ``graph`` with the session options its artifact prescribes.
+
+        Raises:
+            ProviderError: the provider's library is missing, or it did not take the whole graph.
+            BackendError: the graph cannot be loaded.
+        """
+        ...
+
+
+def backend_for(provider: str) -> Backend:
+    """The backend that serves an execution provider named in a manifest."""
+    # Imported here: a process that only inspects an artifact needs no engine.
+    from precast.runtime.backends.onnxruntime import OnnxRuntime
+
+    return OnnxRuntime(provider)
+
+
+def names(values: Sequence[Any]) -> tuple[str, ...]:
+    """Names of a session's inputs or outputs."""
+    return tuple(value.name for value in values)

@@ -1,0 +1,95 @@
+"""ONNX Runtime: providers named explicitly, no silent fallback, a fixed number of threads, no prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from precast.runtime.backends.base import Array, names
+from precast.runtime.errors import BackendError, DependencyError, ProviderError, listing
+
+__all__ = ["OnnxRuntime", "default_threads"]
+
+_LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+_INSTALL = {
+    "CPUExecutionProvider": 'pip install "precast[cpu]"',
+    "CUDAExecutionProvider": 'pip install "precast[gpu]" (it takes the place of onnxruntime: uninstall that first)',
+    "TensorrtExecutionProvider": 'pip install "precast[gpu]" and TensorRT 10 (https://onnxruntime.ai/docs/execution-providers)',
+}
+
+
+def default_threads() -> int:
+    """The CPUs this process may use: the affinity mask counts, not the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Session:
+    """A loaded graph. ``run`` holds no state of its own, so that threads may share it."""
+
+    def __init__(self, session: Any) -> None:
+        self._run = session.run
+        self.session = session
+        self.input_names = names(session.get_inputs())
+        self.output_names = names(session.get_outputs())
+        self._outputs = list(self.output_names)
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        try:
+            result: list[Array] = self._run(self._outputs, inputs)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime could not run the graph: {error}") from error
+        return result
+
+
+class OnnxRuntime:
+    """One execution provider of ONNX Runtime."""
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+
+    def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None) -> _Session:
+        """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name) and
+        ``provider_options``."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DependencyError(
+                f"ONNX Runtime is needed to run an artifact and is not installed: {_INSTALL[self.provider]}"
+            ) from error
+        available = onnxruntime.get_available_providers()
+        if self.provider not in available:
+            raise ProviderError(
+                f"this artifact's variant runs on {self.provider}, which the installed onnxruntime "
+                f"{onnxruntime.__version__} does not have (it has: {listing(available)}). "
+                f"Install it: {_INSTALL.get(self.provider, 'an onnxruntime build with that provider')}."
+            )
+        # Errors only: a warning printed by a library is nothing a user of ours can act on.
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = default_threads() if threads is None else threads
+        options.inter_op_num_threads = 1
+        level = str(session.get("graph_optimization_level", "basic"))
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[level])
+        for key, value in dict(session.get("entries", {})).items():
+            options.add_session_config_entry(str(key), str(value))
+        if self.provider != "CPUExecutionProvider":
+            # A node that the accelerator does not take is an error here, never a slow surprise.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        provider_options = dict(session.get("provider_options", {}))
+        try:
+            loaded = onnxruntime.InferenceSession(
+                os.fspath(graph), options, providers=[(self.provider, provider_options)], enable_fallback=0
+            )
+        except Exception as error:
+            kind = ProviderError if self.provider != "CPUExecutionProvider" else BackendError
+            raise kind(f"{self.provider} could not load {graph.name}: {error}") from error
+        if loaded.get_providers()[0] != self.provider:
+            raise ProviderError(
+                f"{self.provider} was asked for and ONNX Runtime opened the graph on {listing(loaded.get_providers())}. "
+                f"Its libraries are incomplete: {_INSTALL.get(self.provider, '')}"
+            )
+        return _Session(loaded)
