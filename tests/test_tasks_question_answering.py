@@ -19,7 +19,7 @@ GOLDENS = json.loads((Path(__file__).parent / "data" / "qa_goldens.json").read_t
 def models():
     return [
         doubles.UpstreamModel(
-            doubles.tiny_bert("BertForQuestionAnswering", seed, scale=0.5), ("question-answering",), doubles.tokenizer()
+            doubles.tiny_bert("BertForQuestionAnswering", seed, scale=3.0), ("question-answering",), doubles.tokenizer()
         )
         for seed in (0, 1)
     ]
