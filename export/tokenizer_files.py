@@ -147,7 +147,8 @@ def _build(
             kwargs.setdefault("padding_side", written.padding["direction"])
     else:
         vocabulary = kind.read(folder, kwargs)
-        kwargs["additional_special_tokens"] = vocabulary.control
+        if vocabulary.control is not None:
+            kwargs["additional_special_tokens"] = vocabulary.control
     arguments = kind.defaults(kwargs)
     backend = kind.construct(vocabulary, arguments)
     if written is not None and written.post_processor is not None:

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (look-alike letters are the point)
 """Texts that tokenizers get wrong, and small vocabularies trained on real sentences, shared by the tokenizer tests."""
 
 from __future__ import annotations

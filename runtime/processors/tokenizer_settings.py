@@ -33,6 +33,7 @@ _FORMAT = 1
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 UNLIMITED = int(1e30)  # upstream's model_max_length of a tokenizer that states none
 _SIDES = ("right", "left")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 Token = str | AddedToken
 
@@ -190,7 +191,8 @@ def merge(
     else:
         _merge_special_tokens_map(kwargs, special_tokens_map)
         known = {str(kwargs[name]) for name in NAMED_TOKENS if kwargs.get(name)}
-        known.update(str(token) for token in kwargs.get("extra_special_tokens") or ())
+        extra = kwargs.get("extra_special_tokens")
+        known.update(map(str, extra if isinstance(extra, (list, tuple)) else ()))
         for text, index in added_tokens.items():
             if isinstance(index, bool) or not isinstance(index, int):
                 raise CheckpointError(
@@ -269,7 +271,8 @@ def _added_tokens_decoder(entries: Any) -> dict[int, AddedToken]:
 def _merge_special_tokens_map(kwargs: dict[str, Any], special_tokens_map: Mapping[str, Any]) -> None:
     for key, value in special_tokens_map.items():
         if key == "extra_special_tokens" and isinstance(value, list):
-            tokens = list(kwargs.get("extra_special_tokens") or ())
+            before = kwargs.get("extra_special_tokens")
+            tokens = list(before) if isinstance(before, (list, tuple)) else []
             for entry in value:
                 token = _special(entry)
                 if token not in tokens:
@@ -296,7 +299,7 @@ def _to_added_tokens(value: Any) -> Any:
         return value
     if value.get("__type") != "AddedToken":
         return {key: _to_added_tokens(item) for key, item in value.items()}
-    try:
-        return AddedToken(**{key: item for key, item in value.items() if key != "__type"})
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"not an entry of an added token: {value!r} ({error})") from error
+    if not isinstance(value.get("content"), str):
+        raise CheckpointError(f"an added token has its text in 'content'; got {value!r}")
+    flags = {key: value[key] for key in _FLAGS if isinstance(value.get(key), bool)}
+    return AddedToken(value["content"], **flags)  # the library prints a line for every key it does not know
