@@ -353,6 +353,17 @@ def test_artifact_files_come_back(both: Both, tmp_path: Path) -> None:
     assert_same(upstream(TEXTS, padding=True), again(TEXTS, padding=True))
 
 
+def test_pickle_and_changed_settings(minilm: Tokenizer) -> None:
+    """What is set on a tokenizer travels with it, to another process as well as to a folder."""
+    changed = pickle.loads(pickle.dumps(minilm))
+    changed.model_max_length, changed.padding_side, changed.model_input_names = 5, "left", ["input_ids"]
+    again = pickle.loads(pickle.dumps(changed))
+    assert again(["a", "a b c d e f"], padding=True, truncation=True) == {
+        "input_ids": [[0, 0, 101, 1037, 102], [101, 1037, 1038, 1039, 102]]
+    }
+    assert minilm.model_max_length == 512
+
+
 def test_checkpoint_folder_as_it_is(tmp_path: Path) -> None:
     """Without an export: upstream's reading of tokenizer.json, and BERT's keys that override it."""
     theirs, ours = AutoTokenizer.from_pretrained(MINILM), Tokenizer.from_folder(MINILM)

@@ -7,15 +7,24 @@ model with the first; padding is done on the result."""
 from __future__ import annotations
 
 import json
-import operator
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import numpy as np
-from precast.runtime.errors import CheckpointError, InputError, closest
+from precast.runtime.errors import CheckpointError, InputError
 from precast.runtime.processors.encoding import BatchEncoding
+from precast.runtime.processors.text_arguments import (
+    choice,
+    count,
+    explain,
+    extended,
+    padded_length,
+    refuse_ragged,
+    rows_of,
+)
 from precast.runtime.processors.tokenizer_settings import (
     FORMAT_KEY,
     Settings,
@@ -37,7 +46,6 @@ _TRUNCATIONS = ("longest_first", "only_first", "only_second")
 _PADDINGS = ("longest", "max_length")
 _VARIANTS = 32  # backends kept, one a truncation setting; each costs its added tokens, the vocabulary is shared
 _LARGE = int(1e20)  # upstream: a model_max_length above this means "none stated"
-_T = TypeVar("_T")
 
 
 def parse_backend(data: bytes, name: str = "tokenizer.json") -> Backend:
@@ -141,11 +149,21 @@ class Tokenizer(Vocabulary):
         # The library writes the tables of a post-processor in hash order.
         if content.get("post_processor") is not None:
             content["post_processor"] = _sorted(content["post_processor"])
-        config = json.dumps(self._settings.normalised(), ensure_ascii=False, indent=2, sort_keys=True)
+        settings = replace(
+            self._settings,
+            model_max_length=self.model_max_length,
+            model_input_names=tuple(self.model_input_names),
+            clean_up_tokenization_spaces=self.clean_up_tokenization_spaces,
+            chat_template=self.chat_template,
+        )
+        config = json.dumps(settings.normalised(), ensure_ascii=False, indent=2, sort_keys=True)
         return {
             "tokenizer.json": json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode(),
             "tokenizer_config.json": (config + "\n").encode(),
         }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Tokenizer.from_files, (self.files(),)
 
     def save_pretrained(self, save_directory: str | Path) -> tuple[str, ...]:
         """Write ``files()`` into a folder, made if need be; the paths written."""
@@ -193,7 +211,7 @@ class Tokenizer(Vocabulary):
             asked for."""
         if return_tensors not in (None, "np"):
             raise InputError(f"return_tensors is 'np' or None: this runtime works in NumPy; got {return_tensors!r}")
-        batch, batched, plain = _batch(text, text_pair, is_split_into_words)
+        batch, batched, plain = rows_of(text, text_pair, is_split_into_words)
         pad, strategy, max_length = self._strategies(padding, truncation, max_length, pad_to_multiple_of)
         direction = self.padding_side if padding_side is None else side("padding_side", padding_side)
         backend = self._variant(
@@ -207,7 +225,7 @@ class Tokenizer(Vocabulary):
             except BaseException as error:
                 if not is_refusal(error):
                     raise
-                _explain(error, batch, is_split_into_words)
+                explain(error, batch, is_split_into_words)
             if not return_overflowing_tokens:
                 return rows, []
             parts = [[row, *row.overflowing] for row in rows]
@@ -216,7 +234,7 @@ class Tokenizer(Vocabulary):
         rows, samples = encode(return_offsets_mapping)
         ids = [row.ids for row in rows]
         lengths = [len(row) for row in ids]
-        target = _padded_length(pad, lengths, max_length, pad_to_multiple_of)
+        target = padded_length(pad, lengths, max_length, pad_to_multiple_of)
         arrays = return_tensors is not None
 
         names = self.model_input_names
@@ -227,10 +245,10 @@ class Tokenizer(Vocabulary):
 
         def fill(values: list[list[Any]], filler: Any) -> Any:
             if short:
-                values = [_extended(row, [filler] * (target - len(row)), direction) for row in values]
+                values = [extended(row, [filler] * (target - len(row)), direction) for row in values]
             if not arrays:
                 return values
-            _refuse_ragged([len(row) for row in values])
+            refuse_ragged([len(row) for row in values])
             return np.array(values, np.int64)
 
         data: dict[str, Any] = {"input_ids": fill(ids, pad_id)}
@@ -298,8 +316,8 @@ class Tokenizer(Vocabulary):
         if return_tensors not in (None, "np"):
             raise InputError(f"return_tensors is 'np' or None: this runtime works in NumPy; got {return_tensors!r}")
         if not isinstance(encoded_inputs, Mapping):
-            rows_of = list(encoded_inputs)
-            encoded_inputs = {name: [row[name] for row in rows_of] for name in (rows_of[0] if rows_of else ())}
+            rows = list(encoded_inputs)
+            encoded_inputs = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
         main = self.model_input_names[0]
         if main not in encoded_inputs:
             raise InputError(f"pad() needs {main}; got {', '.join(encoded_inputs) or 'nothing'}")
@@ -312,14 +330,14 @@ class Tokenizer(Vocabulary):
         pad, _, max_length = self._strategies(padding, False, max_length, None)
         direction = self.padding_side if padding_side is None else side("padding_side", padding_side)
         lengths = [len(row) for row in data[main]]
-        target = _padded_length(pad, lengths, max_length, pad_to_multiple_of)
+        target = padded_length(pad, lengths, max_length, pad_to_multiple_of)
         if return_attention_mask or (return_attention_mask is None and "attention_mask" in self.model_input_names):
             data.setdefault("attention_mask", [[1] * n for n in lengths])
         fillers = {main: self.pad_token_id, "attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
         for name in fillers.keys() & data.keys():
-            data[name] = [_extended(list(row), [fillers[name]] * (target - len(row)), direction) for row in data[name]]
+            data[name] = [extended(list(row), [fillers[name]] * (target - len(row)), direction) for row in data[name]]
         if return_tensors is not None:
-            _refuse_ragged([len(row) for row in data[main]])
+            refuse_ragged([len(row) for row in data[main]])
             data = {name: np.array(value) for name, value in data.items()}
         return BatchEncoding({name: value[0] for name, value in data.items()} if single else data)
 
@@ -327,11 +345,11 @@ class Tokenizer(Vocabulary):
         self, padding: bool | str, truncation: bool | str | None, max_length: int | None, multiple: int | None
     ) -> tuple[str | None, str | None, int | None]:
         """Padding and truncation by name, None for neither, and the length they refer to. As upstream resolves them."""
-        max_length = None if max_length is None else _count("max_length", max_length, 0)
+        max_length = None if max_length is None else count("max_length", max_length, 0)
         if max_length is not None and padding is False and truncation is None:
             truncation = "longest_first"
-        pad = _choice("padding", padding, _PADDINGS, "do_not_pad")
-        strategy = _choice("truncation", truncation, _TRUNCATIONS, "do_not_truncate")
+        pad = choice("padding", padding, _PADDINGS, "do_not_pad")
+        strategy = choice("truncation", truncation, _TRUNCATIONS, "do_not_truncate")
         if max_length is None and (pad == "max_length" or strategy is not None):
             if self.model_max_length > _LARGE:
                 pad = None if pad == "max_length" else pad
@@ -344,7 +362,7 @@ class Tokenizer(Vocabulary):
                 "tokenizer.pad_token = tokenizer.eos_token"
             )
         if multiple is not None:
-            multiple = _count("pad_to_multiple_of", multiple, 1)
+            multiple = count("pad_to_multiple_of", multiple, 1)
             if strategy is not None and pad is not None and max_length is not None and max_length % multiple:
                 raise InputError(
                     f"with padding and truncation, max_length must be a multiple of pad_to_multiple_of; got "
@@ -369,7 +387,7 @@ class Tokenizer(Vocabulary):
                 return self._backend
             key: tuple[Any, ...] = (split,)
         else:
-            stride = _count("stride", stride, 0)
+            stride = count("stride", stride, 0)
             special = self.num_special_tokens_to_add(pair) if add_special_tokens else 0
             if max_length < special:
                 raise InputError(
@@ -454,95 +472,6 @@ def _sharing(backend: Backend) -> Backend:
         copy = Backend.from_str(backend.to_str())
         copy.no_truncation()
     return copy
-
-
-def _batch(text: Any, text_pair: Any, is_split_into_words: bool) -> tuple[list[Any], bool, bool]:
-    """The rows to encode; whether a batch was asked for; whether every row is one plain text."""
-    if not isinstance(text, (str, list, tuple)):
-        hint = "; decode bytes first" if isinstance(text, bytes) else ""
-        raise InputError(f"text is a str or a list of them; got {type(text).__name__}{hint}")
-    if text_pair is not None and not isinstance(text_pair, (str, list, tuple)):
-        raise InputError(f"text_pair is a str or a list of them; got {type(text_pair).__name__}")
-    batched = isinstance(text, (list, tuple))
-    if is_split_into_words:
-        if isinstance(text, str):
-            raise InputError("with is_split_into_words, text is a list of words; got one str")
-        batched = bool(text) and isinstance(text[0], (list, tuple))
-    if not batched:
-        return ([(text, text_pair)], False, False) if text_pair else ([text], False, isinstance(text, str))
-    if not text:
-        raise InputError("text holds no rows; pass at least one text")
-    if text_pair is None:
-        return list(text), True, not is_split_into_words and isinstance(text[0], str)
-    if isinstance(text_pair, str) or len(text) != len(text_pair):
-        got = "one str" if isinstance(text_pair, str) else f"{len(text_pair)} for {len(text)} texts"
-        raise InputError(f"a batch of texts needs as many text_pair as text; got {got}")
-    return list(zip(text, text_pair, strict=True)), True, False
-
-
-def _explain(error: BaseException, batch: list[Any], is_split_into_words: bool) -> NoReturn:
-    """Say in the caller's words what the library refused."""
-    if isinstance(error, TypeError):
-        unit: Any = (list, tuple) if is_split_into_words else (str, list, tuple)
-        wrong = next((i for i, row in enumerate(batch) if not isinstance(row, unit)), None)
-        if wrong is not None:
-            wanted = "a list of words" if is_split_into_words else "a str, or a pair of them"
-            raise InputError(f"every text is {wanted}; text {wrong} is {type(batch[wrong]).__name__}") from error
-        raise InputError(
-            f"a row is a text or a pair of texts (lists of words with is_split_into_words=True); {error}"
-        ) from error
-    if isinstance(error, UnicodeError):
-        raise InputError(f"text must be valid Unicode, without lone surrogates: {error}") from error
-    if "too short" in str(error):
-        raise InputError(
-            "truncating only one text of the pair cannot reach max_length: the other one alone is too long. Use "
-            "truncation='longest_first', or a larger max_length"
-        ) from error
-    if "stride" in str(error):
-        raise InputError(f"stride must be smaller than the room max_length leaves for the truncated text: {error}")
-    raise InputError(f"the tokenizer refused the text: {error}") from error
-
-
-def _padded_length(pad: str | None, lengths: list[int], max_length: int | None, multiple: int | None) -> int:
-    """The length all rows are padded to; 0 where they stay as they are."""
-    if pad is None:
-        return 0
-    length = max_length if pad == "max_length" and max_length is not None else max(lengths)
-    return length if not multiple else -(-length // multiple) * multiple
-
-
-def _extended(row: list[_T], filling: list[_T], direction: str) -> list[_T]:
-    return filling + row if direction == "left" else row + filling
-
-
-def _refuse_ragged(lengths: list[int]) -> None:
-    if min(lengths) != max(lengths):
-        raise InputError(
-            f"arrays need rows of one length; these have {min(lengths)} to {max(lengths)} tokens. Pass padding=True, "
-            "and truncation=True where texts may be too long"
-        )
-
-
-def _choice(name: str, value: bool | str | None, choices: tuple[str, ...], neither: str) -> str | None:
-    if value is None or value is False or value == neither:
-        return None
-    if value is True:
-        return choices[0]
-    if not isinstance(value, str) or value not in choices:
-        near = closest(value, (*choices, neither)) if isinstance(value, str) else ""
-        options = ", ".join(map(repr, choices))
-        raise InputError(f"{name} is True, False, {options} or {neither!r}; got {value!r}. {near}".rstrip(". ") + ".")
-    return value
-
-
-def _count(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least or isinstance(value, bool) or number >= 2**63:
-        raise InputError(f"{name} is a whole number of at least {least}; got {value!r}")
-    return number
 
 
 def _sorted(value: Any) -> Any:
