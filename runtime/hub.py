@@ -127,8 +127,8 @@ def resolve(
 ) -> Resolved:
     """The repository ``source`` at ``revision`` (default: its main branch), in huggingface_hub's cache.
 
-    Only what an export needs is fetched (``wanted_files``), or what ``patterns`` match. ``offline=True`` (or
-    HF_HUB_OFFLINE) takes the cached copy; so does an unreachable Hub, with a warning.
+    Only what an export needs is fetched (``wanted_files``), or what ``patterns`` match. ``offline=True`` or
+    HF_HUB_OFFLINE takes the cached copy; so does an unreachable Hub, with a warning.
 
     Raises ``HubError`` where the Hub refuses or sends other bytes than it promised, ``OfflineError`` where it cannot
     be asked and there is no whole copy.
@@ -136,7 +136,7 @@ def resolve(
     hub = hub_client.hub()
     select = wanted_files if patterns is None else _matching(patterns)
     cache = None if cache_dir is None else os.fspath(cache_dir)
-    if offline or (offline is None and hub_client.offline_mode()):
+    if offline or hub_client.offline_mode():
         return _cached(hub, source, revision, cache, select, "offline mode is on")
     try:
         files, commit = _listing(hub, source, revision, token)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import huggingface_hub.file_download
 import pytest
 from hub_server import Fault, HubServer, Repo
 from huggingface_hub import constants
@@ -31,17 +32,28 @@ FILES = {
 NAME = "org/tiny"
 
 
+def set_constants(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
+    """Older releases copy some constants into the modules that use them."""
+    names = [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]
+    for module in map(sys.modules.__getitem__, names):
+        for name, value in values.items():
+            if name in vars(module):
+                monkeypatch.setattr(module, name, value)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     # huggingface_hub reads its environment when it is imported, so the constants are set instead.
     with HubServer() as running:
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        set_constants(
+            monkeypatch,
+            ENDPOINT=running.url,
+            HUGGINGFACE_CO_URL_TEMPLATE=running.url + "/{repo_id}/resolve/{revision}/{filename}",
+            HF_HUB_CACHE=str(tmp_path / "cache"),
+            HF_TOKEN_PATH=str(tmp_path / "token"),
+            HF_HUB_OFFLINE=False,
+            HF_HUB_DISABLE_XET=True,
+        )
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
             monkeypatch.delenv(name, raising=False)
         running.repos[NAME] = Repo({"main": dict(FILES)})
@@ -256,8 +268,10 @@ def test_offline_takes_the_cached_copy_only(server: HubServer, monkeypatch: pyte
     assert hub.resolve(NAME, revision=online.revision).folder == online.folder
     with pytest.raises(OfflineError, match=r"at revision 'v9' is not in the cache"):
         hub.resolve(NAME, revision="v9")
+    with pytest.raises(OfflineError, match="'org/other' is not in the cache"):
+        hub.resolve("org/other", offline=False)  # the environment forbids, and has the last word
     with pytest.raises(OfflineError, match=r"offline mode forbids it\. Unset HF_HUB_OFFLINE"):
-        hub.resolve("org/other", offline=False)
+        hub.pull("org/other", "never")
     assert server.log == []
 
 
