@@ -34,6 +34,7 @@ class Reference:
     """A reference model with its weights, and what is known of it."""
 
     model: nn.Module
+    model_type: str
     family: Family
     spec: Spec
     head: Head
@@ -98,7 +99,7 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
     weights.bind(model)
     fill_tables(model)
-    return Reference(model, family, spec, head, signature(family, spec, head, absent), weights.ignored)
+    return Reference(model, str(config["model_type"]), family, spec, head, signature(family, spec, head, absent), weights.ignored)
 
 
 def _check_head(

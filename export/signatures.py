@@ -18,12 +18,17 @@ class Signature:
     """Inputs are int64 with the named dimensions; every input but ``input_ids`` may be left out at run time.
 
     Args:
-        limits: ``vocab_size``, ``type_vocab_size`` (ids are below them) and ``sequence`` (the positions table).
+        limits: ``vocab_size``, ``type_vocab_size`` (ids are below them) and ``max_positions`` (the longest sequence).
     """
 
     inputs: dict[str, tuple[str, ...]]
     outputs: tuple[str, ...]
     limits: dict[str, int]
+
+    @property
+    def longest(self) -> dict[str, int]:
+        """Largest values of named dimensions, for `trace`."""
+        return {"sequence": self.limits["max_positions"]} if "max_positions" in self.limits else {}
 
     @property
     def dynamic(self) -> dict[str, dict[int, str]]:
@@ -32,7 +37,7 @@ class Signature:
 
     def example(self) -> dict[str, torch.Tensor]:
         """Inputs to trace with: distinct tensors (equal ones would be merged) of distinct sizes."""
-        sizes = {"batch": 2, "choices": 3, "sequence": min(5, self.limits.get("sequence", 5))}
+        sizes = {"batch": 2, "choices": 3, "sequence": min(5, self.limits.get("max_positions", 5))}
         return {name: torch.ones([sizes[dim] for dim in dims], dtype=torch.int64) for name, dims in self.inputs.items()}
 
 
@@ -45,6 +50,6 @@ def signature(family: Family, spec: Spec, head: Head, absent: frozenset[str] = f
         limits["type_vocab_size"] = family.token_types(spec)
     longest = family.limits(spec)
     if longest is not None:
-        limits["sequence"] = longest
+        limits["max_positions"] = longest
     outputs = tuple(name for name in head.outputs if name.removesuffix("_output") not in absent)
     return Signature({name: dims for name in names}, outputs, limits)

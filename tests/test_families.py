@@ -26,6 +26,7 @@ from precast.graphs.passes.fold_constants import FoldConstants
 from precast.graphs.passes.lower import Lower
 from precast.graphs.recipes import RECIPES
 from precast.runtime.backends.onnxruntime import OnnxRuntime
+from precast.runtime.parity import Recorded, compare, gate
 
 EVERY = [(name, head) for name in model_types() for head in find_family(name).heads]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
@@ -116,11 +117,12 @@ def test_graphs_equal_reference(model_type: str, head: Head, tmp_path: Path) -> 
     """T2 and T3: each dialect unoptimised and each recipe, on ONNX Runtime, within P0 and P1."""
     ours, _ = reference(model_type, head)
     made = parity.cases(ours.signature)
-    eager = [parity.evaluate(ours.model, case.inputs) for case in made]
-    exact = [parity.judge(ours.model, case.inputs) for case in made]
+    recorded = [
+        Recorded(case, parity.evaluate(ours.model, case.inputs), parity.judge(ours.model, case.inputs)) for case in made
+    ]
     promised = ours.family.fused(ours.spec, ours.head)
     signature = ours.signature
-    traced = trace(ours.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.limits)
+    traced = trace(ours.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.longest)
     proto, vocabulary = ir.to_proto(traced), contract.vocabulary(traced)
     for name, (dialect, passes) in lowerings().items():
         graph = ir.from_proto(proto)
@@ -130,10 +132,10 @@ def test_graphs_equal_reference(model_type: str, head: Head, tmp_path: Path) -> 
         folder = Folder(tmp_path / name)
         emit(graph, folder, "encoder.onnx")
         runner = OnnxRuntime("CPUExecutionProvider").load(folder.path / "encoder.onnx", session={}, threads=1)
-        measured = parity.compare(
-            lambda inputs, runner=runner: dict(zip(runner.output_names, runner.run(inputs), strict=True)), made, eager, exact
+        measured = compare(
+            lambda inputs, runner=runner: dict(zip(runner.output_names, runner.run(inputs), strict=True)), recorded
         )
-        parity.gate("fp32", list(measured), name)
+        gate("fp32", list(measured), name)
 
 
 @pytest.mark.parametrize(("model_type", "head"), EVERY, ids=ident)

@@ -1,0 +1,276 @@
+"""export_model(): from a checkpoint to a published artifact, the stages in order."""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import platform
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from precast.export import parity
+from precast.export.checkpoint import Checkpoint
+from precast.export.embedding import read_arrays, read_modules
+from precast.export.emit import Emitted, emit
+from precast.export.heads import BASE
+from precast.export.reference import Reference, build, served_tasks
+from precast.export.signatures import Signature
+from precast.export.tokenizer_files import runtime_files
+from precast.export.trace import trace
+from precast.graphs import contract
+from precast.graphs.fingerprint import fingerprint
+from precast.graphs.passes.base import Report, run
+from precast.graphs.recipes import Recipe, recipe
+from precast.runtime.artifact import ArtifactWriter, Component, FileRecord, Manifest, Source, TensorSpec, Variant
+from precast.runtime.backends.base import Array, backend_for
+from precast.runtime.errors import InputError
+from precast.runtime.parity import Measured, Recorded, compare, gate, write_record
+from precast.runtime.verify import summarise
+
+__all__ = ["Progress", "export_model"]
+
+# Called with the name of each stage as it begins.
+Progress = Callable[[str], None]
+
+_COMPONENT = "encoder"
+_RECORD = f"parity/{_COMPONENT}.npz"
+
+
+class _Cost:
+    """Seconds of each stage, and the peak memory of the process, for the manifest's ``cost``."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._began = time.perf_counter()
+        self._stages: list[tuple[str, float]] = []
+
+    def stage(self, name: str) -> None:
+        self._stages.append((name, time.perf_counter()))
+        if self._progress is not None:
+            self._progress(name)
+
+    def to_json(self) -> dict[str, Any]:
+        ends = [start for _, start in self._stages[1:]] + [time.perf_counter()]
+        # Linux counts ru_maxrss in KiB, macOS in bytes.
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {
+            "seconds": round(time.perf_counter() - self._began, 3),
+            "stages": {name: round(end - start, 3) for (name, start), end in zip(self._stages, ends, strict=True)},
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        }
+
+
+def export_model(
+    source: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    precision: str = "fp32",
+    target: str = "cpu",
+    add: bool = False,
+    overwrite: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Export a checkpoint to a verified artifact in the folder ``out``; nothing is published unless every gate passes.
+
+    Args:
+        source: a folder with a checkpoint, or a Hub id.
+        task: what to export it for; None: what config.json's ``architectures`` says.
+        precision, target: the variant to make, see ``precast.graphs.recipes``.
+        add: put the variant into the artifact that is there. overwrite: replace that artifact by exchange.
+        revision, token: for a Hub id.
+
+    Raises:
+        PrecastError: one of its kinds, with what was wrong and what to do; ``out`` is as it was before.
+    """
+    if add and overwrite:
+        raise InputError("add and overwrite exclude each other: add keeps the other variants, overwrite replaces them.")
+    chosen = recipe(target, precision)
+    cost = _Cost(progress)
+    mode = "add" if add else "overwrite" if overwrite else "create"
+    with ArtifactWriter(Path(out), mode=mode) as writer:
+        cost.stage("reading the checkpoint")
+        checkpoint = Checkpoint.open(source, revision=revision, token=token)
+        reference = build(checkpoint.config, checkpoint.tensors, task)
+        processing = _processing_files(checkpoint, reference, writer)
+
+        cost.stage("tracing")
+        signature = reference.signature
+        model = trace(
+            reference.model, signature.example(), signature.dynamic, signature.outputs, _COMPONENT, signature.longest
+        )
+        outputs = tuple(
+            TensorSpec(str(value.name), "float32", tuple(_dim(dim) for dim in value.shape or ()))
+            for value in model.graph.outputs
+        )
+        traced = contract.vocabulary(model)
+
+        cost.stage("optimising the graph")
+        reports = run(model, chosen.passes())
+        lowered = contract.operators(model)
+        promised = reference.family.fused(reference.spec, reference.head)
+        contract.check(promised, traced, lowered, chosen.dialect.name)
+
+        cost.stage("writing the weights")
+        digest, opsets = fingerprint(model), {name or "ai.onnx": v for name, v in sorted(model.opset_imports.items())}
+        emitted = emit(model, writer, f"{_COMPONENT}.{chosen.variant}.onnx")
+
+        cost.stage("computing the reference, in float32 and float64")
+        recorded = [
+            Recorded(case, parity.evaluate(reference.model, case.inputs), parity.judge(reference.model, case.inputs))
+            for case in parity.cases(signature)
+        ]
+        record = write_record(recorded)
+        writer.write_bytes(_RECORD, record)
+        facts = _facts(reference)
+        # The session below holds weights of its own: the reference's are not needed any more.
+        del model, reference
+        checkpoint.release()
+        gc.collect()
+
+        cost.stage("verifying the graph against it")
+        measured = _measure(writer.path_of(emitted.graph), chosen, recorded)
+        gate(chosen.precision, measured, chosen.variant)
+
+        cost.stage("publishing")
+        variant = _variant(chosen, emitted, reports, lowered, digest, opsets, promised, measured)
+        component = Component(
+            _COMPONENT,
+            inputs=_input_specs(signature),
+            outputs=outputs,
+            variants={chosen.variant: variant},
+            limits=signature.limits,
+        )
+        manifest = Manifest(
+            source=Source(
+                checkpoint.id,
+                checkpoint.revision,
+                {name: FileRecord(info.size, info.sha256) for name, info in checkpoint.digests().items()},
+            ),
+            model_type=facts["model_type"],
+            tasks={name: {"component": _COMPONENT} for name in facts["tasks"]},
+            default_task=facts["tasks"][0],
+            components={_COMPONENT: component},
+            producer=_producer(),
+            processing={**processing, "ignored_weights": facts["ignored"]},
+            parity={_COMPONENT: {"file": _RECORD, "cases": [item.case.name for item in recorded]}},
+            cost=cost.to_json(),
+        )
+        return writer.publish(manifest)
+
+
+def _facts(reference: Reference) -> dict[str, Any]:
+    """What the manifest says of the reference model, once that is gone."""
+    return {
+        "model_type": reference.model_type,
+        "tasks": served_tasks(reference.head, reference.spec),
+        "ignored": list(reference.ignored),
+    }
+
+
+def _processing_files(checkpoint: Checkpoint, reference: Reference, writer: ArtifactWriter) -> dict[str, Any]:
+    """Write config, tokenizer and pooling data; returns what the manifest says of them."""
+    config = json.dumps(checkpoint.config, indent=1, sort_keys=True, ensure_ascii=False)
+    writer.write_bytes("config.json", f"{config}\n".encode())
+    processing: dict[str, Any] = {}
+    files = runtime_files(checkpoint.transformer_folder, reference.model_type, checkpoint.config)
+    for name, data in sorted(files.items()):
+        writer.write_bytes(name, data)
+        checkpoint.note_used(name)
+    processing["tokenizer"] = bool(files)
+    embedding = read_modules(checkpoint) if reference.head is BASE else None
+    if embedding is not None:
+        processing["embedding"] = embedding
+        for name, array in read_arrays(checkpoint, embedding).items():
+            packed = io.BytesIO()
+            np.lib.format.write_array(packed, np.ascontiguousarray(array), allow_pickle=False)
+            writer.write_bytes(name, packed.getvalue())
+    return processing
+
+
+def _measure(graph: Path, chosen: Recipe, recorded: Sequence[Recorded]) -> list[Measured]:
+    """Run the staged graph, with the options it ships with, on every recorded input."""
+    runner = backend_for(chosen.provider).load(graph, session=chosen.session, threads=None)
+
+    def outputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(runner.output_names, runner.run(inputs), strict=True))
+
+    return list(compare(outputs, recorded))
+
+
+def _variant(
+    chosen: Recipe,
+    emitted: Emitted,
+    reports: Sequence[Report],
+    lowered: Mapping[str, int],
+    digest: str,
+    opsets: Mapping[str, int],
+    promised: Mapping[str, int],
+    measured: list[Measured],
+) -> Variant:
+    return Variant(
+        name=chosen.variant,
+        graph=emitted.graph,
+        target=chosen.target,
+        precision=chosen.precision,
+        dialect=chosen.dialect.name,
+        provider=chosen.provider,
+        opset=opsets,
+        session=dict(chosen.session),
+        weights=emitted.weights,
+        operators=lowered,
+        fusions=dict(promised),
+        fingerprint=digest,
+        recipe=tuple({"pass": r.name, "changed": r.changed, "declined": r.declined} for r in reports),
+        parity={
+            "gate": chosen.precision,
+            "worst": {
+                name: {key: float(f"{value:.9g}") for key, value in entry.items()}
+                for name, entry in summarise(measured).items()
+            },
+            "measured": [item.to_json() for item in measured],
+        },
+        producer=_producer(),
+    )
+
+
+def _input_specs(signature: Signature) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(name, "int64", dims, optional=name != "input_ids") for name, dims in signature.inputs.items()
+    )
+
+
+def _dim(dim: Any) -> int | str:
+    return dim if isinstance(dim, int) else str(getattr(dim, "value", dim))
+
+
+def _producer() -> dict[str, str]:
+    names = ("precast", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+    found = {}
+    for name in names:
+        # Local version labels (+cpu, +cu130) name a build, not what it computes.
+        found[name] = re.sub(r"\+.*", "", torch.__version__ if name == "torch" else _version(name))
+    return found
+
+
+def _version(name: str) -> str:
+    if name == "onnxruntime":
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+    return version(name)

@@ -1,0 +1,210 @@
+"""A loaded artifact: NumPy in, a dict of NumPy out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from precast.runtime.artifact import Artifact, Component, Variant
+from precast.runtime.backends.base import Array, Runner, backend_for
+from precast.runtime.errors import ArtifactError, InputError, closest, listing
+
+if TYPE_CHECKING:
+    from precast.runtime.processors.text import Tokenizer
+
+__all__ = ["Model", "Outputs", "load"]
+
+# Inputs that may be left out, and what stands for them. [B, S] like input_ids.
+_DEFAULTS = {"attention_mask": np.ones_like, "token_type_ids": np.zeros_like}
+# Inputs whose values index a table, and the limit that says how long it is.
+_INDEXES = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
+_TARGETS = ("cpu", "cuda", "tensorrt")
+
+
+class Outputs(dict[str, Array]):
+    """Outputs by name, in the order of the signature; also as attributes: ``outputs.logits``."""
+
+    def __getattr__(self, name: str) -> Array:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no output {name!r}; there are: {listing(self)}") from None
+
+
+class Model:
+    """A model ready to be called; safe to call from many threads at once.
+
+    Made by `load`. ``config`` is the checkpoint's config.json, ``tokenizer`` its tokenizer (None where it has none).
+    """
+
+    def __init__(self, artifact: Artifact, component: Component, variant: Variant, runner: Runner) -> None:
+        self.artifact = artifact
+        self.variant = variant
+        self.component = component
+        self._runner = runner
+        self._run = runner.run
+        self.input_names: tuple[str, ...] = tuple(spec.name for spec in component.inputs)
+        self.output_names: tuple[str, ...] = runner.output_names
+        self._rank = {spec.name: len(spec.shape) for spec in component.inputs}
+        self._bounds = {
+            name: int(component.limits[limit])
+            for name, limit in _INDEXES.items()
+            if name in self.input_names and component.limits.get(limit) is not None
+        }
+        longest = component.limits.get("max_positions")
+        self.max_length: int | None = None if longest is None else int(longest)
+
+    def __repr__(self) -> str:
+        return f"Model({os.fspath(self.artifact.path)!r}, variant={self.variant.name!r}, tasks={self.tasks})"
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks this artifact serves, the one it was exported for first."""
+        return self.artifact.tasks
+
+    @property
+    def path(self) -> Path:
+        """The artifact's folder."""
+        return self.artifact.path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json of the checkpoint."""
+        config: dict[str, Any] = self.artifact.read_json("config.json")
+        return config
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer, or None where the checkpoint came without one."""
+        if not self.artifact.has("tokenizer.json"):
+            return None
+        from precast.runtime.processors.text import Tokenizer
+
+        return Tokenizer.from_folder(self.artifact.path)
+
+    @property
+    def embedding(self) -> dict[str, Any] | None:
+        """How sentence embeddings are made of the hidden states (precast.runtime.embedding), where that is defined."""
+        described: dict[str, Any] | None = self.artifact.manifest.processing.get("embedding")
+        return described
+
+    def __call__(self, **inputs: Any) -> Outputs:
+        """Run the model on NumPy arrays (or nested lists), [B, S] each; missing masks are ones, token types zeros.
+
+        Raises:
+            InputError: a name, dtype, rank, shape, id, length or mask is outside what the model takes.
+        """
+        return Outputs(zip(self.output_names, self._run(self._checked(inputs)), strict=True))
+
+    def encode(self, texts: str | Iterable[str], **options: Any) -> Array:
+        """Sentence embeddings [N, H] ([H] for one text); see `precast.runtime.embedding.encode`."""
+        from precast.runtime.embedding import encode
+
+        return encode(self, texts, **options)
+
+    def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """All inputs the graph wants, each checked before a kernel sees it."""
+        checked: dict[str, Array] = {}
+        shape: tuple[int, ...] | None = None
+        for name, value in inputs.items():
+            rank = self._rank.get(name)
+            if rank is None:
+                if value is None:
+                    continue
+                raise InputError(
+                    f"input {name!r} is not one of this model's: {listing(self.input_names)}. "
+                    f"{closest(name, self.input_names)}".rstrip()
+                )
+            if value is None and name in _DEFAULTS:
+                continue
+            array = value if type(value) is np.ndarray else _array(name, value)
+            if array.dtype != np.int64:
+                if array.dtype.kind not in "iub":
+                    raise InputError(f"input {name!r} holds integers; received dtype {array.dtype}.")
+                array = array.astype(np.int64)
+            if array.ndim != rank:
+                raise InputError(f"input {name!r} has {rank} dimensions; received shape {array.shape}.")
+            if shape is None:
+                shape = array.shape
+            elif array.shape != shape:
+                received = {key: tuple(np.shape(entry)) for key, entry in inputs.items() if entry is not None}
+                raise InputError(f"all inputs have one shape; received {received}.")
+            checked[name] = array
+        if "input_ids" not in checked:
+            raise InputError(f"input 'input_ids' is needed; received: {listing(inputs)}.")
+        assert shape is not None
+        if 0 in shape:
+            raise InputError(f"inputs must hold at least one token of one text; received shape {shape}.")
+        if self.max_length is not None and shape[-1] > self.max_length:
+            raise InputError(
+                f"a text may have {self.max_length} tokens; received {shape[-1]}. "
+                "Cut it (tokenizer(..., truncation=True)), or split it into windows (stride=...)."
+            )
+        for name, bound in self._bounds.items():
+            array_or_none = checked.get(name)
+            # Read as unsigned, a negative id is larger than any bound.
+            if array_or_none is not None and array_or_none.view(np.uint64).max() >= bound:
+                worst = int(array_or_none.min()) if array_or_none.min() < 0 else int(array_or_none.max())
+                raise InputError(
+                    f"{name} must be 0 to {bound - 1}; received {worst}. Is this the tokenizer the model was trained with?"
+                )
+        mask = checked.get("attention_mask")
+        if mask is not None and not mask.any(axis=-1).all():
+            rows = np.argwhere(~mask.any(axis=-1))
+            row = int(rows[0][0]) if rows.shape[1] == 1 else tuple(map(int, rows[0]))
+            raise InputError(f"every text needs one real token at least; the attention_mask of row {row} is all zero.")
+        for name in self.input_names:
+            if name not in checked:
+                checked[name] = _DEFAULTS[name](checked["input_ids"])
+        return checked
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input {name!r} is no rectangular array: {error}. Pad the texts to one length.") from error
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: str = "cpu",
+    threads: int | None = None,
+    variant: str | None = None,
+    *,
+    check: str = "digest",
+) -> Model:
+    """Open the artifact in the folder ``path``.
+
+    Args:
+        device: ``cpu``, ``cuda`` or ``tensorrt``, with an index after a colon where there are several.
+        threads: CPU threads of one call; None: as many as this process may use.
+        variant: the name of one of the artifact's variants; None: the most exact one for the device.
+        check: ``digest`` compares every file with its SHA-256 first; ``size`` trusts the folder.
+
+    Raises:
+        ArtifactError: the folder is no artifact, or has no variant for the device.
+        IntegrityError: a file differs from what was exported.
+        ProviderError, DependencyError: the device's library is missing.
+    """
+    target, _, index = device.partition(":")
+    if target not in _TARGETS or (index and not index.isdigit()):
+        raise InputError(f"device is cpu, cuda or tensorrt (cuda:1 for a second GPU); received {device!r}.")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be 1 or more; received {threads}.")
+    artifact = Artifact.open(path, check=check)
+    component = artifact.component_for(None)
+    chosen = artifact.choose_variant(component.name, target=target, variant=variant)
+    session = dict(chosen.session)
+    if index:
+        session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
+    runner = backend_for(chosen.provider).load(artifact.file(chosen.graph), session=session, threads=threads)
+    expected, found = {spec.name for spec in component.inputs}, set(runner.input_names)
+    if expected != found:
+        raise ArtifactError(f"{chosen.graph} takes {listing(sorted(found))}, its manifest says {listing(sorted(expected))}")
+    return Model(artifact, component, chosen, runner)

@@ -1,0 +1,196 @@
+"""What "the same" means, measured: differences, gates, and the record that an artifact carries of them.
+
+The record holds inputs, eager float32 outputs and their distance from float64, so that the gates of an export can be
+held again wherever the artifact runs, without torch.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.errors import ArtifactError, ParityError
+
+__all__ = ["GATES", "Case", "Measured", "Recorded", "compare", "gate", "measure", "read_record", "write_record"]
+
+Array = np.ndarray[Any, Any]
+
+# Outputs recorded with an artifact; further cases are measured at export, and only their figures are kept.
+RECORD_LIMIT = 8 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input every variant is tried on."""
+
+    name: str
+    inputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A case with what the reference made of it: float32 outputs, and float64 outputs ("the truth")."""
+
+    case: Case
+    reference: Mapping[str, Array]
+    exact: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far one output of one case is from the reference (PARITY.md): all figures over every element.
+
+    ``error`` and ``reference_error`` are the largest differences from float64, of the artifact and of eager float32.
+    """
+
+    output: str
+    case: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+    argmax: float
+    error: float
+    reference_error: float
+    scale: float
+    excess: float  # largest of abs diff / allowed; above 1 the gate is broken
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures to three significant digits: they are evidence, not state."""
+        return {
+            "output": self.output,
+            "case": self.case,
+            **{
+                key: float(f"{value:.3g}")
+                for key, value in self.__dict__.items()
+                if key not in ("output", "case", "cosine", "argmax")
+            },
+            "cosine": float(f"{self.cosine:.9f}"),
+            "argmax": float(f"{self.argmax:.6f}"),
+        }
+
+
+def measure(output: str, case: str, ours: Array, reference: Array, exact: Array) -> Measured:
+    """Compare one output, [..., D]. A shape, NaN or Inf that differs is an infinite error."""
+    if ours.shape != reference.shape or not np.array_equal(np.isfinite(ours), np.isfinite(reference)):
+        inf = float("inf")
+        return Measured(output, case, inf, inf, 0.0, 0.0, inf, inf, inf, inf)
+    ours64, reference64 = ours.astype(np.float64), reference.astype(np.float64)
+    difference = np.abs(ours64 - reference64)
+    largest = float(np.abs(reference64).max(initial=0.0))
+    scale = largest if largest > 10 else 1.0
+    allowed = 1e-5 * scale + 1e-5 * np.abs(reference64)
+    norms = np.linalg.norm(ours64, axis=-1) * np.linalg.norm(reference64, axis=-1)
+    dots = (ours64 * reference64).sum(axis=-1)
+    cosine = np.divide(dots, norms, out=np.ones_like(dots), where=norms > 0)
+    return Measured(
+        output=output,
+        case=case,
+        max_abs=float(difference.max(initial=0.0)),
+        max_rel=float((difference / np.maximum(np.abs(reference64), 1e-6)).max(initial=0.0)),
+        cosine=float(cosine.min(initial=1.0)),
+        argmax=float((ours.argmax(-1) == reference.argmax(-1)).mean()) if ours.size else 1.0,
+        error=float(np.abs(ours64 - exact).max(initial=0.0)),
+        reference_error=float(np.abs(reference64 - exact).max(initial=0.0)),
+        scale=scale,
+        excess=float((difference / allowed).max(initial=0.0)),
+    )
+
+
+def check_fp32(measured: Sequence[Measured]) -> list[str]:
+    """The gate of P0 and P1: what breaks it, or an empty list.
+
+    The error against float64 is compared over all cases of an output: the largest error of one short case is a
+    handful of numbers, whose eager error is small by luck as often as not.
+    """
+    broken = []
+    for item in measured:
+        if not item.excess <= 1.0:
+            broken.append(
+                f"{item.output} {item.case}: abs diff {item.max_abs:.2e} is {item.excess:.2f} times the allowed "
+                f"1e-5 * {item.scale:.3g} + 1e-5 * |ref|"
+            )
+    for output in dict.fromkeys(item.output for item in measured):
+        ours = max(item.error for item in measured if item.output == output)
+        eager = max(item.reference_error for item in measured if item.output == output)
+        if not ours <= 2 * eager:
+            broken.append(f"{output}: error {ours:.2e} against float64 is over twice eager's {eager:.2e}")
+    for item in measured:
+        if item.output in ("last_hidden_state", "pooler_output") and not item.cosine >= 0.999999:
+            broken.append(f"{item.output} {item.case}: cosine {item.cosine:.9f} is below 0.999999")
+    return broken
+
+
+GATES: dict[str, Callable[[Sequence[Measured]], list[str]]] = {"fp32": check_fp32}
+
+
+def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
+    """Hold measurements to the gate of a precision.
+
+    Raises:
+        ParityError: every broken bound is listed.
+    """
+    broken = GATES[precision](measured)
+    if broken:
+        raise ParityError(
+            f"variant {variant} does not compute what the reference model computes, and is refused: "
+            + "; ".join(broken)
+        )
+
+
+def compare(
+    run: Callable[[Mapping[str, Array]], Mapping[str, Array]], recorded: Sequence[Recorded]
+) -> Iterator[Measured]:
+    """Measure every output of every recorded case of a runner."""
+    for item in recorded:
+        outputs = run(item.case.inputs)
+        for name, expected in item.reference.items():
+            yield measure(name, item.case.name, outputs[name], expected, item.exact[name])
+
+
+def write_record(recorded: Sequence[Recorded]) -> bytes:
+    """The record as an .npz of fixed bytes: no times, no pickles. float64 is kept as its distance from float32.
+
+    Cases are kept in order until `RECORD_LIMIT` is reached, the first one always.
+    """
+    packed, size = io.BytesIO(), 0
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for index, item in enumerate(recorded):
+            arrays = {f"{index}|{item.case.name}|input|{name}": array for name, array in item.case.inputs.items()}
+            for name, array in item.reference.items():
+                arrays[f"{index}|{item.case.name}|output|{name}"] = array
+                distance = (item.exact[name] - array).astype(np.float32)
+                arrays[f"{index}|{item.case.name}|distance|{name}"] = distance
+            needed = sum(array.nbytes for array in arrays.values())
+            if index and size + needed > RECORD_LIMIT:
+                continue
+            size += needed
+            for name, array in arrays.items():
+                data = io.BytesIO()
+                np.lib.format.write_array(data, np.ascontiguousarray(array), allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), data.getvalue())
+    return packed.getvalue()
+
+
+def read_record(data: bytes) -> list[Recorded]:
+    """The cases of `write_record`. Raises ArtifactError for anything else."""
+    cases: dict[str, dict[str, dict[str, Array]]] = {}
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            for key in arrays.files:
+                index, case, kind, name = key.split("|")
+                cases.setdefault(f"{index}|{case}", {"input": {}, "output": {}, "distance": {}})[kind][name] = arrays[key]
+        return [
+            Recorded(
+                Case(key.split("|")[1], parts["input"]),
+                parts["output"],
+                {name: array + parts["distance"][name].astype(np.float64) for name, array in parts["output"].items()},
+            )
+            for key, parts in cases.items()
+        ]
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"the parity record is damaged: {error}") from error

@@ -1,0 +1,76 @@
+"""The import table of DESIGN.md, as tests: what each room may import, and what a running process must not hold."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BANNED = {
+    # room: (modules it never imports, the reason)
+    "runtime": (
+        {"torch", "onnx", "onnx_ir", "onnxscript", "transformers", "precast.export", "precast.graphs"},
+        "an artifact runs in a process that has never heard of them",
+    ),
+    "graphs": (
+        {"torch", "onnxruntime", "onnxscript", "transformers", "precast.export"},
+        "graphs are made fast without torch or an engine",
+    ),
+    "export": ({"transformers"}, "upstream is the oracle of tests, never part of the product"),
+}
+# The one way from a light process into the export room, when the user asks for an export.
+GATES = {"runtime/auto.py", "runtime/cli", "runtime/_facade/__init__.py"}
+
+
+def imports(path: Path) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(BANNED))
+def test_rooms_import_one_way(room: str) -> None:
+    banned, reason = BANNED[room]
+    wrong = []
+    for path in sorted((ROOT / room).rglob("*.py")):
+        relative = path.relative_to(ROOT).as_posix()
+        gate = any(relative.startswith(entry) for entry in GATES)
+        for name, line in imports(path):
+            hit = next((module for module in banned if name == module or name.startswith(f"{module}.")), None)
+            if hit and not (gate and hit == "precast.export"):
+                wrong.append(f"{relative}:{line} imports {name}")
+    assert not wrong, f"{reason}: {wrong}"
+
+
+def test_graphs_take_only_errors_from_the_runtime() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sorted((ROOT / "graphs").rglob("*.py"))
+        for name, line in imports(path)
+        if name.startswith("precast.runtime") and not name.startswith("precast.runtime.errors")
+    ]
+    assert not wrong
+
+
+def test_no_file_of_the_runtime_is_named_after_an_architecture() -> None:
+    from precast.export.families import model_types
+
+    names = {name.replace("-", "_") for name in model_types()}
+    assert not names & {path.stem for path in (ROOT / "runtime").rglob("*.py")}
+
+
+def test_importing_precast_is_free() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import precast; "
+        "print(sorted({m.partition('.')[0] for m in set(sys.modules) - before}))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/").stdout
+    assert not {"numpy", "onnxruntime", "torch", "tokenizers", "rich", "typer"} & set(ast.literal_eval(loaded))
