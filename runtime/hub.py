@@ -10,12 +10,13 @@ import contextlib
 import errno
 import fnmatch
 import functools
+import glob
 import json
 import logging
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -281,8 +282,11 @@ def push(
     token: str | None = None,
     private: bool | None = None,
     message: str = "Upload a Precast artifact",
+    check: Callable[[Path], object] | None = None,
 ) -> str:
     """Uploads the artifact in ``folder`` as ONE commit, creating the repository where needed; returns its address.
+
+    The artifact is verified first (``check``; by default opened with every digest compared).
 
     Files of an older artifact that the new one lacks are deleted in the same commit; a README stays. Raises
     ``ArtifactError`` where the folder is none, ``HubError`` where the Hub refuses.
@@ -302,6 +306,7 @@ def push(
             )
         if path.is_file():
             local[path.relative_to(root).as_posix()] = path
+    (check or _check_artifact)(root)
     hub = hub_client.hub()
     api = hub.HfApi(token=token)
     hub_client.call(lambda: api.create_repo(repo_id, private=private, exist_ok=True), repo_id, doing="create")
@@ -332,9 +337,11 @@ def pull(
     It is downloaded beside ``out``, verified (``check``; by default opened with every digest compared) and renamed.
     Raises ``OutputExistsError``, ``HubError``, and what ``check`` raises.
     """
-    target = Path(out)
+    target = Path(os.path.abspath(out))
     if os.path.lexists(target) and not overwrite:
         raise OutputExistsError(f"{str(out)!r} exists already. Choose another place, or pass overwrite (--overwrite).")
+    if os.path.lexists(target) and (target.is_symlink() or not (target / _MANIFEST).is_file()):
+        raise OutputExistsError(f"overwrite replaces an artifact, and {str(out)!r} is none. Choose another place.")
     if not looks_like_hub_id(repo_id):
         raise InputError(f"A Hub id is 'name' or 'org/name'; {repo_id!r} is not.")
     hub = hub_client.hub()
@@ -344,22 +351,24 @@ def pull(
             f"{repo_id!r} holds no {_MANIFEST}, so it is no artifact. For a checkpoint: `precast export {repo_id} OUT`."
         )
     try:
-        target.absolute().parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.pull-", dir=target.absolute().parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _clear_workplaces(target)
+        # Named as an export's workplace is, so that no reader takes it for an artifact.
+        work = target.with_name(f".{target.name}.precast-staging-{os.getpid()}-{secrets.token_hex(4)}")
+        work.mkdir()
     except OSError as error:
         raise _disk(error, target) from error
     try:
-        work.chmod(0o777 & ~_umask())
         _download_artifact(hub, repo_id, commit, token, files, work)
         (check or _check_artifact)(work)
-        _publish(work, target.absolute())
+        _publish(work, target)
     except PrecastError:
         raise
     except OSError as error:
         raise _disk(error, target) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return target
+    return Path(out)
 
 
 def _download_artifact(
@@ -401,27 +410,54 @@ def _download_artifact(
 def _check_artifact(folder: Path) -> None:
     from precast.runtime.artifact import Artifact
 
-    Artifact.open(folder, check="digest")
+    Artifact.open_folder(folder, check="digest")
+
+
+def _clear_workplaces(target: Path) -> None:
+    """Removes what pulls and exports of processes that are no more have left beside ``target``."""
+    for path in target.parent.glob(f".{glob.escape(target.name)}.precast-staging-*"):
+        found = re.fullmatch(r".*-staging-([0-9]+)-[0-9a-f]{8}", path.name)
+        if found and not path.is_symlink() and not _alive(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # somebody else's, or not to be told
+    return True
 
 
 def _publish(work: Path, target: Path) -> None:
-    """Renames ``work`` to ``target``; what was there goes only after the new one is in place."""
-    old = target.with_name(f".{target.name}.old-{work.name.rpartition('-')[2]}")
-    moved = False
-    with contextlib.suppress(FileNotFoundError):
-        os.rename(target, old)
-        moved = True
-    try:
+    """Puts ``work`` in ``target``'s place. Afterwards ``work`` is gone, or holds what was there."""
+    if not os.path.lexists(target):
         os.rename(work, target)
-    except BaseException:
-        if moved:
+    elif not _exchange(work, target):
+        # No exchange on this system: for a moment the place is empty, but never half filled.
+        old = work.with_name(f".{target.name}.replaced-{secrets.token_hex(4)}")
+        os.rename(target, old)
+        try:
+            os.rename(work, target)
+        except BaseException:
             os.rename(old, target)
-        raise
-    _sync(target.parent)
-    if old.is_dir() and not old.is_symlink():
+            raise
         shutil.rmtree(old, ignore_errors=True)
-    elif moved:
-        old.unlink()
+    _sync(target.parent)
+
+
+def _exchange(work: Path, target: Path) -> bool:
+    """Swaps two folders in one step (renameat2 of Linux); ``False`` where that is not to be had."""
+    try:
+        import ctypes
+
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except (ImportError, OSError, AttributeError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(call(here, os.fsencode(work), here, os.fsencode(target), exchange) == 0)
 
 
 def _sync(folder: Path) -> None:
@@ -431,13 +467,6 @@ def _sync(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _umask() -> int:
-    # There is no call that only reads it; the value is put back at once.
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def _disk(error: OSError, target: Path) -> Exception:

@@ -375,7 +375,7 @@ def accept(folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own upload of LFS files
 def test_push_and_pull_give_the_same_folder(server: HubServer, tmp_path: Path) -> None:
     files = artifact(tmp_path / "made")
-    address = hub.push(tmp_path / "made", "org/made", token="hf_any")
+    address = hub.push(tmp_path / "made", "org/made", token="hf_any", check=accept)
     assert address.startswith(f"{server.url}/org/made/commit/")
     server.repos["org/made"].branches["main"]["README.md"] = b"# card"
     assert hub.pull("org/made", tmp_path / "pulled", check=accept) == tmp_path / "pulled"
@@ -386,7 +386,7 @@ def test_push_and_pull_give_the_same_folder(server: HubServer, tmp_path: Path) -
     # A second push is one more commit that leaves nothing of the first artifact behind, and the card alone.
     newer = artifact(tmp_path / "newer", b"other" * 50)
     server.log.clear()
-    hub.push(tmp_path / "newer", "org/made", token="hf_any")
+    hub.push(tmp_path / "newer", "org/made", token="hf_any", check=accept)
     assert len([line for line in server.log if "/commit/" in line]) == 1
     assert server.repos["org/made"].branches["main"] == {**newer, "README.md": b"# card"}
     with pytest.raises(OutputExistsError, match="exists already"):
@@ -399,11 +399,11 @@ def test_push_and_pull_give_the_same_folder(server: HubServer, tmp_path: Path) -
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own upload of LFS files
 def test_push_to_a_branch(server: HubServer, tmp_path: Path) -> None:
     files = artifact(tmp_path / "made")
-    hub.push(tmp_path / "made", "org/made", revision="v1", token="hf_any")
+    hub.push(tmp_path / "made", "org/made", revision="v1", token="hf_any", check=accept)
     assert server.repos["org/made"].branches == {"main": {}, "v1": files}
 
 
-@pytest.mark.parametrize("what", ["bytes", "check", "missing"])
+@pytest.mark.parametrize("what", ["bytes", "check", "missing", "unsealed"])
 def test_a_pull_that_fails_leaves_nothing(server: HubServer, tmp_path: Path, what: str) -> None:
     files = artifact(tmp_path / "made")
     server.repos["org/made"] = Repo({"main": files})
@@ -414,6 +414,8 @@ def test_a_pull_that_fails_leaves_nothing(server: HubServer, tmp_path: Path, wha
     elif what == "missing":
         del files["parity/inputs.npz"]
         expected, message = ArtifactError, r"lacks files of its manifest: parity/inputs\.npz"
+    elif what == "unsealed":
+        refuse, expected, message = hub._check_artifact, ArtifactError, r"precast\.json"
     else:
 
         def refuse(_: Path) -> None:
@@ -435,6 +437,8 @@ def test_pull_and_push_refuse_what_is_no_artifact(server: HubServer, tmp_path: P
     artifact(tmp_path / "made")
     with pytest.raises(InputError, match="A Hub id is"):
         hub.push(tmp_path / "made", "not/a/name")
+    with pytest.raises(ArtifactError, match=r"precast\.json"):
+        hub.push(tmp_path / "made", "org/made")  # looks like one, and is not
     (tmp_path / "made" / "link").symlink_to(tmp_path / "empty")
     with pytest.raises(ArtifactError, match="link is a link or no regular file"):
         hub.push(tmp_path / "made", "org/made")
@@ -445,4 +449,33 @@ def test_push_without_the_right_to(server: HubServer, tmp_path: Path) -> None:
     server.repos["org/made"] = Repo()
     server.faults.append(Fault("POST /api/models/org/made/preupload", status=403))
     with pytest.raises(HubError, match=r"The token may not write to 'org/made' .*status 403"):
-        hub.push(tmp_path / "made", "org/made", token="hf_read")
+        hub.push(tmp_path / "made", "org/made", token="hf_read", check=accept)
+
+
+def test_overwrite_replaces_artifacts_only(server: HubServer, tmp_path: Path) -> None:
+    server.repos["org/made"] = Repo({"main": artifact(tmp_path / "made")})
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "work.txt").write_text("x")
+    with pytest.raises(OutputExistsError, match=r"overwrite replaces an artifact, and .*precious' is none"):
+        hub.pull("org/made", tmp_path / "precious", overwrite=True, check=accept)
+    assert (tmp_path / "precious" / "work.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_overwrite_with_and_without_an_exchange(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    if not exchange:
+        monkeypatch.setattr(hub, "_exchange", lambda *_: False)
+    files = artifact(tmp_path / "made")
+    server.repos["org/made"] = Repo({"main": files})
+    artifact(tmp_path / "out", b"older")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / f".out.precast-staging-{gone.pid}-0123abcd"
+    alive = tmp_path / f".out.precast-staging-{os.getpid()}-0123abcd"
+    for folder in (left, alive):
+        folder.mkdir()
+    hub.pull("org/made", tmp_path / "out", overwrite=True, check=accept)
+    assert contents(tmp_path / "out") == files
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == [alive]
