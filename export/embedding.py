@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from precast.export.checkpoint import Checkpoint
 from precast.runtime.embedding import ACTIVATIONS, POOLING
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
@@ -28,6 +27,7 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _POOLING_WIDTHS = {"embedding_dimension", "word_embedding_dimension"}
+_POOLING_KEYS = {"pooling_mode", "include_prompt", *_POOLING_WIDTHS, *_POOLING_FLAGS}
 _TORCH_ACTIVATIONS = {
     "GELU": "gelu",
     "Identity": "identity",
@@ -87,8 +87,8 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
             continue  # nothing outside training
         if data["normalize"]:
             raise ConfigError(
-                f"{checkpoint.id}: modules.json puts {kind} after Normalize, and the order honoured here is Transformer, "
-                "Pooling, Dense, Normalize."
+                f"{checkpoint.id}: modules.json puts {kind} after Normalize, and the order honoured here is "
+                "Transformer, Pooling, Dense, Normalize."
             )
         if (data["pooling"] is None) != (kind == "Pooling"):
             raise ConfigError(
@@ -109,7 +109,7 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def read_arrays(checkpoint: Checkpoint, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays the dense layers of `read_modules` name: file name -> float32, weights ``[out, in]``, biases ``[out]``.
+    """The arrays the dense layers name: file name -> float32, weights ``[out, in]``, biases ``[out]``.
 
     Raises:
         WeightsError: a layer's weights are missing, of the wrong shape, or not finite.
@@ -160,7 +160,7 @@ def _module_config(checkpoint: Checkpoint, path: str, kind: str) -> dict[str, An
 
 
 def _pooling(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[list[str], bool]:
-    _refuse_unknown(checkpoint, "Pooling", config, {"pooling_mode", "include_prompt", *_POOLING_WIDTHS, *_POOLING_FLAGS})
+    _refuse_unknown(checkpoint, "Pooling", config, _POOLING_KEYS)
     width = next((config[name] for name in sorted(_POOLING_WIDTHS) if name in config), None)
     hidden = checkpoint.config.get("hidden_size")
     if width is not None and hidden is not None and width != hidden:

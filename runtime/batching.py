@@ -12,10 +12,21 @@ from contextlib import contextmanager
 from typing import TypeAlias, TypeVar
 
 import numpy as np
-
 from precast.runtime.errors import InputError
 
-__all__ = ["CPU_BUDGET", "CPU_OVERHEAD", "GPU_BUDGET", "GPU_OVERHEAD", "Progress", "check_limits", "pad", "plan", "reporter", "waste", "windows"]
+__all__ = [
+    "CPU_BUDGET",
+    "CPU_OVERHEAD",
+    "GPU_BUDGET",
+    "GPU_OVERHEAD",
+    "Progress",
+    "check_limits",
+    "pad",
+    "plan",
+    "reporter",
+    "waste",
+    "windows",
+]
 
 # MiniLM on 2 cores: a call costs about 2.5 ms however small, a token 0.14 ms, and past some hundred tokens a larger
 # batch gains nothing. A GPU wants far more work per launch.
@@ -102,7 +113,7 @@ def windows(items: Iterable[Item], *, limit: int, first: int | None = None) -> I
 def pad(
     rows: Sequence[Mapping[str, np.ndarray]], *, fill: Mapping[str, int], side: str = "right"
 ) -> dict[str, np.ndarray]:
-    """Stack rows of ``[S_i]`` arrays into ``[B, S]`` arrays, S the longest; ``fill`` gives each name's padding value."""
+    """Stack rows of ``[S_i]`` arrays into ``[B, S]``, S the longest; ``fill`` gives each name's padding value."""
     longest = max(len(row["input_ids"]) for row in rows)
     batch: dict[str, np.ndarray] = {}
     for name, value in rows[0].items():

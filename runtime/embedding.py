@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 from precast.runtime import batching
 from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskError, closest, listing
 
@@ -92,7 +91,7 @@ def encode(
                         tokens[place][: int(np.flatnonzero(mask[place])[-1]) + 1].copy() for place in range(len(batch))
                     ]
                 else:
-                    values = after(head.project(pool(tokens, mask, settings["pooling"], skip=skipped)))
+                    values = list(after(head.project(pool(tokens, mask, settings["pooling"], skip=skipped))))
                 for index, value in zip(batch, values, strict=True):
                     results[index] = value
                 done += len(batch)

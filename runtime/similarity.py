@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-
 from precast.runtime.embedding import normalize
 from precast.runtime.errors import InputError
 
@@ -35,7 +34,7 @@ def pairwise_dot_score(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Dot product of row i of ``a [N, H]`` with row i of ``b [N, H]``: ``[N]``."""
     left, right = _same_width(_rows(a), _rows(b))
     if len(left) != len(right) and 1 not in (len(left), len(right)):
-        raise InputError(f"Pairwise similarity needs as many rows on both sides; received {len(left)} and {len(right)}.")
+        raise InputError(f"Pairwise needs as many rows on both sides; received {len(left)} and {len(right)}.")
     scores: np.ndarray = (left * right).sum(axis=-1)
     return scores
 
@@ -53,7 +52,8 @@ def semantic_search(
 
     Memory: one chunk of scores, ``query_chunk_size * corpus_chunk_size`` numbers, at a time.
     """
-    for name, size in (("top_k", top_k), ("query_chunk_size", query_chunk_size), ("corpus_chunk_size", corpus_chunk_size)):
+    sizes = {"top_k": top_k, "query_chunk_size": query_chunk_size, "corpus_chunk_size": corpus_chunk_size}
+    for name, size in sizes.items():
         if size < 1:
             raise InputError(f"{name} must be at least 1; received {size!r}.")
     asked, held = _same_width(_rows(queries), _rows(corpus))

@@ -120,7 +120,10 @@ def texts(count: int = 24, seed: int = 0) -> list[str]:
     for _ in range(count):
         length = int(np.clip(np.exp(random.normal(2.5, 0.7)), 1, 150))
         chosen = [words[index] for index in random.integers(0, len(words), length)]
-        joined = ["-".join(pair) if random.random() < 0.1 else " ".join(pair) for pair in zip(chosen, chosen[1:] or chosen)]
+        joined = [
+            "-".join(pair) if random.random() < 0.1 else " ".join(pair)
+            for pair in zip(chosen, chosen[1:] or chosen, strict=False)
+        ]
         made.append(" ".join(joined).capitalize() + str(random.choice([".", "!", "?", ""])))
     return EDGE_TEXTS + made
 
@@ -154,7 +157,9 @@ def train_bpe(folder: Path) -> Path:
     special = ["<s>", "</s>", "<pad>", "<unk>", "<mask>"]
     backend.train_from_iterator(
         texts(200, seed=7),
-        trainers.BpeTrainer(vocab_size=900, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+        trainers.BpeTrainer(
+            vocab_size=900, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
     )
     backend.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0), add_prefix_space=False)
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}

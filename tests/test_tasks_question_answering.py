@@ -51,7 +51,8 @@ def test_answers_are_those_recorded(models, seed, parameters):
             doubles.assert_same(together, golden, f"{question}/{context}")
         else:
             for one in (found, together):
-                best, expected = ([one] if isinstance(one, dict) else one), ([golden] if isinstance(golden, dict) else golden)
+                best = [one] if isinstance(one, dict) else one
+                expected = [golden] if isinstance(golden, dict) else golden
                 doubles.assert_same(best[: len(expected)], expected[: len(best)], f"{question}/{context}")
 
 

@@ -64,7 +64,7 @@ def narrow():
 @pytest.mark.parametrize("stride", [0, 5, 20])
 def test_long_texts_are_read_in_windows(narrow, strategy, stride):
     ours, theirs = narrow
-    long = [text for text in doubles.texts(60, seed=1) if len(text) > 200][:4] + ["short one"]
+    long = [*[text for text in doubles.texts(60, seed=1) if len(text) > 200][:4], "short one"]
     assert len(long) == 5
     parameters = {"aggregation_strategy": strategy, "stride": stride}
     doubles.assert_same(ours(long, **parameters), theirs(long, **parameters))
@@ -98,7 +98,8 @@ def test_given_offsets_are_used(both):
     offsets = [(0, 0), (0, 3), (4, 9), (10, 14), (0, 0)]
     doubles.assert_same(ours(text, offset_mapping=offsets), theirs(text, offset_mapping=offsets))
     shifted = [(0, 0), (5, 8), (9, 14), (15, 19), (0, 0)]
-    assert [one["start"] for one in ours([text, text], offset_mapping=[offsets, shifted], ignore_labels=[])[1]] == [5, 9, 15]
+    found = ours([text, text], offset_mapping=[offsets, shifted], ignore_labels=[])
+    assert [one["start"] for one in found[1]] == [5, 9, 15]
 
 
 def test_of_overlapping_entities_the_longest_then_the_surest_stays():

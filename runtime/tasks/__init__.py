@@ -59,8 +59,8 @@ class _Tasks(Mapping[str, "type[Task]"]):
             if fnmatchcase(name, alias):
                 return task
         known = [*self, *(alias for alias in aliases if "*" not in alias)]
-        near = closest(name, known)
-        raise UnsupportedTaskError(f"Task {name!r} is not supported. {near} Tasks: {listing(known)}.".replace("  ", " "))
+        message = f"Task {name!r} is not supported. {closest(name, known)} Tasks: {listing(known)}."
+        raise UnsupportedTaskError(message.replace("  ", " "))
 
     @staticmethod
     def _module(file: str) -> ModuleType:

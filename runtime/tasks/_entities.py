@@ -22,7 +22,7 @@ class Piece(NamedTuple):
 
     token: str
     scores: np.ndarray
-    index: int
+    place: int
     start: int
     end: int
     continues: bool
@@ -38,7 +38,7 @@ def label_tokens(pieces: Sequence[Piece], labels: Sequence[str]) -> list[Entity]
             {
                 "entity": labels[best],
                 "score": float(piece.scores[best]),
-                "index": piece.index,
+                "index": piece.place,
                 "word": piece.token,
                 "start": piece.start,
                 "end": piece.end,

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-
 from precast.runtime import batching
 from precast.runtime.errors import InputError, closest, listing
 from precast.runtime.tasks.base import Row, Task
@@ -20,7 +19,7 @@ class TextTask(Task):
     too_long: ClassVar[str] = "Shorten the text."
 
     def __init__(self, model: Any, *, tokenizer: Any = None, **defaults: Any) -> None:
-        self.tokenizer = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
+        self.tokenizer: Any = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
         if self.tokenizer is None:
             raise InputError(
                 f"{self.name} needs a tokenizer, and the artifact has none. Pass one: pipeline(..., tokenizer=...)."
@@ -119,7 +118,7 @@ def encode_texts(tokenizer: Any, items: Sequence[Any], task: str, options: Mappi
     elif None not in second:
         encoding = tokenizer(first, second, **options)
     else:
-        single = [tokenizer(text, **options) if pair is None else tokenizer(text, pair, **options) for text, pair in pairs]
+        single = [tokenizer(text, **options, **({} if pair is None else {"text_pair": pair})) for text, pair in pairs]
         encoding = {name: [one[name] for one in single] for name in single[0]}
     return encoding
 
@@ -131,7 +130,7 @@ def _pair(item: Any, task: str) -> tuple[str, str | None]:
         extra = set(item) - {"text", "text_pair"}
         text, pair = item.get("text"), item.get("text_pair")
         if not extra and isinstance(text, str) and (pair is None or isinstance(pair, str)):
-            return text, pair
+            return text, pair or None  # upstream's tokenizers take an empty second text for none
         raise InputError(
             f'{task} takes a dictionary of the form {{"text": "...", "text_pair": "..."}}; received {dict(item)!r}.'
         )

@@ -7,12 +7,11 @@ turns a request's rows into the result (`finish`). Everything between is here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-
 from precast.runtime import batching
 from precast.runtime.errors import InputError, closest, listing
 
@@ -75,7 +74,7 @@ class Task:
 
     def cost(self, row: Row) -> int:
         """Size of a row, in the unit of the token budget."""
-        return next(iter(row.values())).shape[0]
+        return len(next(iter(row.values())))
 
     # What every task gets.
 
@@ -110,7 +109,7 @@ class Task:
             return list(stream)
         if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
             return next(self._stream([inputs], merged, shown, total=1, **limits))
-        total = len(inputs) if hasattr(inputs, "__len__") else None
+        total = len(inputs) if isinstance(inputs, Sized) else None
         return self._stream(inputs, merged, shown, total=total, **limits)
 
     def __repr__(self) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
 from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
 from precast.runtime.tasks.base import Request, Row
@@ -40,9 +39,7 @@ class FeatureExtraction(TextTask):
                 )
             options["truncation"] = truncation
         if return_tensors not in (None, False, True, "np"):
-            raise InputError(
-                f"return_tensors gives NumPy arrays here: pass True or 'np'; received {return_tensors!r}."
-            )
+            raise InputError(f"return_tensors gives NumPy arrays here: pass True or 'np'; received {return_tensors!r}.")
         checked: dict[str, Any] = {"options": options} if options else {}
         if return_tensors is not None:
             checked["arrays"] = bool(return_tensors)

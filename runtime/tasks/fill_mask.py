@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
 from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask, tokenizer_options
 from precast.runtime.tasks.base import Request, Row, softmax
@@ -66,7 +65,8 @@ class FillMask(TextTask):
         for item, row in zip(items, rows, strict=True):
             if not (row["input_ids"] == self.tokenizer.mask_token_id).any():
                 raise InputError(
-                    f"fill-mask: No mask_token ({self.tokenizer.mask_token}) found on the input; received {item[:80]!r}."
+                    f"fill-mask: No mask_token ({self.tokenizer.mask_token}) found on the input; "
+                    f"received {item[:80]!r}."
                 )
         return [Request([row]) for row in rows]
 
@@ -99,7 +99,7 @@ class FillMask(TextTask):
             )
         return results[0] if len(results) == 1 else results
 
-    def _filled(self, ids: np.ndarray, place: int, token: int, *, whole: bool) -> str:
+    def _filled(self, ids: np.ndarray, place: np.integer[Any], token: np.integer[Any], *, whole: bool) -> str:
         # Other masks stay visible: they are special tokens, so with several of them none are skipped.
         filled = ids.copy()
         filled[place] = token

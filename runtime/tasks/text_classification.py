@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
 from precast.runtime.errors import InputError, closest
 from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
 from precast.runtime.tasks.base import Request, Row, id2label, sigmoid, softmax
@@ -61,7 +60,7 @@ class TextClassification(TextTask):
         return [Request([row]) for row in self.rows(encoding)]
 
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
-        return outputs["logits"][index].astype(np.float32)
+        return np.asarray(outputs["logits"][index], np.float32)
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> Any:
         logits = kept[0]

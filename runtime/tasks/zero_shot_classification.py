@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
 from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask
 from precast.runtime.tasks.base import Request, Row, softmax
@@ -44,7 +43,7 @@ class ZeroShotClassification(TextTask):
                 "label2id in config.json before exporting to be sure."
             )
 
-    def __call__(self, sequences: Any, *arguments: Any, **parameters: Any) -> Any:
+    def __call__(self, sequences: Any, *arguments: Any, **parameters: Any) -> Any:  # type: ignore[override]
         if arguments:
             if len(arguments) > 1 or "candidate_labels" in parameters:
                 raise InputError(f"Unable to understand extra arguments {arguments}: labels are the second, and last.")
@@ -102,7 +101,7 @@ class ZeroShotClassification(TextTask):
         return requests
 
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
-        return outputs["logits"][index].astype(np.float32)
+        return np.asarray(outputs["logits"][index], np.float32)
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
         logits, labels = np.stack(kept), request.state["labels"]
@@ -123,9 +122,7 @@ class ZeroShotClassification(TextTask):
         encoding = self.tokenizer([text] * len(hypotheses), hypotheses)
         limit = self.longest
         if limit is not None and any(len(ids) > limit for ids in encoding["input_ids"]):
-            encoding = self.tokenizer(
-                [text] * len(hypotheses), hypotheses, truncation="only_first", max_length=limit
-            )
+            encoding = self.tokenizer([text] * len(hypotheses), hypotheses, truncation="only_first", max_length=limit)
         return self.rows(encoding)
 
 
