@@ -117,6 +117,13 @@ OPTIONS: list[dict[str, Any]] = [
         "return_tensors": "np",
         **EVERYTHING,
     },
+    {
+        "max_length": 9,
+        "stride": 1,
+        "truncation": True,
+        "return_overflowing_tokens": True,
+        "return_token_type_ids": True,
+    },
     {"add_special_tokens": False, **EVERYTHING},
     {"add_special_tokens": False, "padding": True, "truncation": True, "max_length": 5, "return_tensors": "np"},
     {"split_special_tokens": True},
@@ -130,7 +137,7 @@ def test_batch_of_texts(both: Both, options: dict[str, Any]) -> None:
     assert_same(theirs(TEXTS, verbose=False, **options), ours(TEXTS, **options))
 
 
-@pytest.mark.parametrize("options", [*OPTIONS[:17], {"max_length": 220, "truncation": "only_first"}])
+@pytest.mark.parametrize("options", [*OPTIONS[:18], {"max_length": 220, "truncation": "only_first"}])
 def test_batch_of_pairs(both: Both, options: dict[str, Any]) -> None:
     theirs, ours = both
     first, second = (list(texts) for texts in zip(*PAIRS, strict=True))

@@ -231,10 +231,14 @@ class Tokenizer(Vocabulary):
             parts = [[row, *row.overflowing] for row in rows]
             return [row for part in parts for row in part], [i for i, part in enumerate(parts) for _ in part]
 
-        rows, samples = encode(return_offsets_mapping)
+        # The library's path without offsets loses the types of overflowing pairs.
+        complete = return_offsets_mapping or return_overflowing_tokens
+        rows, samples = encode(complete)
         ids = [row.ids for row in rows]
         lengths = [len(row) for row in ids]
-        target = padded_length(pad, lengths, max_length, pad_to_multiple_of)
+        # As in the library, the longest row is sought among the first windows: overflow of a pair may exceed it.
+        firsts = [n for i, n in enumerate(lengths) if not samples or i == 0 or samples[i] != samples[i - 1]]
+        target = padded_length(pad, firsts, max_length, pad_to_multiple_of)
         arrays = return_tensors is not None
 
         names = self.model_input_names
@@ -282,11 +286,11 @@ class Tokenizer(Vocabulary):
         pad_token = self.pad_token
 
         def encodings() -> list[Encoding]:
-            complete = rows if return_offsets_mapping else encode(True)[0]
+            all_rows = rows if complete else encode(True)[0]
             if short:
-                for row in complete:
+                for row in all_rows:
                     row.pad(target, direction=direction, pad_id=pad_id, pad_type_id=0, pad_token=pad_token)
-            return complete
+            return all_rows
 
         return BatchEncoding(data, encodings)
 
