@@ -110,6 +110,21 @@ class Checkpoint:
             raise CheckpointError(f"{self.id} has no {name}. It holds: {self._found()}.")
         return self._use(relative)
 
+    @property
+    def transformer_folder(self) -> Path:
+        """The folder of config.json and the tokenizer's files; none of those an export reads is a link leading out.
+
+        For code that reads files of its own choice there; ``note_used`` then records their digests.
+        """
+        join = f"{self.prefix}/" if self.prefix else ""
+        for name in hub.wanted_files(self._names(self.prefix)):
+            self._status(join + name)
+        return self.folder / self.prefix
+
+    def note_used(self, name: str) -> None:
+        """The file counts among the sources of what is exported. Raises ``CheckpointError`` where there is none."""
+        self.path(name)
+
     def read_bytes(self, name: str) -> bytes:
         """The file's bytes (at most 256 MiB: weights are read through ``tensors``)."""
         path = self.path(name)

@@ -132,9 +132,11 @@ def test_digests_are_those_of_the_files_used(make: Make) -> None:
     assert set(checkpoint.digests()) == {"config.json"}
     assert checkpoint.read_bytes("vocab.txt") == b"[PAD]\n"
     assert checkpoint.tensors
+    (folder / "merges.txt").write_bytes(b"a b")
+    checkpoint.note_used("merges.txt")
     expected = {
         name: FileInfo((folder / name).stat().st_size, hashlib.sha256((folder / name).read_bytes()).hexdigest())
-        for name in ("config.json", "model.safetensors", "vocab.txt")
+        for name in ("config.json", "merges.txt", "model.safetensors", "vocab.txt")
     }
     assert checkpoint.digests() == expected == checkpoint.files
 
@@ -190,6 +192,7 @@ def test_sentence_transformers_modules(make: Make) -> None:
     assert checkpoint.config == {"model_type": "mpnet"}
     assert checkpoint.read_bytes("vocab.txt") == b"x"
     assert checkpoint.read_json("1_Pooling/config.json") == {"pooling_mode_mean_tokens": True}
+    assert checkpoint.transformer_folder == folder / "0_Transformer"
     assert list(checkpoint.tensors) == ["a"]
     assert torch.equal(checkpoint.weights("2_Dense")["linear.weight"].load(), torch.eye(2))
     assert "2_Dense/model.safetensors" in checkpoint.digests()
@@ -293,6 +296,8 @@ def test_links_out_of_the_folder(make: Make, tmp_path: Path) -> None:
     (folder / "model.safetensors").symlink_to(outside)
     with pytest.raises(UnsafeFileError, match=r"model\.safetensors is a link to a place outside the checkpoint"):
         _ = Checkpoint.open(folder).tensors
+    with pytest.raises(UnsafeFileError, match="is a link to a place outside"):
+        _ = Checkpoint.open(folder).transformer_folder
     (folder / "inner").mkdir()
     shutil.move(outside, folder / "inner" / "weights")
     (folder / "model.safetensors").unlink()
