@@ -122,8 +122,9 @@ class Checkpoint:
         return self.folder / self.prefix
 
     def note_used(self, name: str) -> None:
-        """The file counts among the sources of what is exported. Raises ``CheckpointError`` where there is none."""
-        self.path(name)
+        """The file counts among the sources of what is exported; no effect where the checkpoint has no such file."""
+        if self.has(name):
+            self.path(name)
 
     def read_bytes(self, name: str) -> bytes:
         """The file's bytes (at most 256 MiB: weights are read through ``tensors``)."""
