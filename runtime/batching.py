@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from precast.runtime.errors import InputError
@@ -21,6 +21,7 @@ __all__ = [
     "GPU_OVERHEAD",
     "Progress",
     "check_limits",
+    "limits",
     "pad",
     "plan",
     "reporter",
@@ -49,6 +50,15 @@ def check_limits(batch_size: int | None, token_budget: int | None) -> None:
     for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
             raise InputError(f"{name} must be an integer of at least 1, or None; received {value!r}.")
+
+
+def limits(model: Any, token_budget: int | None, cpu_budget: int = CPU_BUDGET) -> dict[str, int]:
+    """``token_budget`` and ``overhead`` of `plan` for the device a model runs on."""
+    on_cpu = getattr(getattr(model, "variant", None), "target", "cpu") == "cpu"
+    return {
+        "token_budget": token_budget or (cpu_budget if on_cpu else GPU_BUDGET),
+        "overhead": CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,
+    }
 
 
 def plan(

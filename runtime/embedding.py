@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from precast.runtime import batching
@@ -60,7 +61,9 @@ def encode(
     for item in items:
         if not isinstance(item, str):
             raise InputError(f"encode takes a text or a list of texts; received {type(item).__name__}: {item!r}.")
-    head = _Head(model, settings)
+    head = _HEADS.get(model)
+    if head is None:
+        head = _HEADS[model] = _Head(model, settings)
     start = _prompt(settings, prompt, prompt_name)
     if not items:
         return [] if output == "token_embeddings" else np.zeros((0, truncate_dim or head.width), dtype=np.float32)
@@ -72,20 +75,15 @@ def encode(
 
     skipped = head.prompt_length(start) if start and not settings.get("include_prompt", True) else 0
     found: list[np.ndarray] = []
-    on_cpu = str(getattr(model, "device", "cpu")).startswith("cpu")
+    limits = batching.limits(model, token_budget)
     with batching.reporter(progress, len(items), "encode") as report:
         for window in batching.windows(items, limit=batching.LIST_WINDOW):
             rows = head.tokenize([start + text for text in window] if start else window)
             results: list[Any] = [None] * len(rows)
             done = 0
-            for batch in batching.plan(
-                [len(row["input_ids"]) for row in rows],
-                token_budget=token_budget or (batching.CPU_BUDGET if on_cpu else batching.GPU_BUDGET),
-                batch_size=batch_size,
-                overhead=batching.CPU_OVERHEAD if on_cpu else batching.GPU_OVERHEAD,
-            ):
+            for batch in batching.plan([len(row["input_ids"]) for row in rows], batch_size=batch_size, **limits):
                 inputs = batching.pad([rows[index] for index in batch], fill=head.fill, side=head.side)
-                tokens, mask = head.forward(inputs)
+                tokens, mask = head.forward(model, inputs)
                 if output == "token_embeddings":
                     values: Sequence[np.ndarray] = [
                         tokens[place][: int(np.flatnonzero(mask[place])[-1]) + 1].copy() for place in range(len(batch))
@@ -167,10 +165,14 @@ ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 class _Head:
-    """What surrounds the encoder of one artifact: tokenizer settings before it, dense layers and norm after it."""
+    """What surrounds the encoder of one artifact: tokenizer settings before it, dense layers and norm after it.
+
+    It holds no reference to the model, whose lifetime its own is tied to.
+    """
 
     def __init__(self, model: Any, settings: Mapping[str, Any]) -> None:
-        self.model, self.settings = model, settings
+        self.settings = settings
+        self.config, self.names = model.config, model.input_names
         self.tokenizer = model.tokenizer
         if self.tokenizer is None:
             raise InputError("encode needs a tokenizer, and the artifact has none.")
@@ -193,7 +195,7 @@ class _Head:
         """Numbers in an embedding."""
         if self.dense:
             return int(self.dense[-1][0].shape[0])
-        return int(self.model.config.get("hidden_size") or 0) * len(self.settings["pooling"])
+        return int(self.config.get("hidden_size") or 0) * len(self.settings["pooling"])
 
     def tokenize(self, texts: Sequence[str]) -> list[dict[str, np.ndarray]]:
         if self.settings.get("do_lower_case"):
@@ -215,11 +217,11 @@ class _Head:
         ids = self.tokenize([prompt])[0]["input_ids"]
         return len(ids) - (int(ids[-1]) in set(self.tokenizer.all_special_ids))
 
-    def forward(self, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, model: Any, inputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         mask = inputs["attention_mask"]
-        if "attention_mask" not in self.model.input_names:
+        if "attention_mask" not in self.names:
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
-        outputs = self.model(**inputs)
+        outputs = model(**inputs)
         tokens: np.ndarray = outputs["last_hidden_state"]
         return tokens.astype(np.float32, copy=False), mask
 
@@ -228,6 +230,10 @@ class _Head:
             pooled = pooled @ weight.T
             pooled = activation(pooled if bias is None else pooled + bias)
         return _unit(pooled) if self.settings.get("normalize") else pooled
+
+
+# One a loaded model, made at its first use: dense layers are read from their files once.
+_HEADS: WeakKeyDictionary[Any, _Head] = WeakKeyDictionary()
 
 
 def _array(model: Any, source: Any) -> Any:

@@ -135,9 +135,7 @@ class Task:
         batch_size: int | None,
         token_budget: int | None,
     ) -> Iterator[Any]:
-        on_cpu = str(getattr(self.model, "device", "cpu")).startswith("cpu")
-        budget = token_budget or (self.cpu_budget if on_cpu else batching.GPU_BUDGET)
-        overhead = batching.CPU_OVERHEAD if on_cpu else batching.GPU_OVERHEAD
+        limits = batching.limits(self.model, token_budget, self.cpu_budget)
         if isinstance(inputs, (list, tuple)):
             limit, first = batching.LIST_WINDOW, None
         else:
@@ -148,9 +146,7 @@ class Task:
                 requests = self.prepare(window, parameters)
                 rows = [row for request in requests for row in request.rows]
                 kept: list[Any] = [None] * len(rows)
-                batches = batching.plan(
-                    [self.cost(row) for row in rows], token_budget=budget, batch_size=batch_size, overhead=overhead
-                )
+                batches = batching.plan([self.cost(row) for row in rows], batch_size=batch_size, **limits)
                 for batch in batches:
                     self._forward([rows[index] for index in batch], batch, kept)
                 place = 0
