@@ -64,6 +64,8 @@ def head_for(family: Family, config: Mapping[str, Any], task: str | None) -> Hea
     architectures = config.get("architectures") or []
     for architecture in architectures:
         match = re.search(r"(For[A-Z]\w*|Model)$", str(architecture))
+        if match and match.group(1) in family.refused:
+            raise UnsupportedTaskError(f"{architecture} is {family.refused[match.group(1)]}.")
         for head in family.heads:
             if match and match.group(1) in head.architectures:
                 return head

@@ -19,7 +19,7 @@ from precast.runtime.errors import UnsupportedModelError, closest, listing
 __all__ = ["ALIASES", "Family", "TextSpec", "find_family", "model_types"]
 
 # model_type -> the family that computes it. Each one has its own parity test (tests/test_families.py).
-ALIASES: dict[str, str] = {}
+ALIASES: dict[str, str] = {"camembert": "roberta", "xlm-roberta": "roberta"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,10 @@ class Family:
         tiny: config.json of a tiny checkpoint for tests, over upstream's defaults.
         variations: further keys over ``tiny``, each one a test of its own: odd sizes, switches.
         final_norm: a norm follows the last layer.
-        windowed: some layers see only neighbours, so that a padded position may see nothing.
+        padded_rows_defined: upstream gives padded positions the same states as we do; not where it masks them as
+            queries too, or where a window leaves them nothing to see.
         inert: keys of config.json that this family knows not to matter.
+        refused: endings of architectures that look like a head and are none, and what each one is.
     """
 
     spec: type[Spec]
@@ -66,12 +68,13 @@ class Family:
     tiny: Mapping[str, Any]
     variations: tuple[Mapping[str, Any], ...] = ()
     final_norm: bool = False
-    windowed: bool = False
+    padded_rows_defined: bool = True
     inputs: Callable[[Any], tuple[str, ...]] = lambda spec: ("input_ids", "attention_mask")
     limits: Callable[[Any], int | None] = lambda spec: None
     token_types: Callable[[Any], int] = lambda spec: 0
     optional: tuple[str, ...] = ()
     inert: frozenset[str] = field(default_factory=frozenset)
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, config: Mapping[str, Any]) -> Spec:
         """The spec of a config.json; raises ConfigError."""
