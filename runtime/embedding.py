@@ -82,7 +82,7 @@ def encode(
             results: list[Any] = [None] * len(rows)
             done = 0
             for batch in batching.plan([len(row["input_ids"]) for row in rows], batch_size=batch_size, **limits):
-                inputs = batching.pad([rows[index] for index in batch], fill=head.fill, side=head.side)
+                inputs = batching.pad([rows[index] for index in batch], fill=head.fill)
                 tokens, mask = head.forward(model, inputs)
                 if output == "token_embeddings":
                     values: Sequence[np.ndarray] = [
@@ -180,7 +180,6 @@ class _Head:
         self.limit = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
         wanted = set(self.tokenizer.model_input_names)
         self.inputs = tuple(name for name in model.input_names if name in wanted)
-        self.side = self.tokenizer.padding_side
         self.fill = {
             "input_ids": self.tokenizer.pad_token_id or 0,
             "token_type_ids": getattr(self.tokenizer, "pad_token_type_id", 0) or 0,

@@ -38,6 +38,18 @@ def test_fillings_are_upstreams(fillers, parameters):
         doubles.assert_same(ours(inputs, **parameters), theirs(inputs, **parameters))
 
 
+def test_fillings_with_a_byte_level_tokenizer(tmp_path):
+    folder = doubles.train_bpe(tmp_path)
+    upstream = doubles.tiny_bert(
+        "BertForMaskedLM", 1, vocab_size=len(transformers.AutoTokenizer.from_pretrained(folder))
+    )
+    theirs = transformers.pipeline("fill-mask", model=upstream, tokenizer=str(folder), device="cpu")
+    ours = pipeline("fill-mask", doubles.UpstreamModel(upstream, ("fill-mask",)), tokenizer=folder)
+    texts = [text.replace("[MASK]", "<mask>") for text in MASKED + SEVERAL]
+    doubles.assert_same(ours(texts), theirs(texts))
+    doubles.assert_same(ours(texts, targets=[" the", "x"]), theirs(texts, targets=[" the", "x"]))
+
+
 def test_long_texts_are_cut_when_asked_for(fillers):
     ours, theirs = fillers
     text, options = "The [MASK] " + "word " * 700, {"tokenizer_kwargs": {"truncation": True}}

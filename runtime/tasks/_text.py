@@ -65,13 +65,11 @@ class TextTask(Task):
         return [self.row(encoding, index) for index in range(len(encoding["input_ids"]))]
 
     def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-        return batching.pad(rows, fill=self._fill, side=self.tokenizer.padding_side)
+        # On the right whatever the tokenizer says: there, padding moves no token, so no position changes.
+        return batching.pad(rows, fill=self._fill)
 
     def cost(self, row: Row) -> int:
         return len(row["input_ids"])
-
-    def _span(self, length: int, padded: int) -> slice:
-        return slice(0, length) if self.tokenizer.padding_side == "right" else slice(padded - length, padded)
 
 
 _OPTIONS = (

@@ -162,12 +162,8 @@ class Task:
     def _forward(self, rows: list[Row], places: list[int], kept: list[Any]) -> None:
         batch = self.collate(rows)
         outputs = self.model(**batch)
-        padded = next(iter(batch.values())).shape[1]
         for index, (place, row) in enumerate(zip(places, rows, strict=True)):
-            kept[place] = self.keep(outputs, index, self._span(self.cost(row), padded), row)
-
-    def _span(self, length: int, padded: int) -> slice:
-        return slice(0, length)
+            kept[place] = self.keep(outputs, index, slice(self.cost(row)), row)
 
 
 _RENAMED = {
