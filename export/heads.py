@@ -20,10 +20,12 @@ __all__ = [
     "TOKEN_CLASSIFICATION",
     "ClassifierHead",
     "FeatureExtraction",
+    "FirstRealToken",
     "FirstToken",
     "Head",
     "LMTransform",
     "MaskedLM",
+    "MeanPooler",
     "MultipleChoice",
     "NextSentence",
     "QuestionAnswering",
@@ -67,6 +69,22 @@ class FirstToken(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         return states[:, 0]
+
+
+class FirstRealToken(nn.Module):
+    """Hidden states [B, S, H] -> those of the first token that is not padding, [B, H]."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        first = mask.argmax(dim=-1)[:, None, None].expand(-1, 1, states.shape[-1])
+        return states.gather(1, first)[:, 0]
+
+
+class MeanPooler(nn.Module):
+    """Hidden states [B, S, H] -> their mean over the tokens that are not padding, [B, H]."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        real = mask[..., None].to(states.dtype)
+        return (states * real).sum(dim=1) / real.sum(dim=1)
 
 
 class TanhPooler(nn.Module):
@@ -144,17 +162,20 @@ class MaskedLM(nn.Module):
 class SequenceClassification(nn.Module):
     """{"logits": [B, L]}; also regression (L = 1) and multi-label."""
 
-    def __init__(self, model: nn.Module, pooler: nn.Module, classifier: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, pooler: nn.Module, classifier: nn.Module, transform: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.pooler = pooler
+        self.transform = transform
         self.classifier = classifier
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        states = self.model(input_ids, attention_mask, token_type_ids)
-        return {"logits": self.classifier(self.pooler(states, attention_mask))}
+        pooled = self.pooler(self.model(input_ids, attention_mask, token_type_ids), attention_mask)
+        return {"logits": self.classifier(pooled if self.transform is None else self.transform(pooled))}
 
 
 class NextSentence(nn.Module):
@@ -209,10 +230,13 @@ class QuestionAnswering(nn.Module):
 class MultipleChoice(nn.Module):
     """Inputs [B, C, S] -> {"logits": [B, C]}: each choice is scored as a text of its own."""
 
-    def __init__(self, model: nn.Module, pooler: nn.Module, classifier: nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, pooler: nn.Module, classifier: nn.Module, transform: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.pooler = pooler
+        self.transform = transform
         self.classifier = classifier
 
     def forward(
@@ -222,4 +246,6 @@ class MultipleChoice(nn.Module):
         mask = attention_mask.flatten(0, 1)
         types = None if token_type_ids is None else token_type_ids.flatten(0, 1)
         states = self.model(input_ids.flatten(0, 1), mask, types)
-        return {"logits": self.classifier(self.pooler(states, mask)).view(batch, choices)}
+        pooled = self.pooler(states, mask)
+        pooled = pooled if self.transform is None else self.transform(pooled)
+        return {"logits": self.classifier(pooled).view(batch, choices)}

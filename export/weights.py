@@ -108,7 +108,7 @@ class Split(Rule):
             shape = tuple(size if axis == self.axis else dim for axis, dim in enumerate(lazy.shape))
             for part, template in enumerate(self.new):
 
-                def load(lazy: Lazy = lazy, start: int = part * size) -> Tensor:
+                def load(lazy: Lazy = lazy, start: int = part * size, size: int = size) -> Tensor:
                     return lazy.load().narrow(self.axis, start, size)
 
                 result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load)

@@ -11,14 +11,19 @@ __all__ = ["Table", "fill_tables", "table_names"]
 
 
 class Table(nn.Module):
-    """A buffer with the function that computes it, in float64; every dtype of the model rounds the same numbers."""
+    """A buffer with the function that computes it, in float64; every dtype of the model rounds the same numbers.
+
+    A table of integers (``dtype=torch.int64``) stays one in every type of the model. One table may serve many layers.
+    """
 
     values: Tensor
 
-    def __init__(self, shape: tuple[int, ...], compute: Callable[[], Tensor]) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], compute: Callable[[], Tensor], dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         self.compute = compute
-        self.register_buffer("values", torch.empty(shape), persistent=False)
+        self.register_buffer("values", torch.empty(shape, dtype=dtype), persistent=False)
 
     def forward(self) -> Tensor:
         return self.values
@@ -26,11 +31,13 @@ class Table(nn.Module):
 
 def table_names(model: nn.Module) -> list[str]:
     """Names of the buffers that `fill_tables` fills."""
-    return [f"{name}.values" if name else "values" for name, module in model.named_modules() if isinstance(module, Table)]
+    modules = model.named_modules(remove_duplicate=False)
+    return [f"{name}.values" if name else "values" for name, module in modules if isinstance(module, Table)]
 
 
 def fill_tables(model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Compute every table of ``model`` in float64 and round it to ``dtype``."""
+    """Compute every table of ``model`` in float64 and round it to ``dtype``; integers stay as they are."""
     for module in model.modules():
         if isinstance(module, Table):
-            module.values = module.compute().to(dtype)
+            values = module.compute()
+            module.values = values.to(dtype) if values.is_floating_point() else values

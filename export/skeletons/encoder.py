@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from precast.export.blocks.norms import LayerNorm
 
-__all__ = ["Encoder", "PostNormLayer"]
+__all__ = ["Encoder", "PostNormLayer", "PreNormEncoder", "PreNormLayer"]
 
 
 class PostNormLayer(nn.Module):
@@ -29,12 +29,74 @@ class PostNormLayer(nn.Module):
         return x
 
 
+class PreNormLayer(nn.Module):
+    """x = x + attention(norm(x)); x = x + mlp(norm(x)). https://arxiv.org/abs/2002.04745
+
+    The state travels as two parts whose sum it is, ``x`` and the last update, so that each norm has its residual sum
+    in front of it and the two are one operator.
+
+    Args:
+        attention_norm: None where the first layer's input is normalised already.
+    """
+
+    def __init__(
+        self, *, attention: nn.Module, attention_norm: LayerNorm | None, mlp: nn.Module, mlp_norm: LayerNorm
+    ) -> None:
+        super().__init__()
+        self.attention_norm = attention_norm
+        self.self_attn = attention
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
+
+    def forward(
+        self, x: Tensor, update: Tensor | None, mask: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x, update [B, S, H] (None: there is no update yet) -> the same two after this layer."""
+        if update is not None and self.attention_norm is not None:
+            normed, x = self.attention_norm.add(update, x)
+        else:
+            x = x if update is None else x + update
+            normed = x if self.attention_norm is None else self.attention_norm(x)
+        normed, x = self.mlp_norm.add(self.self_attn(normed, mask, bias), x)
+        return x, self.mlp(normed)
+
+
+class PreNormEncoder(nn.Module):
+    """ids [B, S], mask [B, S] -> hidden states [B, S, H], through layers that are `PreNormLayer`.
+
+    Args:
+        bias: what all layers share of the positions, computed once from the ids, or None.
+        norm: after the last layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        embeddings: nn.Module,
+        layers: Iterable[nn.Module],
+        norm: LayerNorm,
+        bias: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.bias = bias
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        x, update = self.embeddings(input_ids, token_type_ids), None
+        bias = None if self.bias is None else self.bias(input_ids)
+        for layer in self.layers:
+            x, update = layer(x, update, attention_mask, bias)
+        return self.norm(x) if update is None else self.norm.add(update, x)[0]
+
+
 class Encoder(nn.Module):
     """ids [B, S], mask [B, S] -> hidden states [B, S, H].
 
     Args:
         projection: between embeddings and layers, where their sizes differ.
-        bias: computes the score bias all layers share, [1, N, S, S] from ids, or None.
+        bias: computes from the ids what all layers share of the positions (a score bias [1, N, S, S]), or None.
         norm: after the last layer, or None.
     """
 

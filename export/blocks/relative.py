@@ -1,0 +1,73 @@
+"""Relative positions: which row of a table stands for each distance between two positions, and score biases from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from precast.export.blocks.tables import Table
+
+__all__ = ["RelativeBias", "RelativeIndex", "signed_log_bins", "two_sided_buckets"]
+
+
+class RelativeIndex(nn.Module):
+    """``bucket(row - column)`` for every pair of S positions, [S, S] int64.
+
+    The buckets are a table computed once, so that running a graph rounds no logarithm at the edge of a bucket.
+
+    Args:
+        bucket: signed distances [D] int64 -> buckets [D] int64; constant beyond ``limit`` on either side.
+    """
+
+    def __init__(self, limit: int, bucket: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.limit = limit
+        self.buckets = Table((2 * limit + 1,), lambda: bucket(torch.arange(-limit, limit + 1)), torch.int64)
+
+    def forward(self, length: int) -> Tensor:
+        positions = torch.arange(length, device=self.buckets.values.device)
+        distance = positions[:, None] - positions[None, :]
+        return self.buckets()[distance.clamp(-self.limit, self.limit) + self.limit]
+
+
+class RelativeBias(nn.Module):
+    """A learned score bias for each bucket and head, [1, N, S, S] from ids [B, S]. https://arxiv.org/abs/1910.10683"""
+
+    def __init__(self, index: RelativeIndex, buckets: int, heads: int) -> None:
+        super().__init__()
+        self.index = index
+        self.table = nn.Embedding(buckets, heads)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.table(self.index(input_ids.shape[1])).permute(2, 0, 1)[None]
+
+
+def two_sided_buckets(distance: Tensor, count: int, furthest: int) -> Tensor:
+    """Buckets of distances query - key, for keys on both sides: half of ``count`` for each side, half of those
+    exact, the rest on a logarithmic scale up to ``furthest``. https://arxiv.org/abs/1910.10683
+
+    In float32 as models were trained with it: the logarithm's rounding decides at the edges.
+    """
+    side = count // 2
+    exact = side // 2
+    away = distance.abs()
+    scaled = torch.log(away.clamp(min=1).float() / exact) / math.log(furthest / exact) * (side - exact)
+    coarse = (exact + scaled.to(torch.int64)).clamp(max=side - 1)
+    return torch.where(away < exact, away, coarse) + side * (distance < 0)
+
+
+def signed_log_bins(distance: Tensor, count: int, furthest: int) -> Tensor:
+    """Bins of signed distances: those up to ``count // 2`` are exact, further ones logarithmic with their sign;
+    ``furthest - 1`` falls into bin ``count - 1``, anything beyond into ``count``. https://arxiv.org/abs/2006.03654
+
+    In float32 as models were trained with it: the logarithm's rounding decides at the edges.
+    """
+    exact = count // 2
+    away = distance.abs()
+    span = torch.log(torch.tensor((furthest - 1) / exact))
+    coarse = torch.ceil(torch.log(away.clamp(min=exact) / exact) / span * (exact - 1)) + exact
+    bins = torch.where(away <= exact, distance, coarse.to(torch.int64) * distance.sign())
+    return bins.clamp(-count, count)

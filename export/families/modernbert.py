@@ -1,0 +1,255 @@
+"""ModernBERT: a pre-norm encoder with rotary positions, gated MLPs and local attention on most layers.
+https://arxiv.org/abs/2412.13663"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from precast.export import heads
+from precast.export.blocks.activations import Activation, activation
+from precast.export.blocks.attention import SelfAttention
+from precast.export.blocks.embeddings import TextEmbeddings
+from precast.export.blocks.mlp import GatedMLP
+from precast.export.blocks.norms import LayerNorm
+from precast.export.blocks.rotary import RotaryPositions
+from precast.export.families import Family, TextSpec
+from precast.export.skeletons.encoder import PreNormEncoder, PreNormLayer
+from precast.export.spec import hf
+from precast.export.weights import Rename, Rule, Split, Tie
+from precast.runtime.errors import ConfigError
+
+__all__ = ["FAMILY"]
+
+_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
+# Keys of one kind of layer's rotary parameters; another kind of scaling ("yarn", "dynamic" ...) is refused.
+_ROPE = {"default": {"rope_type", "rope_theta"}, "linear": {"rope_type", "rope_theta", "factor"}}
+
+
+def _rope_parameters(value: Any) -> dict[str, dict[str, Any]] | None:
+    """Rotary parameters by kind of layer."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or set(value) - {_GLOBAL, _LOCAL}:
+        raise ValueError(f"expected an object with {_GLOBAL!r} and {_LOCAL!r}")
+    for kind, parameters in value.items():
+        given = {"rope_type": "default"} | (parameters or {})
+        if given["rope_type"] not in _ROPE:
+            raise ValueError(f"rope_type of {kind!r} is {given['rope_type']!r}; {' or '.join(_ROPE)} is honoured here")
+        extra = sorted(set(given) - _ROPE[given["rope_type"]])
+        if extra:
+            raise ValueError(f"{', '.join(extra)} of {kind!r} is not understood")
+    return {kind: dict(parameters or {}) for kind, parameters in value.items()}
+
+
+def _layer_types(value: Any) -> list[str] | None:
+    if value is not None and (not isinstance(value, list) or set(value) - {_GLOBAL, _LOCAL}):
+        raise ValueError(f"expected a list of {_GLOBAL!r} and {_LOCAL!r}")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(TextSpec):
+    """Keys of transformers 5 and, where they are absent, those of transformers 4. Defaults are ModernBERT-base's."""
+
+    vocab_size: int = hf(default=50368)
+    hidden_size: int = hf(default=768)
+    intermediate_size: int = hf(default=1152)
+    num_hidden_layers: int = hf(default=22)
+    num_attention_heads: int = hf(default=12)
+    hidden_activation: Activation = hf(default=activation("gelu"), read=activation)
+    max_position_embeddings: int = hf(default=8192)
+    norm_eps: float = hf(default=1e-5)
+    norm_bias: bool = hf(default=False)
+    attention_bias: bool = hf(default=False)
+    mlp_bias: bool = hf(default=False)
+    decoder_bias: bool = hf(default=True)
+    classifier_bias: bool = hf(default=False)
+    classifier_activation: Activation = hf(default=activation("gelu"), read=activation)
+    classifier_pooling: str = hf(default="cls", only=("cls", "mean"))
+    local_attention: int = hf(default=128)
+    layer_types: list[str] | None = hf(default=None, read=_layer_types)
+    global_attn_every_n_layers: int = hf(default=3)
+    rope_parameters: dict[str, Any] | None = hf(default=None, read=_rope_parameters)
+    rope_scaling: dict[str, Any] | None = hf(default=None, only=(None,))
+    global_rope_theta: float = hf(default=160_000.0)
+    local_rope_theta: float | None = hf(default=10_000.0)
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % (2 * self.num_attention_heads):
+            raise ConfigError(
+                f"'hidden_size' {self.hidden_size} must be a multiple of twice 'num_attention_heads' "
+                f"{self.num_attention_heads}: heads of equal size, whose channels are turned in pairs"
+            )
+        if len(self.kinds) != self.num_hidden_layers:
+            raise ConfigError(
+                f"'layer_types' has {len(self.kinds)} entries for 'num_hidden_layers' {self.num_hidden_layers}"
+            )
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kind of each layer."""
+        if self.layer_types is not None:
+            return self.layer_types
+        every = self.global_attn_every_n_layers
+        return [_LOCAL if layer % every else _GLOBAL for layer in range(self.num_hidden_layers)]
+
+    def rope(self, kind: str) -> tuple[float, float]:
+        """Base and scaling factor of the rotary positions of a kind of layer."""
+        local = self.global_rope_theta if self.local_rope_theta is None else self.local_rope_theta
+        given = (self.rope_parameters or {}).get(kind, {})
+        base = given.get("rope_theta", self.global_rope_theta if kind == _GLOBAL else local)
+        return float(base), float(given.get("factor", 1.0))
+
+
+def _norm(spec: Spec) -> LayerNorm:
+    return LayerNorm(spec.hidden_size, spec.norm_eps, bias=spec.norm_bias)
+
+
+def _layer(spec: Spec, index: int, kind: str, positions: RotaryPositions) -> PreNormLayer:
+    reach = -1 if kind == _GLOBAL else spec.local_attention // 2
+    return PreNormLayer(
+        attention=SelfAttention(
+            spec.hidden_size,
+            heads=spec.num_attention_heads,
+            bias=spec.attention_bias,
+            positions=positions,
+            window=(reach, reach),
+        ),
+        attention_norm=_norm(spec) if index else None,  # the embeddings end in one
+        mlp=GatedMLP(spec.hidden_size, spec.intermediate_size, spec.hidden_activation, bias=spec.mlp_bias),
+        mlp_norm=_norm(spec),
+    )
+
+
+def _model(spec: Spec) -> PreNormEncoder:
+    size = spec.hidden_size // spec.num_attention_heads
+    positions = {kind: RotaryPositions(spec.max_position_embeddings, size, *spec.rope(kind)) for kind in spec.kinds}
+    return PreNormEncoder(
+        embeddings=TextEmbeddings(spec.vocab_size, spec.hidden_size, positions=None, token_types=0, norm=_norm(spec)),
+        layers=[_layer(spec, index, kind, positions[kind]) for index, kind in enumerate(spec.kinds)],
+        norm=_norm(spec),
+    )
+
+
+def _transform(spec: Spec) -> heads.LMTransform:
+    size = spec.hidden_size
+    return heads.LMTransform(size, size, spec.classifier_activation, _norm(spec), bias=spec.classifier_bias)
+
+
+def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    return heads.FeatureExtraction(_model(spec))
+
+
+def _masked_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    decoder = nn.Linear(spec.hidden_size, spec.vocab_size, bias=spec.decoder_bias)
+    return heads.MaskedLM(_model(spec), _transform(spec), decoder)
+
+
+def _sequence(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    pooler = heads.MeanPooler() if spec.classifier_pooling == "mean" else heads.FirstToken()
+    classifier = nn.Linear(spec.hidden_size, spec.labels)
+    return heads.SequenceClassification(_model(spec), pooler, classifier, _transform(spec))
+
+
+def _token(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    return heads.TokenClassification(_model(spec), nn.Linear(spec.hidden_size, spec.labels), _transform(spec))
+
+
+def _question(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    return heads.QuestionAnswering(_model(spec), nn.Linear(spec.hidden_size, 2), _transform(spec))
+
+
+def _choice(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    # Unlike the text classifier, upstream looks for the first token behind padding on the left.
+    pooler = heads.MeanPooler() if spec.classifier_pooling == "mean" else heads.FirstRealToken()
+    return heads.MultipleChoice(_model(spec), pooler, nn.Linear(spec.hidden_size, 1), _transform(spec))
+
+
+def _fused(spec: Spec, head: heads.Head) -> Mapping[str, int]:
+    """A layer: one attention on turned queries and keys; every norm but that of the embeddings follows a sum."""
+    layers = spec.num_hidden_layers
+    return {
+        "Attention": layers,
+        "Rotary": 2 * layers,
+        "AddLayerNorm": 2 * layers,
+        "LayerNorm": 1 if head is heads.BASE else 2,
+    }
+
+
+def _weights(spec: Spec) -> tuple[Rule, ...]:
+    layer, ours = "layers.{}", "model.layers.{}"
+    return (
+        Rename("model.*", "*"),
+        Rename("embeddings.tok_embeddings.*", "model.embeddings.words.*"),
+        Rename("embeddings.norm.*", "model.embeddings.norm.*"),
+        Split(f"{layer}.attn.Wqkv.*", tuple(f"{ours}.self_attn.{part}_proj.*" for part in "qkv")),
+        Rename(f"{layer}.attn.Wo.*", f"{ours}.self_attn.o_proj.*"),
+        Rename(f"{layer}.attn_norm.*", f"{ours}.attention_norm.*"),
+        Split(f"{layer}.mlp.Wi.*", (f"{ours}.mlp.gate_proj.*", f"{ours}.mlp.up_proj.*")),
+        Rename(f"{layer}.mlp.Wo.*", f"{ours}.mlp.down_proj.*"),
+        Rename(f"{layer}.mlp_norm.*", f"{ours}.mlp_norm.*"),
+        Rename("final_norm.*", "model.norm.*"),
+        Rename("head.dense.*", "transform.dense.*"),
+        Rename("head.norm.*", "transform.norm.*"),
+        *((Tie("decoder.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()),
+    )
+
+
+FAMILY = Family(
+    spec=Spec,
+    heads={
+        heads.BASE: _base,
+        heads.MASKED_LM: _masked_lm,
+        heads.SEQUENCE_CLASSIFICATION: _sequence,
+        heads.TOKEN_CLASSIFICATION: _token,
+        heads.QUESTION_ANSWERING: _question,
+        heads.MULTIPLE_CHOICE: _choice,
+    },
+    weights=_weights,
+    limits=lambda spec: spec.max_position_embeddings,
+    fused=_fused,
+    final_norm=True,
+    padded_rows_defined=False,
+    inert=frozenset({"layer_norm_eps", "position_embedding_type"}),  # in published files, read by nobody
+    tiny={
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "max_position_embeddings": 160,
+        "vocab_size": 99,
+        "local_attention": 16,
+        "pad_token_id": 0,
+    },
+    variations=(
+        # Heads of 6 channels, every bias, mean pooling, another window (an odd one) and other bases.
+        {
+            "hidden_size": 18,
+            "num_attention_heads": 3,
+            "intermediate_size": 37,
+            "num_hidden_layers": 3,
+            "hidden_activation": "silu",
+            "classifier_activation": "relu",
+            "classifier_pooling": "mean",
+            "norm_bias": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "classifier_bias": True,
+            "decoder_bias": False,
+            "tie_word_embeddings": False,
+            "local_attention": 7,
+            "num_labels": 5,
+            "norm_eps": 1e-3,
+            "layer_types": [_LOCAL, _GLOBAL, _LOCAL],
+            "rope_parameters": {
+                _GLOBAL: {"rope_type": "linear", "rope_theta": 3000.0, "factor": 4.0},
+                _LOCAL: {"rope_type": "default", "rope_theta": 700.0},
+            },
+        },
+        {"global_attn_every_n_layers": 2, "num_labels": 1, "num_hidden_layers": 3},
+    ),
+)
