@@ -12,11 +12,13 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from precast.export import parity
@@ -31,7 +33,7 @@ from precast.export.trace import trace
 from precast.graphs import contract
 from precast.graphs.fingerprint import fingerprint
 from precast.graphs.passes.base import Report, run
-from precast.graphs.recipes import Recipe, recipe
+from precast.graphs.recipes import Recipe, recipes_for
 from precast.runtime.artifact import ArtifactWriter, Component, FileRecord, Manifest, Source, TensorSpec, Variant
 from precast.runtime.backends.base import Array, backend_for
 from precast.runtime.errors import InputError
@@ -100,7 +102,7 @@ def export_model(
     """
     if add and overwrite:
         raise InputError("add and overwrite exclude each other: add keeps the other variants, overwrite replaces them.")
-    chosen = recipe(target, precision)
+    recipes = recipes_for(target, precision)
     cost = _Cost(progress)
     mode = "add" if add else "overwrite" if overwrite else "create"
     with ArtifactWriter(Path(out), mode=mode) as writer:
@@ -120,15 +122,9 @@ def export_model(
         )
         traced = contract.vocabulary(model)
 
-        cost.stage("optimising the graph")
-        reports = run(model, chosen.passes())
-        lowered = contract.operators(model)
+        cost.stage("optimising the graph and writing the weights")
         promised = reference.family.fused(reference.spec, reference.head)
-        contract.check(promised, traced, lowered, chosen.dialect.name)
-
-        cost.stage("writing the weights")
-        digest, opsets = fingerprint(model), {name or "ai.onnx": v for name, v in sorted(model.opset_imports.items())}
-        emitted = emit(model, writer, f"{_COMPONENT}.{chosen.variant}.onnx")
+        lowered = [_lower(chosen, model, promised, traced, writer) for chosen in recipes]
 
         cost.stage("computing the reference, in float32 and float64")
         recorded = [
@@ -144,16 +140,14 @@ def export_model(
         gc.collect()
 
         cost.stage("verifying the graph against it")
-        measured = _measure(writer.path_of(emitted.graph), chosen, recorded)
-        gate(chosen.precision, measured, chosen.variant)
+        variants = [_verified(item, writer.path_of(item.emitted.graph), recorded, promised) for item in lowered]
 
         cost.stage("publishing")
-        variant = _variant(chosen, emitted, reports, lowered, digest, opsets, promised, measured)
         component = Component(
             _COMPONENT,
             inputs=_input_specs(signature),
             outputs=outputs,
-            variants={chosen.variant: variant},
+            variants={variant.name: variant for variant in variants},
             limits=signature.limits,
         )
         manifest = Manifest(
@@ -203,47 +197,64 @@ def _processing_files(checkpoint: Checkpoint, reference: Reference, writer: Arti
     return processing
 
 
-def _measure(graph: Path, chosen: Recipe, recorded: Sequence[Recorded]) -> list[Measured]:
-    """Run the staged graph, with the options it ships with, on every recorded input."""
-    runner = backend_for(chosen.provider).load(graph, session=chosen.session, threads=None)
+@dataclass(frozen=True)
+class _Lowered:
+    """One recipe's graph, written to the staged artifact."""
+
+    recipe: Recipe
+    emitted: Emitted
+    reports: tuple[Report, ...]
+    operators: Mapping[str, int]
+    opsets: Mapping[str, int]
+    fingerprint: str
+
+
+def _lower(
+    chosen: Recipe, traced: ir.Model, promised: Mapping[str, int], vocabulary: Mapping[str, int], writer: ArtifactWriter
+) -> _Lowered:
+    """Make the graph of one recipe from the traced one and write it; equal weights are stored once."""
+    model = traced.clone()
+    reports = run(model, chosen.passes())
+    operators = contract.operators(model)
+    contract.check(promised, vocabulary, operators, chosen.dialect.name)
+    digest = fingerprint(model)
+    opsets = {name or "ai.onnx": number for name, number in sorted(model.opset_imports.items())}
+    emitted = emit(model, writer, f"{_COMPONENT}.{chosen.variant}.onnx")
+    return _Lowered(chosen, emitted, tuple(reports), operators, opsets, digest)
+
+
+def _verified(item: _Lowered, graph: Path, recorded: Sequence[Recorded], promised: Mapping[str, int]) -> Variant:
+    """Run the staged graph with the options it ships with on every recorded input, and hold it to its gate."""
+    chosen = item.recipe
+    runner = backend_for(chosen.provider).load(graph, session=chosen.session, isa=chosen.isa, threads=None)
 
     def outputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(runner.output_names, runner.run(inputs), strict=True))
 
-    return list(compare(outputs, recorded))
-
-
-def _variant(
-    chosen: Recipe,
-    emitted: Emitted,
-    reports: Sequence[Report],
-    lowered: Mapping[str, int],
-    digest: str,
-    opsets: Mapping[str, int],
-    promised: Mapping[str, int],
-    measured: list[Measured],
-) -> Variant:
+    measured: list[Measured] = list(compare(outputs, recorded))
+    gate(chosen.precision, measured, chosen.variant)
     return Variant(
         name=chosen.variant,
-        graph=emitted.graph,
+        graph=item.emitted.graph,
         target=chosen.target,
         precision=chosen.precision,
         dialect=chosen.dialect.name,
         provider=chosen.provider,
-        opset=opsets,
+        opset=item.opsets,
         session=dict(chosen.session),
-        weights=emitted.weights,
-        operators=lowered,
+        isa=chosen.isa,
+        weights=item.emitted.weights,
+        operators=item.operators,
         fusions=dict(promised),
-        fingerprint=digest,
-        recipe=tuple({"pass": r.name, "changed": r.changed, "declined": r.declined} for r in reports),
+        fingerprint=item.fingerprint,
+        recipe=tuple({"pass": r.name, "changed": r.changed, "declined": r.declined} for r in item.reports),
         parity={
             "gate": chosen.precision,
             "worst": {
                 name: {key: float(f"{value:.9g}") for key, value in entry.items()}
                 for name, entry in summarise(measured).items()
             },
-            "measured": [item.to_json() for item in measured],
+            "measured": [figures.to_json() for figures in measured],
         },
         producer=_producer(),
     )

@@ -63,16 +63,27 @@ def head_for(family: Family, config: Mapping[str, Any], task: str | None) -> Hea
         )
     architectures = config.get("architectures") or []
     for architecture in architectures:
-        match = re.search(r"(For[A-Z]\w*|Model)$", str(architecture))
-        if match and match.group(1) in family.refused:
-            raise UnsupportedTaskError(f"{architecture} is {family.refused[match.group(1)]}.")
         for head in family.heads:
-            if match and match.group(1) in head.architectures:
+            if _ending(architecture) in head.architectures and _ending(architecture) not in family.refused:
                 return head
+    refusal = _refusal(family, config)
+    if refusal:
+        raise UnsupportedTaskError(refusal)
     raise ConfigError(
         f"config.json's 'architectures' is {architectures!r}, which names no task known for model_type "
         f"{config.get('model_type')!r}. Give one: task = {listing(head.task for head in family.heads)}."
     )
+
+
+def _ending(architecture: Any) -> str:
+    match = re.search(r"(For[A-Z]\w*|Model)$", str(architecture))
+    return match.group(1) if match else ""
+
+
+def _refusal(family: Family, config: Mapping[str, Any]) -> str:
+    """What config.json's architecture is, where it looks like a head of the family and is none."""
+    found = [name for name in config.get("architectures") or [] if _ending(name) in family.refused]
+    return f"{found[0]} is {family.refused[_ending(found[0])]}." if found else ""
 
 
 def served_tasks(head: Head, spec: Spec) -> tuple[str, ...]:
@@ -94,9 +105,11 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
     absent = frozenset(part for part in family.optional if not any(key.startswith(f"{part}.") for key in table))
     with torch.device("meta"):
         models = {other: compose(spec, absent) for other, compose in family.heads.items()}
+    if getattr(models.get(BASE), "pooler", None) is None:
+        absent |= {"pooler"}  # also where only another head has parameters of that name
     names = {other: {name for name, _ in model.named_parameters(remove_duplicate=False)} for other, model in models.items()}
     model = models[head].eval()
-    _check_head(head, table, names, config)
+    _check_head(family, head, table, names, config)
     elsewhere = set().union(*(names[other] for other in models if other is not head))
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
     weights.bind(model)
@@ -105,11 +118,13 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
 
 
 def _check_head(
-    head: Head, table: Mapping[str, Lazy], names: Mapping[Head, set[str]], config: Mapping[str, Any]
+    family: Family, head: Head, table: Mapping[str, Lazy], names: Mapping[Head, set[str]], config: Mapping[str, Any]
 ) -> None:
     """A head none of whose own weights is there was never trained: say so, instead of listing its names."""
-    own = {name for name in names[head] if not name.startswith("model.")}
-    if not own or own & set(table):
+    own = names[head] - names.get(BASE, set())
+    encoder = {id(lazy) for name, lazy in table.items() if name.startswith("model.")}
+    # A decoder tied to the embeddings is in every checkpoint, whatever it was trained for.
+    if not own or any(name in table and id(table[name]) not in encoder for name in own):
         return
     has = [
         other.task
@@ -118,5 +133,5 @@ def _check_head(
     ]
     raise UnsupportedTaskError(
         f"this checkpoint ({listing(config.get('architectures') or ['no architecture named'])}) has no trained head "
-        f"for task {head.task!r}. It has: {listing(has)}."
+        f"for task {head.task!r}. It has: {listing(has)}. {_refusal(family, config)}".rstrip()
     )

@@ -1,4 +1,4 @@
-"""(target, precision) -> how its graph is made. Data; the exporter and the tests read it."""
+"""How the graph of each variant is made. Data; the exporter and the tests read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from precast.graphs.passes.fuse_bias import FuseBias
 from precast.graphs.passes.lower import Lower
 from precast.runtime.errors import InputError, closest, listing
 
-__all__ = ["RECIPES", "Recipe", "recipe"]
+__all__ = ["RECIPES", "Recipe", "recipes_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class Recipe:
         passes: makes the passes, fresh for every graph.
         provider: ONNX Runtime's execution provider.
         session: session options the artifact prescribes (see precast.runtime.backends.onnxruntime).
+        isa: what a machine must have beyond the provider, or None; such a variant is made beside a general one.
     """
 
     target: str
@@ -35,10 +36,12 @@ class Recipe:
     passes: Callable[[], tuple[GraphPass, ...]]
     provider: str
     session: Mapping[str, str] = field(default_factory=dict)
+    isa: str | None = None
+    suffix: str = ""
 
     @property
     def variant(self) -> str:
-        return f"{self.target}-{self.precision}"
+        return f"{self.target}-{self.precision}{self.suffix}"
 
 
 def _onnxruntime(dialect: Dialect) -> tuple[GraphPass, ...]:
@@ -77,22 +80,22 @@ _ALL = (
     ),
 )
 
-RECIPES: dict[tuple[str, str], Recipe] = {(item.target, item.precision): item for item in _ALL}
+RECIPES: dict[str, Recipe] = {item.variant: item for item in _ALL}
 
 
-def recipe(target: str, precision: str) -> Recipe:
-    """The recipe for a target and a precision.
+def recipes_for(target: str, precision: str) -> tuple[Recipe, ...]:
+    """The recipes an export for a target and a precision makes, the one that runs anywhere first.
 
     Raises:
         InputError: there is none; names the ones there are.
     """
-    found = RECIPES.get((target, precision))
-    if found is not None:
+    found = tuple(item for item in _ALL if (item.target, item.precision) == (target, precision))
+    if found:
         return found
     targets = sorted({item.target for item in _ALL})
     if target not in targets:
         raise InputError(f"target {target!r} is unknown. {closest(target, targets)} Targets: {listing(targets)}.")
-    precisions = [item.precision for item in _ALL if item.target == target]
+    precisions = dict.fromkeys(item.precision for item in _ALL if item.target == target)
     raise InputError(
         f"precision {precision!r} is not available for target {target!r} (there: {listing(precisions)})."
     )

@@ -203,7 +203,7 @@ def load(
     session = dict(chosen.session)
     if index:
         session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
-    runner = backend_for(chosen.provider).load(artifact.file(chosen.graph), session=session, threads=threads)
+    runner = backend_for(chosen.provider).load(artifact.file(chosen.graph), session=session, threads=threads, isa=chosen.isa)
     expected, found = {spec.name for spec in component.inputs}, set(runner.input_names)
     if expected != found:
         raise ArtifactError(f"{chosen.graph} takes {listing(sorted(found))}, its manifest says {listing(sorted(expected))}")

@@ -62,7 +62,7 @@ def verify(
             say(f"replaying {name}")
             try:
                 runner = backend_for(chosen.provider).load(
-                    artifact.file(chosen.graph), session=chosen.session, threads=threads
+                    artifact.file(chosen.graph), session=chosen.session, threads=threads, isa=chosen.isa
                 )
             except (ProviderError, DependencyError) as error:
                 report["variants"][name] = {"status": "skipped", "reason": str(error)}

@@ -27,8 +27,10 @@ class Runner(Protocol):
 class Backend(Protocol):
     """Loads graphs for one execution provider."""
 
-    def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None) -> Runner:
-        """Open ``graph`` with the session options its artifact prescribes.
+    def load(
+        self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None
+    ) -> Runner:
+        """Open ``graph`` with the session options its artifact prescribes; ``isa`` is what its variant needs beyond.
 
         Raises:
             ProviderError: the provider's library is missing, or it did not take the whole graph.

@@ -51,7 +51,9 @@ class OnnxRuntime:
     def __init__(self, provider: str) -> None:
         self.provider = provider
 
-    def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None) -> _Session:
+    def load(
+        self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None
+    ) -> _Session:
         """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name) and
         ``provider_options``."""
         try:
