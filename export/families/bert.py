@@ -26,6 +26,7 @@ class BertSpec(TextSpec):
     """Keys that BERT's relatives share; upstream's defaults are BERT-base's."""
 
     vocab_size: int = hf(default=30522)
+    pad_token_id: int | None = hf(default=0)
     hidden_size: int = hf(default=768)
     num_hidden_layers: int = hf(default=12)
     num_attention_heads: int = hf(default=12)
