@@ -29,8 +29,9 @@ class RelativeIndex(nn.Module):
 
     def forward(self, length: int) -> Tensor:
         positions = torch.arange(length, device=self.buckets.values.device)
-        distance = positions[:, None] - positions[None, :]
-        return self.buckets()[distance.clamp(-self.limit, self.limit) + self.limit]
+        distance = positions.unsqueeze(1) - positions.unsqueeze(0)
+        rows = distance.clamp(-self.limit, self.limit) + self.limit
+        return self.buckets().index_select(0, rows.flatten()).view(length, length)
 
 
 class RelativeBias(nn.Module):

@@ -154,7 +154,7 @@ class _SharedPositions(nn.Module):
 class _DisentangledAttention(nn.Module):
     """Self-attention whose scores are q.k + q.K[i - j] + k.Q[i - j] for positions i, j; [B, S, H] -> [B, S, H].
 
-    ``key_positions`` (K) and ``query_positions`` (Q), [N, 2 * span + 1, D], are projections of the table of relative
+    ``key_positions`` (K) and ``query_positions`` (Q), [2 * span + 1, N * D], are projections of the table of relative
     positions; they depend on nothing else and are computed when weights are loaded (`_PositionTables`).
     """
 
@@ -166,7 +166,7 @@ class _DisentangledAttention(nn.Module):
         self.k_proj = nn.Linear(size, size)
         self.v_proj = nn.Linear(size, size)
         self.o_proj = nn.Linear(size, size)
-        shape = (self.heads, 2 * spec.span + 1, spec.head_size)
+        shape = (2 * spec.span + 1, size)
         key, query = (spec.relative and term in spec.terms for term in ("c2p", "p2c"))
         self.key_positions = nn.Parameter(torch.empty(shape)) if key else None
         self.query_positions = nn.Parameter(torch.empty(shape)) if query else None
@@ -176,7 +176,8 @@ class _DisentangledAttention(nn.Module):
         rows, index = relative
         batch, length, _ = states.shape
         split = states.view(batch, length, self.heads, -1).transpose(1, 2)
-        return torch.matmul(split, table[:, rows].transpose(1, 2)).gather(-1, index)
+        used = F.embedding(rows, table).unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        return torch.matmul(split, used).gather(-1, index)
 
     def forward(self, x: Tensor, mask: Tensor, relative: Relative | None) -> Tensor:
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
@@ -323,10 +324,9 @@ class _PositionTables(Rule):
             if norm:
                 rows = F.layer_norm(rows, rows.shape[-1:], norm[0], norm[1], spec.layer_norm_eps)
             index = (sign * torch.arange(-spec.span, spec.span + 1) + spec.span).clamp(0, count - 1)
-            projected = (F.linear(rows, weight, bias) * spec.scale)[index]
-            return projected.view(count + 1, spec.num_attention_heads, -1).transpose(0, 1).float()
+            return (F.linear(rows, weight, bias) * spec.scale)[index].float()
 
-        shape = (spec.num_attention_heads, count + 1, spec.head_size)
+        shape = (count + 1, spec.hidden_size)
         keys = tuple(key for part in parts for key in part.keys)
         # A table of another length is a mismatch of the config with the weights: let the strict match say so.
         return Lazy(keys, shape if parts[2].shape == (count, spec.hidden_size) else parts[2].shape, load)

@@ -195,6 +195,8 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         Rename("final_norm.*", "model.norm.*"),
         Rename("head.dense.*", "transform.dense.*"),
         Rename("head.norm.*", "transform.norm.*"),
+        Tie("qa_outputs.weight", "classifier.weight"),  # upstream has one name for the outputs of all heads
+        Tie("qa_outputs.bias", "classifier.bias"),
         *((Tie("decoder.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()),
     )
 

@@ -117,10 +117,17 @@ def layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     return [tape.op("LayerNormalization", [x, weight, bias], {"axis": -1, "epsilon": attributes(node)["epsilon"]})]
 
 
+def _same_length(query: ir.Value | None, key: ir.Value | None) -> bool:
+    """Whether queries are known to be as many as keys, or nothing is known of either."""
+    lengths = [None if value is None or value.shape is None else value.shape[1] for value in (query, key)]
+    return lengths[0] == lengths[1]
+
+
 def window_bias(tape: Tape, node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     """(bias [1, 1, S, S] of 0 and NEVER, visible [1, S, S] bool) of a windowed or causal attention, or None.
 
-    Common subexpression elimination leaves one copy for all layers of one window.
+    Common subexpression elimination leaves one copy for all layers of one window: the length is read from the mask,
+    which they share, where there is one.
     """
     at = attributes(node)
     left, right = at["window_left"], at["window_right"]
@@ -129,7 +136,10 @@ def window_bias(tape: Tape, node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     if left < 0 and right < 0:
         return None
     graph, query = graph_of(node), node.inputs[0]
-    length = tape.op("Shape", [query], {"start": 1, "end": 2})
+    if not _same_length(query, node.inputs[1]):
+        raise ValueError("a window over more keys than queries (a cache) has no spelling yet")
+    shared = node.inputs[3] if len(node.inputs) > 3 and node.inputs[3] is not None else query
+    length = tape.op("Shape", [shared], {"start": 1, "end": 2})
     end = tape.op("Squeeze", [length, ints(graph, 0)])
     zero, one = (scalar(graph, number, ir.DataType.INT64) for number in (0, 1))
     positions = tape.op("Range", [zero, end, one])
