@@ -73,8 +73,9 @@ class ArtifactWriter:
         self._written = 0
         self._expected = 0
         self._published = False
-        clean_up(self.target)
-        _refuse_taken(self.target, mode)
+        with self._io("look at the folder"):
+            clean_up(self.target)
+            _refuse_taken(self.target, mode)
         if mode == "add":
             self.base = Artifact.open(self.target)
 
@@ -96,7 +97,7 @@ class ArtifactWriter:
         self._discard()
 
     def admit(self, source: Source, model_type: str, variants: Iterable[tuple[str, str]]) -> None:
-        """Refuse early, before the work, what ``publish`` would refuse: (component, variant) pairs that cannot be added."""
+        """Refuse before the work what ``publish`` would refuse: (component, variant) pairs that cannot be added."""
         if self.base is not None:
             admit(self.base.manifest, source, model_type, variants)
 
@@ -169,6 +170,7 @@ class ArtifactWriter:
         return self.target
 
     def _rename(self, staging: Staging) -> None:
+        # A loop, because between a look at the target and the rename another export may have come or gone.
         while True:
             if not os.path.lexists(self.target):
                 if self.mode == "add":
@@ -180,12 +182,10 @@ class ArtifactWriter:
                 if staging.publish_over_empty():
                     return
                 continue
-            with suppress(FileNotFoundError), target_lock(self.target) as still_there:
+            with target_lock(self.target) as still_there:
                 if still_there:
                     if self.base is not None and _seal_at(self.target) != self.base.manifest.seal:
-                        raise ExportError(
-                            f"{self.target} was replaced by another export meanwhile. Run this one again."
-                        )
+                        raise ExportError(f"Another export replaced {self.target} meanwhile. Run this one again.")
                     staging.publish_instead()
                     return
 
@@ -293,20 +293,17 @@ class ArtifactWriter:
                     free += shutil.disk_usage(self.target.parent).free
                 raise _full(self.target, max(self._expected, self._written + 1), free) from error
             raise ExportError(
-                f"Cannot {what} for {self.target}: {error.strerror or error}. "
+                f"Cannot {what} (exporting to {self.target}): {error.strerror or error}. "
                 f"Choose a folder that can be written to; {self.target.parent} is where the export works."
             ) from error
 
 
 def _target(out: str | os.PathLike[str], *, follow: bool) -> Path:
-    try:
-        path = Path(os.path.abspath(out))
-        path = Path(os.path.realpath(path)) if follow else Path(os.path.realpath(path.parent), path.name)
-        os.lstat(path.anchor)
-        if "\0" in str(path):
-            raise ValueError("it holds a NUL character")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{out!r} cannot be a folder to export to: {error}.") from error
+    text = os.fspath(out)
+    if "\0" in text:
+        raise InputError(f"{text!r} cannot be a folder to export to: it holds a NUL character.")
+    path = Path(os.path.abspath(text))
+    path = Path(os.path.realpath(path)) if follow else Path(os.path.realpath(path.parent), path.name)
     if not path.name:
         raise InputError(f"{str(out)!r} cannot be a folder to export to: name one that does not exist yet.")
     if STAGING.fullmatch(path.name):
@@ -322,8 +319,6 @@ def _refuse_taken(target: Path, mode: str) -> None:
         if mode == "add":
             raise ArtifactError(f"There is no artifact at {target} to add to. Leave --add out to make one.") from None
         return
-    except OSError as error:
-        raise ExportError(f"Cannot export to {target}: {error.strerror}.") from error
     if not stat.S_ISDIR(kind):
         what = "a link" if stat.S_ISLNK(kind) else "a file"
         raise OutputExistsError(f"{target} exists and is {what}. Choose another folder, or remove it.")
@@ -352,7 +347,8 @@ def _refuse_foreign(target: Path) -> None:
         names, known = set(), False
     if not known:
         raise OutputExistsError(
-            f"{target} is not an artifact, so --overwrite will not delete it. Remove it yourself, or choose another folder."
+            f"{target} is not an artifact, so --overwrite will not delete it. "
+            "Remove it yourself, or choose another folder."
         )
     foreign = sorted(
         path
