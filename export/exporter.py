@@ -109,7 +109,16 @@ def export_model(
         cost.stage("reading the checkpoint")
         checkpoint = Checkpoint.open(source, revision=revision, token=token)
         reference = build(checkpoint.config, checkpoint.tensors, task)
+        weights = sum(value.nbytes for value in {id(v): v for v in reference.model.parameters()}.values())
+        writer.ensure_space(weights)
         processing = _processing_files(checkpoint, reference, writer)
+
+        source_record = Source(
+            checkpoint.id,
+            checkpoint.revision,
+            {name: FileRecord(info.size, info.sha256) for name, info in checkpoint.digests().items()},
+        )
+        writer.admit(source_record, reference.model_type, [(_COMPONENT, chosen.variant) for chosen in recipes])
 
         cost.stage("tracing")
         signature = reference.signature
@@ -151,11 +160,7 @@ def export_model(
             limits=signature.limits,
         )
         manifest = Manifest(
-            source=Source(
-                checkpoint.id,
-                checkpoint.revision,
-                {name: FileRecord(info.size, info.sha256) for name, info in checkpoint.digests().items()},
-            ),
+            source=source_record,
             model_type=facts["model_type"],
             tasks={name: {"component": _COMPONENT} for name in facts["tasks"]},
             default_task=facts["tasks"][0],

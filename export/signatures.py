@@ -19,11 +19,13 @@ class Signature:
 
     Args:
         limits: ``vocab_size``, ``type_vocab_size`` (ids are below them) and ``max_positions`` (the longest sequence).
+        per_text: the outputs are a few numbers for each text.
     """
 
     inputs: dict[str, tuple[str, ...]]
     outputs: tuple[str, ...]
     limits: dict[str, int]
+    per_text: bool = False
 
     @property
     def longest(self) -> dict[str, int]:
@@ -52,4 +54,4 @@ def signature(family: Family, spec: Spec, head: Head, absent: frozenset[str] = f
     if longest is not None:
         limits["max_positions"] = longest
     outputs = tuple(name for name in head.outputs if name.removesuffix("_output") not in absent)
-    return Signature({name: dims for name in names}, outputs, limits)
+    return Signature({name: dims for name in names}, outputs, limits, head.per_text)
