@@ -34,6 +34,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return samples.make(tmp_path_factory.mktemp("template") / "tiny")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is synced, and when, has its own test; the disk's pace is not ours to test."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, template: Path) -> Path:
     return Path(shutil.copytree(template, tmp_path / "tiny"))
