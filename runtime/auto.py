@@ -1,0 +1,387 @@
+"""``AutoTokenizer`` and the ``AutoModel`` classes: Transformers' three lines, answered by an artifact.
+
+An artifact is opened. A checkpoint (a folder or a Hub id) is exported once, into the cache (cache.py), which takes the
+``export`` extra; every later call finds the artifact there, and torch is not imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+
+from precast.runtime.artifact import MANIFEST_NAME, Artifact
+from precast.runtime.cache import cache_folder, checkpoint_digests, entry_name, locked
+from precast.runtime.errors import (
+    ArtifactError,
+    CheckpointError,
+    DependencyError,
+    InputError,
+    IntegrityError,
+    OutputExistsError,
+    UnsupportedTaskError,
+    closest,
+    listing,
+)
+
+if TYPE_CHECKING:
+    from precast.runtime.model import Model
+    from precast.runtime.processors.text import Tokenizer
+
+__all__ = [
+    "AutoModel",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForNextSentencePrediction",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoTokenizer",
+    "load_exporter",
+]
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+Progress: TypeAlias = Callable[[str], None]
+
+# What the export room imports, and the only packages whose absence means "the extra is not installed".
+_EXTRA = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
+_TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model", "*.codes", "*.jinja")
+_INSTALL = 'pip install "precast[export]"'
+# Arguments of upstream's from_pretrained that mean something else here.
+_ADVICE = {
+    "torch_dtype": "Precision is chosen at export: precision='fp32'.",
+    "dtype": "Precision is chosen at export: precision='fp32'.",
+    "device_map": "A model runs on one device: device='cuda'.",
+    "trust_remote_code": "Code of a checkpoint is never executed; leave it out.",
+    "local_files_only": "Set HF_HUB_OFFLINE=1 to stay off the network.",
+    "use_fast": "Every tokenizer is a fast one; leave it out.",
+    "attn_implementation": "Kernels are chosen at export; leave it out.",
+    "use_auth_token": "Write token.",
+}
+
+
+def load_exporter(source: PathLike = "a checkpoint") -> Callable[..., Path]:
+    """``export_model``, with everything it imports; ``DependencyError`` says what is missing and how to get it."""
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise DependencyError(
+            f"Exporting {os.fspath(source)!r} needs {listing(missing)}, not installed here. Install the extra: "
+            f"{_INSTALL}; or export where it is (precast export SOURCE OUT), and use that artifact here."
+        )
+    try:
+        from precast.export.exporter import export_model
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "precast":
+            raise
+        raise DependencyError(
+            f"A package that exports cannot be imported: {error}. Install it anew: {_INSTALL}."
+        ) from error
+    return export_model
+
+
+class AutoTokenizer:
+    """The tokenizer of an artifact or a checkpoint."""
+
+    def __init__(self) -> None:
+        raise InputError(f"{type(self).__name__} is made by {type(self).__name__}.from_pretrained(...).")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: PathLike,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: PathLike | None = None,
+        **unknown: Any,
+    ) -> Tokenizer:
+        """The tokenizer of the artifact in a folder, or of a checkpoint (a folder or a Hub id), as at its export.
+
+        Raises ``InputError`` where there is none, and what reading artifacts, checkpoints and the Hub raises.
+        """
+        from precast.runtime.processors.text import TOKENIZER_FILES, Tokenizer
+
+        _refuse(cls.__name__, unknown)
+        folder = _local(source, revision)
+        if folder is None:
+            folder = _from_hub(
+                str(source), revision, token, cache_dir, ("*tokenizer*", "*.json", "*.txt", "*.model", "*.codes")
+            )
+        if (folder / MANIFEST_NAME).is_file():
+            artifact = Artifact.open(folder, check="size")
+            files = {name: _checked(artifact, name) for name in TOKENIZER_FILES if artifact.has(name)}
+            if "tokenizer.json" not in files:
+                raise InputError(f"The artifact {folder} has no tokenizer: its checkpoint had none.")
+            return Tokenizer.from_files(files)
+        # What is particular to a tokenizer class is settled as an export settles it, without torch.
+        from precast.export.tokenizer_files import runtime_files
+
+        place = _transformer_folder(folder)
+        config = _json(place / "config.json")
+        files = runtime_files(place, str(config.get("model_type")), config)
+        if not files:
+            held = listing(sorted(entry.name for entry in place.iterdir()), 12)
+            raise InputError(
+                f"{os.fspath(source)!r} has no tokenizer files (tokenizer.json, vocab.txt ...). It holds: {held}."
+            )
+        return Tokenizer.from_files(files)
+
+
+class AutoModel:
+    """The encoder itself: ``last_hidden_state`` and, where there is one, ``pooler_output``."""
+
+    task: ClassVar[str] = "feature-extraction"
+
+    def __init__(self) -> None:
+        raise InputError(f"{type(self).__name__} is made by {type(self).__name__}.from_pretrained(...).")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: PathLike,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: PathLike | None = None,
+        precision: str | None = None,
+        target: str | None = None,
+        progress: Progress | None = None,
+        **unknown: Any,
+    ) -> Model:
+        """The model of an artifact's folder, or of a checkpoint (a folder or a Hub id), exported on first use.
+
+        Args:
+            device, threads, variant: how to open the artifact, as in ``precast.load``.
+            revision, token: for a Hub id.
+            cache_dir: in place of PRECAST_CACHE.
+            precision, target: which variant; None: the artifact's most exact one, fp32 for a checkpoint, on ``device``.
+            progress: called with each stage of an export as it begins.
+
+        Raises:
+            UnsupportedTaskError: the artifact or the checkpoint was not made for this class's task.
+            DependencyError: a checkpoint is to be exported, and the ``export`` extra is not installed.
+        """
+        from precast.runtime.model import load
+
+        _refuse(cls.__name__, unknown)
+        target = target or device.partition(":")[0]
+        folder = _local(source, revision)
+        if folder is None:
+            files = (MANIFEST_NAME, "config.json", "modules.json")
+            folder = _from_hub(str(source), revision, token, cache_dir, files, artifact=True)
+        if (folder / MANIFEST_NAME).is_file():
+            if variant is None and precision is not None:
+                variant = f"{target}-{precision}"
+            return cls._checked(load(folder, device=device, threads=threads, variant=variant), source)
+
+        def export(entry: Path, overwrite: bool) -> None:
+            load_exporter(source)(
+                source,
+                entry,
+                task=cls.task,
+                precision=precision or "fp32",
+                target=target,
+                overwrite=overwrite,
+                revision=revision,
+                token=token,
+                progress=progress,
+            )
+
+        cache = cache_folder(cache_dir)
+        if _local(source, revision) is None:
+            from precast.runtime import hub
+
+            found = hub.resolve(str(source), revision=revision, token=token)
+            digests, name, revision = found.hashes, found.id, found.revision
+        else:
+            digests, name = checkpoint_digests(folder, cache), Path(os.path.realpath(folder)).name
+        key = entry_name(name, digests, task=cls.task, precision=precision or "fp32", target=target)
+        entry = cache / "models" / key
+        with locked(entry):
+            if os.path.lexists(entry):
+                try:
+                    return cls._checked(load(entry, device=device, threads=threads, variant=variant), source)
+                except IntegrityError:
+                    pass  # damaged since: made anew
+                export(entry, overwrite=True)
+            else:
+                try:
+                    export(entry, overwrite=False)
+                except OutputExistsError:
+                    if not (entry / MANIFEST_NAME).is_file():
+                        raise
+                    # another process was faster, on a system without locks
+            _same_source(entry, digests)
+        return cls._checked(load(entry, device=device, threads=threads, variant=variant), source)
+
+    @classmethod
+    def _checked(cls, model: Model, source: PathLike) -> Model:
+        if cls.task not in model.tasks:
+            fitting = [kind.__name__ for kind in _CLASSES if kind.task in model.tasks]
+            raise UnsupportedTaskError(
+                f"{cls.__name__} needs an artifact exported for {cls.task}; {os.fspath(source)!r} serves: "
+                f"{listing(model.tasks)}. Use {listing(fitting)}, or export again with --task {cls.task}."
+            )
+        return model
+
+
+class AutoModelForMaskedLM(AutoModel):
+    """``logits`` over the vocabulary at every position."""
+
+    task = "fill-mask"
+
+
+class AutoModelForSequenceClassification(AutoModel):
+    """``logits`` over the labels of a text."""
+
+    task = "text-classification"
+
+
+class AutoModelForTokenClassification(AutoModel):
+    """``logits`` over the labels of every token."""
+
+    task = "token-classification"
+
+
+class AutoModelForQuestionAnswering(AutoModel):
+    """``start_logits`` and ``end_logits`` of the answer."""
+
+    task = "question-answering"
+
+
+class AutoModelForMultipleChoice(AutoModel):
+    """``logits`` over the choices; inputs are [B, C, S]."""
+
+    task = "multiple-choice"
+
+
+class AutoModelForNextSentencePrediction(AutoModel):
+    """``logits``: the second text follows the first, or does not."""
+
+    task = "next-sentence-prediction"
+
+
+_CLASSES: tuple[type[AutoModel], ...] = (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoModelForQuestionAnswering,
+    AutoModelForMultipleChoice,
+    AutoModelForNextSentencePrediction,
+)
+
+
+def _refuse(name: str, unknown: dict[str, Any]) -> None:
+    for key in unknown:
+        known = ("device", "threads", "variant", "revision", "token", "cache_dir", "precision", "target", "progress")
+        raise InputError(
+            f"{name}.from_pretrained does not know the argument {key!r}. {_ADVICE.get(key) or closest(key, known)} "
+            f"It takes: {listing(known)}."
+        )
+
+
+def _local(source: PathLike, revision: str | None) -> Path | None:
+    """The folder ``source`` names, or None where it is a Hub id."""
+    from precast.runtime.hub import looks_like_hub_id
+
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(
+                f"A revision belongs to a Hub id, and {text!r} is a folder. Leave revision out, or give the id."
+            )
+        return path
+    if path.exists():
+        raise InputError(f"An artifact or a checkpoint is a folder; {text!r} is a file. Give its folder.")
+    if isinstance(source, str) and looks_like_hub_id(source):
+        return None
+    _nowhere(text, path)
+
+
+def _nowhere(text: str, path: Path) -> NoReturn:
+    try:
+        near = closest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir()])
+    except OSError:
+        near = ""
+    raise InputError(f"There is no folder {text!r}, and it is no Hub id such as 'org/name'. {near}".rstrip())
+
+
+def _from_hub(
+    source: str,
+    revision: str | None,
+    token: str | None,
+    cache_dir: PathLike | None,
+    patterns: tuple[str, ...],
+    *,
+    artifact: bool = False,
+) -> Path:
+    """The folder with those files of a Hub repository; with ``artifact``, of all files where it holds an artifact."""
+    from precast.runtime import hub
+
+    found = hub.resolve(source, revision=revision, token=token, patterns=patterns)
+    if not artifact or not (found.folder / MANIFEST_NAME).is_file():
+        return found.folder
+    name = f"{source.replace('/', '--')}-{found.revision}"
+    entry = cache_folder(cache_dir) / "artifacts" / name
+    with locked(entry):
+        if not (entry / MANIFEST_NAME).is_file():
+            hub.pull(source, entry, revision=found.revision, token=token)
+    return entry
+
+
+def _checked(artifact: Artifact, name: str) -> bytes:
+    """A file of an artifact that was opened by size, compared with its digest."""
+    data = artifact.read_bytes(name)
+    if hashlib.sha256(data).hexdigest() != artifact.manifest.files[name].sha256:
+        raise IntegrityError(
+            f"{name} in {artifact.path} differs from its recorded SHA-256. Export or download it again."
+        )
+    return data
+
+
+def _transformer_folder(folder: Path) -> Path:
+    """Where a checkpoint's config.json is: in sentence-transformers folders it may be a module's folder."""
+    try:
+        modules = json.loads((folder / "modules.json").read_bytes())
+        for module in modules:
+            path = os.path.normpath(module["path"] or ".")
+            if module["type"].rpartition(".")[2] == "Transformer" and not (
+                os.path.isabs(path) or path.startswith("..")
+            ):
+                return folder / path
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass  # no such folder, or one that an export will complain of
+    return folder
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent} has no config.json, so it is neither a checkpoint nor an artifact."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error!s:.200}. Download it again.") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold an object; it holds a {type(value).__name__}. Download it again.")
+    return value
+
+
+def _same_source(entry: Path, digests: dict[str, str]) -> None:
+    """An entry whose checkpoint changed between hashing and exporting would sit under a wrong key."""
+    recorded = Artifact.open(entry, check="size").manifest.source.files
+    changed = [name for name, record in recorded.items() if digests.get(name, record.sha256) != record.sha256]
+    if changed:
+        shutil.rmtree(entry, ignore_errors=True)
+        raise ArtifactError(f"The checkpoint changed while it was exported: {listing(changed, 5)}. Try again.")

@@ -1,0 +1,91 @@
+"""``precast demo``: the main job on real input, from weights to answers."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+import typer
+
+from precast.runtime.cli.console import Stages, guarded, size_text, table, write, write_json
+
+__all__ = ["demo", "register"]
+
+
+@guarded
+def demo(
+    out: Annotated[str | None, typer.Option(help="Keep the artifact in this folder. Default: it is removed.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Another sentence-transformers checkpoint. Default: all-MiniLM-L6-v2.")
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Answers for each query.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0.01, help="Time for each point of the timing.")] = 1.5,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Export the real all-MiniLM-L6-v2, verify it, search a small library with it, and time it beside PyTorch.
+
+    The weights come from the Hub, or without it from the package that precast[demo] brings.
+    """
+    from precast.runtime.auto import load_exporter
+
+    with Stages() as stage, redirect_stdout(sys.stderr):
+        stage("starting PyTorch")
+        load_exporter(source or "all-MiniLM-L6-v2")
+        from precast.export.demo import demonstrate
+
+        found = demonstrate(out, source=source, progress=stage, top_k=top_k, seconds=seconds, threads=threads)
+    if as_json:
+        write_json(found)
+        return
+    cost = found["export"]
+    write(
+        f"{found['source']}: exported in {cost['seconds']:.1f} s, peak memory "
+        f"{size_text(cost['peak_memory_bytes'])}, {size_text(cost['bytes'])} on disk, verified."
+    )
+    write()
+    rows = []
+    for answer in found["search"]:
+        for place, hit in enumerate(answer["hits"]):
+            rows.append(
+                (answer["query"] if place == 0 else "", f"{hit['score']:.3f}", _cut(hit["text"]), hit["source"])
+            )
+    table(("query", "cosine", "found", "in"), rows, title="Semantic search", numbers=(1,))
+    write()
+    rows = []
+    for variant, entry in found["verify"].items():
+        for output, worst in entry.get("outputs", {}).items():
+            figures = (f"{worst['max_abs']:.1e}", f"{worst['cosine']:.9f}", f"{worst['excess']:.0%}")
+            rows.append((variant, f"{output}, {entry['cases']} recorded inputs", *figures))
+    same = found["embeddings"]
+    rows.append(
+        ("", f"embeddings of these {same['texts']} passages", f"{same['max_abs']:.1e}", f"{same['min_cosine']:.9f}", "")
+    )
+    columns = ("variant", "beside eager PyTorch", "max abs error", "cosine", "of the gate")
+    table(columns, rows, title="Parity", numbers=(2, 3, 4))
+    write()
+    rows = [
+        (
+            f"{row['batch']} x {row['length']}",
+            f"{row['precast']['median_ms']:.1f}",
+            f"{row['eager']['median_ms']:.1f}",
+            f"{row['ratio']:.1f} x",
+        )
+        for row in found["speed"]
+    ]
+    title = f"Speed, median ms of one call, in turns, {found['threads']} threads"
+    table(("texts x tokens", "precast", "eager PyTorch", "faster"), rows, title=title, numbers=(1, 2, 3))
+    if found["artifact"]:
+        write(f'\nThe artifact is in {found["artifact"]}: precast run sentence-embedding {found["artifact"]} "A text."')
+
+
+def _cut(text: str, width: int = 72) -> str:
+    return text if len(text) <= width else f"{text[: width - 3].rstrip()}..."
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        short_help="The whole way on real weights.",
+        epilog="\b\nExample:\n  precast demo\n  precast demo --out minilm --json",
+    )(demo)

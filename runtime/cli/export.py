@@ -1,0 +1,95 @@
+"""``precast export``: a checkpoint to a verified artifact."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated, Any
+
+import typer
+
+from precast.runtime.cli.console import Stages, guarded, size_text, table, write, write_json
+
+__all__ = ["export", "register"]
+
+
+@guarded
+def export(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's folder, or a Hub id.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The artifact's folder, which does not exist yet.")],
+    task: Annotated[str | None, typer.Option(help="What to export it for. Default: what config.json says.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32, ...: the numbers it computes with.")] = "fp32",
+    target: Annotated[str, typer.Option(help="cpu, cuda or tensorrt: what it runs on.")] = "cpu",
+    add: Annotated[bool, typer.Option("--add", help="Put a further variant into the artifact at OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the artifact at OUT.")] = False,
+    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the Hub id.")] = None,
+    token: Annotated[str | None, typer.Option(help="For the Hub. Default: HF_TOKEN, or `hf auth login`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Turn a checkpoint into a verified artifact. Nothing is published unless it computes what the checkpoint does."""
+    if add and overwrite:
+        raise typer.BadParameter("--add keeps what is there, --overwrite replaces it: give one of them.")
+    from precast.runtime.auto import load_exporter
+
+    with Stages() as stage, redirect_stdout(sys.stderr):
+        stage("starting PyTorch")
+        export_model = load_exporter(source)
+        path = export_model(
+            source,
+            out,
+            task=task,
+            precision=precision,
+            target=target,
+            add=add,
+            overwrite=overwrite,
+            revision=revision,
+            token=token,
+            progress=stage,
+        )
+    # What was written has just been read back whole.
+    summary = summarise(path, f"{target}-{precision}")
+    if as_json:
+        write_json(summary)
+        return
+    cost = summary["cost"]
+    tasks = ", ".join(summary["tasks"])
+    write(f"{summary['artifact']}: {summary['model_type']} for {tasks}, {size_text(summary['bytes'])}")
+    rows = []
+    for name, worst in summary["parity"].items():
+        errors = (f"{worst['error']:.1e}", f"{worst['reference_error']:.1e}")
+        rows.append((name, f"{worst['max_abs']:.1e}", f"{worst['cosine']:.9f}", *errors))
+    table(
+        ("output", "max abs error", "cosine", "error to float64", "eager's own"),
+        rows,
+        title=f"Verified: {summary['variant']}",
+        numbers=(1, 2, 3, 4),
+    )
+    write(f"Took {cost['seconds']:.1f} s, peak memory {size_text(cost['peak_memory_bytes'])}.")
+    write(f'Try it: precast run {summary["tasks"][0]} {summary["artifact"]} "Some text."')
+
+
+def summarise(path: Any, variant: str) -> dict[str, Any]:
+    """What an export reports: what is in the artifact now, and what the variant just made has to show."""
+    from precast.runtime.artifact import Artifact
+
+    artifact = Artifact.open(path, check="size")
+    component = artifact.component_for(None)
+    made = component.variants[variant]
+    return {
+        "artifact": str(path),
+        "digest": artifact.digest,
+        "model_type": artifact.manifest.model_type,
+        "tasks": list(artifact.tasks),
+        "variant": made.name,
+        "variants": sorted(component.variants),
+        "bytes": sum(record.size for record in artifact.manifest.files.values()),
+        "parity": dict(made.parity.get("worst", {})),
+        "cost": dict(artifact.manifest.cost),
+    }
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        epilog="\b\nExample:\n  precast export sentence-transformers/all-MiniLM-L6-v2 minilm\n"
+        "  precast export ./my-checkpoint classifier --task text-classification --json"
+    )(export)

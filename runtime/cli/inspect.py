@@ -1,0 +1,76 @@
+"""``precast inspect``: what is in an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from precast.runtime.cli.console import guarded, size_text, table, write, write_json
+
+__all__ = ["inspect", "register"]
+
+
+@guarded
+def inspect(
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="The artifact's folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what is in an artifact: tasks, variants, operators, errors, sizes. Its digests are checked first."""
+    from precast.runtime.artifact import Artifact
+    from precast.runtime.inspection import summary
+
+    found = summary(Artifact.open(artifact))
+    if as_json:
+        write_json(found)
+        return
+    source, size, cost = found["source"], found["size"], found["cost"]
+    producer = ", ".join(f"{name} {version}" for name, version in found["producer"].items())
+    at = f" at {source['revision']}" if source["revision"] else ""
+    facts = {
+        "artifact": found["path"],
+        "digest": found["digest"],
+        "model": f"{found['model_type']}, from {source['id']}{at}",
+        "tasks": ", ".join(found["tasks"]),
+        "made by": producer,
+        "size": f"{size_text(size['total'])} in {size['files']} files, weights {size_text(size['weights'])}",
+    }
+    if "seconds" in cost:
+        facts["export took"] = f"{cost['seconds']:.1f} s, peak memory {size_text(cost.get('peak_memory_bytes', 0))}"
+    for name, value in facts.items():
+        write(f"{name + ':':<13}{value}")
+    for name, component in found["components"].items():
+        write()
+        for direction in ("inputs", "outputs"):
+            shown = ", ".join(_tensor(spec) for spec in component[direction])
+            write(f"{name + ' ' + direction + ':':<18}{shown}")
+        limits = ", ".join(f"{key} {value}" for key, value in component["limits"].items())
+        write(f"{name + ' limits:':<18}{limits or 'none'}")
+        table(
+            ("variant", "provider", "graph", "weights", "worst max abs", "worst cosine"),
+            [_variant(variant, entry) for variant, entry in component["variants"].items()],
+            numbers=(2, 3, 4, 5),
+        )
+        for variant, entry in component["variants"].items():
+            operators = ", ".join(f"{count} {operator}" for operator, count in entry["operators"].items())
+            write(f"{variant} operators: {operators}")
+
+
+def _tensor(spec: Mapping[str, Any]) -> str:
+    shape = ", ".join(map(str, spec["shape"]))
+    return f"{spec['name']}{'?' if spec.get('optional') else ''} {spec['dtype']}[{shape}]"
+
+
+def _variant(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    errors, size = entry["errors"], entry["size"]
+    worst = f"{errors['max_abs']:.1e}" if "max_abs" in errors else ""
+    cosine = f"{errors['cosine']:.9f}" if "cosine" in errors else ""
+    return name, entry["provider"], size_text(size["graph"]), size_text(size["weights"]), worst, cosine
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        short_help="Show what is in an artifact.",
+        epilog="\b\nExample:\n  precast inspect minilm\n  precast inspect minilm --json | jq .components",
+    )(inspect)

@@ -1,0 +1,215 @@
+"""``precast run``: a pipeline task on the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from precast.runtime.cli.console import guarded, note, write, write_json
+from precast.runtime.errors import InputError
+
+__all__ = ["register", "run"]
+
+_EMBEDDING = "sentence-embedding"
+
+
+def _tasks() -> list[str]:
+    from precast.runtime.tasks import TASKS
+
+    return [*TASKS, _EMBEDDING]
+
+
+@guarded
+def run(
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK",
+            help=f"One of {', '.join(_tasks())}.",
+            autocompletion=_tasks,
+        ),
+    ],
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="The artifact's folder.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(metavar="INPUT...", help="Texts; - or nothing: the lines of stdin.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="How many answers, best first.")] = None,
+    candidate_labels: Annotated[str | None, typer.Option(help="Labels, separated by commas (zero-shot).")] = None,
+    hypothesis_template: Annotated[str | None, typer.Option(help='Such as "It is about {}." (zero-shot).')] = None,
+    multi_label: Annotated[bool | None, typer.Option("--multi-label", help="Labels exclude none (zero-shot).")] = None,
+    context: Annotated[str | None, typer.Option(help="The text to find answers in (question answering).")] = None,
+    context_file: Annotated[str | None, typer.Option(help="The same, from a UTF-8 file.")] = None,
+    aggregation_strategy: Annotated[
+        str | None, typer.Option(help="none, simple, first, average or max (token classification).")
+    ] = None,
+    targets: Annotated[str | None, typer.Option(help="Words to choose from, separated by commas (fill-mask).")] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Any parameter of the task; the value is JSON or a text."),
+    ] = None,
+    input_json: Annotated[
+        bool, typer.Option("--input-json", help="Each input is JSON, such as a pair of texts.")
+    ] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Most texts at once. Default: chosen by length.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
+    variant: Annotated[str | None, typer.Option(help="One of the artifact's. Default: the most exact.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line for each input.")] = False,
+) -> None:
+    """Answer a task with an artifact, without PyTorch: one result a line, in the order of the inputs."""
+    parameters = _parameters(param or [])
+    given = {
+        "top_k": top_k,
+        "candidate_labels": candidate_labels,
+        "hypothesis_template": hypothesis_template,
+        "multi_label": multi_label,
+        "aggregation_strategy": aggregation_strategy,
+        "targets": targets.split(",") if targets is not None else None,
+    }
+    parameters |= {name: value for name, value in given.items() if value is not None}
+    if context is not None and context_file is not None:
+        raise typer.BadParameter("--context and --context-file say the same: give one of them.")
+    if context_file is not None:
+        context = _read(context_file)
+    inputs = inputs or ["-"]
+    if "-" in inputs and sys.stdin.isatty():
+        note("Reading lines from the terminal; Ctrl-D ends.")
+        batch_size = 1  # each line is answered at once
+    items: Iterable[Any] = _items(inputs)
+    if input_json:
+        items = map(_decoded, items)
+
+    from precast.runtime.model import load
+    from precast.runtime.tasks import TASKS, pipeline
+
+    name = task if task == _EMBEDDING else TASKS.resolve(task)
+    if name == "question-answering":
+        items = _questions(items, context)
+    elif context is not None:
+        raise typer.BadParameter(f"--context is for question-answering, not for {task}.")
+    model = load(artifact, device=device, threads=threads, variant=variant)
+    if name == _EMBEDDING:
+        results = _embeddings(model, items, batch_size, parameters)
+    else:
+        # An iterator in, an iterator out: answers come as soon as they are there, and one text is like many.
+        results = pipeline(name, model, batch_size=batch_size, **parameters)(iter(items))
+    for result in results:
+        if as_json:
+            write_json(result, compact=True)
+        else:
+            for line in _lines(result):
+                write(line)
+
+
+def _items(inputs: list[str]) -> Iterator[str]:
+    for item in inputs:
+        if item == "-":
+            yield from _stdin()
+        else:
+            yield item
+
+
+def _stdin() -> Iterator[str]:
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InputError(f"Inputs are UTF-8 text; line {number} of stdin is not: {error.reason}.") from error
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"--context-file takes UTF-8 text; {path} is not: {error.reason}.") from error
+
+
+def _decoded(item: str) -> Any:
+    try:
+        return json.loads(item)
+    except ValueError as error:
+        raise InputError(
+            f"--input-json takes JSON, such as a text in quotes; received {item[:80]!r}: {error}."
+        ) from error
+
+
+def _questions(items: Iterable[Any], context: str | None) -> Iterator[Any]:
+    for item in items:
+        if isinstance(item, Mapping):
+            yield item if context is None else {"context": context, **item}
+        elif context is None:
+            raise InputError(
+                "question-answering needs a text to find answers in: --context TEXT or --context-file FILE."
+            )
+        else:
+            yield {"question": item, "context": context}
+
+
+def _parameters(pairs: list[str]) -> dict[str, Any]:
+    parameters = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise typer.BadParameter(f"--param takes KEY=VALUE, such as top_k=3; received {pair!r}.")
+        try:
+            parameters[name] = json.loads(value)
+        except ValueError:
+            parameters[name] = value
+    return parameters
+
+
+def _embeddings(
+    model: Any, items: Iterable[Any], batch_size: int | None, parameters: Mapping[str, Any]
+) -> Iterator[Any]:
+    from precast.runtime.batching import LIST_WINDOW, windows
+
+    try:
+        for window in windows(items, limit=batch_size or LIST_WINDOW):
+            yield from model.encode(window, batch_size=batch_size, **parameters)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise InputError(f"{_EMBEDDING} does not know a parameter: {error}.") from error
+
+
+def _lines(result: Any) -> Iterator[str]:
+    """A result to read: one line for every answer in it."""
+    first = result[0] if isinstance(result, list) and result else None
+    if isinstance(first, Mapping) or (isinstance(first, list) and first and isinstance(first[0], Mapping)):
+        for item in result:
+            yield from _lines(item)
+    elif isinstance(result, Mapping) and isinstance(result.get("labels"), list):
+        for label, score in zip(result["labels"], result["scores"], strict=True):
+            yield f"{score:.4f}  {label}"
+    elif isinstance(result, Mapping):
+        score = result.get("score")
+        rest = "  ".join(f"{name}: {value}" for name, value in result.items() if name != "score")
+        yield rest if score is None else f"{score:.4f}  {rest}"
+    elif hasattr(result, "tolist") or (isinstance(result, list) and result):
+        yield _array(result)
+    else:
+        yield str(result)
+
+
+def _array(value: Any) -> str:
+    import numpy as np
+
+    array = np.asarray(value)
+    shown = " ".join(f"{number:.4f}" for number in array.reshape(-1)[:6])
+    return f"{'x'.join(map(str, array.shape))}: {shown}{' ...' if array.size > 6 else ''}"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(
+        short_help="Answer a task with an artifact.",
+        epilog='\b\nExample:\n  precast run text-classification sst2 "We are very happy." --top-k 2\n'
+        "  cat lines.txt | precast run ner my-ner --aggregation-strategy simple --json\n"
+        '  precast run question-answering my-qa "Who wrote it?" --context-file book.txt',
+    )(run)
