@@ -56,7 +56,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--vocab", type=int, default=30000)
-    parser.add_argument("--pause", type=float, default=0.05, help="seconds between samples, for spinning workers to rest")
+    parser.add_argument(
+        "--pause", type=float, default=0.05, help="seconds between samples, for spinning workers to rest"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
@@ -94,7 +96,8 @@ def main() -> None:
             for name, values in times.items()
         }
         cells = "  ".join(
-            f"{name} {row['median_ms']:.2f} ms (min {row['min_ms']:.2f}) x{row['ratio'][1]:.2f} [{row['ratio'][0]:.2f}-{row['ratio'][2]:.2f}]"
+            f"{name} {row['median_ms']:.2f} ms (min {row['min_ms']:.2f}) "
+            f"x{row['ratio'][1]:.2f} [{row['ratio'][0]:.2f}-{row['ratio'][2]:.2f}]"
             for name, row in table[point].items()
         )
         print(f"{point}: {cells}", flush=True)

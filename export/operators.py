@@ -118,9 +118,7 @@ def _(x: Tensor, *_: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def rotary(
-    x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, *, heads: int, interleaved: bool = False
-) -> Tensor:
+def rotary(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, *, heads: int, interleaved: bool = False) -> Tensor:
     """Rotary position embedding (https://arxiv.org/abs/2104.09864) of x [B, S, N*D] at positions [B, S]."""
     return _rotary(x, positions, cos, sin, heads, interleaved)
 
@@ -146,26 +144,37 @@ def add_layer_norm(
     return _add_layer_norm(x, residual, weight, bias, epsilon)
 
 
-def _layer_norm_node(emit: Any, x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Any:
+def _layer_norm_node(
+    emit: Any, x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+) -> Any:
     if weight is None:
         raise NotImplementedError("a LayerNorm without weight is not in the vocabulary: give it a weight of ones")
     return emit.LayerNorm(x, weight, bias, epsilon=eps)
 
 
+def _attention_node(emit: Any, *arguments: Any) -> Any:
+    *tensors, heads, kv_heads, scale, causal, left, right, softcap = arguments
+    return emit.Attention(
+        *tensors,
+        heads=heads,
+        kv_heads=kv_heads,
+        scale=scale,
+        causal=int(causal),
+        window_left=left,
+        window_right=right,
+        softcap=softcap,
+    )
+
+
 # torch operator -> how its node is emitted. `emit.Name(*inputs, **attributes)` makes a node of the precast domain.
 # The plain aten operators listed here are captured whole, so that models use nn.Linear and F.gelu as they are.
 NODES: dict[Any, Callable[..., Any]] = {
-    torch.ops.precast.attention.default: lambda emit, q, k, v, mask, bias, heads, kv_heads, scale, causal, left, right, cap: (
-        emit.Attention(
-            q, k, v, mask, bias, heads=heads, kv_heads=kv_heads, scale=scale, causal=int(causal),
-            window_left=left, window_right=right, softcap=cap,
-        )
+    torch.ops.precast.attention.default: _attention_node,
+    torch.ops.precast.rotary.default: lambda emit, x, positions, cos, sin, heads, interleaved: emit.Rotary(
+        x, positions, cos, sin, heads=heads, interleaved=int(interleaved)
     ),
-    torch.ops.precast.rotary.default: lambda emit, x, positions, cos, sin, heads, interleaved: (
-        emit.Rotary(x, positions, cos, sin, heads=heads, interleaved=int(interleaved))
-    ),
-    torch.ops.precast.add_layer_norm.default: lambda emit, x, residual, weight, bias, epsilon: (
-        emit.AddLayerNorm(x, residual, weight, bias, epsilon=epsilon)
+    torch.ops.precast.add_layer_norm.default: lambda emit, x, residual, weight, bias, epsilon: emit.AddLayerNorm(
+        x, residual, weight, bias, epsilon=epsilon
     ),
     torch.ops.aten.layer_norm.default: _layer_norm_node,
     torch.ops.aten.linear.default: lambda emit, x, weight, bias=None: emit.Linear(x, weight, bias),

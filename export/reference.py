@@ -107,14 +107,18 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
         models = {other: compose(spec, absent) for other, compose in family.heads.items()}
     if getattr(models.get(BASE), "pooler", None) is None:
         absent |= {"pooler"}  # also where only another head has parameters of that name
-    names = {other: {name for name, _ in model.named_parameters(remove_duplicate=False)} for other, model in models.items()}
+    names = {
+        other: {name for name, _ in model.named_parameters(remove_duplicate=False)} for other, model in models.items()
+    }
     model = models[head].eval()
     _check_head(family, head, table, names, config)
     elsewhere = set().union(*(names[other] for other in models if other is not head))
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
     weights.bind(model)
     fill_tables(model)
-    return Reference(model, str(config["model_type"]), family, spec, head, signature(family, spec, head, absent), weights.ignored)
+    return Reference(
+        model, str(config["model_type"]), family, spec, head, signature(family, spec, head, absent), weights.ignored
+    )
 
 
 def _check_head(

@@ -54,4 +54,4 @@ def signature(family: Family, spec: Spec, head: Head, absent: frozenset[str] = f
     if longest is not None:
         limits["max_positions"] = longest
     outputs = tuple(name for name in head.outputs if name.removesuffix("_output") not in absent)
-    return Signature({name: dims for name in names}, outputs, limits, head.per_text)
+    return Signature(dict.fromkeys(names, dims), outputs, limits, head.per_text)

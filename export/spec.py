@@ -126,7 +126,9 @@ def read_spec(cls: type[S], config: Mapping[str, Any], *, inert: frozenset[str] 
     unknown = sorted(set(config) - known - INERT - inert)
     for key in unknown:
         near = closest(key, known)
-        problems.append(f"{key!r} = {config[key]!r} is not understood and might change the computation. {near}".rstrip())
+        problems.append(
+            f"{key!r} = {config[key]!r} is not understood and might change the computation. {near}".rstrip()
+        )
     if problems:
         raise ConfigError(
             f"config.json of model_type {config.get('model_type')!r} cannot be honoured: {'; '.join(problems)}. "

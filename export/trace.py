@@ -161,7 +161,9 @@ def _name_dimensions(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) 
         if value.shape is not None:
             value.shape = ir.Shape(
                 [
-                    ir.SymbolicDim(names.get(dim.value, dim.value)) if isinstance(dim, ir.SymbolicDim) and dim.value else dim
+                    ir.SymbolicDim(names.get(dim.value, dim.value))
+                    if isinstance(dim, ir.SymbolicDim) and dim.value
+                    else dim
                     for dim in value.shape
                 ]
             )

@@ -13,7 +13,21 @@ from torch import Tensor, nn
 
 from precast.runtime.errors import WeightsError
 
-__all__ = ["Fold", "Ignore", "Lazy", "Merge", "Rename", "Rule", "Source", "Split", "Tie", "Transpose", "WeightMap", "plan", "rename"]
+__all__ = [
+    "Fold",
+    "Ignore",
+    "Lazy",
+    "Merge",
+    "Rename",
+    "Rule",
+    "Source",
+    "Split",
+    "Tie",
+    "Transpose",
+    "WeightMap",
+    "plan",
+    "rename",
+]
 
 
 class Source(Protocol):
@@ -274,7 +288,11 @@ def plan(
 
 
 def _complaint(
-    missing: list[str], extra: list[str], wrong: list[str], table: Mapping[str, Lazy], wanted: dict[str, tuple[int, ...]]
+    missing: list[str],
+    extra: list[str],
+    wrong: list[str],
+    table: Mapping[str, Lazy],
+    wanted: dict[str, tuple[int, ...]],
 ) -> str:
     lines = ["weights and parameters must match one to one."]
     if missing:

@@ -37,7 +37,8 @@ def fingerprint(model: ir.Model) -> str:
         return ["weight", str(tensor.dtype), [int(dim) for dim in tensor.shape], shown]
 
     rows: list[object] = [
-        [str(value.dtype), [str(getattr(dim, "value", dim)) for dim in value.shape or ()]] for value in model.graph.inputs
+        [str(value.dtype), [str(getattr(dim, "value", dim)) for dim in value.shape or ()]]
+        for value in model.graph.inputs
     ]
     for index, node in enumerate(model.graph):
         attributes = {name: _attribute(attribute) for name, attribute in sorted(node.attributes.items())}

@@ -151,7 +151,8 @@ class Model:
             if array_or_none is not None and array_or_none.view(np.uint64).max() >= bound:
                 worst = int(array_or_none.min()) if array_or_none.min() < 0 else int(array_or_none.max())
                 raise InputError(
-                    f"{name} must be 0 to {bound - 1}; received {worst}. Is this the tokenizer the model was trained with?"
+                    f"{name} must be 0 to {bound - 1}; received {worst}. "
+                    "Is this the tokenizer the model was trained with?"
                 )
         mask = checked.get("attention_mask")
         if mask is not None and not mask.any(axis=-1).all():
@@ -203,8 +204,12 @@ def load(
     session = dict(chosen.session)
     if index:
         session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
-    runner = backend_for(chosen.provider).load(artifact.file(chosen.graph), session=session, threads=threads, isa=chosen.isa)
+    runner = backend_for(chosen.provider).load(
+        artifact.file(chosen.graph), session=session, threads=threads, isa=chosen.isa
+    )
     expected, found = {spec.name for spec in component.inputs}, set(runner.input_names)
     if expected != found:
-        raise ArtifactError(f"{chosen.graph} takes {listing(sorted(found))}, its manifest says {listing(sorted(expected))}")
+        raise ArtifactError(
+            f"{chosen.graph} takes {listing(sorted(found))}, its manifest says {listing(sorted(expected))}"
+        )
     return Model(artifact, component, chosen, runner)

@@ -183,7 +183,9 @@ def read_record(data: bytes) -> list[Recorded]:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             for key in arrays.files:
                 index, case, kind, name = key.split("|")
-                cases.setdefault(f"{index}|{case}", {"input": {}, "output": {}, "distance": {}})[kind][name] = arrays[key]
+                cases.setdefault(f"{index}|{case}", {"input": {}, "output": {}, "distance": {}})[kind][name] = arrays[
+                    key
+                ]
         return [
             Recorded(
                 Case(key.split("|")[1], parts["input"]),

@@ -20,7 +20,15 @@ def summarise(measured: list[Measured]) -> dict[str, dict[str, float]]:
     for item in measured:
         entry = worst.setdefault(
             item.output,
-            {"max_abs": 0.0, "max_rel": 0.0, "cosine": 1.0, "argmax": 1.0, "error": 0.0, "reference_error": 0.0, "excess": 0.0},
+            {
+                "max_abs": 0.0,
+                "max_rel": 0.0,
+                "cosine": 1.0,
+                "argmax": 1.0,
+                "error": 0.0,
+                "reference_error": 0.0,
+                "excess": 0.0,
+            },
         )
         for key in entry:
             pick = min if key in ("cosine", "argmax") else max
@@ -54,7 +62,9 @@ def verify(
     for component in artifact.components.values():
         record = artifact.manifest.parity.get(component.name)
         if not isinstance(record, Mapping) or "file" not in record:
-            raise ArtifactError(f"{artifact.path} holds no parity record for component {component.name!r}. Export it again.")
+            raise ArtifactError(
+                f"{artifact.path} holds no parity record for component {component.name!r}. Export it again."
+            )
         recorded = read_record(artifact.read_bytes(record["file"]))
         names = [variant] if variant is not None else sorted(component.variants)
         for name in names:

@@ -102,7 +102,9 @@ def test_two_exports_are_one_digest(checkpoint: Path, artifact: Path, tmp_path: 
     again = precast.export_model(checkpoint, tmp_path / "again")
     first, second = Artifact.open(artifact), Artifact.open(again)
     assert first.digest == second.digest
-    assert {n: r.sha256 for n, r in first.manifest.files.items()} == {n: r.sha256 for n, r in second.manifest.files.items()}
+    assert {n: r.sha256 for n, r in first.manifest.files.items()} == {
+        n: r.sha256 for n, r in second.manifest.files.items()
+    }
 
 
 def test_digest_does_not_depend_on_the_hash_seed(checkpoint: Path, artifact: Path, tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_a_flipped_bit_anywhere_is_refused(artifact: Path, tmp_path: Path) -> No
 def test_existing_output_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("precious")
-    with pytest.raises(OutputExistsError, match="mine exists. Choose a folder that does not exist"):
+    with pytest.raises(OutputExistsError, match=r"mine exists\. Choose a folder that does not exist"):
         precast.export_model(checkpoint, tmp_path / "mine")
     with pytest.raises(PrecastError, match="mine"):
         precast.export_model(checkpoint, tmp_path / "mine", overwrite=True)
@@ -208,13 +210,25 @@ def test_unknown_model_type(checkpoint: Path, tmp_path: Path, out: Path) -> None
 
 
 def test_unknown_task_target_precision(checkpoint: Path, out: Path) -> None:
-    refused(checkpoint, out, UnsupportedTaskError, "text-clasification.*Closest: text-classification", task="text-clasification")
+    refused(
+        checkpoint,
+        out,
+        UnsupportedTaskError,
+        "text-clasification.*Closest: text-classification",
+        task="text-clasification",
+    )
     refused(checkpoint, out, InputError, "target 'gpu' is unknown", target="gpu")
     refused(checkpoint, out, InputError, "precision 'fp8' is not available for target 'cpu'", precision="fp8")
 
 
 def test_a_head_the_checkpoint_lacks(checkpoint: Path, out: Path) -> None:
-    refused(checkpoint, out, UnsupportedTaskError, "no trained head for task 'question-answering'. It has: .*text-classification", task="question-answering")
+    refused(
+        checkpoint,
+        out,
+        UnsupportedTaskError,
+        "no trained head for task 'question-answering'. It has: .*text-classification",
+        task="question-answering",
+    )
 
 
 def test_missing_and_extra_weights_are_all_listed(checkpoint: Path, tmp_path: Path, out: Path) -> None:
@@ -230,7 +244,12 @@ def test_missing_and_extra_weights_are_all_listed(checkpoint: Path, tmp_path: Pa
     with pytest.raises(WeightsError) as caught:
         precast.export_model(source, out / "artifact")
     text = str(caught.value)
-    for name in ("layers.0.self_attn.k_proj.bias", "layers.1.self_attn.k_proj.bias", "encoder.layer.0.adapter.weight", "strange"):
+    for name in (
+        "layers.0.self_attn.k_proj.bias",
+        "layers.1.self_attn.k_proj.bias",
+        "encoder.layer.0.adapter.weight",
+        "strange",
+    ):
         assert name in text
     assert leftovers(out) == []
 
@@ -255,7 +274,12 @@ def test_weights_that_are_not_finite(checkpoint: Path, tmp_path: Path, out: Path
 def test_config_keys_that_are_not_honoured(checkpoint: Path, tmp_path: Path, out: Path) -> None:
     source = copy(checkpoint, tmp_path / "source")
     edit_config(source, position_embedding_type="relative_key", sparse_attention_block=4)
-    refused(source, out, ConfigError, r"'position_embedding_type' is 'relative_key'.*'sparse_attention_block' = 4 is not understood")
+    refused(
+        source,
+        out,
+        ConfigError,
+        r"'position_embedding_type' is 'relative_key'.*'sparse_attention_block' = 4 is not understood",
+    )
     edit_config(source, position_embedding_type="absolute", hidden_size="32")
     refused(source, out, ConfigError, r"'hidden_size' is '32', expected int")
 
@@ -305,14 +329,20 @@ def test_no_disk_space(checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPa
     assert leftovers(out) == []
 
 
-def test_a_graph_that_computes_something_else_is_not_published(checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_computes_something_else_is_not_published(
+    checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The gate can fail: an operator lowered with another epsilon is caught, and nothing is left."""
     from precast.graphs.dialects import base, onnxruntime
 
     def wrong(tape: Any, node: Any) -> Any:
         x, residual, weight, bias = (*node.inputs, None)[:4]
         outputs = tape.op_multi_out(
-            "SkipLayerNormalization", [x, residual, weight, bias], {"epsilon": 1e-3}, num_outputs=1, domain="com.microsoft"
+            "SkipLayerNormalization",
+            [x, residual, weight, bias],
+            {"epsilon": 1e-3},
+            num_outputs=1,
+            domain="com.microsoft",
         )
         return [outputs[0], None]
 
@@ -355,13 +385,13 @@ def test_bad_ways_to_open(artifact: Path, tmp_path: Path) -> None:
         precast.load(artifact, threads=0)
     with pytest.raises(PrecastError, match="holds no variant of 'encoder' for target 'cuda'"):
         precast.load(artifact, device="cuda")
-    with pytest.raises(PrecastError, match="cpu-fp23.*Closest: cpu-fp32"):
+    with pytest.raises(PrecastError, match=r"cpu-fp23.*Closest: cpu-fp32"):
         precast.load(artifact, variant="cpu-fp23")
     with pytest.raises(PrecastError, match="no folder"):
         precast.load(tmp_path / "nowhere")
     broken = copy(artifact, tmp_path / "broken")
     (broken / "config.json").write_text("{}")
-    with pytest.raises(IntegrityError, match="config.json"):
+    with pytest.raises(IntegrityError, match=r"config\.json"):
         precast.load(broken)
 
 

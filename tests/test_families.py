@@ -31,7 +31,15 @@ from precast.runtime.parity import Recorded, compare, gate
 EVERY = [(name, head) for name in model_types() for head in find_family(name).heads]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
 # Shapes for T1: lengths and paddings of PARITY.md within the tiny models' positions.
-SHAPES = ((1, 1, "none"), (2, 2, "none"), (3, 7, "right"), (1, 8, "left"), (2, 63, "right"), (1, 128, "left"), (1, 0, "none"))
+SHAPES = (
+    (1, 1, "none"),
+    (2, 2, "none"),
+    (3, 7, "right"),
+    (1, 8, "left"),
+    (2, 63, "right"),
+    (1, 128, "left"),
+    (1, 0, "none"),
+)
 
 
 def ident(value: Any) -> str:

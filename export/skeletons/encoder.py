@@ -14,9 +14,7 @@ __all__ = ["Encoder", "PostNormLayer", "PreNormEncoder", "PreNormLayer"]
 class PostNormLayer(nn.Module):
     """x = norm(x + attention(x)); x = norm(x + mlp(x)). https://arxiv.org/abs/1706.03762"""
 
-    def __init__(
-        self, *, attention: nn.Module, attention_norm: LayerNorm, mlp: nn.Module, mlp_norm: LayerNorm
-    ) -> None:
+    def __init__(self, *, attention: nn.Module, attention_norm: LayerNorm, mlp: nn.Module, mlp_norm: LayerNorm) -> None:
         super().__init__()
         self.self_attn = attention
         self.attention_norm = attention_norm

@@ -57,7 +57,10 @@ class FoldConstants(GraphPass):
     def call(self, model: ir.Model) -> None:
         graph = model.graph
         for node in list(graph):
-            if node.domain not in ("", "ai.onnx") or node.op_type not in _EVALUATE | {"Constant": None, "CastLike": None}:
+            if node.domain not in ("", "ai.onnx") or node.op_type not in _EVALUATE | {
+                "Constant": None,
+                "CastLike": None,
+            }:
                 continue
             if node.op_type == "Constant":
                 tensor = constant(node.outputs[0])

@@ -41,7 +41,7 @@ _HOME = {
     "verify": "precast.runtime.verify",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]  # noqa: PLE0604 - names are resolved lazily below
+__all__ = ["__version__", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

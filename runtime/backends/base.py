@@ -27,9 +27,7 @@ class Runner(Protocol):
 class Backend(Protocol):
     """Loads graphs for one execution provider."""
 
-    def load(
-        self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None
-    ) -> Runner:
+    def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None) -> Runner:
         """Open ``graph`` with the session options its artifact prescribes; ``isa`` is what its variant needs beyond.
 
         Raises:
