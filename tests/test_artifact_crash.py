@@ -24,7 +24,7 @@ def test_killed_at_any_moment(tmp_path: Path, mode: str, way: str) -> None:
     # Its own process: forking one that has threads is unsound, and pytest's may have some.
     killer = Path(artifact_killer.__file__)
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(killer), str(tmp_path), mode, way, "60"],
+        [sys.executable, "-W", "error", str(killer), str(tmp_path), mode, way, "40"],
         capture_output=True,
         text=True,
         check=False,

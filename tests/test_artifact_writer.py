@@ -14,6 +14,7 @@ from typing import Any
 import artifact_samples as samples
 import numpy as np
 import pytest
+
 from precast.runtime.artifact import Artifact, Manifest, Source, TensorSpec
 from precast.runtime.artifact import staging as staging_module
 from precast.runtime.artifact import writer as writer_module
@@ -270,6 +271,8 @@ def test_overwrite_deletes_nothing_but_an_artifact(tmp_path: Path, folder: Path)
         OutputExistsError, match=r"not part of the artifact and would be deleted: \.git/HEAD, README\.md"
     ):
         ArtifactWriter(folder, mode="overwrite")
+    with pytest.raises(OutputExistsError, match=r"would be deleted: \.git/HEAD, README\.md\. Move them away first"):
+        ArtifactWriter(folder, mode="add")
     home = tmp_path / "home"
     home.mkdir()
     for content in (b"", b"{", b"[]", b'{"files": {}}', b'{"files": 3, "format": {"version": "1.0"}, "seal": ""}'):
@@ -448,6 +451,24 @@ def test_many_writers_to_one_target(tmp_path: Path, folder: Path, mode: str) -> 
     assert all("exists" in r or "already holds" in r or "Run this one again" in r or r == "published" for r in results)
     Artifact.open(target)
     assert sorted(os.listdir(tmp_path)) == sorted({"tiny", target.name})
+
+
+def test_a_reader_beside_a_writer_sees_one_whole_artifact(folder: Path) -> None:
+    old = Artifact.open(folder).digest
+    done = threading.Event()
+
+    def rewrite() -> None:
+        for seed in range(25):
+            samples.make(folder, mode="overwrite", seed=seed)
+        done.set()
+
+    thread = threading.Thread(target=rewrite)
+    thread.start()
+    seen = set()
+    while not done.is_set():
+        seen.add(Artifact.open(folder).digest)
+    thread.join()
+    assert seen - {old}
 
 
 def test_a_living_export_is_left_alone_and_a_dead_one_removed(tmp_path: Path) -> None:

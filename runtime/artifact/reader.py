@@ -52,7 +52,15 @@ class Artifact:
         folder = Path(path)
         _refuse_what_is_no_artifact(folder)
         # Resolved once: a link on the way to the folder may change later, what was checked may not.
-        return cls.open_folder(Path(os.path.realpath(folder)), check=check)
+        folder = Path(os.path.realpath(folder))
+        while True:
+            before = _generation(folder)
+            try:
+                return cls.open_folder(folder, check=check)
+            except IntegrityError:
+                # An --overwrite or --add may have exchanged the folder under our hands: then look again.
+                if _generation(folder) == before:
+                    raise
 
     @classmethod
     def open_folder(cls, folder: Path, *, check: str) -> Artifact:
@@ -207,6 +215,17 @@ def _refuse_what_is_no_artifact(folder: Path) -> None:
     inner = [name for name in names if os.path.lexists(folder / name / MANIFEST_NAME)]
     hint = f" Did you mean {listing((str(folder / name) for name in inner), 3)}?" if inner else ""
     raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST_NAME}.{hint}")
+
+
+def _generation(folder: Path) -> tuple[int, ...]:
+    """Which of several artifacts, published here one after the other, this is."""
+    marks: list[int] = []
+    for path in (folder, folder / MANIFEST_NAME):
+        with suppress(OSError):
+            status = os.lstat(path)
+            # The number alone is not enough: a file system gives that of a deleted file to the next one.
+            marks += (status.st_ino, status.st_ctime_ns)
+    return tuple(marks)
 
 
 @contextmanager

@@ -76,8 +76,13 @@ class ArtifactWriter:
         with self._io("look at the folder"):
             clean_up(self.target)
             _refuse_taken(self.target, mode)
-        if mode == "add":
-            self.base = Artifact.open(self.target)
+            if mode == "add":
+                self.base = Artifact.open(self.target)
+            while mode != "create" and os.path.lexists(self.target / MANIFEST_NAME):
+                with target_lock(self.target) as still_there:
+                    if still_there:
+                        _refuse_foreign(self.target)
+                        break
 
     def __enter__(self) -> ArtifactWriter:
         try:
@@ -184,6 +189,7 @@ class ArtifactWriter:
                 continue
             with target_lock(self.target) as still_there:
                 if still_there:
+                    _refuse_foreign(self.target)
                     if self.base is not None and _seal_at(self.target) != self.base.manifest.seal:
                         raise ExportError(f"Another export replaced {self.target} meanwhile. Run this one again.")
                     staging.publish_instead()
@@ -331,14 +337,20 @@ def _refuse_taken(target: Path, mode: str) -> None:
         empty = not os.listdir(target)
         hint = f"It is empty: rmdir {target}, or use --overwrite." if empty else "Choose a folder that does not exist."
         raise OutputExistsError(f"{target} exists. {hint}")
-    if mode == "overwrite":
-        _refuse_foreign(target)
+    if mode == "overwrite" and not artifact and os.listdir(target):
+        raise OutputExistsError(_not_ours(target))
+
+
+def _not_ours(target: Path) -> str:
+    return (
+        f"{target} is not an artifact, so --overwrite will not delete it. Remove it yourself, or choose another folder."
+    )
 
 
 def _refuse_foreign(target: Path) -> None:
-    """Replacing a folder deletes it, so it may hold nothing but an artifact."""
-    if not os.listdir(target):
-        return
+    """Exchanging a folder deletes the old one, so it may hold nothing but an artifact. Call it under the target's lock:
+    a look at a manifest and then at the files beside it is two looks.
+    """
     try:
         document: Any = json.loads((target / MANIFEST_NAME).read_bytes())
         names = {MANIFEST_NAME, *document["files"]}
@@ -346,10 +358,7 @@ def _refuse_foreign(target: Path) -> None:
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         names, known = set(), False
     if not known:
-        raise OutputExistsError(
-            f"{target} is not an artifact, so --overwrite will not delete it. "
-            "Remove it yourself, or choose another folder."
-        )
+        raise OutputExistsError(_not_ours(target))
     foreign = sorted(
         path
         for folder, folders, files in os.walk(target)
