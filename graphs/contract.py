@@ -27,6 +27,13 @@ FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Rotary": ("com.microsoft::RotaryEmbedding",),
         "Gelu": ("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu"),
     },
+    "native": {
+        "Attention": ("precast.cpu::Attention",),
+        "AddLayerNorm": ("precast.cpu::AddLayerNorm",),
+        "LayerNorm": ("precast.cpu::LayerNorm",),
+        "Rotary": ("com.microsoft::RotaryEmbedding",),
+        "Gelu": ("precast.cpu::BiasGelu",),
+    },
     "portable": {"LayerNorm": ("LayerNormalization",), "Rotary": ("RotaryEmbedding",), "Gelu": ("Gelu",)},
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from precast.graphs.dialects.base import Dialect
+from precast.graphs.dialects.native import NATIVE
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
 from precast.graphs.dialects.portable import PORTABLE
 from precast.graphs.passes.base import GraphPass
@@ -13,7 +14,9 @@ from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean
 from precast.graphs.passes.fold_constants import FoldConstants
 from precast.graphs.passes.fuse_bias import FuseBias
+from precast.graphs.passes.fuse_native_bias import FuseNativeBias
 from precast.graphs.passes.lower import Lower
+from precast.graphs.passes.pack_projections import PackProjections
 from precast.runtime.errors import InputError, closest, listing
 
 __all__ = ["RECIPES", "Recipe", "recipes_for"]
@@ -48,6 +51,19 @@ def _onnxruntime(dialect: Dialect) -> tuple[GraphPass, ...]:
     return (FoldConstants(), Clean(), Lower(dialect), FuseBias(), FoldConstants(), Clean(), Canonical())
 
 
+def _native(dialect: Dialect) -> tuple[GraphPass, ...]:
+    return (
+        FoldConstants(),
+        Clean(),
+        Lower(dialect),
+        FuseNativeBias(),
+        PackProjections(),
+        FoldConstants(),
+        Clean(),
+        Canonical(),
+    )
+
+
 def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
     return (FoldConstants(), Clean(), Lower(dialect), FoldConstants(), Clean(), Canonical())
 
@@ -61,6 +77,16 @@ _ALL = (
         provider="CPUExecutionProvider",
         # The graph is fused already; what is left to the session is memory layout.
         session={"graph_optimization_level": "basic"},
+    ),
+    Recipe(
+        target="cpu",
+        precision="fp32",
+        dialect=NATIVE,
+        passes=lambda: _native(NATIVE),
+        provider="CPUExecutionProvider",
+        session={"graph_optimization_level": "basic"},
+        isa="precast-kernels-1",
+        suffix="-native",
     ),
     Recipe(
         target="cuda",
@@ -96,6 +122,4 @@ def recipes_for(target: str, precision: str) -> tuple[Recipe, ...]:
     if target not in targets:
         raise InputError(f"target {target!r} is unknown. {closest(target, targets)} Targets: {listing(targets)}.")
     precisions = dict.fromkeys(item.precision for item in _ALL if item.target == target)
-    raise InputError(
-        f"precision {precision!r} is not available for target {target!r} (there: {listing(precisions)})."
-    )
+    raise InputError(f"precision {precision!r} is not available for target {target!r} (there: {listing(precisions)}).")

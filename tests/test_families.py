@@ -112,9 +112,9 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
         hook.remove()
 
 
-def lowerings() -> dict[str, tuple[Any, Any]]:
-    """name -> (dialect, passes): each dialect without optimisation, and each recipe that differs from the others."""
-    found: dict[str, tuple[Any, Any]] = {}
+def lowerings() -> dict[str, tuple[Any, Any, str | None]]:
+    """name -> (dialect, passes, isa): each dialect unoptimised, and each recipe that differs from the others."""
+    found: dict[str, tuple[Any, Any, str | None]] = {}
     seen: set[tuple[str, ...]] = set()
     for item in RECIPES.values():
         raw = (item.dialect, lambda dialect=item.dialect: (FoldConstants(), Clean(), Lower(dialect), Canonical()))
@@ -122,7 +122,7 @@ def lowerings() -> dict[str, tuple[Any, Any]]:
             steps = tuple(step.name for step in passes())
             if steps not in seen:
                 seen.add(steps)
-                found[name] = (dialect, passes)
+                found[name] = (dialect, passes, item.isa)
     return found
 
 
@@ -138,14 +138,14 @@ def test_graphs_equal_reference(model_type: str, head: Head, tmp_path: Path) -> 
     signature = ours.signature
     traced = trace(ours.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.longest)
     proto, vocabulary = ir.to_proto(traced), contract.vocabulary(traced)
-    for name, (dialect, passes) in lowerings().items():
+    for name, (dialect, passes, isa) in lowerings().items():
         graph = ir.from_proto(proto)
         run(graph, passes())
         if not name.startswith("raw-"):
             contract.check(promised, vocabulary, contract.operators(graph), dialect.name)
         folder = Folder(tmp_path / name)
         emit(graph, folder, "encoder.onnx")
-        runner = OnnxRuntime("CPUExecutionProvider").load(folder.path / "encoder.onnx", session={}, threads=1)
+        runner = OnnxRuntime("CPUExecutionProvider").load(folder.path / "encoder.onnx", session={}, threads=1, isa=isa)
         measured = compare(
             lambda inputs, runner=runner: dict(zip(runner.output_names, runner.run(inputs), strict=True)), recorded
         )

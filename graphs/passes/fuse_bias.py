@@ -26,9 +26,11 @@ def _bias(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
 class FuseBias(GraphPass):
     """Add(x, bias) into MultiHeadAttention, SkipLayerNormalization, Gelu (as BiasGelu) and FastGelu."""
 
+    domain = _MS
+
     def call(self, model: ir.Model) -> None:
         for node in list(model.graph):
-            if node.domain == _MS:
+            if node.domain == self.domain:
                 handler = getattr(self, f"_{node.op_type.lower()}", None)
                 if handler is not None:
                     handler(model.graph, node)
@@ -39,13 +41,16 @@ class FuseBias(GraphPass):
         self.changed += 1
 
     def _skiplayernormalization(self, graph: ir.Graph, node: ir.Node) -> None:
+        self._residual_sum(graph, node)
+
+    def _residual_sum(self, graph: ir.Graph, node: ir.Node) -> None:
         for index in (0, 1):
             value = node.inputs[index]
             found = _bias(value)
             if found is None or value is None:
                 continue
             if sole_consumer(value) is not node:
-                self.declined["SkipLayerNormalization: the biased value has other readers"] += 1
+                self.declined[f"{node.op_type}: the biased value has other readers"] += 1
                 continue
             # Index 4 is `bias`, added to the sum of input and skip.
             padded = [*node.inputs, None, None][:4]
@@ -76,16 +81,19 @@ class FuseBias(GraphPass):
         self._drop(graph, add)
 
     def _multiheadattention(self, graph: ir.Graph, node: ir.Node) -> None:
+        self._projections(graph, node)
+
+    def _projections(self, graph: ir.Graph, node: ir.Node) -> None:
         """Query, key and value biases become one vector [3 * H], added while heads are laid out."""
         values = list(node.inputs[:3])
         found = [_bias(value) for value in values]
         if not any(found):
             return
         if node.inputs[3] is not None:
-            self.declined["MultiHeadAttention: has a bias already"] += 1
+            self.declined[f"{node.op_type}: has a bias already"] += 1
             return
         if not all(value is not None and sole_consumer(value) is node for value in values):
-            self.declined["MultiHeadAttention: a biased projection has other readers"] += 1
+            self.declined[f"{node.op_type}: a biased projection has other readers"] += 1
             return
         pieces, inputs = [], []
         for value, pair in zip(values, found, strict=True):
@@ -109,7 +117,9 @@ class FuseBias(GraphPass):
             assert add is not None
             self._drop(graph, add)
 
-    def _rebuild(self, graph: ir.Graph, node: ir.Node, inputs: list[ir.Value | None], op_type: str | None = None) -> None:
+    def _rebuild(
+        self, graph: ir.Graph, node: ir.Node, inputs: list[ir.Value | None], op_type: str | None = None
+    ) -> None:
         """Replace ``node`` by one with other inputs (a node's arity is fixed once it is made)."""
         new = ir.Node(
             node.domain,

@@ -7,12 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from precast.runtime import kernels
 from precast.runtime.backends.base import Array, names
 from precast.runtime.errors import BackendError, DependencyError, ProviderError, listing
 
 __all__ = ["OnnxRuntime", "default_threads"]
 
-_LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+_LEVELS = {
+    "disabled": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
 _INSTALL = {
     "CPUExecutionProvider": 'pip install "precast[cpu]"',
     "CUDAExecutionProvider": 'pip install "precast[gpu]" (it takes the place of onnxruntime: uninstall that first)',
@@ -45,15 +51,30 @@ class _Session:
         return result
 
 
+def _register_kernels(options: Any, isa: str, graph: str) -> None:
+    """Make the operators that ``isa`` names known to a session.
+
+    Raises:
+        ProviderError: they are not installed, or not the ones the graph was cast for.
+    """
+    if isa != kernels.ISA:
+        raise ProviderError(
+            f"{graph} was cast for {isa!r}, and this precast has {kernels.ISA!r}. "
+            "Install the precast that exported it, or export it again; a variant without an isa runs anywhere."
+        )
+    reason = kernels.why_not()
+    if reason:
+        raise ProviderError(f"{graph} needs {isa}: {reason} A variant without an isa runs anywhere.")
+    options.register_custom_ops_library(os.fspath(kernels.library_path() or ""))
+
+
 class OnnxRuntime:
     """One execution provider of ONNX Runtime."""
 
     def __init__(self, provider: str) -> None:
         self.provider = provider
 
-    def load(
-        self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None
-    ) -> _Session:
+    def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None) -> _Session:
         """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name) and
         ``provider_options``."""
         try:
@@ -82,6 +103,8 @@ class OnnxRuntime:
             # A node that the accelerator does not take is an error here, never a slow surprise.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         provider_options = dict(session.get("provider_options", {}))
+        if isa is not None:
+            _register_kernels(options, isa, graph.name)
         try:
             loaded = onnxruntime.InferenceSession(
                 os.fspath(graph), options, providers=[(self.provider, provider_options)], enable_fallback=0
@@ -91,7 +114,8 @@ class OnnxRuntime:
             raise kind(f"{self.provider} could not load {graph.name}: {error}") from error
         if loaded.get_providers()[0] != self.provider:
             raise ProviderError(
-                f"{self.provider} was asked for and ONNX Runtime opened the graph on {listing(loaded.get_providers())}. "
+                f"{self.provider} was asked for, and ONNX Runtime opened the graph on "
+                f"{listing(loaded.get_providers())}. "
                 f"Its libraries are incomplete: {_INSTALL.get(self.provider, '')}"
             )
         return _Session(loaded)

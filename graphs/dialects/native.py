@@ -1,0 +1,72 @@
+"""The spelling for our own CPU kernels (``precast/runtime/kernels``): ONNX Runtime's, with ``precast.cpu`` operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from precast.graphs.dialects.base import Dialect, attributes, unfused_attention
+from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
+
+__all__ = ["DOMAIN", "NATIVE"]
+
+DOMAIN = "precast.cpu"
+
+
+def _attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """Attention(query, key, value, qkv_bias, mask, attention_bias); a causal one is a window without a right side."""
+    at = attributes(node)
+    if at["softcap"]:
+        return unfused_attention(tape, node)
+    query, key, value, mask, bias = (*node.inputs, None, None)[:5]
+    return [
+        tape.op(
+            "Attention",
+            [query, key, value, None, mask, bias],
+            {
+                "heads": at["heads"],
+                "kv_heads": at["kv_heads"],
+                "scale": at["scale"],
+                "window_left": at["window_left"],
+                "window_right": 0 if at["causal"] else at["window_right"],
+            },
+            domain=DOMAIN,
+        )
+    ]
+
+
+def _layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    x, weight, bias = (*node.inputs, None)[:3]
+    return [tape.op("LayerNorm", [x, weight, bias], {"epsilon": attributes(node)["epsilon"]}, domain=DOMAIN)]
+
+
+def _add_layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
+    x, residual, weight, bias = (*node.inputs, None)[:4]
+    outputs = tape.op_multi_out(
+        "AddLayerNorm",
+        [x, residual, weight, bias],
+        {"epsilon": attributes(node)["epsilon"]},
+        num_outputs=2 if node.outputs[1].uses() or node.outputs[1].is_graph_output() else 1,
+        domain=DOMAIN,
+    )
+    return [outputs[0], outputs[1] if len(outputs) == 2 else None]
+
+
+def _gelu(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    tanh = int(attributes(node)["approximate"] == "tanh")
+    return [tape.op("BiasGelu", [node.inputs[0]], {"tanh": tanh}, domain=DOMAIN)]
+
+
+NATIVE = Dialect(
+    "native",
+    {
+        **ONNXRUNTIME.spellings,
+        "Attention": _attention,
+        "LayerNorm": _layer_norm,
+        "AddLayerNorm": _add_layer_norm,
+        "Gelu": _gelu,
+    },
+    {**ONNXRUNTIME.opsets, DOMAIN: 1},
+)

@@ -1,0 +1,11 @@
+// The kernels, compiled for AVX-512F.
+#define PRECAST_ISA_AVX512
+#include "attention.h"
+#include "gelu.h"
+#include "norm.h"
+
+namespace precast {
+
+extern const Kernels kAvx512 = {"avx512", norm_rows, gelu_rows, attention_scratch, attention_task};
+
+}  // namespace precast

@@ -1,0 +1,76 @@
+// What the operators ask of the arithmetic, and the table through which the instruction set is chosen at run time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace precast {
+
+// LayerNorm of rows, after the sum with a residual and a bias where they are given. [rows, width] each.
+struct NormCall {
+  const float* x;
+  const float* residual;  // null: none
+  const float* bias;      // [width], added to the sum; null: none
+  const float* weight;    // [width]
+  const float* beta;      // [width]; null: none
+  float* out;
+  float* sum;             // null: not asked for
+  int64_t width;
+  int64_t x_rows;         // x and residual repeat after so many rows: that is how they broadcast over the batch
+  int64_t residual_rows;
+  float epsilon;
+};
+
+struct GeluCall {
+  const float* x;
+  const float* bias;  // [width]; null: none
+  float* out;
+  int64_t width;
+  bool tanh;
+};
+
+// softmax(scale * q @ k.T + bias) @ v for every batch row and head. Strides count floats.
+struct AttentionCall {
+  const float* q;
+  const float* k;
+  const float* v;
+  const float* q_bias;  // [heads * size] and so on; null: none
+  const float* k_bias;
+  const float* v_bias;
+  const int64_t* mask;  // [batch, keys], not zero where a key may be seen; null: all
+  const float* bias;    // [batch or 1, heads or 1, queries, keys]; null: none
+  float* out;           // [batch, queries, heads * size]
+  int64_t q_stride, k_stride, v_stride;  // from one position to the next
+  int64_t bias_batch_stride, bias_head_stride;
+  int64_t batch, queries, keys, heads, kv_heads, size;
+  int64_t window_left, window_right;  // positions seen before and after; -1: all
+  int64_t chunk, chunks;              // queries of one task, tasks of one head
+  float scale;
+};
+
+struct Kernels {
+  const char* name;
+  void (*norm)(const NormCall&, int64_t first, int64_t last);              // rows
+  void (*gelu)(const GeluCall&, int64_t first, int64_t last);              // rows
+  size_t (*attention_scratch)(const AttentionCall&);                       // floats
+  void (*attention)(const AttentionCall&, int64_t task, float* scratch);   // batch * heads * chunks tasks
+};
+
+// One a file compiled with the flags of its instruction set.
+extern const Kernels kPortable;
+#ifdef PRECAST_HAVE_AVX2
+extern const Kernels kAvx2;
+#endif
+#ifdef PRECAST_HAVE_AVX512
+extern const Kernels kAvx512;
+#endif
+
+// The kernels this processor runs, best first, ended by null; `choose` takes the first, or the one named by
+// the environment variable PRECAST_KERNELS_ISA (null where this processor has no such).
+const Kernels* const* available_kernels();
+const Kernels* choose_kernels();
+
+// At least ``floats`` floats of this thread's own, aligned to 64 bytes, kept until the thread ends. Null: no memory.
+float* thread_scratch(size_t floats);
+
+}  // namespace precast

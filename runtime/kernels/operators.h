@@ -1,0 +1,26 @@
+// The operators of the domain ``precast.cpu``: attributes read once, then one function a call.
+#pragma once
+
+#include "kernels.h"
+#include "ort_abi.h"
+
+namespace precast {
+
+// What a node keeps between calls. Attributes an operator does not have stay at their defaults.
+struct Node {
+  ort::Api api;
+  const Kernels* kernels = nullptr;
+  float epsilon = 1e-5f;
+  float scale = 1.0f;
+  int64_t tanh = 0;
+  int64_t heads = 1;
+  int64_t kv_heads = 0;  // 0: as many as heads
+  int64_t window_left = -1, window_right = -1;
+};
+
+ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context);
+ort::Status* layer_norm(const Node& node, ort::KernelContext* context);
+ort::Status* bias_gelu(const Node& node, ort::KernelContext* context);
+ort::Status* attention(const Node& node, ort::KernelContext* context);
+
+}  // namespace precast

@@ -1,0 +1,100 @@
+// AddLayerNorm, LayerNorm and BiasGelu: shapes, and rows divided among threads.
+#include "operators.h"
+#include "tensors.h"
+
+namespace precast {
+namespace {
+
+// Elements of one task: some microseconds of work, below which waking a thread costs more than it brings.
+constexpr int64_t kTaskElements = 8192;
+
+template <typename Arguments>
+struct Rows {
+  Arguments arguments;
+  void (*run)(const Arguments&, int64_t, int64_t);
+  int64_t rows, rows_of_task;
+
+  static void task(void* user, size_t index) {
+    const Rows& self = *static_cast<const Rows*>(user);
+    const int64_t first = static_cast<int64_t>(index) * self.rows_of_task;
+    const int64_t last = first + self.rows_of_task < self.rows ? first + self.rows_of_task : self.rows;
+    self.run(self.arguments, first, last);
+  }
+};
+
+template <typename Arguments>
+void over_rows(Call& call, const Arguments& arguments, void (*run)(const Arguments&, int64_t, int64_t), int64_t rows) {
+  if (!call.ok() || rows == 0 || arguments.width == 0) return;
+  const int64_t wanted = kTaskElements / arguments.width;
+  Rows<Arguments> work{arguments, run, rows, wanted < 1 ? 1 : wanted};
+  call.parallel(Rows<Arguments>::task, static_cast<size_t>((rows + work.rows_of_task - 1) / work.rows_of_task), &work);
+}
+
+// Rows after which ``tensor`` repeats when it is broadcast to ``shape``: only leading dimensions may be 1 or missing.
+int64_t repeating_rows(Call& call, const char* name, const Tensor& tensor, const Tensor& shape) {
+  bool fits = tensor.rank >= 1 && tensor.rank <= shape.rank && tensor.last() == shape.last();
+  bool leading = true;
+  for (size_t i = 0; fits && i + 1 < tensor.rank; ++i) {
+    const int64_t have = tensor.dims[i], want = shape.dims[i + shape.rank - tensor.rank];
+    leading = leading && have == 1;
+    fits = have == want || leading;
+  }
+  call.check(fits, "%s does not broadcast over the leading dimensions of the other", name);
+  return call.ok() && tensor.last() > 0 ? tensor.elements() / tensor.last() : 1;
+}
+
+ort::Status* normalise(const Node& node, ort::KernelContext* context, bool residual_given) {
+  Call call(node.api, context, residual_given ? "AddLayerNorm" : "LayerNorm");
+  const size_t shift = residual_given ? 1 : 0;
+  const Tensor x = call.input(0);
+  const Tensor residual = residual_given ? call.input(1) : Tensor();
+  const Tensor weight = call.input(1 + shift), beta = call.input(2 + shift);
+  const Tensor bias = residual_given ? call.input(4) : Tensor();
+  call.check(x && weight && (residual || !residual_given), "an input that is required is missing");
+  call.check(x.rank >= 1, "x has no dimension to normalise");
+  const int64_t width = x.last();
+  call.check(weight.is_vector(width), "weight must be a vector of %lld elements, the width of x", (long long)width);
+  call.check(!beta || beta.is_vector(width), "beta must be a vector of %lld elements, the width of x", (long long)width);
+  call.check(!bias || bias.is_vector(width), "bias must be a vector of %lld elements, the width of x", (long long)width);
+  if (!call.ok()) return call.status();
+
+  // The larger of the two is the shape of the result: more dimensions, or more rows in as many.
+  const bool residual_larger =
+      residual && (residual.rank > x.rank || (residual.rank == x.rank && residual.elements() > x.elements()));
+  const Tensor& shape = residual_larger ? residual : x;
+  NormCall arguments{};
+  arguments.x_rows = repeating_rows(call, "x", x, shape);
+  arguments.residual_rows = residual ? repeating_rows(call, "residual", residual, shape) : 1;
+  if (!call.ok()) return call.status();
+  arguments.x = x.floats();
+  arguments.residual = residual.floats();
+  arguments.bias = bias.floats();
+  arguments.weight = weight.floats();
+  arguments.beta = beta.floats();
+  arguments.width = width;
+  arguments.epsilon = node.epsilon;
+  arguments.out = call.output(0, shape.dims, shape.rank);
+  arguments.sum = residual_given ? call.output(1, shape.dims, shape.rank) : nullptr;
+  over_rows(call, arguments, node.kernels->norm, width == 0 ? 0 : shape.elements() / width);
+  return call.status();
+}
+
+}  // namespace
+
+ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context) { return normalise(node, context, true); }
+
+ort::Status* layer_norm(const Node& node, ort::KernelContext* context) { return normalise(node, context, false); }
+
+ort::Status* bias_gelu(const Node& node, ort::KernelContext* context) {
+  Call call(node.api, context, "BiasGelu");
+  const Tensor x = call.input(0), bias = call.input(1);
+  call.check(static_cast<bool>(x), "x is missing");
+  const int64_t width = x.last();
+  call.check(!bias || bias.is_vector(width), "bias must be a vector of %lld elements, the width of x", (long long)width);
+  if (!call.ok()) return call.status();
+  GeluCall arguments{x.floats(), bias.floats(), call.output(0, x.dims, x.rank), width, node.tanh != 0};
+  over_rows(call, arguments, node.kernels->gelu, width == 0 ? 0 : x.elements() / width);
+  return call.status();
+}
+
+}  // namespace precast

@@ -1,0 +1,110 @@
+// Inputs and outputs of one call of an operator, checked: a wrong shape is a status, never a crash.
+#pragma once
+
+#include <cstdarg>
+#include <cstdio>
+
+#include "ort_abi.h"
+
+namespace precast {
+
+constexpr size_t kMaxRank = 8;
+
+// Null data: the optional tensor was not given.
+struct Tensor {
+  const void* data = nullptr;
+  size_t rank = 0;
+  int64_t dims[kMaxRank] = {};
+
+  explicit operator bool() const { return data != nullptr; }
+  const float* floats() const { return static_cast<const float*>(data); }
+  const int64_t* ints() const { return static_cast<const int64_t*>(data); }
+  int64_t last() const { return rank == 0 ? 1 : dims[rank - 1]; }
+  int64_t elements() const {
+    int64_t count = 1;
+    for (size_t i = 0; i < rank; ++i) count *= dims[i];
+    return count;
+  }
+  bool is_vector(int64_t length) const { return rank == 1 && dims[0] == length; }
+};
+
+// Reads tensors until something is wrong; from then on `status` says what, and every further call does nothing.
+class Call {
+ public:
+  Call(const ort::Api& api, ort::KernelContext* context, const char* op) : api_(api), context_(context), op_(op) {
+    keep(api_.input_count(context_, &inputs_));
+    keep(api_.output_count(context_, &outputs_));
+  }
+
+  bool ok() const { return status_ == nullptr; }
+  ort::Status* status() const { return status_; }
+
+  // The input at ``index`` in float32, or in int64 where that is said.
+  Tensor input(size_t index, int type = ort::kFloat) {
+    Tensor tensor;
+    const ort::Value* value = nullptr;
+    if (!ok() || index >= inputs_) return tensor;
+    keep(api_.input(context_, index, &value));
+    if (!ok() || value == nullptr) return tensor;
+    ort::ShapeInfo* info = nullptr;
+    keep(api_.shape_info(value, &info));
+    if (!ok()) return tensor;
+    int found = 0;
+    keep(api_.element_type(info, &found));
+    if (ok()) keep(api_.rank(info, &tensor.rank));
+    if (ok()) check(found == type, "input %zu has element type %d instead of %d", index, found, type);
+    if (ok()) check(tensor.rank <= kMaxRank, "input %zu has %zu dimensions", index, tensor.rank);
+    if (ok()) keep(api_.dims(info, tensor.dims, tensor.rank));
+    api_.release(info);
+    void* data = nullptr;
+    if (ok()) keep(api_.data(const_cast<ort::Value*>(value), &data));
+    // A tensor without elements may come without memory; it was given all the same.
+    static const float nothing = 0.0f;
+    tensor.data = !ok() ? nullptr : data == nullptr ? static_cast<const void*>(&nothing) : data;
+    return tensor;
+  }
+
+  // Null where the graph does not ask for this output.
+  float* output(size_t index, const int64_t* dims, size_t rank) {
+    ort::Value* value = nullptr;
+    void* data = nullptr;
+    if (!ok() || index >= outputs_) return nullptr;
+    keep(api_.output(context_, index, dims, rank, &value));
+    if (ok() && value != nullptr) keep(api_.data(value, &data));
+    return static_cast<float*>(data);
+  }
+
+  // Makes the message the call's status where the condition does not hold.
+  __attribute__((format(printf, 3, 4))) void check(bool condition, const char* message, ...) {
+    if (condition || !ok()) return;
+    char text[320];
+    int length = std::snprintf(text, sizeof text, "precast.cpu::%s: ", op_);
+    std::va_list values;
+    va_start(values, message);
+    std::vsnprintf(text + length, sizeof text - static_cast<size_t>(length), message, values);
+    va_end(values);
+    status_ = api_.create_status(ort::kInvalidArgument, text);
+  }
+
+  // Runs the tasks on the session's threads; a single one at once, without waking any.
+  void parallel(void (*task)(void*, size_t), size_t count, void* user) {
+    if (!ok() || count == 0) return;
+    if (count == 1) return task(user, 0);
+    keep(api_.parallel_for(context_, task, count, user));
+  }
+
+ private:
+  void keep(ort::Status* status) {
+    if (status == nullptr) return;
+    if (status_ == nullptr) status_ = status;
+    else api_.release(status);
+  }
+
+  const ort::Api& api_;
+  ort::KernelContext* context_;
+  const char* op_;
+  size_t inputs_ = 0, outputs_ = 0;
+  ort::Status* status_ = nullptr;
+};
+
+}  // namespace precast
