@@ -174,12 +174,13 @@ class AutoModel:
         _refuse(cls.__name__, unknown)
         target = target or device.partition(":")[0]
         folder = _local(source, revision)
+        on_hub = folder is None
         if folder is None:
             files = (MANIFEST_NAME, "config.json", "modules.json")
             folder = _from_hub(str(source), revision, token, cache_dir, files, artifact=True)
         if (folder / MANIFEST_NAME).is_file():
             if variant is None and precision is not None:
-                variant = f"{target}-{precision}"
+                variant = _variant(folder, target, precision)
             return cls._checked(load(folder, device=device, threads=threads, variant=variant), source)
 
         def export(entry: Path, overwrite: bool) -> None:
@@ -196,7 +197,7 @@ class AutoModel:
             )
 
         cache = cache_folder(cache_dir)
-        if _local(source, revision) is None:
+        if on_hub:
             from precast.runtime import hub
 
             found = hub.resolve(str(source), revision=revision, token=token)
@@ -337,6 +338,14 @@ def _from_hub(
         if not (entry / MANIFEST_NAME).is_file():
             hub.pull(source, entry, revision=found.revision, token=token)
     return entry
+
+
+def _variant(folder: Path, target: str, precision: str) -> str | None:
+    """The variant of that precision by its name; None where `load` takes it anyway, and may know a faster twin."""
+    artifact = Artifact.open(folder, check="size")
+    component = artifact.component_for(None).name
+    wanted = artifact.choose_variant(component, target=target, precision=precision)
+    return None if wanted == artifact.choose_variant(component, target=target) else wanted.name
 
 
 def _checked(artifact: Artifact, name: str) -> bytes:

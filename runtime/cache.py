@@ -2,7 +2,8 @@
 
 The folder is ``PRECAST_CACHE``, or ``precast`` in ``XDG_CACHE_HOME`` (``~/.cache``). An entry's name ends in a digest
 of everything that decides what is in it: the SHA-256 of every file of the checkpoint that an export may read, the
-task, the precision, the target, and the versions of precast and of the artifact format. So an entry never goes stale;
+task, the precision, the target, the native kernels that can be used here, and the versions of precast and of the
+artifact format. So an entry never goes stale;
 a changed checkpoint has another key.
 
 Hashing gigabytes takes seconds, so the SHA-256 of large files is remembered by path, inode, size, and the times of the
@@ -25,9 +26,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from precast.runtime import hub
+from precast.runtime import hub, kernels
 from precast.runtime.artifact.manifest import FORMAT_VERSION
-from precast.runtime.errors import CheckpointError
+from precast.runtime.errors import ArtifactError, CheckpointError
 
 __all__ = ["cache_folder", "checkpoint_digests", "entry_name", "locked"]
 
@@ -56,6 +57,7 @@ def entry_name(name: str, digests: Mapping[str, str], *, task: str, precision: s
         "task": task,
         "precision": precision,
         "target": target,
+        "kernels": kernels.ISA if kernels.available() else None,
         "precast": version("precast"),
         "format": list(FORMAT_VERSION),
     }
@@ -165,9 +167,14 @@ def locked(entry: Path) -> Iterator[None]:
     except ImportError:  # not on this system
         yield
         return
-    entry.parent.mkdir(parents=True, exist_ok=True)
     path = entry.parent / ".locks"
-    path.mkdir(exist_ok=True)
-    with open(path / entry.name, "wb") as file:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / entry.name, "wb")  # noqa: SIM115 - closed below; what is done meanwhile has its own errors
+    except OSError as error:
+        raise ArtifactError(
+            f"The cache {entry.parent} cannot be written: {error.strerror}. Point PRECAST_CACHE to a folder that can."
+        ) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)  # the system lets go of it when the file is closed or the process dies
         yield

@@ -31,7 +31,7 @@ def cli() -> str:
     """Every command with the first line of its help."""
     import typer
 
-    from precast.runtime.cli import app
+    from precast.runtime.cli.app import app
 
     group: Any = typer.main.get_command(app)
     lines = ["| command | what it does |", "| --- | --- |"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,17 +44,22 @@ def bench(
     )
     if not names:
         names = [opened.choose_variant(component.name, target=target).name]  # says what there is instead
+    from precast.runtime.errors import DependencyError, ProviderError
+
+    document: dict[str, Any] = {"artifact": artifact, "digest": opened.digest, **_machine(threads)}
+    rows: list[dict[str, Any]] = []
+    skipped: dict[str, str] = {}
     with Stages() as stage:
-        document = {
-            "artifact": artifact,
-            "digest": opened.digest,
-            **_machine(threads),
-            "rows": [
-                row
-                for name in names
-                for row in measure(artifact, name, batches, lengths, device, threads, seconds, stage)
-            ],
-        }
+        for name in names:
+            try:
+                rows += measure(artifact, name, batches, lengths, device, threads, seconds, stage)
+            except (DependencyError, ProviderError) as error:
+                if len(names) == 1:
+                    raise
+                skipped[name] = str(error)
+    if not rows:
+        raise ProviderError("; ".join(skipped.values()))
+    document |= {"rows": rows, "skipped": skipped}
     if as_json:
         write_json(document)
         return
@@ -70,6 +76,8 @@ def bench(
         "max abs error",
     )
     table(columns, [_shown(row) for row in document["rows"]], numbers=range(2, 9))
+    for name, reason in skipped.items():
+        write(f"{name} was left out: {reason}")
 
 
 def measure(
@@ -82,7 +90,7 @@ def measure(
     seconds: float,
     stage: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """One row a point. Points longer than the model takes are left out of no row: they are an error."""
+    """One row a point; a length that the model does not take is an error."""
     from precast.runtime.errors import InputError
     from precast.runtime.inspection import worst_errors
     from precast.runtime.model import load
@@ -99,8 +107,8 @@ def measure(
             feed = make_inputs(model, batch, length)
             hollow = _without_kernels(model, feed)
             with _peak() as peak:
-                timed = interleave({"call": lambda feed=feed: model(**feed)}, seconds=seconds)["call"]
-            overhead = interleave({"call": lambda feed=feed, hollow=hollow: hollow(**feed)}, seconds=0.05)["call"]
+                timed = interleave({"call": partial(model, **feed)}, seconds=seconds)["call"]
+            overhead = interleave({"call": partial(hollow, **feed)}, seconds=0.05)["call"]
             yield {
                 "variant": variant,
                 "batch": batch,

@@ -45,7 +45,7 @@ def demo(
         f"{size_text(cost['peak_memory_bytes'])}, {size_text(cost['bytes'])} on disk, verified."
     )
     write()
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for answer in found["search"]:
         for place, hit in enumerate(answer["hits"]):
             rows.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -74,7 +75,7 @@ def _speed(a: str, b: str) -> list[dict[str, Any]]:
         if any(model.max_length is not None and model.max_length < length for model in models.values()):
             continue
         feeds = {name: make_inputs(model, batch, length) for name, model in models.items()}
-        calls = {name: (lambda model=model, feed=feeds[name]: model(**feed)) for name, model in models.items()}
+        calls = {name: partial(model, **feeds[name]) for name, model in models.items()}
         timed = interleave(calls, seconds=2.0)
         row: dict[str, Any] = {"batch": batch, "length": length}
         row |= {f"{name}_ms": timing.to_json() for name, timing in timed.items()}

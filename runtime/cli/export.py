@@ -47,7 +47,7 @@ def export(
             progress=stage,
         )
     # What was written has just been read back whole.
-    summary = summarise(path, f"{target}-{precision}")
+    summary = summarise(path, target, precision)
     if as_json:
         write_json(summary)
         return
@@ -55,35 +55,34 @@ def export(
     tasks = ", ".join(summary["tasks"])
     write(f"{summary['artifact']}: {summary['model_type']} for {tasks}, {size_text(summary['bytes'])}")
     rows = []
-    for name, worst in summary["parity"].items():
-        errors = (f"{worst['error']:.1e}", f"{worst['reference_error']:.1e}")
-        rows.append((name, f"{worst['max_abs']:.1e}", f"{worst['cosine']:.9f}", *errors))
-    table(
-        ("output", "max abs error", "cosine", "error to float64", "eager's own"),
-        rows,
-        title=f"Verified: {summary['variant']}",
-        numbers=(1, 2, 3, 4),
-    )
+    for variant, outputs in summary["parity"].items():
+        for name, worst in outputs.items():
+            errors = (f"{worst['error']:.1e}", f"{worst['reference_error']:.1e}")
+            rows.append((variant, name, f"{worst['max_abs']:.1e}", f"{worst['cosine']:.9f}", *errors))
+    columns = ("variant", "output", "max abs error", "cosine", "error to float64", "eager's own")
+    table(columns, rows, title="Verified against eager PyTorch", numbers=(2, 3, 4, 5))
     write(f"Took {cost['seconds']:.1f} s, peak memory {size_text(cost['peak_memory_bytes'])}.")
     write(f'Try it: precast run {summary["tasks"][0]} {summary["artifact"]} "Some text."')
 
 
-def summarise(path: Any, variant: str) -> dict[str, Any]:
-    """What an export reports: what is in the artifact now, and what the variant just made has to show."""
+def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
+    """What an export reports: what is in the artifact now, and what the variants just made have to show."""
     from precast.runtime.artifact import Artifact
 
     artifact = Artifact.open(path, check="size")
-    component = artifact.component_for(None)
-    made = component.variants[variant]
+    variants = artifact.variants(artifact.component_for(None).name)
     return {
         "artifact": str(path),
         "digest": artifact.digest,
         "model_type": artifact.manifest.model_type,
         "tasks": list(artifact.tasks),
-        "variant": made.name,
-        "variants": sorted(component.variants),
+        "variants": [variant.name for variant in variants],
         "bytes": sum(record.size for record in artifact.manifest.files.values()),
-        "parity": dict(made.parity.get("worst", {})),
+        "parity": {
+            variant.name: dict(variant.parity.get("worst", {}))
+            for variant in variants
+            if (variant.target, variant.precision) == (target, precision)
+        },
         "cost": dict(artifact.manifest.cost),
     }
 
