@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import io
 import json
@@ -102,7 +104,8 @@ def export_model(
     """
     if add and overwrite:
         raise InputError("add and overwrite exclude each other: add keeps the other variants, overwrite replaces them.")
-    recipes = recipes_for(target, precision)
+    # A variant that this machine cannot run cannot be verified here; the one that runs anywhere always is made.
+    recipes = [made for made in recipes_for(target, precision) if backend_for(made.provider).supports(made.isa)]
     cost = _Cost(progress)
     mode = "add" if add else "overwrite" if overwrite else "create"
     with ArtifactWriter(Path(out), mode=mode) as writer:
@@ -131,22 +134,24 @@ def export_model(
         )
         traced = contract.vocabulary(model)
 
+        checkpoint.release()
         cost.stage("optimising the graph and writing the weights")
         promised = reference.family.fused(reference.spec, reference.head)
         lowered = [_lower(chosen, model, promised, traced, writer) for chosen in recipes]
 
         cost.stage("computing the reference, in float32 and float64")
-        recorded = [
-            Recorded(case, parity.evaluate(reference.model, case.inputs), parity.judge(reference.model, case.inputs))
-            for case in parity.cases(signature)
-        ]
+        with parity.streaming(reference.model, checkpoint.release):
+            recorded = [
+                Recorded(case, parity.evaluate(reference.model, case.inputs), parity.judge(reference.model, case.inputs))
+                for case in parity.cases(signature)
+            ]
         record = write_record(recorded)
         writer.write_bytes(_RECORD, record)
         facts = _facts(reference)
         # The session below holds weights of its own: the reference's are not needed any more.
         del model, reference
         checkpoint.release()
-        gc.collect()
+        _return_memory()
 
         cost.stage("verifying the graph against it")
         variants = [_verified(item, writer.path_of(item.emitted.graph), recorded, promised) for item in lowered]
@@ -171,6 +176,13 @@ def export_model(
             cost=cost.to_json(),
         )
         return writer.publish(manifest)
+
+
+def _return_memory() -> None:
+    """Give freed memory back to the system: tracing leaves a heap full of holes, and the session needs room."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc only; elsewhere there is nothing to do
 
 
 def _facts(reference: Reference) -> dict[str, Any]:

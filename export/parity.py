@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from precast.export.blocks.tables import fill_tables
 from precast.export.signatures import Signature
 from precast.runtime.parity import Array, Case
 
-__all__ = ["cases", "evaluate", "judge"]
+__all__ = ["cases", "evaluate", "judge", "streaming"]
 
 # Longest text tried where a model takes longer ones: the float64 judge needs S * S scores for every head.
 LONGEST = 1024
@@ -92,6 +93,21 @@ class _Float64(TorchDispatchMode):
             # A lookup is exact in any type: widen the rows, not the table.
             return func(*args, **kwargs).to(torch.float64)
         return func(*tree_map(_widen, args), **tree_map(_widen, kwargs))
+
+
+@contextmanager
+def streaming(model: nn.Module, release: Callable[[], None]) -> Iterator[None]:
+    """Call ``release`` after each layer, so that mapped weights are resident one layer at a time.
+
+    A gate must not need more memory than the export it guards.
+    """
+    layers = [child for module in model.modules() if isinstance(module, nn.ModuleList) for child in module]
+    hooks = [layer.register_forward_hook(lambda *_: release()) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def evaluate(model: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -165,6 +165,15 @@ class Model:
         return checked
 
 
+def _specialised(artifact: Artifact, component: Component, general: Variant) -> Variant:
+    """The sibling of a variant that runs anywhere which was made for what this machine has, or the variant itself."""
+    for sibling in artifact.variants(component.name):
+        same = (sibling.target, sibling.precision) == (general.target, general.precision)
+        if same and sibling.isa is not None and backend_for(sibling.provider).supports(sibling.isa):
+            return sibling
+    return general
+
+
 def _array(name: str, value: Any) -> Array:
     try:
         return np.asarray(value)
@@ -201,6 +210,8 @@ def load(
     artifact = Artifact.open(path, check=check)
     component = artifact.component_for(None)
     chosen = artifact.choose_variant(component.name, target=target, variant=variant)
+    if variant is None:
+        chosen = _specialised(artifact, component, chosen)
     session = dict(chosen.session)
     if index:
         session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}

@@ -27,6 +27,10 @@ class Runner(Protocol):
 class Backend(Protocol):
     """Loads graphs for one execution provider."""
 
+    def supports(self, isa: str | None) -> bool:
+        """Whether this process has what a variant says it needs beyond the provider."""
+        ...
+
     def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None) -> Runner:
         """Open ``graph`` with the session options its artifact prescribes; ``isa`` is what its variant needs beyond.
 

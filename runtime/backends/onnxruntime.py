@@ -74,6 +74,10 @@ class OnnxRuntime:
     def __init__(self, provider: str) -> None:
         self.provider = provider
 
+    def supports(self, isa: str | None) -> bool:
+        """See `Backend.supports`."""
+        return isa is None or (isa == kernels.ISA and kernels.available())
+
     def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None) -> _Session:
         """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name) and
         ``provider_options``."""
