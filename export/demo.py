@@ -8,7 +8,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from precast.export.demo_corpus import PASSAGES, QUERIES
 from precast.export.exporter import Progress, export_model
 from precast.export.reference import build
 from precast.runtime import hub_client
+from precast.runtime.backends.base import Array
 from precast.runtime.backends.onnxruntime import default_threads
-from precast.runtime.embedding import normalize, pool
+from precast.runtime.embedding import encode
 from precast.runtime.errors import HubError, OfflineError
 from precast.runtime.model import Model, load
-from precast.runtime.similarity import semantic_search
+from precast.runtime.similarity import pairwise_cos_sim, semantic_search
 from precast.runtime.timing import interleave
 from precast.runtime.verify import verify
 
@@ -74,9 +75,9 @@ def demonstrate(
         say("loading the same weights in eager PyTorch")
         with _torch_threads(threads or default_threads()):
             eager = _Eager(checkpoint, model)
-            expected = eager.encode(texts)
+            expected = encode(eager, texts)
             speed = [_timed(model, eager, point, seconds, say) for point in POINTS]
-        cosine = (embeddings.astype(np.float64) * expected).sum(axis=-1)
+        cosine = pairwise_cos_sim(embeddings.astype(np.float64), expected.astype(np.float64))
         manifest = model.artifact.manifest
         return {
             "source": os.fspath(checkpoint),
@@ -160,21 +161,16 @@ def _answers(url: str) -> bool:
 
 
 class _Eager:
-    """The reference model as a user of eager PyTorch would call it, with the artifact's tokenizer and pooling."""
+    """The reference model in eager PyTorch, behind what ``encode`` asks of a loaded artifact."""
 
     def __init__(self, source: str | os.PathLike[str], model: Model) -> None:
         checkpoint = Checkpoint.open(source)
-        self.model = build(checkpoint.config, checkpoint.tensors, "feature-extraction").model
-        self._settings: Mapping[str, Any] = model.embedding or {}
-        self._tokenizer = model.tokenizer
+        self.reference = build(checkpoint.config, checkpoint.tensors, "feature-extraction").model
+        for name in ("config", "embedding", "input_names", "max_length", "path", "tokenizer", "variant"):
+            setattr(self, name, getattr(model, name))
 
-    def encode(self, texts: list[str]) -> np.ndarray[Any, Any]:
-        """Sentence embeddings [N, H] of all texts as one batch."""
-        assert self._tokenizer is not None
-        encoded = self._tokenizer(texts, padding=True, truncation=True, max_length=self._settings["max_seq_length"],
-                                  return_tensors="np")  # fmt: skip
-        states = parity.evaluate(self.model, dict(encoded))["last_hidden_state"]
-        return normalize(pool(states, encoded["attention_mask"], self._settings["pooling"]))
+    def __call__(self, **inputs: Array) -> dict[str, Array]:
+        return parity.evaluate(self.reference, inputs)
 
 
 def _timed(
@@ -190,7 +186,7 @@ def _timed(
         "token_type_ids": np.zeros(shape, np.int64),
     }
     feed = {name: feed[name] for name in model.input_names}
-    calls = {"precast": lambda: model(**feed), "eager": lambda: parity.evaluate(eager.model, feed)}
+    calls = {"precast": lambda: model(**feed), "eager": lambda: eager(**feed)}
     timed = interleave(calls, seconds=seconds, pause=0.02)
     return {
         "batch": batch,

@@ -109,9 +109,16 @@ class AutoTokenizer:
         _refuse(cls.__name__, unknown)
         folder = _local(source, revision)
         if folder is None:
-            folder = _from_hub(
-                str(source), revision, token, cache_dir, ("*tokenizer*", "*.json", "*.txt", "*.model", "*.codes")
-            )
+            from precast.runtime import hub
+
+            found = hub.resolve(str(source), revision=revision, token=token, patterns=_TOKENIZER_PATTERNS)
+            folder = found.folder
+            if (folder / MANIFEST_NAME).is_file():
+                pulled = _pulled(str(source), found.revision, cache_dir)
+                if not (pulled / MANIFEST_NAME).is_file():
+                    # Its weights are not needed, and the Hub's own digests have been compared.
+                    return Tokenizer.from_folder(folder)
+                folder = pulled
         if (folder / MANIFEST_NAME).is_file():
             artifact = Artifact.open(folder, check="size")
             files = {name: _checked(artifact, name) for name in TOKENIZER_FILES if artifact.has(name)}
@@ -176,8 +183,7 @@ class AutoModel:
         folder = _local(source, revision)
         on_hub = folder is None
         if folder is None:
-            files = (MANIFEST_NAME, "config.json", "modules.json")
-            folder = _from_hub(str(source), revision, token, cache_dir, files, artifact=True)
+            folder = _from_hub(str(source), revision, token, cache_dir)
         if (folder / MANIFEST_NAME).is_file():
             if variant is None and precision is not None:
                 variant = _variant(folder, target, precision)
@@ -317,27 +323,24 @@ def _nowhere(text: str, path: Path) -> NoReturn:
     raise InputError(f"There is no folder {text!r}, and it is no Hub id such as 'org/name'. {near}".rstrip())
 
 
-def _from_hub(
-    source: str,
-    revision: str | None,
-    token: str | None,
-    cache_dir: PathLike | None,
-    patterns: tuple[str, ...],
-    *,
-    artifact: bool = False,
-) -> Path:
-    """The folder with those files of a Hub repository; with ``artifact``, of all files where it holds an artifact."""
+def _from_hub(source: str, revision: str | None, token: str | None, cache_dir: PathLike | None) -> Path:
+    """The artifact in a Hub repository, pulled into the cache; or the folder with a checkpoint's config.json."""
     from precast.runtime import hub
 
+    patterns = (MANIFEST_NAME, "config.json", "modules.json")
     found = hub.resolve(source, revision=revision, token=token, patterns=patterns)
-    if not artifact or not (found.folder / MANIFEST_NAME).is_file():
+    if not (found.folder / MANIFEST_NAME).is_file():
         return found.folder
-    name = f"{source.replace('/', '--')}-{found.revision}"
-    entry = cache_folder(cache_dir) / "artifacts" / name
+    entry = _pulled(source, found.revision, cache_dir)
     with locked(entry):
         if not (entry / MANIFEST_NAME).is_file():
             hub.pull(source, entry, revision=found.revision, token=token)
     return entry
+
+
+def _pulled(source: str, commit: str | None, cache_dir: PathLike | None) -> Path:
+    """Where the cache has an artifact of the Hub, if it has it."""
+    return cache_folder(cache_dir) / "artifacts" / f"{source.replace('/', '--')}-{commit}"
 
 
 def _variant(folder: Path, target: str, precision: str) -> str | None:

@@ -94,7 +94,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             _raise_if_debug()
-            note("precast: interrupted; nothing was published.")
+            note("precast: interrupted.")
             raise typer.Exit(_INTERRUPTED) from None
         except (PrecastError, OSError, MemoryError) as error:
             _raise_if_debug()
