@@ -12,6 +12,8 @@ from precast.runtime.cli.console import Stages, guarded, size_text, table, write
 
 __all__ = ["demo", "register"]
 
+_SIDES = ("precast", "eager")
+
 
 @guarded
 def demo(
@@ -68,19 +70,20 @@ def demo(
     rows = [
         (
             f"{row['batch']} x {row['length']}",
-            f"{row['precast']['median_ms']:.1f}",
-            f"{row['eager']['median_ms']:.1f}",
+            *(f"{row[who]['median_ms']:.1f} ({row[who]['p10_ms']:.1f} - {row[who]['p90_ms']:.1f})" for who in _SIDES),
             f"{row['ratio']:.1f} x",
         )
         for row in found["speed"]
     ]
-    title = f"Speed, median ms of one call, in turns, {found['threads']} threads"
+    title = f"Speed, ms of one call, in turns: median (p10 - p90), {found['threads']} threads"
     table(("texts x tokens", "precast", "eager PyTorch", "faster"), rows, title=title, numbers=(1, 2, 3))
+    if any(row[who]["p90_ms"] > 2 * row[who]["p10_ms"] for row in found["speed"] for who in _SIDES):
+        write("Some times vary more than twofold: the machine is busy with something else, so these ratios are rough.")
     if found["artifact"]:
         write(f'\nThe artifact is in {found["artifact"]}: precast run sentence-embedding {found["artifact"]} "A text."')
 
 
-def _cut(text: str, width: int = 72) -> str:
+def _cut(text: str, width: int = 60) -> str:
     return text if len(text) <= width else f"{text[: width - 3].rstrip()}..."
 
 
