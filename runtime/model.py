@@ -23,6 +23,7 @@ __all__ = ["Model", "Outputs", "load"]
 _DEFAULTS = {"attention_mask": np.ones_like, "token_type_ids": np.zeros_like}
 # Inputs whose values index a table, and the limit that says how long it is.
 _INDEXES = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
+_largest, _all = np.maximum.reduce, np.logical_and.reduce
 _TARGETS = ("cpu", "cuda", "tensorrt")
 
 
@@ -147,15 +148,16 @@ class Model:
             )
         for name, bound in self._bounds.items():
             array_or_none = checked.get(name)
-            # Read as unsigned, a negative id is larger than any bound.
-            if array_or_none is not None and array_or_none.view(np.uint64).max() >= bound:
+            # Read as unsigned, a negative id is larger than any bound. (The ufunc itself: `max()` is a detour.)
+            if array_or_none is not None and _largest(array_or_none.view(np.uint64), axis=None) >= bound:
                 worst = int(array_or_none.min()) if array_or_none.min() < 0 else int(array_or_none.max())
                 raise InputError(
                     f"{name} must be 0 to {bound - 1}; received {worst}. "
                     "Is this the tokenizer the model was trained with?"
                 )
         mask = checked.get("attention_mask")
-        if mask is not None and not mask.any(axis=-1).all():
+        # Where every text begins with a real token, as with padding on the right, one column tells.
+        if mask is not None and not _all(mask[..., 0], axis=None) and not mask.any(axis=-1).all():
             rows = np.argwhere(~mask.any(axis=-1))
             row = int(rows[0][0]) if rows.shape[1] == 1 else tuple(map(int, rows[0]))
             raise InputError(f"every text needs one real token at least; the attention_mask of row {row} is all zero.")
