@@ -16,6 +16,7 @@ constexpr int kTileColumns = 2 * kWidth;
 constexpr int kGroups = 24 / kTileRows;               // register tiles of a query block
 constexpr int kBlock = kGroups * kTileRows;           // query rows of a block
 constexpr float kInfinity = __builtin_inff();
+constexpr float kLog2E = 1.4426950408889634f;
 
 inline int64_t padded(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
@@ -42,8 +43,8 @@ struct Layout {
   }
 };
 
-// out[kTileRows, 2 vectors] = a @ b over `depth`; a's element (row, d) lies at a[row * a_row + d * a_step].
-inline void tile(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t depth, V (&sums)[kTileRows][2]) {
+// out[kTileRows, 2 vectors] = a @ b over `depth`; a's rows lie a_row floats apart, b is one panel.
+inline void tile(const float* a, int64_t a_row, const float* b, int64_t depth, V (&sums)[kTileRows][2]) {
 #pragma GCC unroll 16
   for (int r = 0; r < kTileRows; ++r) sums[r][0] = sums[r][1] = splat(0.0f);
   for (int64_t d = 0; d < depth; ++d) {
@@ -51,7 +52,7 @@ inline void tile(const float* a, int64_t a_row, int64_t a_step, const float* b, 
     b += kTileColumns;
 #pragma GCC unroll 16
     for (int r = 0; r < kTileRows; ++r) {
-      const V x = splat(a[r * a_row + d * a_step]);
+      const V x = splat(a[r * a_row + d]);
       sums[r][0] = fma(x, b0, sums[r][0]);
       sums[r][1] = fma(x, b1, sums[r][1]);
     }
@@ -60,18 +61,25 @@ inline void tile(const float* a, int64_t a_row, int64_t a_step, const float* b, 
 
 // Keys as panels [columns / kTileColumns][size][kTileColumns], the bias added, zeros behind the last.
 void pack_keys(const AttentionCall& call, const float* k, const float* bias, const int32_t* keys, int64_t count, float* out) {
-  for (int64_t base = 0; base < count; base += kTileColumns) {
-    for (int64_t j = 0; j < kTileColumns; ++j) {
-      float* to = out + base * call.size + j;
-      if (base + j >= count) {
-        for (int64_t d = 0; d < call.size; ++d) to[d * kTileColumns] = 0.0f;
-        continue;
+  constexpr int64_t kBy = 8;
+  for (int64_t base = 0; base < padded(count, kTileColumns); base += kBy) {
+    float* panel = out + base / kTileColumns * kTileColumns * call.size + base % kTileColumns;
+    const int64_t rows = count - base < kBy ? count - base : kBy;
+    int64_t done = 0;
+#ifdef PRECAST_TRANSPOSES
+    if (rows == kBy) {
+      const float* from[kBy];
+      for (int64_t j = 0; j < kBy; ++j) from[j] = k + keys[base + j] * call.k_stride;
+      for (; done + kBy <= call.size; done += kBy) {
+        transpose_8x8(from, bias == nullptr ? nullptr : bias + done, panel + done * kTileColumns, kTileColumns);
+        for (int64_t j = 0; j < kBy; ++j) from[j] += kBy;
       }
-      const float* from = k + keys[base + j] * call.k_stride;
-      if (bias == nullptr) {
-        for (int64_t d = 0; d < call.size; ++d) to[d * kTileColumns] = from[d];
-      } else {
-        for (int64_t d = 0; d < call.size; ++d) to[d * kTileColumns] = from[d] + bias[d];
+    }
+#endif
+    for (int64_t j = 0; j < kBy; ++j) {
+      const float* from = j < rows ? k + keys[base + j] * call.k_stride : nullptr;
+      for (int64_t d = done; d < call.size; ++d) {
+        panel[d * kTileColumns + j] = from == nullptr ? 0.0f : bias == nullptr ? from[d] : from[d] + bias[d];
       }
     }
   }
@@ -104,7 +112,7 @@ inline int64_t first_from(const int32_t* keys, int64_t count, int64_t position) 
   return low;
 }
 
-// exp(scores - largest) in place over [begin, end); returns the sum, 0 where the row sees nothing.
+// 2^(scores - largest) in place over [begin, end); returns the sum, 0 where the row sees nothing.
 inline float soften(float* scores, int64_t begin, int64_t end) {
   V high = splat(-kInfinity);
   for (int64_t i = begin; i < end; i += kWidth) high = greater(high, load(scores + i));
@@ -117,15 +125,16 @@ inline float soften(float* scores, int64_t begin, int64_t end) {
     return 0.0f;
   }
   const V shift = splat(largest == -kInfinity ? 0.0f : largest);
-  V sum0 = splat(0.0f), sum1 = splat(0.0f);
+  Side sums = each([](int) { return splat(0.0f); });
+  static_assert(kTileColumns == kSide * kWidth, "rows end with a panel");
   for (int64_t i = begin; i < end; i += kTileColumns) {
-    const V p0 = exponential(sub(load(scores + i), shift)), p1 = exponential(sub(load(scores + i + kWidth), shift));
-    store(scores + i, p0);
-    store(scores + i + kWidth, p1);
-    sum0 = add(sum0, p0);
-    sum1 = add(sum1, p1);
+    const Side p = power_of_two(each([&](int j) { return sub(load(scores + i + j * kWidth), shift); }));
+    sums = each([&](int j) {
+      store(scores + i + j * kWidth, p.v[j]);
+      return add(sums.v[j], p.v[j]);
+    });
   }
-  return sum_of(add(sum0, sum1));
+  return sum_of(add(sums.v[0], sums.v[1]));
 }
 
 void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
@@ -189,17 +198,19 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
     }
     const int64_t left = lowest / kTileColumns * kTileColumns, right = padded(highest, kTileColumns);
 
+    // Scores are wanted as powers of two: their factor carries log2(e).
+    const float scale = call.scale * kLog2E;
     for (int64_t r = 0; r < groups * kTileRows; ++r) {
-      float* packed = q_panels + r / kTileRows * kTileRows * size + r % kTileRows;
+      float* packed = q_panels + r * size;
       const float* source = q + (first + r) * call.q_stride;
       for (int64_t d = 0; d < size; ++d) {
-        packed[d * kTileRows] = r >= rows ? 0.0f : (q_bias == nullptr ? source[d] : source[d] + q_bias[d]) * call.scale;
+        packed[d] = r >= rows ? 0.0f : (q_bias == nullptr ? source[d] : source[d] + q_bias[d]) * scale;
       }
     }
     V sums[kTileRows][2];
     for (int64_t column = left; column < right; column += kTileColumns) {
       for (int64_t group = 0; group < groups; ++group) {
-        tile(q_panels + group * kTileRows * size, 1, kTileRows, k_panels + column * size, size, sums);
+        tile(q_panels + group * kTileRows * size, size, k_panels + column * size, size, sums);
         float* to_row = scores + group * kTileRows * stride + column;
 #pragma GCC unroll 16
         for (int r = 0; r < kTileRows; ++r) {
@@ -215,9 +226,9 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
       if (bias != nullptr) {
         const float* added = bias + (first + r) * call.keys;
         if (dense) {
-          for (int64_t i = low[r]; i < high[r]; ++i) line[i] += added[keys[0] + i];
+          for (int64_t i = low[r]; i < high[r]; ++i) line[i] += kLog2E * added[keys[0] + i];
         } else {
-          for (int64_t i = low[r]; i < high[r]; ++i) line[i] += added[keys[i]];
+          for (int64_t i = low[r]; i < high[r]; ++i) line[i] += kLog2E * added[keys[i]];
         }
       }
       for (int64_t i = left; i < low[r] && i < right; ++i) line[i] = -kInfinity;
@@ -228,7 +239,7 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
     const int64_t depth = (right < count ? right : count) - left;
     for (int64_t group = 0; group < groups; ++group) {
       for (int64_t base = 0; base < size; base += kTileColumns) {
-        tile(scores + group * kTileRows * stride + left, stride, 1, v_panels + base * count + left * kTileColumns, depth, sums);
+        tile(scores + group * kTileRows * stride + left, stride, v_panels + base * count + left * kTileColumns, depth, sums);
         const int64_t wide = size - base < kTileColumns ? size - base : kTileColumns;
 #pragma GCC unroll 16
         for (int r = 0; r < kTileRows; ++r) {

@@ -81,6 +81,36 @@ inline V shift_to_exponent(V t) { return (V)((Bits)t << 23); }
 
 #endif
 
+#if defined(PRECAST_ISA_AVX2) || defined(PRECAST_ISA_AVX512)
+#define PRECAST_TRANSPOSES 1
+
+// to[d * to_stride + j] = from[j][d] + bias[d] for 8 rows and 8 channels.
+inline void transpose_8x8(const float* const (&from)[8], const float* bias, float* to, int64_t to_stride) {
+  __m256 row[8], pair[8], quad[8];
+  const __m256 added = bias == nullptr ? _mm256_setzero_ps() : _mm256_loadu_ps(bias);
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) row[j] = _mm256_add_ps(_mm256_loadu_ps(from[j]), added);
+#pragma GCC unroll 4
+  for (int j = 0; j < 8; j += 2) {
+    pair[j] = _mm256_unpacklo_ps(row[j], row[j + 1]);
+    pair[j + 1] = _mm256_unpackhi_ps(row[j], row[j + 1]);
+  }
+#pragma GCC unroll 2
+  for (int j = 0; j < 8; j += 4) {
+    quad[j] = _mm256_shuffle_ps(pair[j], pair[j + 2], 0x44);
+    quad[j + 1] = _mm256_shuffle_ps(pair[j], pair[j + 2], 0xee);
+    quad[j + 2] = _mm256_shuffle_ps(pair[j + 1], pair[j + 3], 0x44);
+    quad[j + 3] = _mm256_shuffle_ps(pair[j + 1], pair[j + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int d = 0; d < 4; ++d) {
+    _mm256_storeu_ps(to + d * to_stride, _mm256_permute2f128_ps(quad[d], quad[d + 4], 0x20));
+    _mm256_storeu_ps(to + (d + 4) * to_stride, _mm256_permute2f128_ps(quad[d], quad[d + 4], 0x31));
+  }
+}
+
+#endif
+
 // `greater` and `lesser` return their second argument where it is NaN, on every instruction set.
 
 // The sum and the largest of a vector's floats, in one order whatever the instruction set's own reductions do.
@@ -118,38 +148,43 @@ inline void store_part(float* p, V v, int64_t count) {
 }
 
 // Adding 2^23 * 1.5 leaves the nearest integer in the low bits of a float; with 127 more these bits, shifted, are the
-// exponent of 2^n. An exponent of -127 gives 0, which is how both functions below end: no subnormal results.
+// exponent of 2^n; an exponent of -127 gives 0, so that no result is subnormal.
 constexpr float kRound = 12582912.0f + 127.0f;
 
-// 2^p for p <= 127. The polynomial is a minimax fit of 2^r - 1 on [-0.5, 0.5], relative error 2e-9.
-inline V power_of_two(V p) {
-  p = greater(splat(-127.0f), p);
-  const V t = add(p, splat(kRound));
-  const V r = sub(p, sub(t, splat(kRound)));
-  V y = splat(0.0001535336341476068f);
-  y = fma(y, r, splat(0.0013398876180872321f));
-  y = fma(y, r, splat(0.00961843691766262f));
-  y = fma(y, r, splat(0.055503323674201965f));
-  y = fma(y, r, splat(0.24022647738456726f));
-  y = fma(y, r, splat(0.6931471824645996f));
-  y = fma(y, r, splat(1.0f));
-  return mul(y, shift_to_exponent(t));
+// Several vectors that go through a polynomial side by side: each is a chain of dependent operations, and a
+// coefficient loaded once serves them all.
+constexpr int kSide = 2;
+struct Side {
+  V v[kSide];
+};
+
+template <typename Function>
+inline Side each(Function function) {
+  Side out;
+#pragma GCC unroll 4
+  for (int i = 0; i < kSide; ++i) out.v[i] = function(i);
+  return out;
 }
 
-// e^x for x <= 88, about one unit in the last place; 0 from -87.7 down. x - n * ln 2 is taken in two parts, of which
-// the first has so few bits that its product with n is exact. Fit of e^r - 1 - r, relative error 3e-9.
-inline V exponential(V x) {
-  x = greater(splat(-88.0f), x);
-  const V t = fma(x, splat(1.44269504f), splat(kRound));
-  const V n = sub(t, splat(kRound));
-  V r = fnma(n, splat(0.693359375f), x);
-  r = fma(n, splat(2.12194440e-4f), r);
-  V q = splat(0.00138146f);
-  q = fma(q, r, splat(0.00836871f));
-  q = fma(q, r, splat(0.04166839f));
-  q = fma(q, r, splat(0.16666521f));
-  q = fma(q, r, splat(0.49999993f));
-  return mul(add(splat(1.0f), fma(mul(r, r), q, r)), shift_to_exponent(t));
+inline Side horner(const Side& p, const Side& x, float coefficient) {
+  const V c = splat(coefficient);
+  return each([&](int i) { return fma(p.v[i], x.v[i], c); });
+}
+
+// 2^p for p <= 127; 0 from -126.5 down. The polynomial is a minimax fit of 2^r on [-0.5, 0.5], relative error 2e-9.
+inline Side power_of_two(const Side& exponent) {
+  const V round = splat(kRound), lowest = splat(-127.0f);
+  const Side p = each([&](int i) { return greater(lowest, exponent.v[i]); });
+  const Side t = each([&](int i) { return add(p.v[i], round); });
+  const Side r = each([&](int i) { return sub(p.v[i], sub(t.v[i], round)); });
+  const V first = splat(0.0001535336341476068f), second = splat(0.0013398876180872321f);
+  Side y = each([&](int i) { return fma(first, r.v[i], second); });
+  y = horner(y, r, 0.00961843691766262f);
+  y = horner(y, r, 0.055503323674201965f);
+  y = horner(y, r, 0.24022647738456726f);
+  y = horner(y, r, 0.6931471824645996f);
+  y = horner(y, r, 1.0f);
+  return each([&](int i) { return mul(y.v[i], shift_to_exponent(t.v[i])); });
 }
 
 }  // namespace
