@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from precast.export.checkpoint import Checkpoint
 from precast.runtime.embedding import ACTIVATIONS, POOLING
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from precast.runtime.errors import CheckpointError, DependencyError, listing
-from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, Settings
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
+
+from precast.runtime.errors import CheckpointError, DependencyError, listing
+from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, Settings
 
 __all__ = ["KINDS", "Kind", "Vocabulary"]
 

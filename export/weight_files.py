@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+
 from precast.export import legacy
 from precast.export.strict_json import parse_object
 from precast.runtime.errors import CheckpointError, UnsafeFileError, listing
