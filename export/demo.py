@@ -28,7 +28,7 @@ from precast.runtime.embedding import encode
 from precast.runtime.errors import HubError, OfflineError
 from precast.runtime.model import Model, load
 from precast.runtime.similarity import pairwise_cos_sim, semantic_search
-from precast.runtime.timing import interleave
+from precast.runtime.timing import cpu_share, interleave
 from precast.runtime.verify import verify
 
 __all__ = ["MODEL", "PACKAGE", "demonstrate", "find_checkpoint"]
@@ -56,7 +56,7 @@ def demonstrate(
         seconds: for the timing of each point.
 
     Returns:
-        ``{"source", "artifact", "export", "verify", "embeddings", "search", "speed", "threads"}``.
+        ``{"source", "artifact", "export", "verify", "embeddings", "search", "speed", "cpu_share", "threads"}``.
 
     Raises:
         OfflineError: no Hub is in reach and the package is not installed; and what an export raises.
@@ -76,6 +76,7 @@ def demonstrate(
         with _torch_threads(threads or default_threads()):
             eager = _Eager(checkpoint, model)
             expected = encode(eager, texts)
+            share = cpu_share()
             speed = [_timed(model, eager, point, seconds, say) for point in POINTS]
         cosine = pairwise_cos_sim(embeddings.astype(np.float64), expected.astype(np.float64))
         manifest = model.artifact.manifest
@@ -104,6 +105,7 @@ def demonstrate(
                 for (query, _), hits in zip(QUERIES, found, strict=True)
             ],
             "speed": speed,
+            "cpu_share": round(share, 3),
             "threads": threads or default_threads(),
         }
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Timing", "interleave", "warm_up"]
+__all__ = ["Timing", "cpu_share", "interleave", "warm_up"]
 
 _WINDOW = 5
 
@@ -77,6 +77,17 @@ def interleave(
         order.reverse()
         rounds += 1
     return {name: Timing.of(values) for name, values in taken.items()}
+
+
+def cpu_share(seconds: float = 0.2) -> float:
+    """What share of a core one busy thread gets: well below 1 where other processes want the cores as well.
+
+    Parallel kernels then wait for whichever thread was put aside, and no median says so.
+    """
+    began, used = time.perf_counter(), time.thread_time()
+    while (passed := time.perf_counter() - began) < seconds:
+        pass
+    return (time.thread_time() - used) / passed
 
 
 def _once(call: Callable[[], Any]) -> float:

@@ -337,6 +337,7 @@ def test_timing_takes_turns_and_waits_until_stable() -> None:
     assert found["slow"].runs == found["fast"].runs >= 5
     rounds = order[-2 * found["slow"].runs :]
     assert {tuple(rounds[at : at + 2]) for at in range(0, len(rounds), 2)} == {("slow", "fast"), ("fast", "slow")}
+    assert 0 < timing.cpu_share(0.02) <= 1.05
     steps = iter([0.02] * 5 + [0.002] * 100)
     assert timing.warm_up(lambda: time.sleep(next(steps)), seconds=5, tolerance=0.5) > 10
 

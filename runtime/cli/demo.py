@@ -77,8 +77,9 @@ def demo(
     ]
     title = f"Speed, ms of one call, in turns: median (p10 - p90), {found['threads']} threads"
     table(("texts x tokens", "precast", "eager PyTorch", "faster"), rows, title=title, numbers=(1, 2, 3))
-    if any(row[who]["p90_ms"] > 2 * row[who]["p10_ms"] for row in found["speed"] for who in _SIDES):
-        write("Some times vary more than twofold: the machine is busy with something else, so these ratios are rough.")
+    if found["cpu_share"] < 0.9:
+        share = f"{found['cpu_share']:.0%} of a core"
+        write(f"The machine is busy with something else (one thread got {share}), so these ratios are rough.")
     if found["artifact"]:
         write(f'\nThe artifact is in {found["artifact"]}: precast run sentence-embedding {found["artifact"]} "A text."')
 
