@@ -1,4 +1,4 @@
-"""The spelling for our own CPU kernels (``precast/runtime/kernels``): ONNX Runtime's, with ``precast.cpu`` operators."""
+"""The spelling for our own CPU kernels (``runtime/kernels``): ONNX Runtime's, with ``precast.cpu`` operators."""
 
 from __future__ import annotations
 

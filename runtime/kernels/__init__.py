@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 __all__ = ["ISA", "available", "isas", "library_path", "why_not"]
@@ -60,7 +60,7 @@ def isas() -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _loading_error(path: Path) -> str:
     try:
         ctypes.CDLL(str(path))

@@ -60,7 +60,8 @@ inline void tile(const float* a, int64_t a_row, const float* b, int64_t depth, V
 }
 
 // Keys as panels [columns / kTileColumns][size][kTileColumns], the bias added, zeros behind the last.
-void pack_keys(const AttentionCall& call, const float* k, const float* bias, const int32_t* keys, int64_t count, float* out) {
+void pack_keys(const AttentionCall& call, const float* k, const float* bias, const int32_t* keys, int64_t count,
+               float* out) {
   constexpr int64_t kBy = 8;
   for (int64_t base = 0; base < padded(count, kTileColumns); base += kBy) {
     float* panel = out + base / kTileColumns * kTileColumns * call.size + base % kTileColumns;
@@ -139,7 +140,8 @@ inline float soften(float* scores, int64_t begin, int64_t end) {
 
 void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
   const Layout layout(call);
-  const int64_t chunk = task % call.chunks, head = task / call.chunks % call.heads, row = task / call.chunks / call.heads;
+  const int64_t chunk = task % call.chunks, head = task / call.chunks % call.heads;
+  const int64_t row = task / call.chunks / call.heads;
   const int64_t kv_head = head / (call.heads / call.kv_heads), size = call.size;
   const int64_t begin = chunk * call.chunk;
   const int64_t end = begin + call.chunk < call.queries ? begin + call.chunk : call.queries;
@@ -239,7 +241,8 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
     const int64_t depth = (right < count ? right : count) - left;
     for (int64_t group = 0; group < groups; ++group) {
       for (int64_t base = 0; base < size; base += kTileColumns) {
-        tile(scores + group * kTileRows * stride + left, stride, v_panels + base * count + left * kTileColumns, depth, sums);
+        const float* panel = v_panels + base * count + left * kTileColumns;
+        tile(scores + group * kTileRows * stride + left, stride, panel, depth, sums);
         const int64_t wide = size - base < kTileColumns ? size - base : kTileColumns;
 #pragma GCC unroll 16
         for (int r = 0; r < kTileRows; ++r) {

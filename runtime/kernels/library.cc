@@ -128,7 +128,9 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
     }
     return made;
   }();
-  if (registration.status != nullptr) return api.create_status(ort::kFail, "precast.cpu: the operators cannot be registered");
+  if (registration.status != nullptr) {
+    return api.create_status(ort::kFail, "precast.cpu: the operators cannot be registered");
+  }
   return api.add_domain(options, registration.domain);
 }
 

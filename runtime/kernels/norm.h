@@ -66,7 +66,8 @@ void norm_row(const NormCall& call, const float* x, const float* residual, float
   const V scale = splat(inverse);
   for (i = 0; i + kWidth <= width; i += kWidth) {
     const V v = mul(sub(load(row + i), centre), scale);
-    store(out + i, call.beta == nullptr ? mul(v, load(call.weight + i)) : fma(v, load(call.weight + i), load(call.beta + i)));
+    const V w = load(call.weight + i);
+    store(out + i, call.beta == nullptr ? mul(v, w) : fma(v, w, load(call.beta + i)));
   }
   for (; i < width; ++i) {
     const float v = (row[i] - mean) * inverse * call.weight[i];

@@ -30,6 +30,11 @@ void over_rows(Call& call, const Arguments& arguments, void (*run)(const Argumen
   call.parallel(Rows<Arguments>::task, static_cast<size_t>((rows + work.rows_of_task - 1) / work.rows_of_task), &work);
 }
 
+void check_vector(Call& call, const char* name, const Tensor& vector, int64_t width) {
+  call.check(!vector || vector.is_vector(width), "%s must be a vector of %lld elements, the width of x", name,
+             static_cast<long long>(width));
+}
+
 // Rows after which ``tensor`` repeats when it is broadcast to ``shape``: only leading dimensions may be 1 or missing.
 int64_t repeating_rows(Call& call, const char* name, const Tensor& tensor, const Tensor& shape) {
   bool fits = tensor.rank >= 1 && tensor.rank <= shape.rank && tensor.last() == shape.last();
@@ -53,9 +58,9 @@ ort::Status* normalise(const Node& node, ort::KernelContext* context, bool resid
   call.check(x && weight && (residual || !residual_given), "an input that is required is missing");
   call.check(x.rank >= 1, "x has no dimension to normalise");
   const int64_t width = x.last();
-  call.check(weight.is_vector(width), "weight must be a vector of %lld elements, the width of x", (long long)width);
-  call.check(!beta || beta.is_vector(width), "beta must be a vector of %lld elements, the width of x", (long long)width);
-  call.check(!bias || bias.is_vector(width), "bias must be a vector of %lld elements, the width of x", (long long)width);
+  check_vector(call, "weight", weight, width);
+  check_vector(call, "beta", beta, width);
+  check_vector(call, "bias", bias, width);
   if (!call.ok()) return call.status();
 
   // The larger of the two is the shape of the result: more dimensions, or more rows in as many.
@@ -90,7 +95,7 @@ ort::Status* bias_gelu(const Node& node, ort::KernelContext* context) {
   const Tensor x = call.input(0), bias = call.input(1);
   call.check(static_cast<bool>(x), "x is missing");
   const int64_t width = x.last();
-  call.check(!bias || bias.is_vector(width), "bias must be a vector of %lld elements, the width of x", (long long)width);
+  check_vector(call, "bias", bias, width);
   if (!call.ok()) return call.status();
   GeluCall arguments{x.floats(), bias.floats(), call.output(0, x.dims, x.rank), width, node.tanh != 0};
   over_rows(call, arguments, node.kernels->gelu, width == 0 ? 0 : x.elements() / width);
