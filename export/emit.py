@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
+
+from precast.graphs.tensors import sizes
 
 __all__ = ["INLINE_LIMIT", "Emitted", "Sink", "emit"]
 
@@ -32,8 +34,8 @@ class Emitted:
     weights: tuple[str, ...]
 
 
-def _chunks(array: np.ndarray) -> Iterable[memoryview]:  # type: ignore[type-arg]
-    flat = memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+def _chunks(array: np.ndarray[Any, Any]) -> Iterable[memoryview]:
+    flat = array.reshape(-1).view(np.uint8).data
     for start in range(0, len(flat), _CHUNK):
         yield flat[start : start + _CHUNK]
 
@@ -59,7 +61,7 @@ def emit(model: ir.Model, sink: Sink, name: str) -> Emitted:
         if path not in files:
             files.append(path)
         value.const_value = ir.ExternalTensor(
-            path, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=value.name or ""
+            path, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(sizes(tensor.shape)), name=value.name or ""
         )
     sink.write_bytes(name, ir.to_proto(model).SerializeToString(deterministic=True))
     return Emitted(name, tuple(sorted(files)))

@@ -38,6 +38,7 @@ from precast.graphs.passes.base import Report, run
 from precast.graphs.recipes import Recipe, recipes_for
 from precast.runtime.artifact import ArtifactWriter, Component, FileRecord, Manifest, Source, TensorSpec, Variant
 from precast.runtime.backends.base import Array, backend_for
+from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import InputError
 from precast.runtime.parity import Measured, Recorded, compare, gate, write_record
 from precast.runtime.verify import summarise
@@ -142,7 +143,9 @@ def export_model(
         cost.stage("computing the reference, in float32 and float64")
         with parity.streaming(reference.model, checkpoint.release):
             recorded = [
-                Recorded(case, parity.evaluate(reference.model, case.inputs), parity.judge(reference.model, case.inputs))
+                Recorded(
+                    case, parity.evaluate(reference.model, case.inputs), parity.judge(reference.model, case.inputs)
+                )
                 for case in parity.cases(signature)
             ]
         record = write_record(recorded)
@@ -298,7 +301,5 @@ def _producer() -> dict[str, str]:
 
 def _version(name: str) -> str:
     if name == "onnxruntime":
-        import onnxruntime
-
-        return str(onnxruntime.__version__)
+        return str(engine().__version__)
     return version(name)

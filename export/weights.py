@@ -60,6 +60,12 @@ def _fill(template: str, groups: Sequence[str]) -> str:
     return re.sub(r"\{\}|\*", lambda _: next(filled), template)
 
 
+def _changed(table: dict[str, Lazy], pattern: str, change: Callable[[Lazy], Lazy]) -> dict[str, Lazy]:
+    """The table with ``change`` applied to every tensor whose name matches."""
+    regex = _regex(pattern)
+    return {key: change(lazy) if regex.match(key) else lazy for key, lazy in table.items()}
+
+
 class Rule:
     """One step of the mapping. ``apply`` takes and returns the whole table of named tensors."""
 
@@ -168,11 +174,7 @@ class Transpose(Rule):
     pattern: str
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
-        pattern = _regex(self.pattern)
-        return {
-            key: Lazy(lazy.keys, lazy.shape[::-1], lambda lazy=lazy: lazy.load().t()) if pattern.match(key) else lazy
-            for key, lazy in table.items()
-        }
+        return _changed(table, self.pattern, lambda lazy: Lazy(lazy.keys, lazy.shape[::-1], lambda: lazy.load().t()))
 
 
 @dataclass(frozen=True)
@@ -184,13 +186,10 @@ class Fold(Rule):
     scale: float = 1.0
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
-        pattern = _regex(self.pattern)
-        return {
-            key: Lazy(lazy.keys, lazy.shape, lambda lazy=lazy: lazy.load().float() * self.scale + self.add)
-            if pattern.match(key)
-            else lazy
-            for key, lazy in table.items()
-        }
+        def folded(lazy: Lazy) -> Lazy:
+            return Lazy(lazy.keys, lazy.shape, lambda: lazy.load().float() * self.scale + self.add)
+
+        return _changed(table, self.pattern, folded)
 
 
 @dataclass(frozen=True)

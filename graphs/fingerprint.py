@@ -7,6 +7,8 @@ import json
 
 import onnx_ir as ir
 
+from precast.graphs.tensors import sizes
+
 __all__ = ["fingerprint"]
 
 
@@ -34,7 +36,7 @@ def fingerprint(model: ir.Model) -> str:
             raise ValueError(f"value {value} is used before it is made")
         integer = tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL
         shown = tensor.numpy().tolist() if tensor.size <= 64 and integer else None
-        return ["weight", str(tensor.dtype), [int(dim) for dim in tensor.shape], shown]
+        return ["weight", str(tensor.dtype), list(sizes(tensor.shape)), shown]
 
     rows: list[object] = [
         [str(value.dtype), [str(getattr(dim, "value", dim)) for dim in value.shape or ()]]

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+
 from precast.runtime.errors import InputError
 
 __all__ = [

@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+
 from precast.runtime import batching
 from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskError, closest, listing
 

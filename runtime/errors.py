@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -118,6 +117,8 @@ class DependencyError(PrecastError, ImportError):
 
 def closest(name: str, candidates: Iterable[str], limit: int = 3) -> str:
     """``"Closest: a, b."`` for a mistyped ``name``, or an empty string where nothing is near."""
+    import difflib  # only an error needs it, and it costs a cold start milliseconds
+
     near = difflib.get_close_matches(name, list(candidates), n=limit, cutoff=0.5)
     return f"Closest: {', '.join(near)}." if near else ""
 

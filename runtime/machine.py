@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from precast.runtime.errors import DependencyError
+
 __all__ = ["cpu_features", "cpu_name", "extras", "report"]
 
 # What kernels here and in ONNX Runtime ask for, by the names of Linux's /proc/cpuinfo (x86 flags, Arm features).
@@ -67,9 +69,11 @@ def _version(name: str) -> str | None:
 
 def _providers() -> tuple[str | None, list[str]]:
     """ONNX Runtime's version and providers; the wheel may be onnxruntime or one of its kin."""
+    from precast.runtime.backends.onnxruntime import engine
+
     try:
-        import onnxruntime
-    except ImportError:
+        onnxruntime = engine()
+    except DependencyError:
         return None, []
     return str(onnxruntime.__version__), list(onnxruntime.get_available_providers())
 

@@ -106,7 +106,8 @@ class Model:
         """Sentence embeddings [N, H] ([H] for one text); see `precast.runtime.embedding.encode`."""
         from precast.runtime.embedding import encode
 
-        return encode(self, texts, **options)
+        vectors: Array = encode(self, texts, **options)
+        return vectors
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """All inputs the graph wants, each checked before a kernel sees it."""

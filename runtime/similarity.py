@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
 from precast.runtime.embedding import normalize
 from precast.runtime.errors import InputError
 

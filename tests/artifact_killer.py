@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 import artifact_samples as samples
+
 from precast.runtime.artifact import Artifact
 from precast.runtime.artifact import staging as staging_module
 from precast.runtime.artifact import writer as writer_module

@@ -1,6 +1,6 @@
 """Write the generated parts of the README from the code and from recorded benchmark runs.
 
-    python tests/generate_docs.py
+python tests/generate_docs.py
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def speed() -> str:
     lines = [
         f"{record['machine']}, {record['threads']} threads, float32, {record['date']}; "
         + ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-        + ". Milliseconds of Precast, then how many times as long the others took (median of paired rounds, quartiles).",
+        + ". Milliseconds of Precast, then how many times as long the others took "
+        "(median of paired rounds, quartiles).",
         "",
         f"| model, batch x length | precast | {' | '.join(peers)} |",
         f"| --- | --- |{' --- |' * len(peers)}",

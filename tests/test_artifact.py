@@ -16,6 +16,7 @@ import artifact_samples as samples
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from precast.runtime.artifact import (
     Artifact,
     Component,

@@ -14,10 +14,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save, save_file
+
 from precast.export.checkpoint import Checkpoint, FileInfo
 from precast.runtime import hub
 from precast.runtime.errors import CheckpointError, ConfigError, UnsafeFileError
-from safetensors.torch import save, save_file
 
 Make = Callable[..., Path]
 

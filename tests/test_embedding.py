@@ -10,14 +10,15 @@ import doubles
 import numpy as np
 import pytest
 import torch
-from precast.export.checkpoint import Checkpoint
-from precast.export.embedding import read_arrays, read_modules
-from precast.runtime import embedding, similarity
-from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
 from sentence_transformers import SentenceTransformer, util
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import BertModel
+
+from precast.export.checkpoint import Checkpoint
+from precast.export.embedding import read_arrays, read_modules
+from precast.runtime import embedding, similarity
+from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
 
 TEXTS = [*doubles.texts(), "long " * 400, "İstanbul ΟΔΟΣ Straße"]
 

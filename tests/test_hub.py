@@ -17,6 +17,7 @@ import huggingface_hub.file_download
 import pytest
 from hub_server import Fault, HubServer, Repo
 from huggingface_hub import constants
+
 from precast.runtime import hub, hub_client
 from precast.runtime.errors import ArtifactError, HubError, InputError, OfflineError, OutputExistsError
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import artifact_samples as samples
 import pytest
+
 from precast.runtime.artifact import Artifact, Manifest
 from precast.runtime.inspection import diff, summary, worst_errors
 

@@ -21,6 +21,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from precast.export import legacy, legacy_reader
 from precast.export.checkpoint import Checkpoint
 from precast.runtime.errors import CheckpointError, UnsafeFileError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doubles
 import pytest
 import transformers
+
 from precast.runtime.errors import InputError
 from precast.runtime.tasks import pipeline
 

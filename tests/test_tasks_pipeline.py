@@ -9,6 +9,7 @@ import sys
 import doubles
 import pytest
 import transformers
+
 from precast.runtime.errors import InputError, PrecastError, UnsupportedTaskError
 from precast.runtime.tasks import TASKS, pipeline
 

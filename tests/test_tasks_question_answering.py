@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import doubles
 import pytest
 import record_qa_goldens as recorded
+
 from precast.runtime.errors import InputError
 from precast.runtime.processors.text import Tokenizer
 from precast.runtime.tasks import pipeline

@@ -7,6 +7,7 @@ import warnings
 import doubles
 import pytest
 import transformers
+
 from precast.runtime.errors import InputError
 from precast.runtime.tasks import pipeline
 from precast.runtime.tasks._entities import without_overlaps

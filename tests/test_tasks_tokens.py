@@ -6,6 +6,7 @@ import doubles
 import numpy as np
 import pytest
 import transformers
+
 from precast.runtime.errors import InputError
 from precast.runtime.tasks import pipeline
 

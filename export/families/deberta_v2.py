@@ -219,7 +219,7 @@ class _ProjectedNorm(nn.Module):
 
 
 def _layer(spec: Spec, index: int) -> PostNormLayer:
-    parts = {
+    parts: dict[str, Any] = {
         "attention": _DisentangledAttention(spec),
         "attention_norm": LayerNorm(spec.hidden_size, spec.layer_norm_eps),
         "mlp": MLP(spec.hidden_size, spec.intermediate_size, spec.hidden_act),

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from precast.graphs import schema
+from precast.graphs.tensors import computed, initializer, sizes
 
 __all__ = [
     "NEVER",
@@ -19,6 +20,7 @@ __all__ = [
     "attributes",
     "const",
     "layer_norm",
+    "rotary_sizes",
     "seen_rows",
     "split_heads",
     "transposed",
@@ -54,14 +56,7 @@ def const(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.Value:
     """A small constant; equal ones are shared under one name."""
     if name in graph.initializers:
         return graph.initializers[name]
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(array, name=name),
-    )
-    graph.register_initializer(value)
-    return value
+    return initializer(graph, array, name)
 
 
 def ints(graph: ir.Graph, *numbers: int) -> ir.Value:
@@ -100,15 +95,8 @@ def transposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
     tensor = weight.const_value
     if tensor is None:
         raise ValueError(f"{weight.name!r} is not an initializer")
-    shape = ir.Shape([tensor.shape[1], tensor.shape[0]])
-
-    def compute() -> ir.TensorProtocol:
-        return ir.tensor(np.ascontiguousarray(tensor.numpy().T), dtype=tensor.dtype, name=name)
-
-    lazy = ir.LazyTensor(compute, dtype=tensor.dtype, shape=shape, name=name)
-    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=lazy)
-    graph.register_initializer(value)
-    return value
+    rows, columns = sizes(tensor.shape)
+    return computed(graph, lambda: np.ascontiguousarray(tensor.numpy().T), (columns, rows), tensor.dtype, name)
 
 
 def layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
@@ -169,6 +157,16 @@ def seen_rows(tape: Tape, node: ir.Node, visible: ir.Value) -> ir.Value:
         [tape.op("Cast", [visible], {"to": float_type(node.inputs[0])}), ints(graph, -1)],
         {"keepdims": 1},
     )
+
+
+def rotary_sizes(x: ir.Value | None, cos: ir.Value | None, heads: int) -> tuple[int, int]:
+    """(channels of a head that are turned, channels of a head), of x [B, S, N*D] and cos [P, R/2]."""
+    if x is None or x.shape is None or cos is None:
+        raise ValueError("rotary positions need states and a table of known width")
+    width = x.shape[2]
+    if not isinstance(width, int):
+        raise ValueError(f"the hidden size must be known, got {width}")
+    return 2 * sizes(cos.shape)[1], width // heads
 
 
 def split_heads(tape: Tape, graph: ir.Graph, x: ir.Value, heads: int, perm: Sequence[int]) -> ir.Value:

@@ -14,6 +14,7 @@ from precast.graphs.dialects.base import (
     float_type,
     graph_of,
     layer_norm,
+    rotary_sizes,
     seen_rows,
     transposed,
     unfused_attention,
@@ -50,14 +51,13 @@ def _attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
 def _rotary(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     at = attributes(node)
     x, positions, cos, sin = node.inputs
-    assert cos is not None and cos.shape is not None and x is not None and x.shape is not None
-    width, size = 2 * int(cos.shape[1]), int(x.shape[2]) // at["heads"]
-    extra = {} if width == size else {"num_heads": at["heads"], "rotary_embedding_dim": width}
+    width, size = rotary_sizes(x, cos, at["heads"])
+    partial = {} if width == size else {"rotary_embedding_dim": width}
     return [
         tape.op(
             "RotaryEmbedding",
             [x, positions, cos, sin],
-            {"interleaved": at["interleaved"], **({"num_heads": at["heads"]} if not extra else extra)},
+            {"interleaved": at["interleaved"], "num_heads": at["heads"], **partial},
             domain=_MS,
         )
     ]

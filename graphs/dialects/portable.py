@@ -12,6 +12,7 @@ from precast.graphs.dialects.base import (
     attributes,
     graph_of,
     layer_norm,
+    rotary_sizes,
     transposed,
     unfused_attention,
     weight_is_shared,
@@ -23,8 +24,7 @@ __all__ = ["PORTABLE"]
 def _rotary(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     at = attributes(node)
     x, positions, cos, sin = node.inputs
-    assert cos is not None and cos.shape is not None and x is not None and x.shape is not None
-    width, size = 2 * int(cos.shape[1]), int(x.shape[2]) // at["heads"]
+    width, size = rotary_sizes(x, cos, at["heads"])
     return [
         tape.op(
             "RotaryEmbedding",

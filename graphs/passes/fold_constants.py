@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from precast.graphs.passes.base import GraphPass, constant
+from precast.graphs.tensors import initializer
 
 __all__ = ["FoldConstants"]
 
@@ -98,13 +99,6 @@ class FoldConstants(GraphPass):
             self.declined["the value is an output of the graph"] += 1
             return
         name = f"{output.name}.value"
-        value = ir.Value(
-            name=name,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            const_value=ir.tensor(array, name=name),
-        )
-        graph.register_initializer(value)
-        ir.convenience.replace_all_uses_with(output, value)
+        ir.convenience.replace_all_uses_with(output, initializer(graph, array, name))
         graph.remove(node, safe=True)
         self.changed += 1

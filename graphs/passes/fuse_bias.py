@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from precast.graphs.passes.base import GraphPass, constant, sole_consumer
+from precast.graphs.tensors import initializer
 
 __all__ = ["FuseBias"]
 
@@ -104,13 +105,7 @@ class FuseBias(GraphPass):
             inputs.append(value if pair is None else pair[0])
         packed = np.concatenate([piece.astype(pieces[0].dtype) for piece in pieces])
         name = f"{node.name}.bias"
-        bias = ir.Value(
-            name=name,
-            shape=ir.Shape(packed.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(packed.dtype)),
-            const_value=ir.tensor(packed, name=name),
-        )
-        graph.register_initializer(bias)
+        bias = initializer(graph, packed, name)
         adds = [value.producer() for value, pair in zip(values, found, strict=True) if value and pair]
         self._rebuild(graph, node, [*inputs, bias, *node.inputs[4:]])
         for add in adds:

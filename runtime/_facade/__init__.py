@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from precast.runtime.verify import verify as verify
 
 _HOME = {
-    "export_model": "precast.export.exporter",
     "AutoModel": "precast.runtime.auto",
     "AutoModelForMaskedLM": "precast.runtime.auto",
     "AutoModelForMultipleChoice": "precast.runtime.auto",
@@ -41,7 +40,7 @@ _HOME = {
     "verify": "precast.runtime.verify",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = ["__version__", "export_model", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
@@ -50,6 +49,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("precast")
+    elif name == "export_model":
+        # Where the export extra is missing, the error says how to get it.
+        value = importlib.import_module("precast.runtime.auto").load_exporter()
     elif name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     else:

@@ -11,7 +11,7 @@ from precast.runtime import kernels
 from precast.runtime.backends.base import Array, names
 from precast.runtime.errors import BackendError, DependencyError, ProviderError, listing
 
-__all__ = ["OnnxRuntime", "default_threads"]
+__all__ = ["OnnxRuntime", "default_threads", "engine"]
 
 _LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
@@ -19,11 +19,29 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+_ENTRIES = {"session.intra_op.allow_spinning", "session.disable_prepacking"}
+_PROVIDER_OPTIONS = {"device_id"}
 _INSTALL = {
     "CPUExecutionProvider": 'pip install "precast[cpu]"',
     "CUDAExecutionProvider": 'pip install "precast[gpu]" (it takes the place of onnxruntime: uninstall that first)',
     "TensorrtExecutionProvider": 'pip install "precast[gpu]" and TensorRT 10 (https://onnxruntime.ai/docs/execution-providers)',
 }
+
+
+def engine(provider: str = "CPUExecutionProvider") -> Any:
+    """The ``onnxruntime`` module; raises DependencyError where it is not installed.
+
+    Every import of it goes through here: from 1.31 on it writes a device id into the home and collects telemetry,
+    unless it is told not to before it is loaded. Who wants that sets ORT_DISABLE_TELEMETRY=0.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise DependencyError(
+            f"ONNX Runtime is needed to run an artifact and is not installed: {_INSTALL[provider]}"
+        ) from error
+    return onnxruntime
 
 
 def default_threads() -> int:
@@ -49,6 +67,20 @@ class _Session:
         except Exception as error:
             raise BackendError(f"ONNX Runtime could not run the graph: {error}") from error
         return result
+
+
+def _check_session(session: Mapping[str, Any], graph: str) -> None:
+    """A manifest may come from anybody, and some options of ONNX Runtime name files: only known ones pass."""
+    unknown = {
+        *(set(session) - {"graph_optimization_level", "entries", "provider_options"}),
+        *(set(session.get("entries", {})) - _ENTRIES),
+        *(set(session.get("provider_options", {})) - _PROVIDER_OPTIONS),
+    }
+    if unknown:
+        raise BackendError(f"{graph} asks for session options that are not known here: {listing(sorted(unknown))}.")
+    level = session.get("graph_optimization_level", "basic")
+    if level not in _LEVELS:
+        raise BackendError(f"{graph} asks for graph_optimization_level {level!r}; known: {listing(_LEVELS)}.")
 
 
 def _register_kernels(options: Any, isa: str, graph: str) -> None:
@@ -81,12 +113,7 @@ class OnnxRuntime:
     def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None) -> _Session:
         """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name) and
         ``provider_options``."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise DependencyError(
-                f"ONNX Runtime is needed to run an artifact and is not installed: {_INSTALL[self.provider]}"
-            ) from error
+        onnxruntime = engine(self.provider)
         available = onnxruntime.get_available_providers()
         if self.provider not in available:
             raise ProviderError(
@@ -99,10 +126,11 @@ class OnnxRuntime:
         options.log_severity_level = 3
         options.intra_op_num_threads = default_threads() if threads is None else threads
         options.inter_op_num_threads = 1
+        _check_session(session, graph.name)
         level = str(session.get("graph_optimization_level", "basic"))
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, _LEVELS[level])
         for key, value in dict(session.get("entries", {})).items():
-            options.add_session_config_entry(str(key), str(value))
+            options.add_session_config_entry(key, str(value))
         if self.provider != "CPUExecutionProvider":
             # A node that the accelerator does not take is an error here, never a slow surprise.
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -165,12 +165,10 @@ def _peak() -> Iterator[Callable[[], int]]:
 
 
 def _machine(threads: int | None) -> dict[str, Any]:
-    import onnxruntime
-
-    from precast.runtime.backends.onnxruntime import default_threads
+    from precast.runtime.backends.onnxruntime import default_threads, engine
     from precast.runtime.machine import cpu_name
 
-    return {"cpu": cpu_name(), "threads": threads or default_threads(), "onnxruntime": onnxruntime.__version__}
+    return {"cpu": cpu_name(), "threads": threads or default_threads(), "onnxruntime": engine().__version__}
 
 
 def _numbers(text: str, option: str) -> list[int]:

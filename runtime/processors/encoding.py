@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from precast.runtime.errors import InputError
 from tokenizers import Encoding
+
+from precast.runtime.errors import InputError
 
 __all__ = ["BatchEncoding", "CharSpan", "TokenSpan"]
 

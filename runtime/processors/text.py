@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import AddedToken, Encoding, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend
+
 from precast.runtime.errors import CheckpointError, InputError
 from precast.runtime.processors.encoding import BatchEncoding
 from precast.runtime.processors.text_arguments import (
@@ -36,8 +39,6 @@ from precast.runtime.processors.tokenizer_settings import (
     side,
 )
 from precast.runtime.processors.vocabulary import Vocabulary, as_lists, is_refusal
-from tokenizers import AddedToken, Encoding, normalizers, pre_tokenizers, processors
-from tokenizers import Tokenizer as Backend
 
 __all__ = ["TOKENIZER_FILES", "Tokenizer", "parse_backend"]
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from precast.runtime.errors import CheckpointError, FormatVersionError, InputError
 from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
+
+from precast.runtime.errors import CheckpointError, FormatVersionError, InputError
 
 __all__ = [
     "FORMAT_KEY",

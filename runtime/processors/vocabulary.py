@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, overload
 
 import numpy as np
-from precast.runtime.errors import InputError, closest
-from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, UNLIMITED, Settings, side
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
+
+from precast.runtime.errors import InputError, closest
+from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, UNLIMITED, Settings, side
 
 __all__ = ["Vocabulary", "as_lists", "is_refusal"]
 

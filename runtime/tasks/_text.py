@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
+
 from precast.runtime import batching
 from precast.runtime.errors import InputError, closest, listing
 from precast.runtime.tasks.base import Row, Task

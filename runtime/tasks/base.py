@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
+
 from precast.runtime import batching
 from precast.runtime.errors import InputError, closest, listing
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
 from precast.runtime.tasks.base import Request, Row

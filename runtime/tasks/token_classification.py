@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
 from precast.runtime.errors import InputError, closest, listing
 from precast.runtime.tasks._entities import Piece, label_tokens, label_words, merge_entities, without_overlaps
 from precast.runtime.tasks._text import TextTask
