@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,8 @@ def lowerings() -> dict[str, tuple[Any, Any, str | None]]:
     found: dict[str, tuple[Any, Any, str | None]] = {}
     seen: set[tuple[str, ...]] = set()
     for item in RECIPES.values():
+        if item.isa is not None and os.environ.get("PRECAST_KERNELS") == "off":
+            continue  # a build that is meant to be without kernels
         raw = (item.dialect, lambda dialect=item.dialect: (FoldConstants(), Clean(), Lower(dialect), Canonical()))
         for name, (dialect, passes) in ((f"raw-{item.dialect.name}", raw), (item.variant, (item.dialect, item.passes))):
             steps = tuple(step.name for step in passes())
