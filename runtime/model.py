@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "Outputs", "load"]
 
-# Inputs that may be left out, and what stands for them. [B, S] like input_ids.
-_DEFAULTS = {"attention_mask": np.ones_like, "token_type_ids": np.zeros_like}
+# Inputs that may be left out, and the value that fills them, in the shape of input_ids.
+_DEFAULTS = {"attention_mask": 1, "token_type_ids": 0}
 # Inputs whose values index a table, and the limit that says how long it is.
 _INDEXES = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size"}
-_largest, _all = np.maximum.reduce, np.logical_and.reduce
+_INT64 = np.dtype(np.int64)
+_SMALL = 1024  # numbers up to which a list is cheaper to check than an array
+_KEPT = 64
 _TARGETS = ("cpu", "cuda", "tensorrt")
 
 
@@ -57,6 +59,7 @@ class Model:
             for name, limit in _INDEXES.items()
             if name in self.input_names and component.limits.get(limit) is not None
         }
+        self._constants: dict[tuple[str, tuple[int, ...]], Array] = {}
         longest = component.limits.get("max_positions")
         self.max_length: int | None = None if longest is None else int(longest)
 
@@ -100,7 +103,7 @@ class Model:
         Raises:
             InputError: a name, dtype, rank, shape, id, length or mask is outside what the model takes.
         """
-        return Outputs(zip(self.output_names, self._run(self._checked(inputs)), strict=True))
+        return Outputs(zip(self.output_names, self._run(self._checked(inputs))))  # noqa: B905 - one run, one list
 
     def encode(self, texts: str | Iterable[str], **options: Any) -> Array:
         """Sentence embeddings [N, H] ([H] for one text); see `precast.runtime.embedding.encode`."""
@@ -110,36 +113,27 @@ class Model:
         return vectors
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
-        """All inputs the graph wants, each checked before a kernel sees it."""
+        """All inputs the graph wants, each checked before a kernel sees it.
+
+        A call finds its caches full of weights: a NumPy reduction costs it tens of microseconds, a list of a few
+        hundred numbers a tenth of that. So small inputs are looked at as lists.
+        """
         checked: dict[str, Array] = {}
         shape: tuple[int, ...] | None = None
         for name, value in inputs.items():
-            rank = self._rank.get(name)
-            if rank is None:
-                if value is None:
-                    continue
-                raise InputError(
-                    f"input {name!r} is not one of this model's: {listing(self.input_names)}. "
-                    f"{closest(name, self.input_names)}".rstrip()
-                )
-            if value is None and name in _DEFAULTS:
+            plain = type(value) is np.ndarray and value.dtype is _INT64 and value.ndim == self._rank.get(name)
+            array = value if plain else self._converted(name, value)
+            if array is None:
                 continue
-            array = value if type(value) is np.ndarray else _array(name, value)
-            if array.dtype != np.int64:
-                if array.dtype.kind not in "iub":
-                    raise InputError(f"input {name!r} holds integers; received dtype {array.dtype}.")
-                array = array.astype(np.int64)
-            if array.ndim != rank:
-                raise InputError(f"input {name!r} has {rank} dimensions; received shape {array.shape}.")
             if shape is None:
                 shape = array.shape
             elif array.shape != shape:
                 received = {key: tuple(np.shape(entry)) for key, entry in inputs.items() if entry is not None}
                 raise InputError(f"all inputs have one shape; received {received}.")
             checked[name] = array
-        if "input_ids" not in checked:
+        ids = checked.get("input_ids")
+        if ids is None or shape is None:
             raise InputError(f"input 'input_ids' is needed; received: {listing(inputs)}.")
-        assert shape is not None
         if 0 in shape:
             raise InputError(f"inputs must hold at least one token of one text; received shape {shape}.")
         if self.max_length is not None and shape[-1] > self.max_length:
@@ -147,25 +141,63 @@ class Model:
                 f"a text may have {self.max_length} tokens; received {shape[-1]}. "
                 "Cut it (tokenizer(..., truncation=True)), or split it into windows (stride=...)."
             )
+        small = len(shape) == 2 and ids.size <= _SMALL
         for name, bound in self._bounds.items():
-            array_or_none = checked.get(name)
-            # Read as unsigned, a negative id is larger than any bound. (The ufunc itself: `max()` is a detour.)
-            if array_or_none is not None and _largest(array_or_none.view(np.uint64), axis=None) >= bound:
-                worst = int(array_or_none.min()) if array_or_none.min() < 0 else int(array_or_none.max())
+            array = checked.get(name)
+            if array is not None and not _within(array, bound, small):
+                worst = int(array.min()) if array.min() < 0 else int(array.max())
                 raise InputError(
                     f"{name} must be 0 to {bound - 1}; received {worst}. "
                     "Is this the tokenizer the model was trained with?"
                 )
         mask = checked.get("attention_mask")
-        # Where every text begins with a real token, as with padding on the right, one column tells.
-        if mask is not None and not _all(mask[..., 0], axis=None) and not mask.any(axis=-1).all():
+        if mask is not None and not (all(map(any, mask.tolist())) if small else mask.any(axis=-1).all()):
             rows = np.argwhere(~mask.any(axis=-1))
             row = int(rows[0][0]) if rows.shape[1] == 1 else tuple(map(int, rows[0]))
             raise InputError(f"every text needs one real token at least; the attention_mask of row {row} is all zero.")
-        for name in self.input_names:
-            if name not in checked:
-                checked[name] = _DEFAULTS[name](checked["input_ids"])
+        if len(checked) < len(self.input_names):
+            for name in self.input_names:
+                if name not in checked:
+                    checked[name] = self._default(name, shape)
         return checked
+
+    def _converted(self, name: str, value: Any) -> Array | None:
+        """What is no int64 array of the right rank yet, made one; None for an input that counts as left out."""
+        rank = self._rank.get(name)
+        if value is None and (rank is None or name in _DEFAULTS):
+            return None
+        if rank is None:
+            raise InputError(
+                f"input {name!r} is not one of this model's: {listing(self.input_names)}. "
+                f"{closest(name, self.input_names)}".rstrip()
+            )
+        array = value if type(value) is np.ndarray else _array(name, value)
+        if array.dtype.kind not in "iub":
+            raise InputError(f"input {name!r} holds integers; received dtype {array.dtype}.")
+        if array.ndim != rank:
+            raise InputError(f"input {name!r} has {rank} dimensions; received shape {array.shape}.")
+        return array.astype(np.int64)
+
+    def _default(self, name: str, shape: tuple[int, ...]) -> Array:
+        """The constant that stands for an input left out; a few are kept, since making one costs as much as a check."""
+        array = self._constants.get((name, shape))
+        if array is None:
+            array = np.full(shape, _DEFAULTS[name], dtype=np.int64)
+            array.flags.writeable = False
+            if len(self._constants) < _KEPT:
+                self._constants[name, shape] = array
+        return array
+
+
+def _within(array: Array, bound: int, small: bool) -> bool:
+    """Whether all ids are 0 to ``bound - 1``."""
+    if small:
+        for row in array.tolist():
+            if max(row) >= bound or min(row) < 0:
+                return False
+        return True
+    # Read as unsigned, a negative id is larger than any bound.
+    return bool(array.view(np.uint64).max() < bound)
 
 
 def _specialised(artifact: Artifact, component: Component, general: Variant) -> Variant:
