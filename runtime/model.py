@@ -192,10 +192,7 @@ class Model:
 def _within(array: Array, bound: int, small: bool) -> bool:
     """Whether all ids are 0 to ``bound - 1``."""
     if small:
-        for row in array.tolist():
-            if max(row) >= bound or min(row) < 0:
-                return False
-        return True
+        return all(max(row) < bound and min(row) >= 0 for row in array.tolist())
     # Read as unsigned, a negative id is larger than any bound.
     return bool(array.view(np.uint64).max() < bound)
 

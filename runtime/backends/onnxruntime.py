@@ -55,7 +55,10 @@ class _Session:
     """A loaded graph. ``run`` holds no state of its own, so that threads may share it."""
 
     def __init__(self, session: Any) -> None:
-        self._run = session.run
+        # The engine's own call where it is within reach: `InferenceSession.run` first compares input names, which were
+        # compared when the model was loaded, and offers a fallback to other providers, which is off.
+        engine_run = getattr(getattr(session, "_sess", None), "run", None)
+        self._run = session.run if engine_run is None else lambda names, feed: engine_run(names, feed, None)
         self.session = session
         self.input_names = names(session.get_inputs())
         self.output_names = names(session.get_outputs())
