@@ -31,6 +31,7 @@ __all__ = [
     "QuestionAnswering",
     "SequenceClassification",
     "TanhPooler",
+    "TextTask",
     "TokenClassification",
 ]
 
@@ -129,127 +130,110 @@ class LMTransform(nn.Module):
         return self.norm(self.act(self.dense(x)))
 
 
-class FeatureExtraction(nn.Module):
-    """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the checkpoint has a pooler."""
+class TextTask(nn.Module):
+    """A model with a task on top: ids, mask and token types [B, S] -> named outputs.
 
-    def __init__(self, model: nn.Module, pooler: nn.Module | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.pooler = pooler
+    ``outputs`` makes them of the hidden states [B, S, H]; ``transform`` goes before the last projection, if given.
+    """
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        states = self.model(input_ids, attention_mask, token_type_ids)
-        outputs = {"last_hidden_state": states}
-        if self.pooler is not None:
-            outputs["pooler_output"] = self.pooler(states, attention_mask)
-        return outputs
-
-
-class MaskedLM(nn.Module):
-    """{"logits": [B, S, V]}."""
-
-    def __init__(self, model: nn.Module, transform: nn.Module, decoder: nn.Linear) -> None:
+    def __init__(self, model: nn.Module, transform: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
         self.transform = transform
-        self.decoder = decoder
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        states = self.model(input_ids, attention_mask, token_type_ids)
-        return {"logits": self.decoder(self.transform(states))}
+        return self.outputs(self.model(input_ids, attention_mask, token_type_ids), attention_mask)
+
+    def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def transformed(self, states: Tensor) -> Tensor:
+        return states if self.transform is None else self.transform(states)
 
 
-class SequenceClassification(nn.Module):
+class FeatureExtraction(TextTask):
+    """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the checkpoint has a pooler."""
+
+    def __init__(self, model: nn.Module, pooler: nn.Module | None = None) -> None:
+        super().__init__(model)
+        self.pooler = pooler
+
+    def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        outputs = {"last_hidden_state": states}
+        if self.pooler is not None:
+            outputs["pooler_output"] = self.pooler(states, mask)
+        return outputs
+
+
+class MaskedLM(TextTask):
+    """{"logits": [B, S, V]}."""
+
+    def __init__(self, model: nn.Module, transform: nn.Module, decoder: nn.Linear) -> None:
+        super().__init__(model, transform)
+        self.decoder = decoder
+
+    def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.decoder(self.transformed(states))}
+
+
+class SequenceClassification(TextTask):
     """{"logits": [B, L]}; also regression (L = 1) and multi-label."""
 
     def __init__(
         self, model: nn.Module, pooler: nn.Module, classifier: nn.Module, transform: nn.Module | None = None
     ) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, transform)
         self.pooler = pooler
-        self.transform = transform
         self.classifier = classifier
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        pooled = self.pooler(self.model(input_ids, attention_mask, token_type_ids), attention_mask)
-        return {"logits": self.classifier(pooled if self.transform is None else self.transform(pooled))}
+    def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.classifier(self.transformed(self.pooler(states, mask)))}
 
 
-class NextSentence(nn.Module):
+class NextSentence(TextTask):
     """{"logits": [B, 2]}: whether the second sentence follows the first (label 0) or not (label 1)."""
 
     def __init__(self, model: nn.Module, pooler: nn.Module, seq_relationship: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.pooler = pooler
         self.seq_relationship = seq_relationship
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        states = self.model(input_ids, attention_mask, token_type_ids)
-        return {"logits": self.seq_relationship(self.pooler(states, attention_mask))}
+    def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.seq_relationship(self.pooler(states, mask))}
 
 
-class TokenClassification(nn.Module):
+class TokenClassification(TextTask):
     """{"logits": [B, S, L]}."""
 
     def __init__(self, model: nn.Module, classifier: nn.Module, transform: nn.Module | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.transform = transform
+        super().__init__(model, transform)
         self.classifier = classifier
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        states = self.model(input_ids, attention_mask, token_type_ids)
-        return {"logits": self.classifier(states if self.transform is None else self.transform(states))}
+    def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.classifier(self.transformed(states))}
 
 
-class QuestionAnswering(nn.Module):
+class QuestionAnswering(TextTask):
     """{"start_logits": [B, S], "end_logits": [B, S]}."""
 
     def __init__(self, model: nn.Module, qa_outputs: nn.Linear, transform: nn.Module | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.transform = transform
+        super().__init__(model, transform)
         self.qa_outputs = qa_outputs
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        states = self.model(input_ids, attention_mask, token_type_ids)
-        start, end = self.qa_outputs(states if self.transform is None else self.transform(states)).unbind(-1)
+    def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        start, end = self.qa_outputs(self.transformed(states)).unbind(-1)
         return {"start_logits": start, "end_logits": end}
 
 
-class MultipleChoice(nn.Module):
+class MultipleChoice(SequenceClassification):
     """Inputs [B, C, S] -> {"logits": [B, C]}: each choice is scored as a text of its own."""
-
-    def __init__(
-        self, model: nn.Module, pooler: nn.Module, classifier: nn.Module, transform: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.pooler = pooler
-        self.transform = transform
-        self.classifier = classifier
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         batch, choices, _ = input_ids.shape
-        mask = attention_mask.flatten(0, 1)
         types = None if token_type_ids is None else token_type_ids.flatten(0, 1)
-        states = self.model(input_ids.flatten(0, 1), mask, types)
-        pooled = self.pooler(states, mask)
-        pooled = pooled if self.transform is None else self.transform(pooled)
-        return {"logits": self.classifier(pooled).view(batch, choices)}
+        scores = super().forward(input_ids.flatten(0, 1), attention_mask.flatten(0, 1), types)
+        return {"logits": scores["logits"].view(batch, choices)}
