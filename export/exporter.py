@@ -39,7 +39,7 @@ from precast.graphs.recipes import Recipe, recipes_for
 from precast.runtime.artifact import ArtifactWriter, Component, FileRecord, Manifest, Source, TensorSpec, Variant
 from precast.runtime.backends.base import Array, backend_for
 from precast.runtime.backends.onnxruntime import engine
-from precast.runtime.errors import InputError
+from precast.runtime.errors import InputError, UnsupportedModelError
 from precast.runtime.parity import Measured, Recorded, compare, gate, write_record
 from precast.runtime.verify import summarise
 
@@ -202,11 +202,16 @@ def _processing_files(checkpoint: Checkpoint, reference: Reference, writer: Arti
     config = json.dumps(checkpoint.config, indent=1, sort_keys=True, ensure_ascii=False)
     writer.write_bytes("config.json", f"{config}\n".encode())
     processing: dict[str, Any] = {}
-    files = runtime_files(checkpoint.transformer_folder, reference.model_type, checkpoint.config)
+    files, missing = {}, "its checkpoint came without one"
+    try:
+        files = runtime_files(checkpoint.transformer_folder, reference.model_type, checkpoint.config)
+    except UnsupportedModelError as error:
+        # The model is of use to who tokenises elsewhere (MeCab, fastBPE); what asks for the tokenizer says why not.
+        missing = str(error)
     for name, data in sorted(files.items()):
         writer.write_bytes(name, data)
         checkpoint.note_used(name)
-    processing["tokenizer"] = bool(files)
+    processing["tokenizer"] = {"included": True} if files else {"included": False, "reason": missing}
     embedding = read_modules(checkpoint) if reference.head is BASE else None
     if embedding is not None:
         processing["embedding"] = embedding

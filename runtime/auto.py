@@ -123,7 +123,8 @@ class AutoTokenizer:
             artifact = Artifact.open(folder, check="size")
             files = {name: _checked(artifact, name) for name in TOKENIZER_FILES if artifact.has(name)}
             if "tokenizer.json" not in files:
-                raise InputError(f"The artifact {folder} has no tokenizer: its checkpoint had none.")
+                reason = artifact.manifest.processing.get("tokenizer", {}).get("reason", "its checkpoint had none")
+                raise InputError(f"The artifact {folder} has no tokenizer: {reason}.")
             return Tokenizer.from_files(files)
         # What is particular to a tokenizer class is settled as an export settles it, without torch.
         from precast.export.tokenizer_files import runtime_files

@@ -92,6 +92,12 @@ class Model:
         return Tokenizer.from_folder(self.artifact.path)
 
     @property
+    def why_no_tokenizer(self) -> str:
+        """The reason the export recorded for an artifact without a tokenizer."""
+        described = self.artifact.manifest.processing.get("tokenizer")
+        return str(described.get("reason", "")) if isinstance(described, Mapping) else ""
+
+    @property
     def embedding(self) -> dict[str, Any] | None:
         """How sentence embeddings are made of the hidden states (precast.runtime.embedding), where that is defined."""
         described: dict[str, Any] | None = self.artifact.manifest.processing.get("embedding")

@@ -413,3 +413,20 @@ def test_other_heads_export(head: Any, tmp_path: Path) -> None:
         expected = model(**{name: torch.from_numpy(array) for name, array in given.items()})
     for name, value in precast.load(folder)(**given).items():
         np.testing.assert_allclose(value, expected[name].numpy(), rtol=1e-5, atol=2e-5)
+
+
+def test_a_tokenizer_that_cannot_be_expressed_is_named(checkpoint: Path, tmp_path: Path) -> None:
+    """The model of a BertJapanese checkpoint exports; what needs its MeCab tokenizer says why it is not there."""
+    source = copy(checkpoint, tmp_path / "source")
+    (source / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nと\n")
+    settings = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    artifact = precast.export_model(source, tmp_path / "artifact")
+    model = precast.load(artifact)
+    assert model.tokenizer is None
+    assert "BertJapanese" in model.why_no_tokenizer
+    assert model(**inputs()).logits.shape == (3, 2)
+    with pytest.raises(InputError, match=r"needs a tokenizer.*BertJapanese"):
+        precast.pipeline("text-classification", artifact)
+    with pytest.raises(InputError, match=r"no tokenizer: .*BertJapanese"):
+        precast.AutoTokenizer.from_pretrained(artifact)

@@ -22,8 +22,10 @@ class TextTask(Task):
     def __init__(self, model: Any, *, tokenizer: Any = None, **defaults: Any) -> None:
         self.tokenizer: Any = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
         if self.tokenizer is None:
+            why = getattr(model, "why_no_tokenizer", "")
             raise InputError(
-                f"{self.name} needs a tokenizer, and the artifact has none. Pass one: pipeline(..., tokenizer=...)."
+                f"{self.name} needs a tokenizer, and the artifact has none{f' ({why})' if why else ''}. "
+                "Pass one: pipeline(..., tokenizer=...)."
             )
         wanted = set(self.tokenizer.model_input_names)
         self._inputs = tuple(name for name in model.input_names if name in wanted)
