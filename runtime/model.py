@@ -172,6 +172,9 @@ class Model:
         rank = self._rank.get(name)
         if value is None and (rank is None or name in _DEFAULTS):
             return None
+        if rank is None and name in _DEFAULTS:
+            # Many tokenizers give token types to models that have none; upstream's models ignore them too.
+            return None
         if rank is None:
             raise InputError(
                 f"input {name!r} is not one of this model's: {listing(self.input_names)}. "

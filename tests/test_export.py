@@ -404,6 +404,19 @@ def test_a_target_without_its_library_says_what_to_install(checkpoint: Path, out
     refused(checkpoint, out, PrecastError, r"TensorrtExecutionProvider.*pip install", target="tensorrt")
 
 
+def test_token_types_a_model_does_not_have_are_ignored(tmp_path: Path) -> None:
+    """As upstream: ``model(**tokenizer(...))`` works though many tokenizers give token types to every model."""
+    config, model = upstream("distilbert", BASE)
+    loaded = precast.load(
+        precast.export_model(save_checkpoint(tmp_path / "source", config, model), tmp_path / "artifact")
+    )
+    assert loaded.input_names == ("input_ids", "attention_mask")
+    given = inputs()
+    types = np.ones_like(given["input_ids"])
+    expected = loaded(**given).last_hidden_state
+    np.testing.assert_array_equal(loaded(**given, token_type_ids=types).last_hidden_state, expected)
+
+
 @pytest.mark.parametrize("head", [BASE, MASKED_LM, QUESTION_ANSWERING], ids=lambda head: head.task)
 def test_other_heads_export(head: Any, tmp_path: Path) -> None:
     config, model = upstream("bert", head)
