@@ -21,12 +21,6 @@ FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Rotary": ("com.microsoft::RotaryEmbedding",),
         "Gelu": ("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu"),
     },
-    "onnxruntime-unfused": {
-        "AddLayerNorm": ("com.microsoft::SkipLayerNormalization",),
-        "LayerNorm": ("LayerNormalization",),
-        "Rotary": ("com.microsoft::RotaryEmbedding",),
-        "Gelu": ("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu"),
-    },
     "native": {
         "Attention": ("precast.cpu::Attention",),
         "AddLayerNorm": ("precast.cpu::AddLayerNorm",),

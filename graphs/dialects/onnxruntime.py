@@ -17,12 +17,11 @@ from precast.graphs.dialects.base import (
     rotary_sizes,
     seen_rows,
     transposed,
-    unfused_attention,
     weight_is_shared,
     window_bias,
 )
 
-__all__ = ["ONNXRUNTIME", "ONNXRUNTIME_UNFUSED"]
+__all__ = ["ONNXRUNTIME"]
 
 _MS = "com.microsoft"
 
@@ -105,5 +104,3 @@ _SPELLINGS = {
 _OPSETS = {"": 23, _MS: 1}
 
 ONNXRUNTIME = Dialect("onnxruntime", _SPELLINGS, _OPSETS)
-# The same with attention in MatMul and Softmax; graphs/recipes.py holds the measurement that chooses.
-ONNXRUNTIME_UNFUSED = Dialect("onnxruntime-unfused", {**_SPELLINGS, "Attention": unfused_attention}, _OPSETS)
