@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from precast.runtime import kernels
 from precast.runtime.errors import DependencyError
 
 __all__ = ["cpu_features", "cpu_name", "extras", "report"]
@@ -100,6 +101,7 @@ def report() -> dict[str, Any]:
         "memory_bytes": _memory(),
         "nvidia_driver": os.path.exists("/proc/driver/nvidia/version"),
         "onnxruntime": {"version": engine, "providers": providers},
+        "kernels": {"isa": kernels.ISA, "builds": list(kernels.isas()), "why_not": kernels.why_not()},
         "packages": base,
         "extras": {},
         "cache": os.fspath(cache_folder()),

@@ -347,6 +347,7 @@ def test_env_says_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPa
     assert document["precast"] == precast.__version__
     assert "CPUExecutionProvider" in document["onnxruntime"]["providers"]
     assert document["extras"]["export"]["torch"]
+    assert document["kernels"]["why_not"] or "portable" in document["kernels"]["builds"]
     real = machine.version
 
     def absent(name: str) -> str:
@@ -359,6 +360,8 @@ def test_env_says_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPa
     assert {"for": "export checkpoints", "packages": ["torch"], "get": 'pip install "precast[export]"'} in missing
     shown = good("env")
     assert 'pip install "precast[export]"' in shown
+    monkeypatch.setenv("PRECAST_NO_KERNELS", "1")
+    assert "PRECAST_NO_KERNELS is set" in good("env")
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own upload of LFS files

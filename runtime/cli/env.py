@@ -31,6 +31,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON doc
         "features": ", ".join(cpu["features"]) or "unknown",
         "providers": ", ".join(engine["providers"]) or "none: ONNX Runtime is not installed",
         "onnxruntime": engine["version"] or "missing",
+        "kernels": found["kernels"]["why_not"] or f"{found['kernels']['isa']}, {found['kernels']['builds'][0]}",
         "packages": ", ".join(f"{name} {installed or 'missing'}" for name, installed in found["packages"].items()),
         "extras": ", ".join(f"{name} {installed}" for name, installed in sorted(packages.items())) or "none",
         "cache": found["cache"],
