@@ -62,10 +62,9 @@ def head_for(family: Family, config: Mapping[str, Any], task: str | None) -> Hea
             f"it has: {listing(head.task for head in family.heads)}."
         )
     architectures = config.get("architectures") or []
-    for architecture in architectures:
-        for head in family.heads:
-            if _ending(architecture) in head.architectures and _ending(architecture) not in family.refused:
-                return head
+    declared = _declared(family, config)
+    if declared is not None:
+        return declared
     refusal = _refusal(family, config)
     if refusal:
         raise UnsupportedTaskError(refusal)
@@ -73,6 +72,15 @@ def head_for(family: Family, config: Mapping[str, Any], task: str | None) -> Hea
         f"config.json's 'architectures' is {architectures!r}, which names no task known for model_type "
         f"{config.get('model_type')!r}. Give one: task = {listing(head.task for head in family.heads)}."
     )
+
+
+def _declared(family: Family, config: Mapping[str, Any]) -> Head | None:
+    """The head that config.json's architectures name, or None."""
+    for architecture in config.get("architectures") or []:
+        for head in family.heads:
+            if _ending(architecture) in head.architectures and _ending(architecture) not in family.refused:
+                return head
+    return None
 
 
 def _ending(architecture: Any) -> str:
@@ -125,16 +133,20 @@ def _check_head(
     family: Family, head: Head, table: Mapping[str, Lazy], names: Mapping[Head, set[str]], config: Mapping[str, Any]
 ) -> None:
     """A head none of whose own weights is there was never trained: say so, instead of listing its names."""
-    own = names[head] - names.get(BASE, set())
+    declared = _declared(family, config)
     encoder = {id(lazy) for name, lazy in table.items() if name.startswith("model.")}
-    # A decoder tied to the embeddings is in every checkpoint, whatever it was trained for.
-    if not own or any(name in table and id(table[name]) not in encoder for name in own):
+
+    def trained(other: Head) -> bool:
+        own = names[other] - names.get(BASE, set())
+        # A decoder tied to the embeddings is in every checkpoint, whatever it was trained for.
+        found = {name for name in own if name in table and id(table[name]) not in encoder}
+        # Heads of one family share names: a text classifier's `classifier.weight` is no token classifier's.
+        borrowed = declared not in (None, other, BASE) and found <= names[declared]
+        return not own or bool(found and not borrowed)
+
+    if trained(head):
         return
-    has = [
-        other.task
-        for other, wanted in names.items()
-        if wanted <= set(table) and (other is BASE or not wanted <= names[BASE])
-    ]
+    has = [other.task for other, wanted in names.items() if wanted <= set(table) and trained(other)]
     raise UnsupportedTaskError(
         f"this checkpoint ({listing(config.get('architectures') or ['no architecture named'])}) has no trained head "
         f"for task {head.task!r}. It has: {listing(has)}. {_refusal(family, config)}".rstrip()

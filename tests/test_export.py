@@ -231,6 +231,12 @@ def test_a_head_the_checkpoint_lacks(checkpoint: Path, out: Path) -> None:
     )
 
 
+def test_a_head_of_the_same_names_is_not_the_head(checkpoint: Path, out: Path) -> None:
+    """A text classifier's weights would fit a token classifier, and mean nothing there."""
+    message = r"no trained head for task 'token-classification'. It has: feature-extraction, text-classification\."
+    refused(checkpoint, out, UnsupportedTaskError, message, task="token-classification")
+
+
 def test_missing_and_extra_weights_are_all_listed(checkpoint: Path, tmp_path: Path, out: Path) -> None:
     source = copy(checkpoint, tmp_path / "source")
 
