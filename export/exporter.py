@@ -37,7 +37,7 @@ from precast.graphs.fingerprint import fingerprint
 from precast.graphs.passes.base import Report, run
 from precast.graphs.recipes import Recipe, recipes_for
 from precast.runtime.artifact import ArtifactWriter, Component, FileRecord, Manifest, Source, TensorSpec, Variant
-from precast.runtime.backends.base import Array, backend_for
+from precast.runtime.backends.base import backend_for
 from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import InputError, UnsupportedModelError
 from precast.runtime.parity import Measured, Recorded, compare, gate, write_record
@@ -252,11 +252,7 @@ def _verified(item: _Lowered, graph: Path, recorded: Sequence[Recorded], promise
     """Run the staged graph with the options it ships with on every recorded input, and hold it to its gate."""
     chosen = item.recipe
     runner = backend_for(chosen.provider).load(graph, session=chosen.session, isa=chosen.isa, threads=None)
-
-    def outputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(runner.output_names, runner.run(inputs), strict=True))
-
-    measured: list[Measured] = list(compare(outputs, recorded))
+    measured: list[Measured] = list(compare(runner, recorded))
     gate(chosen.precision, measured, chosen.variant)
     return Variant(
         name=chosen.variant,

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime.backends.base import Array, Runner
 from precast.runtime.errors import ArtifactError, ParityError
 
 __all__ = ["GATES", "Case", "Measured", "Recorded", "compare", "gate", "measure", "read_record", "write_record"]
-
-Array = np.ndarray[Any, Any]
 
 # Outputs recorded with an artifact; further cases are measured at export, and only their figures are kept.
 RECORD_LIMIT = 8 << 20
@@ -142,12 +141,10 @@ def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
         )
 
 
-def compare(
-    run: Callable[[Mapping[str, Array]], Mapping[str, Array]], recorded: Sequence[Recorded]
-) -> Iterator[Measured]:
-    """Measure every output of every recorded case of a runner."""
+def compare(runner: Runner, recorded: Sequence[Recorded]) -> Iterator[Measured]:
+    """Measure every output of every recorded case of a loaded graph."""
     for item in recorded:
-        outputs = run(item.case.inputs)
+        outputs = dict(zip(runner.output_names, runner.run(item.case.inputs), strict=True))
         for name, expected in item.reference.items():
             yield measure(name, item.case.name, outputs[name], expected, item.exact[name])
 

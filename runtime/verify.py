@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from precast.runtime.artifact import Artifact
-from precast.runtime.backends.base import Array, backend_for
+from precast.runtime.backends.base import backend_for
 from precast.runtime.errors import ArtifactError, DependencyError, ProviderError
 from precast.runtime.parity import Measured, compare, gate, read_record
 
@@ -78,11 +78,7 @@ def verify(
                 report["variants"][name] = {"status": "skipped", "reason": str(error)}
                 reasons.append(str(error))
                 continue
-
-            def run(inputs: Mapping[str, Array], runner: Any = runner) -> dict[str, Array]:
-                return dict(zip(runner.output_names, runner.run(inputs), strict=True))
-
-            measured = list(compare(run, recorded))
+            measured = list(compare(runner, recorded))
             gate(chosen.precision, measured, name)
             report["variants"][name] = {"status": "verified", "cases": len(recorded), "outputs": summarise(measured)}
     if not any(entry["status"] == "verified" for entry in report["variants"].values()):

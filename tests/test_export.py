@@ -339,7 +339,7 @@ def test_a_graph_that_computes_something_else_is_not_published(
     checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gate can fail: an operator lowered with another epsilon is caught, and nothing is left."""
-    from precast.graphs.dialects import base, onnxruntime
+    from precast.graphs.dialects import onnxruntime
 
     def wrong(tape: Any, node: Any) -> Any:
         x, residual, weight, bias = (*node.inputs, None)[:4]
@@ -354,7 +354,6 @@ def test_a_graph_that_computes_something_else_is_not_published(
 
     monkeypatch.setitem(onnxruntime.ONNXRUNTIME.spellings, "AddLayerNorm", wrong)  # type: ignore[arg-type]
     refused(checkpoint, out, ParityError, "cpu-fp32.*abs diff")
-    assert base.NEVER < 0
 
 
 @pytest.mark.parametrize(
@@ -431,7 +430,7 @@ def test_other_heads_export(head: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = model(**{name: torch.from_numpy(array) for name, array in given.items()})
     for name, value in precast.load(folder)(**given).items():
-        np.testing.assert_allclose(value, expected[name].numpy(), rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(value, expected[name].numpy(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_tokenizer_that_cannot_be_expressed_is_named(checkpoint: Path, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_pipelines_on_artifacts_equal_upstream(
     theirs = transformers.pipeline(task, model=model, tokenizer=doubles.upstream_tokenizer(), device="cpu")
     ours = precast.pipeline(task, artifact)
     for arguments, parameters in calls:
-        doubles.assert_same(ours(*arguments, **parameters), theirs(*arguments, **parameters), tolerance=2e-5)
+        doubles.assert_same(ours(*arguments, **parameters), theirs(*arguments, **parameters))
 
 
 def test_question_answering_on_an_artifact(tmp_path: Path) -> None:
