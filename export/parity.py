@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_map
 
 from precast.export.blocks.tables import fill_tables
 from precast.export.signatures import Signature
-from precast.runtime.parity import Array, Case
+from precast.runtime.backends.base import Array
+from precast.runtime.parity import Case
 
 __all__ = ["cases", "evaluate", "judge", "streaming"]
 
