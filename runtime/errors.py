@@ -7,6 +7,7 @@ from collections.abc import Iterable
 __all__ = [
     "ArtifactError",
     "BackendError",
+    "BenchmarkError",
     "CheckpointError",
     "ConfigError",
     "ContractError",
@@ -37,6 +38,10 @@ class PrecastError(Exception):
 
 class InputError(PrecastError, ValueError):
     """An argument or a model input is outside what the model or the call accepts."""
+
+
+class BenchmarkError(PrecastError, RuntimeError):
+    """A contender of a benchmark died or failed, or two records cannot be compared."""
 
 
 class UnsupportedModelError(PrecastError, ValueError):

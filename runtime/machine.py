@@ -14,7 +14,7 @@ from typing import Any
 from precast.runtime import kernels
 from precast.runtime.errors import DependencyError
 
-__all__ = ["cpu_features", "cpu_name", "extras", "report"]
+__all__ = ["cpu_features", "cpu_name", "extras", "memory_bytes", "report"]
 
 # What kernels here and in ONNX Runtime ask for, by the names of Linux's /proc/cpuinfo (x86 flags, Arm features).
 _FEATURES = (
@@ -79,7 +79,8 @@ def _providers() -> tuple[str | None, list[str]]:
     return str(onnxruntime.__version__), list(onnxruntime.get_available_providers())
 
 
-def _memory() -> int | None:
+def memory_bytes() -> int | None:
+    """The main memory of this machine."""
     with suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
@@ -98,7 +99,7 @@ def report() -> dict[str, Any]:
         "executable": sys.executable,
         "system": platform.platform(),
         "cpu": {"name": cpu_name(), "usable": default_threads(), "features": cpu_features()},
-        "memory_bytes": _memory(),
+        "memory_bytes": memory_bytes(),
         "nvidia_driver": os.path.exists("/proc/driver/nvidia/version"),
         "onnxruntime": {"version": engine, "providers": providers},
         "kernels": {"isa": kernels.ISA, "builds": list(kernels.isas()), "why_not": kernels.why_not()},

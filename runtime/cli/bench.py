@@ -1,199 +1,267 @@
-"""``precast bench``: one artifact's latency, throughput and memory, its parity error in the same row."""
+"""``precast bench``: an artifact's latency, throughput, memory and error; two records compared; a record as a page."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from precast.runtime.cli.console import Stages, guarded, peak_memory, size_text, table, write, write_json
+from precast.runtime.cli.console import Stages, guarded, note, size_text, table, write, write_json
 
-if TYPE_CHECKING:
-    from precast.runtime.model import Model
+__all__ = ["bench", "register"]
 
-__all__ = ["bench", "make_inputs", "measure", "register"]
+_EXAMPLE = """\b
+Examples:
+  precast bench minilm --batch 1,8 --length 16,128,natural --html minilm.html
+  precast bench minilm --json > after.json && precast bench compare before.json after.json"""
+
+
+class _DefaultsToRun(TyperGroup):
+    """``precast bench ARTIFACT`` is ``precast bench run ARTIFACT``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self.commands else ["run", *args])
 
 
 @guarded
 def bench(
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="The artifact's folder.")],
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
-    length: Annotated[str, typer.Option(help="Lengths in tokens, separated by commas.")] = "16,128",
-    variant: Annotated[str | None, typer.Option(help="Only this one. Default: all that can run here.")] = None,
+    length: Annotated[
+        str, typer.Option(help="Lengths in tokens, separated by commas; also natural and uniform:LOW-HIGH.")
+    ] = "16,128",
+    scenario: Annotated[
+        str,
+        typer.Option(
+            help="single (one call after the other), offline (all texts at hand), server (random arrivals); with commas."
+        ),
+    ] = "single",
+    variant: Annotated[str | None, typer.Option(help="Only these, with commas. Default: all that can run here.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.01, help="Time for each point, after warming up.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    threads: Annotated[str | None, typer.Option(help="CPU threads, with commas. Default: all there are.")] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0.01, help="Time for each variant at each point, over all launches, once warm.")
+    ] = 2.0,
+    launches: Annotated[int, typer.Option(min=1, help="Fresh processes of each variant: they differ too.")] = 3,
+    bound: Annotated[
+        float | None, typer.Option(min=0.001, help="server: milliseconds for 99 % of the answers. Default: 5 medians.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts to this file.")] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    calibration: Annotated[
+        bool, typer.Option("--calibration/--no-calibration", help="Measure first what this machine can do at all.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document: the record.")] = False,
 ) -> None:
-    """Time an artifact: medians and spread for each batch size and length, throughput, memory, and its parity error.
+    """Time an artifact: latency, throughput, memory and cold start with their uncertainty, and its parity error.
 
-    "call" is what calling the model costs beside the bare session.run: input checks and the dictionary of outputs.
+    Every variant runs in fresh processes of its own, in turns with the others. An interval says where a repeat of the
+    whole command is expected to land, 95 times of 100. "of peak" is the arithmetic done against what a matrix product
+    does here; "call us" what a call costs beside the bare session.run.
     """
-    batches, lengths = _numbers(batch, "--batch"), _numbers(length, "--length")
-    from precast.runtime.artifact import Artifact
+    from precast.runtime.backends.onnxruntime import default_threads
+    from precast.runtime.bench.artifact import bench as measure
+    from precast.runtime.bench.points import parse_lengths, parse_numbers
+    from precast.runtime.bench.session import Plan
 
-    opened = Artifact.open(artifact)
-    component = opened.component_for(None)
-    target = device.partition(":")[0]
-    names = (
-        [variant] if variant else [entry.name for entry in opened.variants(component.name) if entry.target == target]
-    )
-    if not names:
-        names = [opened.choose_variant(component.name, target=target).name]  # says what there is instead
-    from precast.runtime.errors import DependencyError, ProviderError
-
-    document: dict[str, Any] = {"artifact": artifact, "digest": opened.digest, **_machine(threads)}
-    rows: list[dict[str, Any]] = []
-    skipped: dict[str, str] = {}
+    grid = [(size, tokens) for size in parse_numbers(batch, "--batch") for tokens in parse_lengths(length)]
+    counts = parse_numbers(threads, "--threads") if threads else [default_threads()]
+    if html is not None:
+        _check_page(html)
     with Stages() as stage:
-        for name in names:
-            try:
-                rows += measure(artifact, name, batches, lengths, device, threads, seconds, stage)
-            except (DependencyError, ProviderError) as error:
-                if len(names) == 1:
-                    raise
-                skipped[name] = str(error)
-    if not rows:
-        raise ProviderError("; ".join(skipped.values()))
-    document |= {"rows": rows, "skipped": skipped}
+        document = measure(
+            artifact,
+            grid=grid,
+            scenarios=[name.strip() for name in scenario.split(",")],
+            variants=None if variant is None else [name.strip() for name in variant.split(",")],
+            device=device,
+            threads=counts,
+            plan=Plan(launches=launches, seconds=seconds, turn=min(0.1, seconds / launches)),
+            bound=None if bound is None else bound / 1e3,
+            calibration=calibration,
+            command=shlex.join(["precast", *sys.argv[1:]]),
+            progress=stage,
+        )
+        if html is not None:
+            stage("drawing the page")
+            _write_page(document, html)
     if as_json:
         write_json(document)
-        return
-    write(f"{artifact} on {document['cpu']}, {document['threads']} threads, onnxruntime {document['onnxruntime']}")
-    columns = (
-        "variant",
-        "batch x length",
-        "median ms",
-        "p10 - p90",
-        "texts/s",
-        "tokens/s",
-        "call us",
-        "peak",
-        "max abs error",
-    )
-    table(columns, [_shown(row) for row in document["rows"]], numbers=range(2, 9))
-    for name, reason in skipped.items():
-        write(f"{name} was left out: {reason}")
+    elif markdown:
+        from precast.runtime.bench.report import markdown as tables
+
+        write(tables(document))
+    else:
+        _show(document)
+    if html is not None:
+        note(f"{html} holds the page.")
 
 
-def measure(
-    artifact: str,
-    variant: str,
-    batches: list[int],
-    lengths: list[int],
-    device: str,
-    threads: int | None,
-    seconds: float,
-    stage: Callable[[str], None],
-) -> Iterator[dict[str, Any]]:
-    """One row a point; a length that the model does not take is an error."""
-    from precast.runtime.errors import InputError
-    from precast.runtime.inspection import worst_errors
-    from precast.runtime.model import load
-    from precast.runtime.timing import interleave
+@guarded
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="A record: precast bench ... --json > A.json")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="A later record of the same.")],
+    bound: Annotated[float, typer.Option(min=0.0, help="Percent from which a change for the worse fails.")] = 5.0,
+    any_machine: Annotated[bool, typer.Option("--any-machine", help="Compare records of different machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Say what changed from one record to another beyond noise. Exit status 1: something is worse by more than the bound.
 
-    stage(f"loading {variant}")
-    model = load(artifact, device=device, threads=threads, variant=variant, check="size")
-    if model.max_length is not None and max(lengths) > model.max_length:
-        raise InputError(f"This model takes {model.max_length} tokens; --length has {max(lengths)}. Leave that out.")
-    errors = worst_errors(model.variant.parity)
-    for batch in batches:
-        for length in lengths:
-            stage(f"{variant}: {batch} x {length}")
-            feed = make_inputs(model, batch, length)
-            hollow = _without_kernels(model, feed)
-            with _peak() as peak:
-                timed = interleave({"call": partial(model, **feed)}, seconds=seconds)["call"]
-            overhead = interleave({"call": partial(hollow, **feed)}, seconds=0.05)["call"]
-            yield {
-                "variant": variant,
-                "batch": batch,
-                "length": length,
-                **timed.to_json(),
-                "texts_per_second": batch / timed.median,
-                "tokens_per_second": batch * length / timed.median,
-                "call_overhead_us": overhead.median * 1e6,
-                "peak_memory_bytes": peak(),
-                "max_abs": errors.get("max_abs"),
-                "cosine": errors.get("cosine"),
-            }
-
-
-def make_inputs(model: Model, batch: int, length: int) -> dict[str, Any]:
-    """Random ids within the model's vocabulary and a full mask, int64 [B, S] ([B, 2, S] for multiple choice)."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    inputs: dict[str, Any] = {}
-    for spec in model.component.inputs:
-        shape = tuple({"batch": batch, "choices": 2, "sequence": length}[str(dim)] for dim in spec.shape)
-        if spec.name == "input_ids":
-            inputs[spec.name] = rng.integers(0, int(model.component.limits["vocab_size"]), shape, dtype=np.int64)
-        else:
-            inputs[spec.name] = (np.ones if spec.name == "attention_mask" else np.zeros)(shape, np.int64)
-    return inputs
-
-
-def _without_kernels(model: Model, feed: Mapping[str, Any]) -> Callable[..., Any]:
-    """The same call with a session whose run returns at once: everything but the bare ``session.run``.
-
-    A difference of two measurements would drown in the kernels' own noise, a thousand times larger.
+    Times are compared by their lower deciles, which repeat best, with intervals that hold for all of them at once;
+    memory and errors as they are. An error has to double.
     """
-    runner, hollow = copy.copy(model._runner), copy.copy(model)
-    result = model._runner.run(model._checked(feed))
-    runner._run = lambda outputs, inputs: result  # type: ignore[attr-defined]
-    hollow._runner, hollow._run = runner, runner.run
-    return hollow
+    from precast.runtime.bench import record
+    from precast.runtime.bench.compare import compare as judge
+
+    found = judge(record.read(a), record.read(b), bound=bound / 100, any_machine=any_machine)
+    if as_json:
+        write_json(found)
+    else:
+        _show_changes(found)
+    if found["regressions"]:
+        raise typer.Exit(1)
 
 
-@contextmanager
-def _peak() -> Iterator[Callable[[], int]]:
-    """The largest resident size while this lasts, where the system can count anew; else since the process began."""
-    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # proc(5): reset the peak resident set size
+@guarded
+def report(
+    path: Annotated[Path, typer.Argument(metavar="RECORD.json", help="A record.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts to this file.")] = None,
+) -> None:
+    """Turn a record into a page with charts (--html), or into Markdown tables."""
+    from precast.runtime.bench import record
 
-    def read() -> int:
-        with suppress(OSError, ValueError, StopIteration), open("/proc/self/status", encoding="ascii") as file:
-            return int(next(line for line in file if line.startswith("VmHWM:")).split()[1]) * 1024
-        return peak_memory()
+    document = record.read(path)
+    if html is not None:
+        _check_page(html)
+        with Stages() as stage:
+            stage("drawing the page")
+            _write_page(document, html)
+        note(f"{html} holds the page.")
+        return
+    from precast.runtime.bench.report import markdown as tables
 
-    yield read
-
-
-def _machine(threads: int | None) -> dict[str, Any]:
-    from precast.runtime.backends.onnxruntime import default_threads, engine
-    from precast.runtime.machine import cpu_name
-
-    return {"cpu": cpu_name(), "threads": threads or default_threads(), "onnxruntime": engine().__version__}
-
-
-def _numbers(text: str, option: str) -> list[int]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) for part in parts):
-        raise typer.BadParameter(f"{option} takes whole numbers separated by commas, such as 1,8; received {text!r}.")
-    return [int(part) for part in parts]
+    write(tables(document))
 
 
-def _shown(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _check_page(path: Path) -> None:
+    """What would make a page fail, before anything is measured for it."""
+    from precast.runtime.bench.report import check
+    from precast.runtime.errors import InputError
+
+    check()
+    if not path.resolve().parent.is_dir():
+        raise InputError(f"--html names a file in a folder that exists; received {os.fspath(path)!r}.")
+
+
+def _write_page(document: Mapping[str, Any], path: Path) -> None:
+    from precast.runtime.bench.report import html
+
+    path.write_text(html(dict(document)), encoding="utf-8")
+
+
+def _show(document: Mapping[str, Any]) -> None:
+    machine, settings = document["machine"], document["settings"]
+    write(f"{document['artifact']} on {machine['cpu']}, {settings['launches']} launches, {settings['seconds']:g} s a point")
+    columns = ("variant", "scenario", "batch x length", "threads", "median ms", "95 %", "p90", "p99", "texts/s", "of peak",
+               "call us", "peak", "max abs error")  # fmt: skip
+    rows = [_shown(row, document.get("calibration")) for row in document["rows"] if row["scenario"] != "cold"]
+    table(columns, rows, numbers=range(3, 13))
+    for row in document["rows"]:
+        if row["scenario"] == "cold":
+            load = row["load"]["value"]
+            write(
+                f"{row['engine']}, {row['threads']} threads: a cold process has its first result after "
+                f"{row['time']['value']:.2f} s ({_range(row['time'], 1, 2)}), {load:.2f} s of it opening the artifact."
+            )
+        elif "server" in row:
+            held = row["server"]["held_per_second"]
+            write(
+                f"{row['engine']}, {row['batch']} x {row['length']}: {held['low']:.3g} requests a second are answered within "
+                f"{row['server']['bound_seconds'] * 1e3:.3g} ms (99 %); {held['high']:.3g} are not."
+            )
+    if document["settings"]["device"] != "cpu" and machine["device"] is None:
+        write(f"No device was read on this machine: {document['settings']['device']} rows have no device memory or clocks.")
+    for entry in document["absent"]:
+        write(f"{entry['engine']} was left out: {entry['reason']}")
+
+
+def _shown(row: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> Sequence[str]:
+    from precast.runtime.bench.calibrate import roof
+
+    of_peak = ""
+    if calibration and row.get("work"):
+        share = roof(row["work"], row["time"]["value"], calibration, row["precision"]).get("of_gemm")
+        of_peak = "" if share is None else f"{share:.0%}"
+    error = row.get("error", {}).get("max_abs")
     return (
-        row["variant"],
+        row["engine"],
+        row["scenario"],
         f"{row['batch']} x {row['length']}",
-        f"{row['median_ms']:.2f}",
-        f"{row['p10_ms']:.2f} - {row['p90_ms']:.2f}",
-        f"{row['texts_per_second']:.1f}",
-        f"{row['tokens_per_second']:.0f}",
-        f"{row['call_overhead_us']:.0f}",
-        size_text(row["peak_memory_bytes"]),
-        "" if row["max_abs"] is None else f"{row['max_abs']:.1e}",
+        str(row["threads"]),
+        f"{row['time']['value'] * 1e3:.2f}",
+        _range(row["time"], 1e3, 2),
+        f"{row['quantiles']['p90']['value'] * 1e3:.2f}",
+        f"{row['quantiles']['p99']['value'] * 1e3:.2f}",
+        f"{row['throughput']['texts_per_second']['value']:.1f}",
+        of_peak,
+        f"{row['call_overhead_us']:.0f}" if "call_overhead_us" in row else "",
+        size_text(row["memory"]["peak_bytes"]) if row["memory"].get("peak_bytes") else "",
+        "" if error is None else f"{error:.1e}",
     )
+
+
+def _range(figure: Mapping[str, Any], factor: float, digits: int) -> str:
+    return f"{figure['low'] * factor:.{digits}f} - {figure['high'] * factor:.{digits}f}"
+
+
+def _show_changes(found: Mapping[str, Any]) -> None:
+    if found["other_machine"]:
+        write(f"Different machines ({', '.join(found['other_machine'])}): the ratios are the machines' too.")
+    rows = [
+        (
+            "WORSE" if change["regression"] else "worse" if change["worse"] else "better",
+            change["what"],
+            f"{change['workload']} {change['engine']} {change['scenario']} {change['batch']} x {change['length']}",
+            f"{change['ratio']['value']:.3f}",
+            _range(change["ratio"], 1, 3),
+        )
+        for change in found["changes"]
+    ]
+    if rows:
+        table(("", "what", "where", "B / A", "95 %"), rows, numbers=(3, 4))
+    for name, missing in (("first", found["only_a"]), ("second", found["only_b"])):
+        if missing:
+            write(f"{len(missing)} measurements are in the {name} record only.")
+    if found["regressions"]:
+        write(f"{found['regressions']} of {found['compared']} times and figures are worse by more than {found['bound']:.0%}.")
+    else:
+        write(f"Nothing is worse by more than {found['bound']:.0%} beyond noise; {found['compared']} times compared.")
 
 
 def register(app: typer.Typer) -> None:
-    app.command(
-        short_help="Time an artifact.",
-        epilog="\b\nExample:\n  precast bench minilm --batch 1,8 --length 16,128,384 --threads 2",
-    )(bench)
+    group = typer.Typer(
+        cls=_DefaultsToRun,
+        help="Time an artifact: latency, throughput, memory and cold start with their uncertainty, and its parity error.",
+        short_help="Time an artifact, compare two records, draw a page.",
+        rich_markup_mode=None,
+        epilog=_EXAMPLE,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    group.command("run", short_help="Time an artifact (the default).", epilog=_EXAMPLE)(bench)
+    group.command(
+        "compare",
+        short_help="What changed between two records, beyond noise.",
+        epilog="\b\nExample:\n  precast bench compare before.json after.json --bound 5",
+    )(compare)
+    group.command(
+        "report",
+        short_help="A record as a page or as Markdown.",
+        epilog="\b\nExample:\n  precast bench report record.json --html page.html",
+    )(report)
+    app.add_typer(group, name="bench")

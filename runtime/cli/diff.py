@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any
 
 import typer
 
-from precast.runtime.cli.console import guarded, plain, table, write, write_json
+from precast.runtime.cli.console import Stages, guarded, plain, table, write, write_json
 
 __all__ = ["diff", "register"]
 
 _WIDEST = 60
+_POINTS = ((1, 16), (1, 128), (8, 128))
+_SECONDS = 2.0
 
 
 @guarded
@@ -30,7 +31,8 @@ def diff(
     first, second = Artifact.open(a), Artifact.open(b)
     found = compare(first, second)
     if speed:
-        found["speed"] = _speed(a, b)
+        with Stages() as stage:
+            found["speed"] = _speed(a, b, stage)
     if as_json:
         write_json(found)
         return
@@ -40,7 +42,8 @@ def diff(
     if rows:
         table(("what", a, b), rows)
     if speed:
-        table(("batch x length", f"{a}, ms", f"{b}, ms", "ratio"), _speed_rows(found["speed"]), numbers=(1, 2, 3))
+        columns = ("batch x length", f"{a}, ms", f"{b}, ms", "ratio", "95 %")
+        table(columns, _speed_rows(found["speed"]), numbers=(1, 2, 3, 4))
 
 
 def _changes(found: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, Any]]:
@@ -64,29 +67,29 @@ def _short(value: Any) -> str:
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
 
 
-def _speed(a: str, b: str) -> list[dict[str, Any]]:
-    from precast.runtime.cli.bench import make_inputs
-    from precast.runtime.model import load
-    from precast.runtime.timing import interleave
+def _speed(a: str, b: str, stage: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Both in turns, in fresh processes: the ratio b / a of every point with the interval of a repeat."""
+    from precast.runtime.bench.artifact import side_by_side
+    from precast.runtime.bench.session import Plan
+    from precast.runtime.bench.statistics import ratio
 
-    models = {"a": load(a, check="size"), "b": load(b, check="size")}
-    measured = []
-    for batch, length in ((1, 16), (1, 128), (8, 128)):
-        if any(model.max_length is not None and model.max_length < length for model in models.values()):
-            continue
-        feeds = {name: make_inputs(model, batch, length) for name, model in models.items()}
-        calls = {name: partial(model, **feeds[name]) for name, model in models.items()}
-        timed = interleave(calls, seconds=2.0)
-        row: dict[str, Any] = {"batch": batch, "length": length}
-        row |= {f"{name}_ms": timing.to_json() for name, timing in timed.items()}
-        measured.append(row | {"ratio": timed["b"].median / timed["a"].median})
-    return measured
+    rows = side_by_side({"a": a, "b": b}, _POINTS, plan=Plan(seconds=_SECONDS), progress=stage)
+    mine = {name: [row for row in rows if row["engine"] == name and row["scenario"] != "cold"] for name in "ab"}
+    return [
+        {"batch": one["batch"], "length": one["length"], "a_ms": _ms(one), "b_ms": _ms(other),
+         "ratio": ratio(other, one, rows)}
+        for one, other in zip(mine["a"], mine["b"], strict=True)
+    ]  # fmt: skip
+
+
+def _ms(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: row["time"][name] * 1e3 for name in ("value", "low", "high")}
 
 
 def _speed_rows(measured: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
-        (f"{row['batch']} x {row['length']}", f"{row['a_ms']['median_ms']:.2f}", f"{row['b_ms']['median_ms']:.2f}",
-         f"{row['ratio']:.2f}")
+        (f"{row['batch']} x {row['length']}", f"{row['a_ms']['value']:.2f}", f"{row['b_ms']['value']:.2f}",
+         f"{row['ratio']['value']:.3f}", f"{row['ratio']['low']:.3f} - {row['ratio']['high']:.3f}")
         for row in measured
     ]  # fmt: skip
 

@@ -1,0 +1,203 @@
+"""One artifact's variants as the contenders of a session: what ``precast bench ARTIFACT`` measures."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from precast.runtime.artifact import Artifact, Component, Variant
+from precast.runtime.backends.onnxruntime import default_threads
+from precast.runtime.bench import record
+from precast.runtime.bench.calibrate import calibrate
+from precast.runtime.bench.contender import Contender
+from precast.runtime.bench.points import artifact_inputs, make_point
+from precast.runtime.bench.session import Plan, Point, Session
+from precast.runtime.bench.work import work_of
+from precast.runtime.errors import BenchmarkError, DependencyError, InputError, ProviderError
+from precast.runtime.inspection import worst_errors
+
+__all__ = ["SCENARIOS", "bench", "side_by_side"]
+
+SCENARIOS = ("single", "offline", "server")
+_ADAPTER = Path(__file__).with_name("adapter.py")
+
+
+def bench(
+    path: str,
+    *,
+    grid: Sequence[tuple[int, int | str]],
+    scenarios: Sequence[str] = ("single",),
+    variants: Sequence[str] | None = None,
+    device: str = "cpu",
+    threads: Sequence[int],
+    plan: Plan,
+    bound: float | None = None,
+    calibration: bool = True,
+    command: str = "precast bench",
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Measure an artifact and return the record.
+
+    Args:
+        grid: (batch, length) points; a length is a number, ``natural`` or ``uniform:LOW-HIGH``.
+        variants: their names; None: all of the device's that can run here.
+        threads: CPU threads, one run each.
+        bound: seconds the server scenario holds its 99th percentile to.
+        calibration: whether to measure first what the machine can do at all.
+
+    Raises:
+        InputError: a scenario or a length is none.
+        ArtifactError, ProviderError: there is no such artifact, no variant for the device, or nothing to run it on.
+    """
+    unknown = [name for name in scenarios if name not in SCENARIOS]
+    if unknown:
+        raise InputError(f"--scenario takes {', '.join(SCENARIOS)}; received {unknown[0]!r}.")
+    artifact = Artifact.open(path)
+    component = artifact.component_for(None)
+    chosen, skipped = _runnable(artifact, component, variants, device)
+    workload = Path(path).resolve().name
+    document = record.new(
+        command=command,
+        settings={"launches": plan.launches, "seconds": plan.seconds, "device": device, "threads": list(threads)},
+        calibration=calibrate(threads=max(threads), device=device) if calibration else None,
+    )
+    document |= {"artifact": path, "digest": artifact.digest}
+    document["workloads"][workload] = {
+        "title": workload,
+        "kind": component.name,
+        "description": f"{artifact.manifest.source.id}, {artifact.manifest.model_type}, {artifact.manifest.default_task}",
+    }
+    document["absent"] = skipped
+    longest = component.limits.get("max_positions")
+    for count in threads:
+        with tempfile.TemporaryDirectory(prefix="precast-bench-") as folder:
+            points = [
+                make_point(
+                    scenario, batch, length, Path(folder), artifact_inputs(component), longest=longest, bound=bound
+                )
+                for batch, length in grid
+                for scenario in scenarios
+            ]
+            session = Session(
+                workload,
+                [_contender(path, variant, device, count) for variant in chosen],
+                points,
+                plan,
+                scratch=Path(folder),
+                progress=progress,
+                describe=lambda contender, point: _described(component.variants[contender.engine], point),
+            )
+            session.run()
+        document["rows"] += [_with_plain_figures(row) for row in session.rows()]
+        document["absent"] += session.absent
+        for variant in chosen:
+            document["engines"][variant.name] = _about(variant, session.versions.get(variant.name, {}))
+    return document
+
+
+def side_by_side(
+    paths: Mapping[str, str],
+    grid: Sequence[tuple[int, int | str]],
+    *,
+    plan: Plan,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Rows of several artifacts (by name) that take the same inputs, each with the variant `precast.load` chooses.
+
+    Points that one of them does not take are left out.
+    """
+    components = [Artifact.open(path).component_for(None) for path in paths.values()]
+    limits = [component.limits.get("max_positions") for component in components]
+    longest = min((limit for limit in limits if limit is not None), default=None)
+    narrow = min(components, key=lambda component: int(component.limits["vocab_size"]))
+    with tempfile.TemporaryDirectory(prefix="precast-bench-") as folder:
+        points = [
+            make_point("single", batch, length, Path(folder), artifact_inputs(narrow))
+            for batch, length in grid
+            if longest is None or not isinstance(length, int) or length <= longest
+        ]
+        options = {"threads": default_threads(), "device": "cpu", "precision": "", "workload": {}}
+        contenders = [
+            Contender(name, sys.executable, _ADAPTER, Path(path), Path(path), options) for name, path in paths.items()
+        ]
+        session = Session("speed", contenders, points, plan, scratch=Path(folder), progress=progress)
+        session.run()
+    if session.absent:
+        raise BenchmarkError(session.absent[0]["reason"])
+    return session.rows()
+
+
+def _runnable(
+    artifact: Artifact, component: Component, variants: Sequence[str] | None, device: str
+) -> tuple[list[Variant], list[dict[str, Any]]]:
+    """The variants to measure, and why others are not."""
+    from precast.runtime.backends.base import backend_for
+
+    target = device.partition(":")[0]
+    if variants is None:
+        entries = [entry for entry in artifact.variants(component.name) if entry.target == target]
+    else:
+        entries = [artifact.choose_variant(component.name, target=target, variant=name) for name in variants]
+    if not entries:
+        entries = [artifact.choose_variant(component.name, target=target)]  # says what there is instead
+    chosen, skipped, failures = [], [], []
+    for entry in entries:
+        try:
+            # Opened here once, so that what is missing is said as `precast run` says it.
+            backend_for(entry.provider).load(
+                artifact.file(entry.graph), session=entry.session, threads=1, isa=entry.isa
+            )
+            chosen.append(entry)
+        except (DependencyError, ProviderError) as error:
+            failures.append(error)
+            skipped.append({"engine": entry.name, "workload": None, "reason": str(error)})
+    if not chosen:
+        raise failures[0]
+    return chosen, skipped
+
+
+def _contender(path: str, variant: Variant, device: str, threads: int) -> Contender:
+    options = {"threads": threads, "device": device, "precision": variant.precision, "workload": {"variant": variant.name}}
+    return Contender(variant.name, sys.executable, _ADAPTER, Path(path), Path(path), options)
+
+
+def _described(variant: Variant, point: Point) -> dict[str, Any]:
+    """The parity error that the artifact records, and what a call costs in operations and bytes."""
+    errors = worst_errors(variant.parity)
+    described: dict[str, Any] = {"variant": variant.name}
+    if errors:
+        described["error"] = {"against": "the reference model in float64 (parity record)", **errors}
+    if isinstance(point.length, int):
+        work = work_of(variant, batch=point.batch, sequence=point.length)
+        if work is not None:
+            described["work"] = work
+    return described
+
+
+def _about(variant: Variant, versions: Mapping[str, Any]) -> dict[str, Any]:
+    found = versions.get("versions", {})
+    return {
+        "title": variant.name,
+        "package": "precast",
+        "version": found.get("precast"),
+        "precision": variant.precision,
+        "python": versions.get("python"),
+        "versions": found,
+    }
+
+
+def _with_plain_figures(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its main figures once more as plain numbers, for programs that want no intervals."""
+    time, error = row["time"], row.get("error", {})
+    row["median_ms"] = round(time["value"] * 1e3, 6)
+    if row["scenario"] != "cold":
+        row["p10_ms"] = round(row["floor"]["value"] * 1e3, 6)
+        row["p90_ms"] = round(row["quantiles"]["p90"]["value"] * 1e3, 6)
+        row["runs"] = row["calls"]
+        row |= {name: rate["value"] for name, rate in row["throughput"].items()}
+        row["peak_memory_bytes"] = row["memory"].get("peak_bytes")
+        row |= {"max_abs": error.get("max_abs"), "cosine": error.get("cosine")}
+    return row

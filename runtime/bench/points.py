@@ -1,0 +1,127 @@
+"""The grid: batch sizes and lengths, fixed or drawn from a distribution, and the inputs that stand for them."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.bench.session import Point
+from precast.runtime.errors import InputError
+
+__all__ = ["artifact_inputs", "batches", "make_point", "parse_length", "parse_lengths", "parse_numbers"]
+
+_UNIFORM = re.compile(r"uniform:(\d+)-(\d+)")
+_MIXED = 64  # texts, or batches of texts, that stand for a distribution
+_FORMS = "a whole number, natural (lengths of English sentences), or uniform:LOW-HIGH"
+
+
+def parse_numbers(text: str, option: str) -> list[int]:
+    """``"1,8"`` as numbers; InputError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise InputError(f"{option} takes whole numbers separated by commas, such as 1,8; received {text!r}.")
+    return [int(part) for part in parts]
+
+
+def parse_lengths(text: str, option: str = "--length") -> list[int | str]:
+    """``"16,128,natural"`` as lengths."""
+    return [parse_length(part.strip(), option) for part in text.split(",")]
+
+
+def parse_length(text: str, option: str = "--length") -> int | str:
+    """One length: a number, ``natural`` or ``uniform:LOW-HIGH``."""
+    if text.isdigit() and int(text):
+        return int(text)
+    match = _UNIFORM.fullmatch(text)
+    if text == "natural" or (match and 1 <= int(match[1]) <= int(match[2])):
+        return text
+    raise InputError(f"{option} takes {_FORMS}, separated by commas; received {text!r}.")
+
+
+def batches(batch: int, length: int | str, *, together: bool, longest: int | None = None, seed: int = 0) -> list[list[int]]:
+    """The lengths of the texts of every batch that stands for a point; a single batch for a fixed length.
+
+    Args:
+        together: whether texts of like length share a batch, as whoever has all texts at hand would do it.
+        longest: longer texts are cut to it, as a tokenizer cuts them.
+
+    Raises:
+        InputError: a fixed length is more than ``longest``.
+    """
+    if isinstance(length, int):
+        if longest is not None and length > longest:
+            raise InputError(f"This model takes {longest} tokens; --length has {length}. Leave that out.")
+        return [[length] * batch]
+    count = _MIXED * batch
+    source = _distribution(length)
+    # Evenly spaced quantiles, shuffled: 64 texts stand for the whole distribution, its tail included.
+    drawn = [source[min(len(source) - 1, int((i + 0.5) / count * len(source)))] for i in range(count)]
+    drawn = [min(value, longest) if longest else value for value in drawn]
+    rng = random.Random(seed)
+    rng.shuffle(drawn)
+    if together and batch > 1:
+        drawn.sort()
+    made = [drawn[i : i + batch] for i in range(0, count, batch)]
+    rng.shuffle(made)
+    return made
+
+
+def make_point(
+    scenario: str,
+    batch: int,
+    length: int | str,
+    folder: Path,
+    make: Callable[[Sequence[int], np.random.Generator], Mapping[str, Any]],
+    *,
+    longest: int | None = None,
+    bound: float | None = None,
+) -> Point:
+    """A point with its feeds written into ``folder``; ``make`` turns the lengths of one batch into arrays."""
+    name = f"{batch}x{str(length).replace(':', '-')}"
+    offline = scenario == "offline"
+    paths, texts, tokens = [], 0, 0
+    for number, lengths in enumerate(batches(batch, length, together=offline, longest=longest)):
+        path = folder / f"{name}{'-together' if offline else ''}-{number}.npz"
+        if not path.exists():
+            np.savez(path, **make(lengths, np.random.default_rng(number)))
+        paths.append(os.fspath(path))
+        texts, tokens = texts + len(lengths), tokens + sum(lengths)
+    amounts = {"texts": texts / len(paths), "tokens": tokens / len(paths)}
+    return Point(scenario, batch, length, tuple(paths), amounts, bound)
+
+
+def artifact_inputs(component: Any) -> Callable[[Sequence[int], np.random.Generator], dict[str, Any]]:
+    """How to make the inputs of an artifact's component: random ids, the mask of each text's length, zeros elsewhere.
+
+    The arrays are int64 [B, S], or [B, 2, S] for multiple choice.
+    """
+
+    def make(lengths: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
+        sizes = {"batch": len(lengths), "choices": 2, "sequence": max(lengths)}
+        inputs: dict[str, Any] = {}
+        for spec in component.inputs:
+            shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape)
+            real = np.arange(sizes["sequence"]) < np.reshape(lengths, (-1, *[1] * (len(shape) - 1)))
+            if spec.name == "input_ids":
+                ids = rng.integers(0, int(component.limits["vocab_size"]), shape, dtype=np.int64)
+                inputs[spec.name] = np.where(real, ids, 0)
+            else:
+                inputs[spec.name] = np.broadcast_to(real if spec.name == "attention_mask" else 0, shape).astype(np.int64)
+        return inputs
+
+    return make
+
+
+def _distribution(length: str) -> Sequence[int]:
+    match = _UNIFORM.fullmatch(length)
+    if match:
+        return range(int(match[1]), int(match[2]) + 1)
+    from precast.runtime.bench.natural import LENGTHS
+
+    return sorted(LENGTHS)
