@@ -1,0 +1,51 @@
+"""OpenVINO: text encoders converted from torch; int8 by NNCF's calibrated quantisation, its scheme for transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from shared.natural_lengths import natural_lengths
+from shared.openvino_call import OpenVINOAdapter
+from shared.torch_model import open_model
+
+__all__ = ["PACKAGES", "Adapter"]
+
+PACKAGES = ("openvino", "nncf", "torch", "transformers")
+_CALIBRATION = 64
+_SEED = 20_261_121
+
+
+class Adapter(OpenVINOAdapter):
+    def prepare(self, checkpoint: Path, out: Path) -> None:
+        import openvino
+        import torch
+
+        names = ("input_ids", "attention_mask")
+        converted = openvino.convert_model(
+            open_model(checkpoint, self._workload),
+            example_input={name: torch.ones(2, 8, dtype=torch.int64) for name in names},
+            input={name: ([-1, -1], openvino.Type.i64) for name in names},
+        )
+        if self._precision == "int8":
+            import nncf
+
+            dataset = nncf.Dataset(list(self._texts()))
+            converted = nncf.quantize(
+                converted, dataset, subset_size=_CALIBRATION, model_type=nncf.ModelType.TRANSFORMER
+            )
+        openvino.save_model(converted, out / "model.xml", compress_to_fp16=False)
+
+    def run(self, feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        states = self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
+        return {"last_hidden_state": states["last_hidden_state"]}
+
+    def _texts(self) -> Iterator[dict[str, np.ndarray]]:
+        """Drawn as the feeds are, from the workload's ids and natural lengths, but never the feeds themselves."""
+        numbers = np.random.default_rng(_SEED)
+        low, high = self._workload["inputs"]["vocab"]
+        for length in numbers.choice(natural_lengths(), _CALIBRATION):
+            ids = numbers.integers(low, high, (1, length), dtype=np.int64)
+            yield {"input_ids": ids, "attention_mask": np.ones_like(ids)}
