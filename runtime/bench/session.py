@@ -191,7 +191,7 @@ class Session:
             answer = process.ask("time", feeds=list(point.feeds), seconds=0.0, least=len(point.feeds), settle=False)
             speeds[contender.engine] = sum(answer["seconds"]) / len(answer["seconds"])
             return
-        answer = process.ask("warm", feeds=list(point.feeds), seconds=min(self.plan.warm, self.plan.seconds))
+        answer = process.ask("warm", feeds=list(point.feeds), seconds=min(self.plan.warm, self.plan.seconds / 2))
         taken.unstable += not answer["stable"]
         speeds[contender.engine] = process.ask("run", feed=point.feeds[0])["seconds"]
 

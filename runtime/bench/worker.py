@@ -190,7 +190,8 @@ def _status(field: str) -> int | None:
 
 
 def _import(path: Path) -> Any:
-    sys.path.insert(0, str(path.parent))  # what adapters share lies beside them
+    # What adapters share lies beside them and one folder up; last, so that no name of ours hides a package's module.
+    sys.path += [str(path.parent), str(path.parent.parent)]
     spec = importlib.util.spec_from_file_location(f"adapter_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

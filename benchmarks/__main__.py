@@ -1,0 +1,118 @@
+"""``python -m benchmarks``: make the environments, measure, see that the measuring holds."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.catalogue import peers, workloads
+from benchmarks.run import compare, supported
+from benchmarks.venvs import Environment, home
+from precast.runtime.backends.onnxruntime import default_threads
+from precast.runtime.bench import record
+from precast.runtime.bench.session import Plan
+from precast.runtime.cli.console import Stages, guarded, note, table, write
+
+app = typer.Typer(
+    help="Precast beside its peers: the same weights, the same inputs, in turns, each in an environment of its own.",
+    epilog="\b\nExample:\n  python -m benchmarks setup\n  python -m benchmarks run minilm bert-base --html page.html",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command(epilog="\b\nExample:\n  python -m benchmarks setup openvino precast")
+@guarded
+def setup(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[ENVIRONMENT]...", help="Default: all.")] = None,
+) -> None:
+    """Make the environments the peers live in. Exit status 1: one could not be installed (runs will report it)."""
+    known = sorted({peer.environment for peer in peers()} | {"upstream"})
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise typer.BadParameter(f"there is no environment {unknown[0]!r}; there are: {', '.join(known)}")
+    failed = []
+    with Stages() as stage:
+        for name in names or known:
+            if not Environment(name).make(stage):
+                failed.append(name)
+    for name in failed:
+        note(str(Environment(name).why_not()))
+    write(f"{home()} holds {len(names or known) - len(failed)} environments.")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("list", epilog="\b\nExample:\n  python -m benchmarks list")
+@guarded
+def show() -> None:
+    """Show workloads, peers, what each peer serves, and which environments are missing."""
+    table(("workload", "kind", "points", "what"), [
+        (entry.name, entry.kind, " ".join(point for points in entry.points.values() for point in points), entry.title)
+        for entry in workloads()
+    ])  # fmt: skip
+    write()
+    table(("peer", "serves", "environment", ""), [
+        (peer.name, ", ".join(f"{kind} ({'/'.join(entry['precisions'])})" for kind, entry in peer.kinds.items()),
+         peer.environment, Environment(peer.environment).why_not() or "ready")
+        for peer in peers()
+    ])  # fmt: skip
+
+
+@app.command(epilog="\b\nExample:\n  python -m benchmarks run minilm --peer precast --peer torch --seconds 3")
+@guarded
+def run(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="Default: all.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help="Only these; again for more. Default: all.")] = None,
+    precision: Annotated[list[str] | None, typer.Option(help="Only these; again for more. Default: all.")] = None,
+    scenario: Annotated[list[str] | None, typer.Option(help="single, offline or server; again for more.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
+    launches: Annotated[int, typer.Option(min=1, help="Fresh processes of every contender.")] = 4,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Each contender at each point, over all launches.")] = 6.0,
+    installs: Annotated[bool, typer.Option("--installs/--no-installs", help="Sizes and import times.")] = True,
+    json: Annotated[Path | None, typer.Option(help="Where the record goes.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None,
+) -> None:
+    """Measure workloads with every peer that supports them; print Markdown, write the record and the page."""
+    from precast.runtime.bench.report import html as page
+    from precast.runtime.bench.report import markdown
+
+    chosen = workloads(names or None)
+    with Stages() as stage:
+
+        def say(text: str) -> None:
+            stage(text)
+            if not sys.stderr.isatty():
+                note(text)
+
+        def save(document: Any) -> None:
+            if json is not None:
+                record.write(document, json)
+
+        document = compare(
+            chosen,
+            peers(peer) if peer else supported(chosen, device),
+            plan=Plan(launches=launches, seconds=seconds),
+            threads=threads or default_threads(),
+            device=device,
+            precisions=precision,
+            scenarios=scenario or ("single", "offline", "server"),
+            installs=installs,
+            command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+            say=say,
+            save=save,
+        )
+    if html is not None:
+        html.write_text(page(document), encoding="utf-8")
+    write(markdown(document))
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks")
