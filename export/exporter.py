@@ -36,6 +36,7 @@ from precast.graphs import contract
 from precast.graphs.fingerprint import fingerprint
 from precast.graphs.passes.base import Report, run
 from precast.graphs.recipes import Recipe, recipes_for
+from precast.graphs.work import work
 from precast.runtime.artifact import ArtifactWriter, Component, FileRecord, Manifest, Source, TensorSpec, Variant
 from precast.runtime.backends.base import backend_for
 from precast.runtime.backends.onnxruntime import engine
@@ -232,6 +233,7 @@ class _Lowered:
     operators: Mapping[str, int]
     opsets: Mapping[str, int]
     fingerprint: str
+    work: Mapping[str, Any]
 
 
 def _lower(
@@ -242,10 +244,10 @@ def _lower(
     reports = run(model, chosen.passes())
     operators = contract.operators(model)
     contract.check(promised, vocabulary, operators, chosen.dialect.name)
-    digest = fingerprint(model)
+    digest, cost = fingerprint(model), work(model)
     opsets = {name or "ai.onnx": number for name, number in sorted(model.opset_imports.items())}
     emitted = emit(model, writer, f"{_COMPONENT}.{chosen.variant}.onnx")
-    return _Lowered(chosen, emitted, tuple(reports), operators, opsets, digest)
+    return _Lowered(chosen, emitted, tuple(reports), operators, opsets, digest, cost)
 
 
 def _verified(item: _Lowered, graph: Path, recorded: Sequence[Recorded], promised: Mapping[str, int]) -> Variant:
@@ -278,6 +280,7 @@ def _verified(item: _Lowered, graph: Path, recorded: Sequence[Recorded], promise
             "measured": [figures.to_json() for figures in measured],
         },
         producer=_producer(),
+        work=item.work,
     )
 
 

@@ -318,7 +318,7 @@ def versioned(version: Any, features: Any = (), **extra: Any) -> Any:
 
 def test_newer_major_is_named(folder: Path) -> None:
     samples.reseal(folder, versioned("2.0"))
-    refused(folder, r"has format 2\.0; this precast reads formats up to 1\.0\. Upgrade it: pip", FormatVersionError)
+    refused(folder, r"has format 2\.0; this precast reads formats up to 1\.1\. Upgrade it: pip", FormatVersionError)
     (folder / "precast.json").write_text('{"format": {"version": "7.1", "features": ["x"]}, "whatever": 1}')
     refused(folder, r"has format 7\.1", FormatVersionError)
 
@@ -337,9 +337,16 @@ def test_newer_minor_is_read_and_its_fields_ignored(folder: Path) -> None:
     assert artifact.choose_variant("encoder").name == "cpu-fp32"
 
 
+def test_older_minor_is_read(folder: Path) -> None:
+    samples.reseal(folder, versioned("1.0"))
+    artifact = Artifact.open(folder)
+    assert artifact.manifest.version == (1, 0)
+    assert dict(artifact.component("encoder").variants["cpu-fp32"].work) == {}
+
+
 def test_unknown_required_feature(folder: Path) -> None:
     samples.reseal(folder, versioned("1.4", ["chunked-weights"]))
-    refused(folder, r"\(format 1\.4\) needs chunked-weights, which this precast \(format 1\.0\)", FormatVersionError)
+    refused(folder, r"\(format 1\.4\) needs chunked-weights, which this precast \(format 1\.1\)", FormatVersionError)
 
 
 @pytest.mark.parametrize("version", ["1", "1.0.0", "01.0", "1.x", "", 1.0, None, "1.1 "])

@@ -34,7 +34,8 @@ __all__ = [
 
 MANIFEST_NAME = "precast.json"
 # A newer minor only adds fields that an older reader may ignore. What it may not ignore is a feature.
-FORMAT_VERSION = (1, 0)
+# 1.1: `work` of a variant.
+FORMAT_VERSION = (1, 1)
 FEATURES: frozenset[str] = frozenset()
 
 _INTEGERS = ("int4", "int8", "int16", "int32", "int64", "uint4", "uint8", "uint16", "uint32", "uint64")
@@ -115,8 +116,9 @@ class Variant(NamedTuple):
 
     ``session`` holds the options of the backend, ``operators`` counts the graph's nodes by type, ``fusions`` what the
     passes fused, ``recipe`` the passes in order, ``parity`` the measured errors. ``producer`` is set where the variant
-    was made by other versions than the rest of the artifact. Everything here is part of the artifact's identity:
-    timings belong into ``Manifest.cost``.
+    was made by other versions than the rest of the artifact. ``work`` is what one call costs in operations and bytes,
+    which ``precast.runtime.bench.work`` evaluates; empty in artifacts of format 1.0. Everything here is part of the
+    artifact's identity: timings belong into ``Manifest.cost``.
     """
 
     name: str
@@ -135,9 +137,10 @@ class Variant(NamedTuple):
     recipe: tuple[Any, ...] = ()
     parity: Mapping[str, Any] = _EMPTY
     producer: Mapping[str, str] = _EMPTY
+    work: Mapping[str, Any] = _EMPTY
 
     def to_json(self) -> dict[str, Any]:
-        document = {
+        document: dict[str, Any] = {
             "graph": self.graph,
             "target": self.target,
             "precision": self.precision,
@@ -153,7 +156,8 @@ class Variant(NamedTuple):
             "recipe": list(self.recipe),
             "parity": dict(self.parity),
         }
-        return {**document, "producer": dict(self.producer)} if self.producer else document
+        document.update({name: dict(value) for name in ("producer", "work") if (value := getattr(self, name))})
+        return document
 
     @classmethod
     def read(cls, name: str, fields: Fields) -> Variant:
@@ -175,6 +179,7 @@ class Variant(NamedTuple):
             recipe=tuple(fields.items("recipe")),
             parity=fields.data("parity"),
             producer=fields.mapping("producer", "a string", is_text, {}),
+            work=fields.data("work", {}),
         )
         fields.close()
         return variant

@@ -1,0 +1,414 @@
+"""Shapes of every value of a lowered graph, from the shapes of its inputs and weights.
+
+Tracing leaves shapes on most values, under names that mean nothing outside it (``s53**2``), and lowering on few. Here
+each operator of the closed set says what it makes, in polynomials of the inputs' dimensions; small integer tensors
+(the arguments of Reshape and Range) are computed along the way. Operators: https://onnx.ai/onnx/operators/ and
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
+
+from precast.graphs.polynomials import ONE, Polynomial, product
+
+__all__ = ["Fact", "Shape", "infer", "key_of"]
+
+Shape = tuple[Polynomial, ...]
+
+# Integer tensors of at most this many elements are computed.
+_FEW = 64
+# Ends of slices beyond this mean "to the last".
+_FAR = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What is known of a value.
+
+    Args:
+        shape: None where it could not be found.
+        known: the elements of a small integer tensor, in order.
+        constant: it depends on weights alone, so that an engine computes it once, when it loads.
+    """
+
+    shape: Shape | None
+    dtype: ir.DataType | None = None
+    known: tuple[Polynomial, ...] | None = None
+    constant: bool = False
+
+
+_Inputs = Sequence["Fact | None"]
+_Rule = Callable[[ir.Node, _Inputs], "Fact | Sequence[Fact]"]
+
+
+class _Unknown(Exception):
+    """An operator's result cannot be told from what is known."""
+
+
+def key_of(node: ir.Node) -> str:
+    """``domain::op_type``; standard ONNX without a domain."""
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+
+
+def infer(model: ir.Model) -> dict[ir.Value, Fact]:
+    """What is known of every value of the graph."""
+    graph = model.graph
+    facts: dict[ir.Value, Fact] = {}
+    names = {str(dim.value) for value in graph.inputs for dim in value.shape or () if isinstance(dim, ir.SymbolicDim)}
+    for value in graph.inputs:
+        facts[value] = Fact(_declared(value, names), value.dtype)
+    for value in graph.initializers.values():
+        facts[value] = Fact(_declared(value, names), value.dtype, _elements(value), constant=True)
+    for node in graph:
+        inputs = [None if value is None else facts.get(value, Fact(None)) for value in node.inputs]
+        given = [fact for fact in inputs if fact is not None]
+        try:
+            made = _RULES[key_of(node)](node, inputs)
+            results = [made] * len(node.outputs) if isinstance(made, Fact) else list(made)
+        except (KeyError, IndexError, TypeError, ValueError, _Unknown):
+            results = [Fact(_declared(value, names)) for value in node.outputs]
+        constant = bool(given) and all(fact.constant for fact in given)
+        for value, fact in zip(node.outputs, results, strict=False):
+            dtype = value.dtype or fact.dtype or (given[0].dtype if given else None)
+            facts[value] = replace(fact, dtype=dtype, constant=constant)
+    return facts
+
+
+def _declared(value: ir.Value, names: set[str]) -> Shape | None:
+    """The shape a value carries, where all of it is numbers and dimensions of the graph's inputs."""
+    if value.shape is None:
+        return None
+    sizes = [dim if isinstance(dim, int) else str(dim.value) for dim in value.shape]
+    if any(isinstance(size, str) and size not in names for size in sizes):
+        return None
+    return tuple(Polynomial.of(size) for size in sizes)
+
+
+def _elements(value: ir.Value) -> tuple[Polynomial, ...] | None:
+    tensor = value.const_value
+    if tensor is None or tensor.size > _FEW or tensor.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
+        return None
+    return tuple(Polynomial.of(int(number)) for number in tensor.numpy().reshape(-1))
+
+
+# What rules are made of
+
+
+def _shape(inputs: _Inputs, index: int = 0) -> Shape:
+    fact = inputs[index]
+    if fact is None or fact.shape is None:
+        raise _Unknown
+    return fact.shape
+
+
+def _fact(inputs: _Inputs, index: int) -> Fact | None:
+    return inputs[index] if index < len(inputs) else None
+
+
+def _known(inputs: _Inputs, index: int) -> tuple[Polynomial, ...]:
+    fact = _fact(inputs, index)
+    if fact is None or fact.known is None:
+        raise _Unknown
+    return fact.known
+
+
+def _numbers(inputs: _Inputs, index: int) -> tuple[int, ...]:
+    found = tuple(size.number for size in _known(inputs, index))
+    numbers = tuple(number for number in found if number is not None)
+    if len(numbers) != len(found):
+        raise _Unknown
+    return numbers
+
+
+def _attribute(node: ir.Node, name: str, default: Any = None) -> Any:
+    return node.attributes[name].value if name in node.attributes else default
+
+
+def _width(size: Polynomial) -> int:
+    if size.number is None:
+        raise _Unknown
+    return size.number
+
+
+def _together(shapes: Sequence[Shape]) -> Shape:
+    """The shape several broadcast to."""
+    rank = max(len(shape) for shape in shapes)
+    padded = [(ONE,) * (rank - len(shape)) + shape for shape in shapes]
+    sizes = []
+    for column in zip(*padded, strict=True):
+        wide = [size for size in column if size != 1]
+        if any(size != wide[0] for size in wide):
+            raise _Unknown
+        sizes.append(wide[0] if wide else ONE)
+    return tuple(sizes)
+
+
+def _same(_: ir.Node, inputs: _Inputs) -> Fact:
+    return Fact(_shape(inputs))
+
+
+def _relabelled(_: ir.Node, inputs: _Inputs) -> Fact:
+    source = inputs[0]
+    return Fact(_shape(inputs), known=None if source is None else source.known)
+
+
+def _broadcast(_: ir.Node, inputs: _Inputs) -> Fact:
+    return Fact(_together([_shape(inputs, index) for index in range(len(inputs))]))
+
+
+def _truth(_: ir.Node, inputs: _Inputs) -> Fact:
+    return Fact(_broadcast(_, inputs).shape, ir.DataType.BOOL)
+
+
+def _where(_: ir.Node, inputs: _Inputs) -> Fact:
+    return Fact(_broadcast(_, inputs).shape, inputs[1].dtype if inputs[1] else None)
+
+
+def _arithmetic(operation: Callable[[Polynomial, Polynomial], Polynomial | None]) -> _Rule:
+    def rule(node: ir.Node, inputs: _Inputs) -> Fact:
+        shape = _broadcast(node, inputs).shape
+        sides = [fact.known if fact is not None else None for fact in inputs]
+        if len(sides) != 2 or sides[0] is None or sides[1] is None:
+            return Fact(shape)
+        count = max(len(sides[0]), len(sides[1]))
+        a, b = (side * count if len(side) == 1 else side for side in sides if side is not None)
+        made = [operation(x, y) for x, y in zip(a, b, strict=True)]
+        return Fact(shape, known=tuple(size for size in made if size is not None) if None not in made else None)
+
+    return rule
+
+
+def _smaller(a: Polynomial, b: Polynomial) -> Polynomial | None:
+    for bound, size in ((a.number, b), (b.number, a)):
+        if bound is not None:
+            return size.at_most(bound)
+    return None
+
+
+def _cast(node: ir.Node, inputs: _Inputs) -> Fact:
+    source = inputs[0]
+    return Fact(_shape(inputs), ir.DataType(_attribute(node, "to")), None if source is None else source.known)
+
+
+def _shape_of(node: ir.Node, inputs: _Inputs) -> Fact:
+    sizes = _shape(inputs)[_attribute(node, "start", 0) : _attribute(node, "end")]
+    return Fact((Polynomial.of(len(sizes)),), ir.DataType.INT64, sizes)
+
+
+def _reshape(node: ir.Node, inputs: _Inputs) -> Fact:
+    source, wanted = _shape(inputs), list(_known(inputs, 1))
+    if not _attribute(node, "allowzero", 0):
+        wanted = [source[index] if size == 0 else size for index, size in enumerate(wanted)]
+    if any(size == -1 for size in wanted):
+        rest = product(source).divided(product(size for size in wanted if size != -1))
+        if rest is None:
+            raise _Unknown
+        wanted = [rest if size == -1 else size for size in wanted]
+    return Fact(tuple(wanted), known=inputs[0].known if inputs[0] else None)
+
+
+def _squeeze(_: ir.Node, inputs: _Inputs) -> Fact:
+    source = _shape(inputs)
+    axes = {axis % len(source) for axis in _numbers(inputs, 1)} if _fact(inputs, 1) else None
+    kept = [s for index, s in enumerate(source) if (s != 1 if axes is None else index not in axes)]
+    return Fact(tuple(kept), known=inputs[0].known if inputs[0] else None)
+
+
+def _unsqueeze(_: ir.Node, inputs: _Inputs) -> Fact:
+    source, axes = list(_shape(inputs)), _numbers(inputs, 1)
+    rank = len(source) + len(axes)
+    for axis in sorted(axis % rank for axis in axes):
+        source.insert(axis, ONE)
+    return Fact(tuple(source), known=inputs[0].known if inputs[0] else None)
+
+
+def _concat(node: ir.Node, inputs: _Inputs) -> Fact:
+    shapes = [_shape(inputs, index) for index in range(len(inputs))]
+    axis = _attribute(node, "axis") % len(shapes[0])
+    total = Polynomial.of(0)
+    for shape in shapes:
+        total = total + shape[axis]
+    parts = [fact.known for fact in inputs if fact is not None and fact.known is not None]
+    whole = (
+        tuple(size for part in parts for size in part) if len(parts) == len(inputs) and len(shapes[0]) == 1 else None
+    )
+    return Fact((*shapes[0][:axis], total, *shapes[0][axis + 1 :]), known=whole)
+
+
+def _slice(_: ir.Node, inputs: _Inputs) -> Fact:
+    sizes = list(_shape(inputs))
+    starts, ends = _known(inputs, 1), _known(inputs, 2)
+    axes = _numbers(inputs, 3) if _fact(inputs, 3) else range(len(starts))
+    steps = _numbers(inputs, 4) if _fact(inputs, 4) else (1,) * len(starts)
+    source = inputs[0]
+    elements = None if source is None else source.known
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size, a, b = sizes[axis], start.number, end.number
+        if size.number is not None and a is not None and b is not None:
+            picked = range(*slice(a, b, step).indices(size.number))
+            sizes[axis] = Polynomial.of(len(picked))
+            if elements is not None and len(sizes) == 1:
+                elements = tuple(elements[index] for index in picked)
+            continue
+        if step != 1:
+            raise _Unknown
+        elements = None
+        # Within a dimension that only the call knows, slices are taken to lie inside it.
+        first = size + a if a is not None and a < 0 else start
+        last = end if b is None or 0 <= b < _FAR else size if b > 0 else size + b
+        sizes[axis] = last - first
+    return Fact(tuple(sizes), known=elements)
+
+
+def _transpose(node: ir.Node, inputs: _Inputs) -> Fact:
+    source = _shape(inputs)
+    return Fact(tuple(source[axis] for axis in _attribute(node, "perm", range(len(source) - 1, -1, -1))))
+
+
+def _expand(_: ir.Node, inputs: _Inputs) -> Fact:
+    return Fact(_together([_shape(inputs), _known(inputs, 1)]))
+
+
+def _gather(node: ir.Node, inputs: _Inputs) -> Fact:
+    source, indices = _shape(inputs), _shape(inputs, 1)
+    axis = _attribute(node, "axis", 0) % len(source)
+    table, picked = inputs[0], inputs[1]
+    elements = None
+    if table and table.known and picked and picked.known and len(source) == 1:
+        elements = tuple(table.known[index] for index in _numbers(inputs, 1))
+    return Fact((*source[:axis], *indices, *source[axis + 1 :]), known=elements)
+
+
+def _gather_elements(_: ir.Node, inputs: _Inputs) -> Fact:
+    return Fact(_shape(inputs, 1))
+
+
+def _range(_: ir.Node, inputs: _Inputs) -> Fact:
+    (start,), (end,), (step,) = (_known(inputs, index) for index in range(3))
+    if step != 1:
+        raise _Unknown
+    return Fact((end - start,))
+
+
+def _reduce(node: ir.Node, inputs: _Inputs) -> Fact:
+    source = _shape(inputs)
+    axes = _numbers(inputs, 1) if _fact(inputs, 1) else range(len(source))
+    return _reduced(source, {axis % len(source) for axis in axes}, _attribute(node, "keepdims", 1))
+
+
+def _arg_max(node: ir.Node, inputs: _Inputs) -> Fact:
+    source = _shape(inputs)
+    made = _reduced(source, {_attribute(node, "axis", 0) % len(source)}, _attribute(node, "keepdims", 1))
+    return replace(made, dtype=ir.DataType.INT64)
+
+
+def _reduced(source: Shape, axes: set[int], keep: int) -> Fact:
+    return Fact(tuple(ONE if i in axes else size for i, size in enumerate(source) if keep or i not in axes))
+
+
+def _matmul(node: ir.Node, inputs: _Inputs) -> Fact:
+    a, b = _shape(inputs), _shape(inputs, 1)
+    if len(a) < 2 or len(b) < 2:
+        raise _Unknown
+    if _attribute(node, "transA", 0):
+        a = (*a[:-2], a[-1], a[-2])
+    if _attribute(node, "transB", 0):
+        b = (*b[:-2], b[-1], b[-2])
+    return Fact((*_together([a[:-2], b[:-2]]), a[-2], b[-1]))
+
+
+def _matmul_integer(node: ir.Node, inputs: _Inputs) -> Fact:
+    return replace(_matmul(node, inputs), dtype=ir.DataType.INT32)
+
+
+def _attention(node: ir.Node, inputs: _Inputs) -> Fact:
+    """[B, S, N*D], [B, T, G*D], [B, T, G*E] -> [B, S, N*E]."""
+    query, value = _shape(inputs), _shape(inputs, 2)
+    heads = _attribute(node, "heads", _attribute(node, "num_heads"))
+    groups = _attribute(node, "kv_heads", heads)
+    return Fact((*query[:2], Polynomial.of(_width(value[2]) // groups * heads)))
+
+
+def _convolution(node: ir.Node, inputs: _Inputs) -> Fact:
+    """[B, C, spatial ...] with a kernel [M, C / groups, spatial ...] -> [B, M, spatial ...]."""
+    source, kernel = _shape(inputs), _shape(inputs, 1)
+    if _attribute(node, "auto_pad", "NOTSET") != "NOTSET":
+        raise _Unknown
+    count = len(source) - 2
+    pads = _attribute(node, "pads", (0,) * 2 * count)
+    strides, dilations = (_attribute(node, name, (1,) * count) for name in ("strides", "dilations"))
+    made = []
+    for axis in range(count):
+        reach = dilations[axis] * (_width(kernel[axis + 2]) - 1)
+        room = source[axis + 2] + (pads[axis] + pads[axis + count] - reach - 1)
+        if strides[axis] != 1:
+            # Rounded down: only numbers can be.
+            room = Polynomial.of(_width(room) // strides[axis])
+        made.append(room + 1)
+    return Fact((source[0], kernel[0], *made))
+
+
+def _sum_norm(_: ir.Node, inputs: _Inputs) -> Fact:
+    return Fact(_together([_shape(inputs), _shape(inputs, 1)]))
+
+
+_VIEWS: Mapping[str, _Rule] = {
+    "Identity": _relabelled,
+    "Reshape": _reshape,
+    "Shape": _shape_of,
+    "Squeeze": _squeeze,
+    "Unsqueeze": _unsqueeze,
+}
+_MOVES: Mapping[str, _Rule] = {
+    "Cast": _cast,
+    "Concat": _concat,
+    "Expand": _expand,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "Range": _range,
+    "Slice": _slice,
+    "Transpose": _transpose,
+}
+_PRODUCTS: Mapping[str, _Rule] = {
+    "Conv": _convolution,
+    "Gemm": _matmul,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul_integer,
+    "com.microsoft::FusedMatMul": _matmul,
+    "com.microsoft::MultiHeadAttention": _attention,
+    "precast.cpu::Attention": _attention,
+}
+_KEEP = (
+    *("Abs", "Clip", "CumSum", "Erf", "Exp", "Gelu", "LayerNormalization", "Neg", "Not", "Reciprocal", "Relu"),
+    *("RMSNormalization", "RotaryEmbedding", "Sigmoid", "Softmax", "Sqrt", "Tanh"),
+    *("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"),
+    *("com.microsoft::RotaryEmbedding", "SimplifiedLayerNormalization"),
+    *("precast.cpu::BiasGelu", "precast.cpu::LayerNorm"),
+)
+_SUM_NORMS = (
+    "com.microsoft::SkipLayerNormalization",
+    "com.microsoft::SkipSimplifiedLayerNormalization",
+    "precast.cpu::AddLayerNorm",
+)
+_RULES: Mapping[str, _Rule] = {
+    **_VIEWS,
+    **_MOVES,
+    **_PRODUCTS,
+    **dict.fromkeys(_KEEP, _same),
+    **dict.fromkeys(_SUM_NORMS, _sum_norm),
+    **dict.fromkeys(("Max", "Mean", "Pow", "Sum"), _broadcast),
+    **dict.fromkeys(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or"), _truth),
+    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduce),
+    "Add": _arithmetic(lambda a, b: a + b),
+    "ArgMax": _arg_max,
+    "Div": _arithmetic(lambda a, b: a.divided(b)),
+    "Min": _arithmetic(_smaller),
+    "Mul": _arithmetic(lambda a, b: a * b),
+    "Sub": _arithmetic(lambda a, b: a - b),
+    "Where": _where,
+}

@@ -1,0 +1,113 @@
+"""What one call of a variant costs, and how near that comes to what the machine can do: the roofline.
+
+The manifest holds the cost as terms in the dimensions of a call (``precast.graphs.work`` counted them at export).
+https://doi.org/10.1145/1498765.1498785
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from precast.runtime.artifact import Variant
+from precast.runtime.errors import ArtifactError, InputError, listing
+
+__all__ = ["evaluate", "roof", "work_of"]
+
+_KINDS = ("flops", "bytes", "activations")
+_CAPPED = re.compile(r"min\(([0-9]{1,9}),([a-z_]+(?:\*[a-z_]+){0,7})\)")
+# Beside these a term is no polynomial of ours, and could take forever to compute.
+_HIGHEST_POWER, _LARGEST = 8, 2**31
+
+
+def work_of(variant: Variant, **dimensions: int) -> dict[str, int] | None:
+    """``{"flops", "bytes", "activations"}`` of one call at e.g. ``batch=8, sequence=128``.
+
+    ``bytes`` must move in any case; ``activations`` are the values between operators, which a cache may keep. Both
+    are lower bounds where ``variant.work["uncounted"]`` names operators. Dimensions the variant does not have are
+    ignored. None: the artifact says nothing of it (format 1.0).
+
+    Raises:
+        InputError: a dimension the cost depends on is not given.
+        ArtifactError: the manifest's terms are malformed.
+    """
+    if not variant.work:
+        return None
+    return {kind: evaluate(variant.work.get(kind, []), dimensions) for kind in _KINDS}
+
+
+def evaluate(terms: Any, dimensions: Mapping[str, int]) -> int:
+    """The sum of ``{"coefficient": 2, "dimensions": {"batch": 1, "min(16,sequence)": 2}}`` at a point."""
+    try:
+        total = sum(
+            term["coefficient"]
+            * math.prod(_size(name, dimensions) ** _power(p) for name, p in term["dimensions"].items())
+            for term in terms
+        )
+        return round(total)
+    except InputError:
+        raise
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
+        raise ArtifactError(
+            "The manifest's 'work' must be terms of a number and dimensions; this one cannot be computed "
+            f"({type(error).__name__}: {error}). Export the model again."
+        ) from error
+
+
+def _term(coefficient: float, powers: Mapping[str, Any], dimensions: Mapping[str, int]) -> float:
+    return coefficient * math.prod(_size(name, dimensions) ** _power(power) for name, power in powers.items())
+
+
+def _power(power: Any) -> int:
+    if not isinstance(power, int) or not 0 <= power <= _HIGHEST_POWER:
+        raise ValueError(f"power {power!r}")
+    return power
+
+
+def _size(name: str, dimensions: Mapping[str, int]) -> int:
+    capped = _CAPPED.fullmatch(name)
+    if capped:
+        return min(int(capped[1]), math.prod(_size(part, dimensions) for part in capped[2].split("*")))
+    if name not in dimensions:
+        raise InputError(
+            f"the cost of a call depends on its dimension {name!r}, which was not given "
+            f"(given: {listing(sorted(dimensions))})."
+        )
+    size = dimensions[name]
+    if not 0 <= size <= _LARGEST:
+        raise InputError(f"dimension {name!r} must be 0 to {_LARGEST}, got {size}.")
+    return size
+
+
+def roof(work: Mapping[str, int], time: float, calibration: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """Where a call that takes ``time`` seconds stands below the machine's two limits.
+
+    Args:
+        work: ``flops`` and ``bytes`` of the call (`work_of`).
+        calibration: what `precast.runtime.bench.calibrate.calibrate` measured.
+        precision: of the variant; picks the GEMM to compare with. One that was not measured is held to fp32's.
+
+    Returns:
+        ``flops_per_second``, ``bytes_per_second``; ``of_gemm`` and ``of_read``, fractions of what was measured (None
+        where it was not); ``bound``, the limit that is nearer: ``compute`` or ``memory``; ``intensity`` in operations
+        a byte; ``gemm``, the precision compared with.
+    """
+    flops, moved = work["flops"] / time, work["bytes"] / time
+    products = calibration.get("gemm") or {}
+    gemm = precision if precision in products else "fp32"
+    of_gemm, of_read = (
+        value / limit["value"] if limit and limit["value"] > 0 else None
+        for value, limit in ((flops, products.get(gemm)), (moved, calibration.get("read")))
+    )
+    bound = None if of_gemm is None or of_read is None else "compute" if of_gemm >= of_read else "memory"
+    return {
+        "flops_per_second": flops,
+        "bytes_per_second": moved,
+        "of_gemm": of_gemm,
+        "of_read": of_read,
+        "bound": bound,
+        "intensity": work["flops"] / work["bytes"] if work["bytes"] else None,
+        "gemm": gemm,
+    }
