@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from precast.runtime.artifact import Artifact, Component, TensorSpec, Variant
+from precast.runtime.bench.work import work_of
 
 __all__ = ["diff", "summary", "worst_errors"]
 
@@ -31,7 +32,7 @@ def summary(artifact: Artifact) -> dict[str, Any]:
                 "inputs": [spec.to_json() for spec in component.inputs],
                 "outputs": [spec.to_json() for spec in component.outputs],
                 "limits": dict(component.limits),
-                "variants": {v.name: _variant(v, sizes) for v in artifact.variants(name)},
+                "variants": {v.name: _variant(v, sizes) | _work(v, component) for v in artifact.variants(name)},
             }
             for name, component in sorted(manifest.components.items())
         },
@@ -96,6 +97,17 @@ def _variant(variant: Variant, sizes: Mapping[str, int]) -> dict[str, Any]:
         "size": {"graph": sizes[variant.graph], "weights": sum(sizes[path] for path in set(variant.weights))},
         **({"producer": dict(variant.producer)} if variant.producer else {}),
     }
+
+
+def _work(variant: Variant, component: Component) -> dict[str, Any]:
+    """What one call costs at an example point: every dimension 1, texts of 128 tokens or as many as there may be."""
+    dimensions = {size: 1 for spec in component.inputs for size in spec.shape if isinstance(size, str)}
+    if "sequence" in dimensions:
+        dimensions["sequence"] = min(128, component.limits.get("max_positions") or 128)
+    found = work_of(variant, **dimensions)
+    if found is None:
+        return {}
+    return {"work": {"at": dimensions, **found, "uncounted": list(variant.work.get("uncounted", []))}}
 
 
 def _component(a: Artifact, b: Artifact, old: Component, new: Component) -> dict[str, Any]:

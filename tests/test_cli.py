@@ -179,6 +179,7 @@ def test_inspect(classifier: Path) -> None:
     shown = good("inspect", classifier)
     assert "text-classification, zero-shot-classification" in shown
     assert "cpu-fp32 operators: " in shown
+    assert "GFLOP a call of batch 1, sequence 128; " in shown
     assert "logits float32[batch, 3]" in shown
 
 

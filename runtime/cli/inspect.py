@@ -55,11 +55,19 @@ def inspect(
         for variant, entry in component["variants"].items():
             operators = ", ".join(f"{count} {operator}" for operator, count in entry["operators"].items())
             write(f"{variant} operators: {operators}")
+            if "work" in entry:
+                write(f"{variant} work: {_work(entry['work'])}")
 
 
 def _tensor(spec: Mapping[str, Any]) -> str:
     shape = ", ".join(map(str, spec["shape"]))
     return f"{spec['name']}{'?' if spec.get('optional') else ''} {spec['dtype']}[{shape}]"
+
+
+def _work(work: Mapping[str, Any]) -> str:
+    at = ", ".join(f"{name} {size}" for name, size in work["at"].items())
+    least = " or more" if work["uncounted"] else ""
+    return f"{work['flops'] / 1e9:.3g} GFLOP{least} a call of {at}; {size_text(work['bytes'])} to be read and written"
 
 
 def _variant(name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
