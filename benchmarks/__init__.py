@@ -1,1 +1,1 @@
-"""Precast beside its peers: the same weights and inputs, every peer in an environment of its own. See README.md here."""
+"""Precast beside its peers: the same weights and inputs, every peer in its own environment. See README.md here."""

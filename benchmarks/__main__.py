@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ import typer
 
 from benchmarks.catalogue import peers, workloads
 from benchmarks.run import compare, supported
+from benchmarks.selfcheck import agreement, planted
 from benchmarks.venvs import Environment, home
 from precast.runtime.backends.onnxruntime import default_threads
 from precast.runtime.bench import record
@@ -40,7 +42,7 @@ def setup(
     failed = []
     with Stages() as stage:
         for name in names or known:
-            if not Environment(name).make(stage):
+            if not Environment(name).make(_said(stage)):
                 failed.append(name)
     for name in failed:
         note(str(Environment(name).why_not()))
@@ -87,11 +89,6 @@ def run(
     chosen = workloads(names or None)
     with Stages() as stage:
 
-        def say(text: str) -> None:
-            stage(text)
-            if not sys.stderr.isatty():
-                note(text)
-
         def save(document: Any) -> None:
             if json is not None:
                 record.write(document, json)
@@ -106,12 +103,68 @@ def run(
             scenarios=scenario or ("single", "offline", "server"),
             installs=installs,
             command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-            say=say,
+            say=_said(stage),
             save=save,
         )
     if html is not None:
         html.write_text(page(document), encoding="utf-8")
     write(markdown(document))
+
+
+@app.command(epilog="\b\nExample:\n  python -m benchmarks agree monday.json tuesday.json")
+@guarded
+def agree(
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="A record.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="A record of the same comparison.")],
+) -> None:
+    """Show every ratio of two runs of one comparison. Exit status 1: one is outside the interval the other states."""
+    found = agreement(record.read(a), record.read(b))
+    table(("workload", "point", "peer", "A", "95 %", "B", "95 %", ""), [
+        (entry["workload"], f"{entry['scenario']} {entry['batch']}x{entry['length']}", entry["engine"],
+         f"{entry['ratio']['value']:.3f}", f"{entry['ratio']['low']:.3f} - {entry['ratio']['high']:.3f}",
+         f"{entry['again']['value']:.3f}", f"{entry['again']['low']:.3f} - {entry['again']['high']:.3f}",
+         "" if entry["inside"] else "OUTSIDE")
+        for entry in found
+    ], numbers=(3, 4, 5, 6))  # fmt: skip
+    outside = sum(not entry["inside"] for entry in found)
+    write(f"{len(found) - outside} of {len(found)} ratios lie in the interval of the other run.")
+    if outside or not found:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="\b\nExample:\n  python -m benchmarks check minilm --slower 10")
+@guarded
+def check(
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact's folder.")],
+    slower: Annotated[float, typer.Option(min=0.1, help="Percent by which the planted variant is slower.")] = 10.0,
+    launches: Annotated[int, typer.Option(min=2)] = 4,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Each run at each point.")] = 4.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
+) -> None:
+    """Run an artifact twice as it is and once slowed. Exit status 1: equal runs alarm, or the slow one is not found."""
+    with Stages() as stage:
+        plan = Plan(launches=launches, seconds=seconds)
+        count = threads or default_threads()
+        found = planted(artifact, slower=slower / 100, plan=plan, threads=count, say=_said(stage))
+    write(f"Two equal runs: {found['equal']['regressions']} alarms, {found['equal']['compared']} times compared.")
+    for change in found["equal"]["changes"]:
+        write(f"  {_told(change)}")
+    write(f"Slowed by {slower:g} %: found at {found['found']} of {found['points']} points.")
+    for change in found["slowed"]["changes"]:
+        write(f"  {_told(change)}")
+    if not found["held"]:
+        raise typer.Exit(1)
+
+
+def _said(stage: Stages) -> Callable[[str], None]:
+    """Progress on a terminal, and as lines in the log of a run that takes an hour."""
+    return stage if sys.stderr.isatty() else note
+
+
+def _told(change: Any) -> str:
+    ratio = change["ratio"]
+    where = f"{change['what']} at {change['batch']} x {change['length']}"
+    return f"{where}: {ratio['value']:.3f} ({ratio['low']:.3f} - {ratio['high']:.3f})"
 
 
 if __name__ == "__main__":

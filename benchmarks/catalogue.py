@@ -111,7 +111,7 @@ def _workload(path: Path) -> Workload:
     source, points = table.get("source", {}), table.get("points", {})
     given = [name for name in ("package", "config", "script") if name in source]
     if len(given) != 1:
-        raise SystemExit(f"{where}: [source] has one of package, config and script; found: {', '.join(given) or 'none'}.")
+        raise SystemExit(f"{where}: [source] has one of package, config, script; found: {', '.join(given) or 'none'}.")
     _known(where, "points", points, ("single", "offline", "server"))
     if not points:
         raise SystemExit(f"{where}: [points] names what is measured, such as single = ['1x128']; it is empty.")

@@ -14,11 +14,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomllib
 
 _NAMED = {"encoder": "last_hidden_state", "image": "logits", "ctc": "logits"}
 

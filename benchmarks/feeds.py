@@ -40,9 +40,7 @@ def points(
     ]
 
 
-def _point(
-    workload: Workload, scenario: str, entry: str, folder: Path, speech: Callable[[Path], None] | None
-) -> Point:
+def _point(workload: Workload, scenario: str, entry: str, folder: Path, speech: Callable[[Path], None] | None) -> Point:
     match = _POINT.fullmatch(entry)
     if match is None:
         raise SystemExit(f"{workload.name}: a point is BATCHxLENGTH, such as 1x128; found {entry!r}.")

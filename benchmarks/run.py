@@ -1,4 +1,4 @@
-"""The comparison: for each workload its checkpoint, every peer's conversion, the reference's outputs, and one session."""
+"""The comparison: for each workload its checkpoint, every peer's conversion, the reference's outputs, one session."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def compare(
     say: Say,
     save: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure every workload with every peer that supports it; the record, also given to ``save`` after each workload."""
+    """Measure every workload with every peer that supports it; ``save`` gets the record after each workload."""
     document = record.new(
         command=command,
         settings={"launches": plan.launches, "seconds": plan.seconds, "device": device, "threads": threads},
@@ -110,7 +110,9 @@ def _one(
         raise BenchmarkError(f"{workload.name} has no point of the scenarios {', '.join(scenarios)}.")
     say(f"{workload.name}: what upstream computes")
     expected = folder / "reference"
-    missing = sorted({point.feeds[0] for point in grid} - {str(folder / "feeds" / p.name) for p in expected.glob("*.npz")})
+    missing = sorted(
+        {point.feeds[0] for point in grid} - {str(folder / "feeds" / p.name) for p in expected.glob("*.npz")}
+    )
     if missing:
         _upstream("reference", workload, checkpoint, expected, *missing)
     contenders = _contenders(workload, usable, checkpoint, folder, document, threads, device, precisions, say)
@@ -249,7 +251,9 @@ def _checked(contender: Contender, point: Point, path: Path, expected: Path) -> 
         raise BenchmarkError(f"{contender.engine} computes {name} of shape {mine.shape}; upstream {exact.shape}.")
     with np.load(point.feeds[0]) as feed:
         mask = feed["attention_mask"].astype(bool) if "attention_mask" in feed.files else None
-    texts = [(mine[i][mask[i]], exact[i][mask[i]]) if mask is not None else (mine[i], exact[i]) for i in range(len(mine))]
+    texts = [
+        (mine[i][mask[i]], exact[i][mask[i]]) if mask is not None else (mine[i], exact[i]) for i in range(len(mine))
+    ]
     worst = max(float(np.abs(a - b).max()) for a, b in texts)
     cosine = min(_cosine(a, b) for a, b in texts)
     scale = max(1.0, float(np.abs(exact).max()))
@@ -269,7 +273,9 @@ def _agreement(contender: Contender, mine: Any, exact: Any, precision: str) -> d
     same = np.cumprod(mine[:, :width] == exact[:, :width], axis=1).sum(axis=1)
     share = float(same.mean() / exact.shape[1])
     if precision == "fp32" and share < _AGREE:
-        raise BenchmarkError(f"{contender.engine} generates other tokens: {share:.0%} agree before the first difference.")
+        raise BenchmarkError(
+            f"{contender.engine} generates other tokens: {share:.0%} agree before the first difference."
+        )
     return {"against": "upstream's tokens in float32", "agreement": round(share, 4)}
 
 

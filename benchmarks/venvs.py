@@ -86,7 +86,9 @@ class Environment:
         ):
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
+                said = [
+                    line for line in done.stderr.splitlines() if line.startswith("ERROR")
+                ] or done.stderr.splitlines()
                 failed.write_text(" ".join(said[:2]) or f"exit status {done.returncode}")
                 return False
         seconds = time.perf_counter() - began

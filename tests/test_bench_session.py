@@ -1,4 +1,4 @@
-"""The harness: workers and their protocol, sessions of several contenders, points of the grid. No test looks at a time."""
+"""The harness: workers and their protocol, sessions of several contenders, points. No test looks at a time."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def test_a_worker_that_dies_says_why(tmp_path: Path) -> None:
     process = Process(contender(tmp_path, body="def run(self, feed):\n    os.write(2, b'out of luck\\n'); os._exit(3)"))
     try:
         process.load()
-        with pytest.raises(BenchmarkError, match=r"ours could not run: its process ended \(exit status 3\): .*out of luck"):
+        with pytest.raises(
+            BenchmarkError, match=r"ours could not run: its process ended \(exit status 3\): .*out of luck"
+        ):
             process.ask("run", feed=point(tmp_path).feeds[0])
         with pytest.raises(BenchmarkError, match="its process ended"):
             process.ask("run", feed="x")
@@ -180,7 +182,8 @@ def test_outputs_are_checked_before_anything_is_timed(tmp_path: Path) -> None:
 def test_rows_say_what_else_is_known_of_a_point(tmp_path: Path) -> None:
     session = measured(
         tmp_path, [contender(tmp_path, body="def details(self, feed):\n    return {'call_overhead_us': 5.0}")],
-        [point(tmp_path)], describe=lambda one, at: {"work": {"flops": at.batch * 10, "bytes": 1}, "error": {"cosine": 1.0}},
+        [point(tmp_path)],
+        describe=lambda one, at: {"work": {"flops": at.batch * 10, "bytes": 1}, "error": {"cosine": 1.0}},
     )  # fmt: skip
     row = session.rows()[0]
     assert row["work"] == {"flops": 20, "bytes": 1}
@@ -234,7 +237,9 @@ def test_a_distribution_is_drawn_within_its_range_and_the_same_each_time(
 
 def test_texts_of_like_length_share_a_batch_where_all_are_at_hand() -> None:
     padding = {
-        together: sum(max(lengths) * len(lengths) - sum(lengths) for lengths in batches(8, "natural", together=together))
+        together: sum(
+            max(lengths) * len(lengths) - sum(lengths) for lengths in batches(8, "natural", together=together)
+        )
         for together in (True, False)
     }
     assert padding[True] < padding[False] / 2
@@ -264,5 +269,7 @@ def test_what_is_no_grid_is_refused() -> None:
     for text in ("0", "x", "uniform:5-2", "uniform:0-2", "uniform:3", "-1", ""):
         with pytest.raises(InputError, match=r"--length takes a whole number, natural"):
             parse_length(text)
-    with pytest.raises(InputError, match=r"--batch takes whole numbers separated by commas, such as 1,8; received '1,x'"):
+    with pytest.raises(
+        InputError, match=r"--batch takes whole numbers separated by commas, such as 1,8; received '1,x'"
+    ):
         parse_numbers("1,x", "--batch")

@@ -1,4 +1,4 @@
-"""Figures with intervals: quantiles of Student's t, coverage of a repeat, ratios of turns, and what two records differ in."""
+"""Figures with intervals: quantiles of Student's t, coverage of a repeat, ratios of turns, two records compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from precast.runtime.bench.statistics import Estimate, estimate, floor, pool, qu
 from precast.runtime.errors import BenchmarkError
 
 # Student's t from tables (Abramowitz and Stegun, table 26.10).
-TABLE = {(0.975, 1): 12.706, (0.975, 2): 4.303, (0.975, 3): 3.182, (0.995, 5): 4.032, (0.95, 10): 1.812, (0.9995, 30): 3.646}
+TABLE = {
+    (0.975, 1): 12.706,
+    (0.975, 2): 4.303,
+    (0.975, 3): 3.182,
+    (0.995, 5): 4.032,
+    (0.95, 10): 1.812,
+    (0.9995, 30): 3.646,
+}
 
 
 @pytest.mark.parametrize(("p", "freedom"), TABLE)
@@ -26,7 +33,7 @@ def test_students_quantiles(p: float, freedom: int) -> None:
 
 
 def test_students_quantile_refuses_what_it_is_not_made_for() -> None:
-    with pytest.raises(ValueError, match="at least 0.5 and below 1"):
+    with pytest.raises(ValueError, match=r"at least 0\.5 and below 1"):
         student(0.2, 3)
 
 
@@ -97,7 +104,7 @@ def test_turns_taken_side_by_side_cancel_what_slows_both() -> None:
 
 
 def test_every_ratio_of_a_record_lies_in_the_interval_of_a_repeat() -> None:
-    """"The same comparison twice": all ratios of one run inside the intervals of another, which hold for all at once."""
+    """The same comparison twice: all ratios of one run inside the intervals of the other, which hold all at once."""
     rng = random.Random(3)
     missed = 0
     for _ in range(60):
@@ -126,8 +133,12 @@ def test_a_point_that_only_one_engine_has_makes_no_ratio() -> None:
 def made(rng: random.Random, slower: float = 1.0, points: int = 6, **more: Any) -> dict[str, Any]:
     """A record of one engine whose times are ``slower`` times what they are elsewhere."""
     levels = [0.003 * 2**i for i in range(points)]
-    rows = [row("cpu-fp32", launches(rng, level * slower, 3, 0.01), length=16 * (i + 1)) for i, level in enumerate(levels)]
-    rows.append({**row("cpu-fp32", [[0.3 * slower * math.exp(rng.gauss(0, 0.02))] for _ in range(3)]), "scenario": "cold"})
+    rows = [
+        row("cpu-fp32", launches(rng, level * slower, 3, 0.01), length=16 * (i + 1)) for i, level in enumerate(levels)
+    ]
+    rows.append(
+        {**row("cpu-fp32", [[0.3 * slower * math.exp(rng.gauss(0, 0.02))] for _ in range(3)]), "scenario": "cold"}
+    )
     del rows[-1]["floors"]
     return {"format": record.FORMAT, "machine": {"cpu": "c", "cores": 2, "features": []}, "rows": rows, **more}
 

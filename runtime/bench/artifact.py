@@ -58,7 +58,7 @@ def bench(
     artifact = Artifact.open(path)
     component = artifact.component_for(None)
     chosen, skipped = _runnable(artifact, component, variants, device)
-    workload = Path(path).resolve().name
+    workload, manifest = Path(path).resolve().name, artifact.manifest
     document = record.new(
         command=command,
         settings={"launches": plan.launches, "seconds": plan.seconds, "device": device, "threads": list(threads)},
@@ -68,7 +68,7 @@ def bench(
     document["workloads"][workload] = {
         "title": workload,
         "kind": component.name,
-        "description": f"{artifact.manifest.source.id}, {artifact.manifest.model_type}, {artifact.manifest.default_task}",
+        "description": ", ".join((manifest.source.id, manifest.model_type, manifest.default_task)),
     }
     document["absent"] = skipped
     longest = component.limits.get("max_positions")
@@ -160,7 +160,12 @@ def _runnable(
 
 
 def _contender(path: str, variant: Variant, device: str, threads: int) -> Contender:
-    options = {"threads": threads, "device": device, "precision": variant.precision, "workload": {"variant": variant.name}}
+    options = {
+        "threads": threads,
+        "device": device,
+        "precision": variant.precision,
+        "workload": {"variant": variant.name},
+    }
     return Contender(variant.name, sys.executable, _ADAPTER, Path(path), Path(path), options)
 
 

@@ -40,7 +40,7 @@ def compare(
     """What changed from ``a`` to ``b``.
 
     Returns: ``changes``, every figure that differs beyond noise as ``{"what", "a", "b", "ratio", "worse", "regression",
-    ...key of the row}``; ``compared``, how many figures were looked at; ``only_a``, ``only_b``: rows without a counterpart;
+    ...key of the row}``; ``compared``, how many times were looked at; ``only_a``, ``only_b``: rows of one record alone;
     ``regressions``: how many of the changes are for the worse by more than ``bound`` (0.05: 5 %).
 
     Raises:
@@ -65,7 +65,9 @@ def compare(
     return {
         "bound": bound,
         "compared": len(timed),
-        "changes": sorted(changes, key=lambda change: (not change["regression"], -abs(math.log(change["ratio"]["value"])))),
+        "changes": sorted(
+            changes, key=lambda change: (not change["regression"], -abs(math.log(change["ratio"]["value"])))
+        ),
         "regressions": sum(change["regression"] for change in changes),
         "only_a": [_named(row) for name, row in first.items() if name not in second],
         "only_b": [_named(row) for name, row in second.items() if name not in first],
@@ -140,6 +142,10 @@ def _change(
         "worse": worse,
         "regression": worse and ratio.value > 1 + bound,
     }
+
+
+def _size(change: Mapping[str, Any]) -> float:
+    return abs(math.log(change["ratio"]["value"]))
 
 
 def _named(row: Mapping[str, Any]) -> dict[str, Any]:

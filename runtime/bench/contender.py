@@ -44,14 +44,24 @@ class Process:
         self._contender = contender
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         # Libraries that would otherwise phone home or draw progress; and each in its own thread settings.
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+        environment = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONWARNINGS": "ignore",
+        }
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             environment[name] = str(contender.options.get("threads") or os.cpu_count())
         self.began = time.perf_counter()
         self._process = subprocess.Popen(
             [contender.python, os.fspath(WORKER), os.fspath(contender.adapter)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=environment, text=True, encoding="utf-8",
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            text=True,
+            encoding="utf-8",
+        )
 
     @property
     def pid(self) -> int:
@@ -97,4 +107,3 @@ class Process:
         said = " | ".join(lines[-_LAST_LINES:]) or "nothing said"
         reason = f"signal {-status}" if status < 0 else f"exit status {status}"
         return f"its process ended ({reason}): {said}"
-

@@ -44,7 +44,9 @@ def parse_length(text: str, option: str = "--length") -> int | str:
     raise InputError(f"{option} takes {_FORMS}, separated by commas; received {text!r}.")
 
 
-def batches(batch: int, length: int | str, *, together: bool, longest: int | None = None, seed: int = 0) -> list[list[int]]:
+def batches(
+    batch: int, length: int | str, *, together: bool, longest: int | None = None, seed: int = 0
+) -> list[list[int]]:
     """The lengths of the texts of every batch that stands for a point; a single batch for a fixed length.
 
     Args:
@@ -112,7 +114,9 @@ def artifact_inputs(component: Any) -> Callable[[Sequence[int], np.random.Genera
                 ids = rng.integers(0, int(component.limits["vocab_size"]), shape, dtype=np.int64)
                 inputs[spec.name] = np.where(real, ids, 0)
             else:
-                inputs[spec.name] = np.broadcast_to(real if spec.name == "attention_mask" else 0, shape).astype(np.int64)
+                inputs[spec.name] = np.broadcast_to(real if spec.name == "attention_mask" else 0, shape).astype(
+                    np.int64
+                )
         return inputs
 
     return make

@@ -1,4 +1,4 @@
-"""A measurement: every contender started several times, and at every point of the grid timed in turns with the others."""
+"""A measurement: every contender started several times, and at every point of the grid timed in turns with others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +28,8 @@ _LONG = 0.5  # seconds a call from which a turn needs no call to settle in
 class Point(NamedTuple):
     """A point of the grid: what every contender is asked, again and again.
 
-    ``feeds`` are .npz files, all alike for a fixed length, of many lengths for a mix. ``amounts`` is what one call holds
-    on average (texts, tokens, images, seconds_of_sound).
+    ``feeds`` are .npz files, one for a fixed length, of many lengths for a mix. ``amounts`` is what one call holds on
+    average (texts, tokens, images, seconds_of_sound).
     """
 
     scenario: str
@@ -74,7 +75,7 @@ class _Measured:
         self.marks.append([])
 
     def add(self, answer: Mapping[str, Any], mixed: bool) -> None:
-        """One turn. Calls of one kind have a median; calls of many lengths only a mean that is the same work for all."""
+        """One turn. Calls of one kind have a median; of many lengths, only a mean is the same work for all."""
         seconds = answer["seconds"]
         self.rounds[-1].append(sum(seconds) / len(seconds) if mixed else quantile(seconds, 0.5))
         self.calls[-1] += seconds
@@ -123,7 +124,7 @@ class Session:
             running: dict[str, Process] = {}
             try:
                 for contender in list(self._contenders):
-                    self._guard(contender, lambda contender=contender: self._start(contender, running))  # type: ignore[misc]
+                    self._guard(contender, partial(self._start, contender, running))
                 for index, point in enumerate(self._points):
                     self._progress(f"{self.workload}: {point.label}, launch {launch + 1} of {self.plan.launches}")
                     self._measure(launch, index, point, running)
@@ -152,26 +153,23 @@ class Session:
             for contender in list(self._contenders if order is None else order):
                 if contender in self._contenders:
                     process = running[contender.engine]
-                    self._guard(contender, lambda act=act, c=contender, p=process: act(c, p))  # type: ignore[misc]
+                    self._guard(contender, partial(act, contender, process))
 
         if launch == 0:
-            each(lambda contender, process: self._checked(index, point, contender, process))
+            each(partial(self._checked, index, point))
         speeds: dict[str, float] = {}
-        each(lambda contender, process: self._warm(index, point, contender, process, speeds))
+        each(partial(self._warm, index, point, speeds))
         if not speeds:
             return
         turns = self._turns(max(speeds.values()), len(point.feeds) > 1)
         for turn in range(turns):
             shift = turn % max(1, len(self._contenders))
             order = self._contenders[shift:] + self._contenders[:shift]
-            each(
-                lambda contender, process, turn=turn: self._turn(index, point, contender, process, turn, speeds),  # type: ignore[misc]
-                order if turn % 2 == 0 else order[::-1],
-            )
+            each(partial(self._turn, index, point, turn, speeds), order if turn % 2 == 0 else order[::-1])
         if launch == 0:
-            each(lambda contender, process: self._afterwards(index, point, contender, process))
+            each(partial(self._afterwards, index, point))
         if launch == self.plan.launches - 1 and point.scenario == "server":
-            each(lambda contender, process: self._serve(index, point, contender, process))
+            each(partial(self._serve, index, point))
 
     def _checked(self, index: int, point: Point, contender: Contender, process: Process) -> None:
         process.ask("memory", reset=True)
@@ -181,9 +179,7 @@ class Session:
             self._errors[contender.engine, index] = dict(self._check(contender, point, save))
             save.unlink(missing_ok=True)
 
-    def _warm(
-        self, index: int, point: Point, contender: Contender, process: Process, speeds: dict[str, float]
-    ) -> None:
+    def _warm(self, index: int, point: Point, speeds: dict[str, float], contender: Contender, process: Process) -> None:
         taken = self._taken[contender.engine, index]
         taken.begin()
         # Many lengths never look stable from call to call: once through all of them is what warm means there.
@@ -200,7 +196,7 @@ class Session:
         return max(_LEAST_TURNS, math.ceil(share / max(self.plan.turn, slowest)))
 
     def _turn(
-        self, index: int, point: Point, contender: Contender, process: Process, turn: int, speeds: Mapping[str, float]
+        self, index: int, point: Point, turn: int, speeds: Mapping[str, float], contender: Contender, process: Process
     ) -> None:
         time.sleep(self.plan.pause)
         feeds = list(point.feeds)
@@ -208,7 +204,13 @@ class Session:
         if len(feeds) > 1:
             # The same texts for all in the same turn, and over all turns each text about as often.
             count = max(1, min(len(feeds), round(self.plan.turn / (sum(speeds.values()) / len(speeds)))))
-            request = {"seconds": 0.0, "least": count, "most": count, "first": turn * count, "settle": request["settle"]}
+            request = {
+                "seconds": 0.0,
+                "least": count,
+                "most": count,
+                "first": turn * count,
+                "settle": request["settle"],
+            }
         self._taken[contender.engine, index].add(process.ask("time", feeds=feeds, **request), len(feeds) > 1)
 
     def _afterwards(self, index: int, point: Point, contender: Contender, process: Process) -> None:

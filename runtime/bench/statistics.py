@@ -173,9 +173,7 @@ def _pairs(rows: Sequence[Mapping[str, Any]], ours: str) -> list[tuple[Mapping[s
 def _paired(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[list[float]]:
     """The quotient of every turn, launch by launch; what one of the two lacks is left out."""
     both = zip(theirs["rounds"], ours["rounds"], strict=False)
-    return [
-        quotients for mine, base in both if (quotients := [a / b for a, b in zip(mine, base, strict=False)])
-    ]
+    return [quotients for mine, base in both if (quotients := [a / b for a, b in zip(mine, base, strict=False)])]
 
 
 def _center(values: Sequence[float]) -> float:

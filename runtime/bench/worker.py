@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ class Worker:
         return dict(details(self._feed(feed))) if details is not None else {}
 
     def memory(self, *, reset: bool = False, **_: Any) -> dict[str, Any]:
-        """Largest resident size so far (since the last ``reset``, where the system can count anew) and the present one."""
+        """The present resident size, and the largest since the last ``reset`` where the system can count anew."""
         answer = {"peak_bytes": _status("VmHWM"), "resident_bytes": _status("VmRSS")}
         if reset:
             with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
@@ -239,7 +240,7 @@ def main(arguments: list[str]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         name = request.pop("op")
-        attempt(lambda call=getattr(worker, name), request=request: call(**request))  # type: ignore[misc]
+        attempt(partial(getattr(worker, name), **request))
 
 
 if __name__ == "__main__":

@@ -38,11 +38,11 @@ def bench(
     ] = "16,128",
     scenario: Annotated[
         str,
-        typer.Option(
-            help="single (one call after the other), offline (all texts at hand), server (random arrivals); with commas."
-        ),
+        typer.Option(help="single (one call after the other), offline (all texts at hand), server (random arrivals)."),
     ] = "single",
-    variant: Annotated[str | None, typer.Option(help="Only these, with commas. Default: all that can run here.")] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="Only these, with commas. Default: all that can run here.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
     threads: Annotated[str | None, typer.Option(help="CPU threads, with commas. Default: all there are.")] = None,
     seconds: Annotated[
@@ -111,7 +111,7 @@ def compare(
     any_machine: Annotated[bool, typer.Option("--any-machine", help="Compare records of different machines.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Say what changed from one record to another beyond noise. Exit status 1: something is worse by more than the bound.
+    """Say what changed from one record to another beyond noise. Exit status 1: something is worse by over the bound.
 
     Times are compared by their lower deciles, which repeat best, with intervals that hold for all of them at once;
     memory and errors as they are. An error has to double.
@@ -167,9 +167,12 @@ def _write_page(document: Mapping[str, Any], path: Path) -> None:
 
 def _show(document: Mapping[str, Any]) -> None:
     machine, settings = document["machine"], document["settings"]
-    write(f"{document['artifact']} on {machine['cpu']}, {settings['launches']} launches, {settings['seconds']:g} s a point")
-    columns = ("variant", "scenario", "batch x length", "threads", "median ms", "95 %", "p90", "p99", "texts/s", "of peak",
-               "call us", "peak", "max abs error")  # fmt: skip
+    plan = f"{settings['launches']} launches, {settings['seconds']:g} s a point"
+    write(f"{document['artifact']} on {machine['cpu']}, {plan}")
+    columns = (
+        *("variant", "scenario", "batch x length", "threads", "median ms", "95 %", "p90", "p99"),
+        *("texts/s", "of peak", "call us", "peak", "max abs error"),
+    )
     rows = [_shown(row, document.get("calibration")) for row in document["rows"] if row["scenario"] != "cold"]
     table(columns, rows, numbers=range(3, 13))
     for row in document["rows"]:
@@ -180,13 +183,13 @@ def _show(document: Mapping[str, Any]) -> None:
                 f"{row['time']['value']:.2f} s ({_range(row['time'], 1, 2)}), {load:.2f} s of it opening the artifact."
             )
         elif "server" in row:
-            held = row["server"]["held_per_second"]
+            held, bound = row["server"]["held_per_second"], row["server"]["bound_seconds"] * 1e3
             write(
-                f"{row['engine']}, {row['batch']} x {row['length']}: {held['low']:.3g} requests a second are answered within "
-                f"{row['server']['bound_seconds'] * 1e3:.3g} ms (99 %); {held['high']:.3g} are not."
+                f"{row['engine']}, {row['batch']} x {row['length']}: {held['low']:.3g} requests a second are answered "
+                f"within {bound:.3g} ms (99 %); {held['high']:.3g} are not."
             )
     if document["settings"]["device"] != "cpu" and machine["device"] is None:
-        write(f"No device was read on this machine: {document['settings']['device']} rows have no device memory or clocks.")
+        write(f"No device could be read on this machine: {settings['device']} rows have no device memory or clocks.")
     for entry in document["absent"]:
         write(f"{entry['engine']} was left out: {entry['reason']}")
 
@@ -239,7 +242,7 @@ def _show_changes(found: Mapping[str, Any]) -> None:
         if missing:
             write(f"{len(missing)} measurements are in the {name} record only.")
     if found["regressions"]:
-        write(f"{found['regressions']} of {found['compared']} times and figures are worse by more than {found['bound']:.0%}.")
+        write(f"{found['regressions']} figures are worse by more than {found['bound']:.0%}.")
     else:
         write(f"Nothing is worse by more than {found['bound']:.0%} beyond noise; {found['compared']} times compared.")
 
@@ -247,7 +250,7 @@ def _show_changes(found: Mapping[str, Any]) -> None:
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         cls=_DefaultsToRun,
-        help="Time an artifact: latency, throughput, memory and cold start with their uncertainty, and its parity error.",
+        help="Time an artifact: latency, throughput, memory and cold start with their uncertainty, and its error.",
         short_help="Time an artifact, compare two records, draw a page.",
         rich_markup_mode=None,
         epilog=_EXAMPLE,
