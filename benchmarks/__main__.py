@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks.catalogue import peers, workloads
-from benchmarks.run import compare, supported
+from benchmarks.catalogue import Workload, peers, workloads
+from benchmarks.run import Comparison, supported
 from benchmarks.selfcheck import agreement, planted
-from benchmarks.venvs import Environment, home
+from benchmarks.venvs import Environment, Here, home
 from precast.runtime.backends.onnxruntime import default_threads
 from precast.runtime.bench import record
+from precast.runtime.bench.device import device_state, why_no_device
 from precast.runtime.bench.session import Plan
 from precast.runtime.cli.console import Stages, guarded, note, table, write
+from precast.runtime.errors import ProviderError
 
 app = typer.Typer(
     help="Precast beside its peers: the same weights, the same inputs, in turns, each in an environment of its own.",
@@ -83,29 +86,72 @@ def run(
     html: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None,
 ) -> None:
     """Measure workloads with every peer that supports them; print Markdown, write the record and the page."""
+    _measure(
+        workloads(names or None),
+        peer,
+        Plan(launches=launches, seconds=seconds),
+        json,
+        html,
+        device=device,
+        threads=threads or default_threads(),
+        precisions=precision,
+        scenarios=scenario or ("single", "offline", "server"),
+        installs=installs,
+    )
+
+
+@app.command(epilog="\b\nExample:\n  python -m benchmarks gpu --json gpu.json --html gpu.html")
+@guarded
+def gpu(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[WORKLOAD]...", help="Default: the encoders.")] = None,
+    json: Annotated[Path, typer.Option(help="Where the record goes.")] = Path("gpu.json"),
+    html: Annotated[Path | None, typer.Option(help="Where the page goes.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="After these nothing new is begun.")] = 9.0,
+) -> None:
+    """Measure on a CUDA device in one go, all peers on this Python: for a machine where nothing can be installed.
+
+    The record is written after every workload; what was not reached, or cannot be imported here, is in it with the
+    reason. Clocks are read and never set. Exit status 1: there is no device.
+    """
+    until = time.perf_counter() + 60 * minutes
+    if device_state() is None:
+        raise ProviderError(f"A CUDA device is needed for this: {why_no_device()}")
+    chosen = workloads(names or [entry.name for entry in workloads() if entry.kind == "encoder"])
+    _measure(
+        chosen,
+        None,
+        Plan(launches=2, seconds=1.5),
+        json,
+        html,
+        device="cuda",
+        threads=default_threads(),
+        installs=False,
+        environment=Here,
+        until=until,
+    )
+
+
+def _measure(
+    chosen: Sequence[Workload],
+    names: list[str] | None,
+    plan: Plan,
+    json: Path | None,
+    html: Path | None,
+    **settings: Any,
+) -> None:
+    """Run a comparison, with progress, the record and the page; Markdown on stdout."""
     from precast.runtime.bench.report import html as page
     from precast.runtime.bench.report import markdown
 
-    chosen = workloads(names or None)
     with Stages() as stage:
-
-        def save(document: Any) -> None:
-            if json is not None:
-                record.write(document, json)
-
-        document = compare(
-            chosen,
-            peers(peer) if peer else supported(chosen, device),
-            plan=Plan(launches=launches, seconds=seconds),
-            threads=threads or default_threads(),
-            device=device,
-            precisions=precision,
-            scenarios=scenario or ("single", "offline", "server"),
-            installs=installs,
+        comparison = Comparison(
+            plan=plan,
             command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
             say=_said(stage),
-            save=save,
+            save=lambda document: None if json is None else record.write(document, json),
+            **settings,
         )
+        document = comparison.run(chosen, peers(names) if names else supported(chosen, comparison.device))
     if html is not None:
         html.write_text(page(document), encoding="utf-8")
     write(markdown(document))

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.catalogue import HERE, Peer
 from precast.runtime.bench.statistics import estimate
 
-__all__ = ["Environment", "home"]
+__all__ = ["Environment", "Here", "home"]
 
 ROOT = HERE.parent
 _IMPORTS = 7
@@ -126,3 +126,18 @@ class Environment:
 
     def _stamp(self) -> Path:
         return self.folder / "precast-benchmarks.json"
+
+
+class Here(Environment):
+    """The Python that runs this, whatever peer it is asked for: where nothing can be installed, as on a lent GPU."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__("precast")
+        self.python = Path(sys.executable)
+        self._asked = name
+
+    def why_not(self) -> str | None:
+        return None
+
+    def current(self) -> bool:
+        return True

@@ -111,6 +111,16 @@ def test_a_worker_that_dies_says_why(tmp_path: Path) -> None:
         process.close()
 
 
+def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
+    process = Process(contender(tmp_path, body="def run(self, feed):\n    time.sleep(60)"))
+    try:
+        process.load()
+        with pytest.raises(BenchmarkError, match=r"ours did not run within 0\.2 s and was ended"):
+            process.ask("run", feed=point(tmp_path).feeds[0], patience=0.2)
+    finally:
+        process.close()
+
+
 def test_an_adapter_that_cannot_be_imported_says_why(tmp_path: Path) -> None:
     broken = contender(tmp_path)
     broken.adapter.write_text("import no_such_module_at_all\n")
@@ -177,6 +187,14 @@ def test_outputs_are_checked_before_anything_is_timed(tmp_path: Path) -> None:
     rows = session.rows()
     assert {row["engine"] for row in rows} == {"ours"}
     assert rows[0]["error"] == {"max_abs": 0.0}
+
+
+def test_points_that_are_not_reached_are_named(tmp_path: Path) -> None:
+    session = measured(tmp_path, [contender(tmp_path)], [point(tmp_path)], until=0.0)
+    assert session.absent == [
+        {"engine": "all", "workload": "w", "reason": "single 2 x 3 was not reached: the time was up"}
+    ]
+    assert [row["scenario"] for row in session.rows()] == ["cold"]
 
 
 def test_rows_say_what_else_is_known_of_a_point(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ __all__ = ["WORKER", "Contender", "Process"]
 
 WORKER = Path(__file__).with_name("worker.py")
 _LAST_LINES = 3
+_PATIENCE = 900.0  # seconds; compilers and quantisers take minutes
 
 
 class Contender(NamedTuple):
@@ -67,15 +69,22 @@ class Process:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, op: str, **request: Any) -> dict[str, Any]:
-        """One request, one answer."""
+    def ask(self, op: str, *, patience: float = _PATIENCE, **request: Any) -> dict[str, Any]:
+        """One request, one answer; a process that has none after ``patience`` seconds is ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
+        late = threading.Event()
+        watch = threading.Timer(patience, lambda: (late.set(), self._process.kill()))
+        watch.start()
         try:
             self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        finally:
+            watch.cancel()
+        if late.is_set():
+            raise BenchmarkError(f"{self.engine} did not {op} within {patience:g} s and was ended.")
         answer: dict[str, Any] = json.loads(line) if line else {"error": self._death()}
         if "error" in answer:
             raise BenchmarkError(f"{self.engine} could not {op}: {answer['error']}")

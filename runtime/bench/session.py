@@ -65,6 +65,7 @@ class _Measured:
         self.rounds: list[list[float]] = []
         self.calls: list[list[float]] = []
         self.marks: list[list[list[float]]] = []
+        self.on_device: list[list[float]] = []
         self.memory: dict[str, int] = {}
         self.extra: dict[str, Any] = {}
         self.unstable = 0
@@ -73,6 +74,7 @@ class _Measured:
         self.rounds.append([])
         self.calls.append([])
         self.marks.append([])
+        self.on_device.append([])
 
     def add(self, answer: Mapping[str, Any], mixed: bool) -> None:
         """One turn. Calls of one kind have a median; of many lengths, only a mean is the same work for all."""
@@ -80,6 +82,7 @@ class _Measured:
         self.rounds[-1].append(sum(seconds) / len(seconds) if mixed else quantile(seconds, 0.5))
         self.calls[-1] += seconds
         self.marks[-1] += answer.get("marks", [])
+        self.on_device[-1] += answer.get("device_seconds", [])
 
 
 class Session:
@@ -88,6 +91,7 @@ class Session:
     ``check``: called once for each contender and point with the .npz of its outputs, before anything is timed; what it
     returns goes into the row's ``error``, and a BenchmarkError it raises takes the contender out, with the reason.
     ``describe``: what else a row says (the error an artifact's own record states, the work of a call).
+    ``until``: a time of `time.perf_counter` after which nothing new is begun; points not reached are in `absent`.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class Session:
         progress: Callable[[str], None] = lambda _: None,
         check: Callable[[Contender, Point, Path], Mapping[str, Any]] | None = None,
         describe: Callable[[Contender, Point], Mapping[str, Any]] = lambda contender, point: {},
+        until: float = math.inf,
     ) -> None:
         self.workload, self.plan = workload, plan
         self.absent: list[dict[str, Any]] = []
@@ -108,6 +113,7 @@ class Session:
         self._contenders = list(contenders)
         self._points = list(points)
         self._scratch, self._progress, self._check, self._describe = scratch, progress, check, describe
+        self._until = until
         self._taken: dict[tuple[str, int], _Measured] = defaultdict(_Measured)
         self._cold: dict[str, list[float]] = defaultdict(list)
         self._loaded: dict[str, list[float]] = defaultdict(list)
@@ -121,11 +127,15 @@ class Session:
             BenchmarkError: not one contender could be measured.
         """
         for launch in range(self.plan.launches):
+            if launch and self._late():
+                break
             running: dict[str, Process] = {}
             try:
                 for contender in list(self._contenders):
                     self._guard(contender, partial(self._start, contender, running))
                 for index, point in enumerate(self._points):
+                    if self._late():
+                        break
                     self._progress(f"{self.workload}: {point.label}, launch {launch + 1} of {self.plan.launches}")
                     self._measure(launch, index, point, running)
             finally:
@@ -133,6 +143,15 @@ class Session:
                     process.close()
         if not self._contenders:
             raise BenchmarkError("; ".join(entry["reason"] for entry in self.absent))
+        reached = {index for (_, index), taken in self._taken.items() if taken.rounds}
+        self.absent += [
+            {"engine": "all", "workload": self.workload, "reason": f"{point.label} was not reached: the time was up"}
+            for index, point in enumerate(self._points)
+            if index not in reached
+        ]
+
+    def _late(self) -> bool:
+        return time.perf_counter() >= self._until
 
     # -- taking ----------------------------------------------------------------------------------------------------
 
@@ -243,7 +262,8 @@ class Session:
         """The record's rows: one for each contender and point, and one for each contender's cold start."""
         rows = []
         for contender in self._contenders:
-            mine = [(index, self._taken[contender.engine, index]) for index in range(len(self._points))]
+            taken = ((index, self._taken.get((contender.engine, index))) for index in range(len(self._points)))
+            mine = [(index, found) for index, found in taken if found is not None and found.rounds]
             pooled = pool(taken.rounds for _, taken in mine)
             floors = pool([[floor(calls)] for calls in taken.calls] for _, taken in mine)
             rows += [self._row(contender, index, taken, pooled, floors) for index, taken in mine]
@@ -280,6 +300,8 @@ class Session:
         if error:
             row["error"] = error
         row |= _generation(taken.marks, point.batch, pooled)
+        if taken.on_device and all(taken.on_device):
+            row["device_time"] = estimate(taken.on_device, pooled=pooled).to_json()
         if (contender.engine, index) in self._served:
             row["server"] = self._served[contender.engine, index]
         return row
