@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from precast.graphs.recipes import RECIPES
 from precast.graphs.shapes import infer
 from precast.graphs.work import FREE, PER_ELEMENT, PER_INPUT_ELEMENT, VIEWS, products, work
 from precast.runtime.artifact import Variant
-from precast.runtime.bench.work import evaluate, roof, work_of
+from precast.runtime.bench.work import evaluate, work_of
 from precast.runtime.errors import ArtifactError, InputError
 
 POINTS = ((1, 1), (2, 9), (3, 50))
@@ -202,21 +201,3 @@ def test_work_of() -> None:
 def test_malformed_work(terms: Any) -> None:
     with pytest.raises(ArtifactError, match="Export the model again"):
         evaluate(terms, {"batch": 2, "sequence": 4})
-
-
-def test_roof() -> None:
-    limit = {"low": 0.0, "high": 0.0, "runs": 3}
-    calibration = {
-        "gemm": {"fp32": {"value": 1e11, **limit}, "int8": {"value": 4e11, **limit}},
-        "read": {"value": 1e10, **limit},
-    }
-    found = roof({"flops": 2 * 10**9, "bytes": 10**7}, 0.05, calibration, "fp32")
-    assert found["flops_per_second"] == pytest.approx(4e10)
-    assert found["of_gemm"] == pytest.approx(0.4)
-    assert found["of_read"] == pytest.approx(0.02)
-    assert (found["bound"], found["intensity"], found["gemm"]) == ("compute", 200, "fp32")
-    assert roof({"flops": 10**7, "bytes": 10**8}, 0.05, calibration, "int8")["bound"] == "memory"
-    assert roof({"flops": 10**7, "bytes": 10**8}, 0.05, calibration, "int4")["gemm"] == "fp32"
-    bare = roof({"flops": 10**7, "bytes": 0}, 0.05, {"gemm": {}, "read": None}, "fp32")
-    assert (bare["of_gemm"], bare["of_read"], bare["bound"], bare["intensity"]) == (None, None, None, None)
-    assert math.isfinite(bare["flops_per_second"])

@@ -1,7 +1,6 @@
-"""What one call of a variant costs, and how near that comes to what the machine can do: the roofline.
+"""What one call of a variant costs in operations and bytes.
 
-The manifest holds the cost as terms in the dimensions of a call (``precast.graphs.work`` counted them at export).
-https://doi.org/10.1145/1498765.1498785
+The manifest holds the cost as terms in the dimensions of a call; ``precast.graphs.work`` counted them at export.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 from precast.runtime.artifact import Variant
 from precast.runtime.errors import ArtifactError, InputError, listing
 
-__all__ = ["evaluate", "roof", "work_of"]
+__all__ = ["evaluate", "work_of"]
 
 _KINDS = ("flops", "bytes", "activations")
 _CAPPED = re.compile(r"min\(([0-9]{1,9}),([a-z_]+(?:\*[a-z_]+){0,7})\)")
@@ -79,35 +78,3 @@ def _size(name: str, dimensions: Mapping[str, int]) -> int:
     if not 0 <= size <= _LARGEST:
         raise InputError(f"dimension {name!r} must be 0 to {_LARGEST}, got {size}.")
     return size
-
-
-def roof(work: Mapping[str, int], time: float, calibration: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """Where a call that takes ``time`` seconds stands below the machine's two limits.
-
-    Args:
-        work: ``flops`` and ``bytes`` of the call (`work_of`).
-        calibration: what `precast.runtime.bench.calibrate.calibrate` measured.
-        precision: of the variant; picks the GEMM to compare with. One that was not measured is held to fp32's.
-
-    Returns:
-        ``flops_per_second``, ``bytes_per_second``; ``of_gemm`` and ``of_read``, fractions of what was measured (None
-        where it was not); ``bound``, the limit that is nearer: ``compute`` or ``memory``; ``intensity`` in operations
-        a byte; ``gemm``, the precision compared with.
-    """
-    flops, moved = work["flops"] / time, work["bytes"] / time
-    products = calibration.get("gemm") or {}
-    gemm = precision if precision in products else "fp32"
-    of_gemm, of_read = (
-        value / limit["value"] if limit and limit["value"] > 0 else None
-        for value, limit in ((flops, products.get(gemm)), (moved, calibration.get("read")))
-    )
-    bound = None if of_gemm is None or of_read is None else "compute" if of_gemm >= of_read else "memory"
-    return {
-        "flops_per_second": flops,
-        "bytes_per_second": moved,
-        "of_gemm": of_gemm,
-        "of_read": of_read,
-        "bound": bound,
-        "intensity": work["flops"] / work["bytes"] if work["bytes"] else None,
-        "gemm": gemm,
-    }
