@@ -43,9 +43,12 @@ class Adapter(OpenVINOAdapter):
         return {"last_hidden_state": states["last_hidden_state"]}
 
     def _texts(self) -> Iterator[dict[str, np.ndarray]]:
-        """Drawn as the feeds are, from the workload's ids and natural lengths, but never the feeds themselves."""
+        """Drawn as the feeds are, but never the feeds themselves: ids of the workload, half of its lengths, half natural."""
         numbers = np.random.default_rng(_SEED)
         low, high = self._workload["inputs"]["vocab"]
-        for length in numbers.choice(natural_lengths(), _CALIBRATION):
+        points = (point.split("x")[1] for listed in self._workload["points"].values() for point in listed)
+        fixed = [int(length) for length in points if length.isdigit()] or natural_lengths()
+        lengths = [numbers.choice(among, _CALIBRATION // 2) for among in (natural_lengths(), fixed)]
+        for length in np.concatenate(lengths):
             ids = numbers.integers(low, high, (1, length), dtype=np.int64)
             yield {"input_ids": ids, "attention_mask": np.ones_like(ids)}

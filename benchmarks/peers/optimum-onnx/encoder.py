@@ -23,7 +23,8 @@ class Adapter:
         self._threads, self._precision = threads, precision
 
     def prepare(self, checkpoint: Path, out: Path) -> None:
-        export(checkpoint, out, task="feature-extraction")
+        # Its quantiser cannot type the operators that its optimiser makes; the session fuses what is quantised.
+        export(checkpoint, out, task="feature-extraction", optimise=self._precision == "fp32")
         if self._precision == "int8":
             quantize(out, None)
 
