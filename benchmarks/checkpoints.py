@@ -66,6 +66,8 @@ def random_weights(table: dict[str, Any], out: Path) -> None:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point():
                 fill(name, tensor, scale)
+        if table["kind"] in ("decoder", "seq2seq"):
+            vary(model)
         model.tie_weights()
     config.architectures = [table["model_class"]]
     model.save_pretrained(out)
@@ -86,6 +88,26 @@ def fill(name: str, tensor: Any, scale: float) -> None:
     else:
         fan_in = tensor[0].numel()
         tensor.copy_(noise * scale / fan_in**0.5)
+
+
+def vary(model: Any) -> None:
+    """Make a generating model's tokens differ from step to step, as a trained one's do.
+
+    Embeddings larger than what layers add, or every step says what the prompt's average says. Half of the last norm's
+    channels flipped, or a tied head says its input again. Padding's row is zero, as upstream keeps it: Marian's
+    decoder starts there.
+    """
+    import torch
+
+    embedding = model.get_input_embeddings()
+    width = embedding.weight.shape[1]
+    embedding.weight.copy_(3 * torch.randn_like(embedding.weight))
+    if getattr(model.config, "scale_embedding", False):
+        embedding.weight.div_(width**0.5)
+    if embedding.padding_idx is not None:
+        embedding.weight[embedding.padding_idx] = 0
+    last = [tensor for name, tensor in model.named_parameters() if name.endswith("norm.weight")][-1]
+    last[torch.randperm(width)[: width // 2]] *= -1
 
 
 def reference(workload: Path, checkpoint: Path, out: Path, feeds: list[Path]) -> None:
