@@ -141,6 +141,9 @@ def _variants(a: Artifact, b: Artifact, old: Variant, new: Variant) -> dict[str,
     parity = _values(_flat(old.parity), _flat(new.parity))
     if parity:
         changes["parity"] = parity
+    work = _values(_flat(old.work), _flat(new.work))
+    if work:
+        changes["work"] = work
     return changes
 
 

@@ -28,6 +28,27 @@ def test_summary(template: Path) -> None:
     assert variant["errors"] == {"cosine": 0.9999999, "max_abs": 1e-6}
     assert variant["size"] == {"graph": 250, "weights": 616}
     assert variant["recipe"] == ["fuse-attention", "fuse-norm"]
+    assert "work" not in variant
+
+
+def test_work(template: Path, tmp_path: Path) -> None:
+    terms = {"flops": [{"coefficient": 3, "dimensions": {"batch": 1, "sequence": 2}}], "uncounted": ["Swirl"]}
+
+    def edit(made: Manifest) -> Manifest:
+        encoder = made.components["encoder"]
+        variant = encoder.variants["cpu-fp32"]._replace(work=terms)
+        return made._replace(components={"encoder": encoder._replace(variants={"cpu-fp32": variant})})
+
+    other = Artifact.open(samples.make(tmp_path / "other", edit=edit))
+    assert other.component("encoder").variants["cpu-fp32"].work == terms
+    # At the longest text of the sample, 64 tokens.
+    shown = summary(other)["components"]["encoder"]["variants"]["cpu-fp32"]["work"]
+    assert shown["at"] == {"batch": 1, "sequence": 64}
+    assert (shown["flops"], shown["bytes"], shown["uncounted"]) == (3 * 64 * 64, 0, ["Swirl"])
+    changes = diff(Artifact.open(template), other)["components"]["changed"]["encoder"]["variants"]["changed"]
+    assert changes["cpu-fp32"] == {
+        "work": {"flops": [None, terms["flops"]], "uncounted": [None, ["Swirl"]]},
+    }
 
 
 def test_worst_errors() -> None:

@@ -40,12 +40,8 @@ def work_of(variant: Variant, **dimensions: int) -> dict[str, int] | None:
 def evaluate(terms: Any, dimensions: Mapping[str, int]) -> int:
     """The sum of ``{"coefficient": 2, "dimensions": {"batch": 1, "min(16,sequence)": 2}}`` at a point."""
     try:
-        total = sum(
-            term["coefficient"]
-            * math.prod(_size(name, dimensions) ** _power(p) for name, p in term["dimensions"].items())
-            for term in terms
-        )
-        return round(total)
+        values: list[float] = [_term(term["coefficient"], term["dimensions"], dimensions) for term in terms]
+        return round(sum(values))
     except InputError:
         raise
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
@@ -56,7 +52,11 @@ def evaluate(terms: Any, dimensions: Mapping[str, int]) -> int:
 
 
 def _term(coefficient: float, powers: Mapping[str, Any], dimensions: Mapping[str, int]) -> float:
-    return coefficient * math.prod(_size(name, dimensions) ** _power(power) for name, power in powers.items())
+    value = coefficient
+    for name, power in powers.items():
+        for _ in range(_power(power)):
+            value *= _size(name, dimensions)
+    return value
 
 
 def _power(power: Any) -> int:
