@@ -43,7 +43,7 @@ class Adapter(OpenVINOAdapter):
         return {"last_hidden_state": states["last_hidden_state"]}
 
     def _texts(self) -> Iterator[dict[str, np.ndarray]]:
-        """Drawn as the feeds are, but never the feeds themselves: ids of the workload, half of its lengths, half natural."""
+        """Like the feeds, but never they themselves: ids of the workload, half at its lengths, half at natural ones."""
         numbers = np.random.default_rng(_SEED)
         low, high = self._workload["inputs"]["vocab"]
         points = (point.split("x")[1] for listed in self._workload["points"].values() for point in listed)
