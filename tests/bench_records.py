@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Collection
 from typing import Any
 
 __all__ = ["NASTY", "alone", "full", "minimal"]
@@ -66,12 +67,13 @@ _TAKES_PART = {
 }
 
 
-def full(*, seed: int = 0) -> dict[str, Any]:
+def full(*, seed: int = 0, workloads: Collection[str] = tuple(_WORKLOADS)) -> dict[str, Any]:
     """Three workloads, two variants of ours and eight peers: ahead, level, behind, and of another precision."""
     rng = random.Random(seed)
     rows = [
         _row(rng, workload, engine, *point)
         for workload, points in _POINTS.items()
+        if workload in workloads
         for point in points
         for engine in _TAKES_PART[workload]
     ]
@@ -106,7 +108,7 @@ def full(*, seed: int = 0) -> dict[str, Any]:
             }
             for name, (title, package, version, precision, *_) in _ENGINES.items()
         },
-        "workloads": _WORKLOADS,
+        "workloads": {name: dict(_WORKLOADS[name]) for name in workloads},
         "rows": rows,
         "absent": [
             {"engine": "onnxruntime-genai", "workload": None, "reason": "no wheel for this Python (3.11, musl)"},
@@ -120,7 +122,7 @@ def full(*, seed: int = 0) -> dict[str, Any]:
                 "peak_bytes": rng.uniform(0.4e9, 2e9),
                 "size_bytes": _WORKLOADS[workload]["parameters"] * (4 if _ENGINES[engine][3] == "fp32" else 1.1),
             }
-            for workload in _WORKLOADS
+            for workload in workloads
             for engine in ("precast", "precast-int8", "optimum-onnx", "openvino", "ctranslate2")
             if engine in _TAKES_PART[workload]
         ],
@@ -151,7 +153,7 @@ def alone() -> dict[str, Any]:
         **record,
         "command": "precast bench minilm --length 16,128,natural --html minilm.html",
         "engines": {name: {**about, "title": titles[name]} for name, about in ours.items()},
-        "workloads": {"minilm": _WORKLOADS["minilm"]},
+        "workloads": {"minilm": dict(_WORKLOADS["minilm"])},
         "rows": rows,
         "absent": [],
         "exports": [entry for entry in record["exports"] if entry["engine"] in ours and entry["workload"] == "minilm"],

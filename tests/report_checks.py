@@ -1,4 +1,4 @@
-"""What a page of the report must hold in a browser: each check returns its findings as sentences, none when all is well."""
+"""What a page of the report must hold in a browser: findings as sentences, none when all is well."""
 
 from __future__ import annotations
 
@@ -94,7 +94,8 @@ _CHECKS = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const e = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || seen.has(e) || e.closest("script, style, .hoverlayer") || !visible(e)) continue;
+    if (!walker.currentNode.data.trim() || seen.has(e)) continue;
+    if (e.closest("script, style, .hoverlayer") || !visible(e)) continue;
     seen.add(e);
     const style = getComputedStyle(e), words = shown(walker.currentNode.data);
     const size = parseFloat(style.fontSize);
@@ -137,9 +138,7 @@ def opened(
         view = context.new_page()
         view.on("console", lambda message: said.append(f"console {message.type}: {message.text}"))
         view.on("pageerror", lambda error: said.append(f"error: {error}"))
-        view.on(
-            "request", lambda request: said.extend([f"request: {request.url}"] if asked(request.url, address) else [])
-        )
+        view.on("request", lambda request: said.append(f"request: {request.url}") if asked(request.url, address) else 0)
         view.goto(address)
         view.wait_for_selector("html[data-drawn=yes]", state="attached", timeout=120_000)
         yield view, said

@@ -12,7 +12,7 @@ from precast.runtime.bench.report.costs import installs
 from precast.runtime.bench.report.palette import Mark, marks
 from precast.runtime.bench.report.sections import groups
 from precast.runtime.bench.report.style import SCRIPT, STYLE
-from precast.runtime.bench.report.text import esc, plural
+from precast.runtime.bench.report.text import capital, esc, plural
 from precast.runtime.bench.report.view import View
 from precast.runtime.bench.report.words import Summary, Table, glance, summary
 
@@ -80,23 +80,21 @@ class _Page:
         )
 
     def _jump(self, names: Sequence[str]) -> str:
-        links = [("glance", "At a glance")]
+        links = [("glance", "At a glance")] if len(names) != 1 else []
         links += [(f"w{index}", self.view.workload_title(name)) for index, name in enumerate(names)]
         links += [("environment", "Environment"), ("reading", "How to read")]
         shown = "".join(f'<a href="#{target}">{esc(text)}</a>' for target, text in links)
         return f'<nav class="jump" aria-label="Sections"><div><div class="scroll">{shown}</div></div></nav>'
 
     def _glance(self, told: Mapping[str, Summary]) -> str:
+        """All workloads together; one alone says the same by itself."""
         view = self.view
+        if len(told) == 1:
+            return ""
         parts = ['<section id="glance"><h2>At a glance</h2>']
         if not view.rows:
             parts.append("<p>This record has no rows: nothing was measured, or nothing could be.</p>")
-        several = len(told) > 1
-        behind = [
-            f"{view.workload_title(name)}, {line}" if several else line
-            for name, one in told.items()
-            for line in one.behind
-        ]
+        behind = [f"{view.workload_title(name)}, {line}" for name, one in told.items() for line in one.behind]
         unsure = sum(len(one.unsure) for one in told.values())
         if behind or unsure:
             parts.append(_behind("Behind a peer", behind, _also(unsure)))
@@ -109,11 +107,8 @@ class _Page:
                 "best. Where it is behind at some point, the cell says so.</p>"
             )
             parts.append(self._matrix(cells))
-        elif view.rows and not view.peers:
-            parts += [
-                f'<p class="lead">{esc(view.workload_title(name)) + ": " if len(told) > 1 else ""}{esc(one.lead)}</p>'
-                for name, one in told.items()
-            ]
+        elif not view.peers:
+            parts += [f"<p>{esc(view.workload_title(name))}: {esc(one.lead)}</p>" for name, one in told.items()]
         return "".join([*parts, "</section>"])
 
     def _matrix(self, cells: Mapping[tuple[str, str], tuple[str, str, str]]) -> str:
@@ -142,9 +137,9 @@ class _Page:
         if described:
             parts.append(f'<p class="soft">{esc(described)}</p>')
         if told.behind:
-            parts.append(_behind("Behind", told.behind))
+            parts.append(_behind("Behind", [*map(capital, told.behind)]))
         if told.unsure:
-            parts.append(_behind("Perhaps behind: the interval reaches level", told.unsure))
+            parts.append(_behind("Perhaps behind: the interval reaches level", [*map(capital, told.unsure)]))
         parts.append(f'<p class="lead">{esc(told.lead)}</p>')
         if told.more:
             parts.append(f'<ul class="points">{"".join(f"<li>{esc(line)}</li>" for line in told.more)}</ul>')

@@ -12,6 +12,7 @@ from precast.runtime.bench.report.palette import Mark
 from precast.runtime.bench.report.text import (
     FLOPS,
     SECONDS,
+    capital,
     duration,
     engineering,
     finite,
@@ -30,6 +31,9 @@ _UNLIKE = "A hollow mark: the peer computes in another precision than ours. That
 _LEVEL = (
     "Each peer beside ours of its precision. Right of the line Precast is faster. The bar is the interval in which a "
     "repeat of the run is expected."
+)
+_BOX = (
+    "A box is the middle half of the calls, with the median in it; its line goes from the 1st to the 99th percentile."
 )
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 _UNITS = {"texts": "texts", "images": "images", "seconds_of_sound": "seconds of sound", "tokens": "tokens"}
@@ -54,7 +58,7 @@ def groups(view: View, workload: str, marks: dict[str, Mark]) -> list[Group]:
     found = [
         _group("Speed against peers", one.ratios(), one.why_no_ratios(), _LEVEL),
         _group("Time of a call", one.times() if not view.peers else []),
-        _group("Latency and load", [*one.latencies(), *one.server()], one.why_no_latencies()),
+        _group("Latency and load", [*one.latencies(), *one.server()], one.why_no_latencies(), _BOX),
         Group("Accuracy, and distance from the limit", [*error, *roofline], "; ".join(lacking)),
         _group("Scaling", one.scaling(), "the run has one batch size, one length and one thread count"),
         _group("Generation", one.generation()),
@@ -93,7 +97,7 @@ class _Workload:
                 here = sorted((item for item in mine if item.theirs.point == point), key=lambda item: not item.alike)
                 place = view.place(point)
                 ours = joined(list(dict.fromkeys(view.title(item.ours.engine) for item in here)))
-                charts.append(self._ratio(here, _capital(f"{ours} at {place}" if rank else place), reach))
+                charts.append(self._ratio(here, capital(f"{ours} at {place}" if rank else place), reach))
         return charts
 
     def _precision(self, engine: str) -> str:
@@ -150,7 +154,7 @@ class _Workload:
         rows = [row for row in self.rows if row.point.scenario in ("single", "offline", "generate")]
         for point in self.view.points(rows):
             here = [row for row in rows if row.point == point]
-            charts += self._dots(here, ("time",), _capital(self.view.place(point)), "median with its interval")
+            charts += self._dots(here, ("time",), capital(self.view.place(point)), "median with its interval")
         return charts
 
     def latencies(self) -> list[Chart]:
@@ -168,7 +172,6 @@ class _Workload:
                     axis=f"{unit.name} a call",
                     alt=f"{self.title} at {place}: the distribution of single latencies of {len(here)} engines.",
                     unit=unit,
-                    note="Box: the middle half, with the median. Line: 1st to 99th percentile.",
                     table=Table(
                         ("Engine", "p1", "p25", "median", "p75", "p99"),
                         [(self.view.title(row.engine), *map(duration, figures)) for row, figures in here],
@@ -343,7 +346,7 @@ class _Workload:
         for point in self.view.points(rows):
             here = [row for row in rows if row.point == point]
             for key, title in (("first_token", "time to first token"), ("per_token", "time for each further token")):
-                charts += self._dots(here, (key,), f"{_capital(title)}, {self.view.place(point)}", "lower is better")
+                charts += self._dots(here, (key,), f"{capital(title)}, {self.view.place(point)}", "lower is better")
         return charts
 
     def server(self) -> list[Chart]:
@@ -400,7 +403,3 @@ def _length(point: Point) -> int | None:
 def _rate_name(key: str) -> str:
     name = key.removesuffix("_per_second")
     return f"{_UNITS.get(name, name.replace('_', ' '))} a second"
-
-
-def _capital(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"

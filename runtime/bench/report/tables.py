@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from precast.runtime.bench.report.text import count, duration, engineering, finite, plural, sig, size
+from precast.runtime.bench.report.text import capital, count, duration, engineering, finite, plural, sig, size
 from precast.runtime.bench.report.text import times as ratio_text
 from precast.runtime.bench.report.view import Row, View, as_estimate
 from precast.runtime.bench.report.words import Table, glance, interval, summary
@@ -91,7 +91,9 @@ def engines(view: View) -> Table:
     for name, about in view.engines.items():
         versions = about.get("versions")
         others = (
-            _pairs({key: value for key, value in versions.items() if key != about.get("package")}) if versions else ""
+            _pairs({key: value for key, value in versions.items() if key != about.get("package")})
+            if isinstance(versions, Mapping)
+            else ""
         )
         package = " ".join(str(about[key]) for key in ("package", "version") if about.get(key))
         listed.append(
@@ -156,7 +158,7 @@ def _section(view: View, name: str) -> list[str]:
     parts = [f"### {_text(view.workload_title(name))}", _text(described(view.workloads[name]))]
     for heading, lines in (("Behind", told.behind), ("Perhaps behind: the interval reaches level", told.unsure)):
         if lines:
-            parts += [f"**{heading}**", "\n".join(f"- {_text(line)}" for line in lines)]
+            parts += [f"**{heading}**", "\n".join(f"- {_text(capital(line))}" for line in lines)]
     parts += [_text(told.lead), "\n".join(f"- {_text(line)}" for line in told.more)]
     compared = [
         (

@@ -14,6 +14,7 @@ __all__ = [
     "SECONDS",
     "Unit",
     "amount",
+    "capital",
     "count",
     "duration",
     "engineering",
@@ -46,8 +47,10 @@ def finite(value: Any) -> float | None:
     """A number that can be drawn; None for everything else that a record may hold."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    number = float(value) if abs(value) < 1e300 else math.inf
-    return number if math.isfinite(number) else None
+    if value == 0:
+        return 0.0
+    # Far outside of what is measured: quotients of such numbers overflow.
+    return float(value) if 1e-100 < abs(value) < 1e100 else None
 
 
 def sig(value: float, digits: int = 3) -> str:
@@ -97,6 +100,10 @@ def times(value: float) -> str:
 def count(value: float) -> str:
     """A whole number with its thousands apart; anything else to three digits."""
     return f"{value:,.0f}" if value == int(value) else sig(value)
+
+
+def capital(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}"
 
 
 def joined(parts: Sequence[str], word: str = "and") -> str:

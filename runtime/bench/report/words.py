@@ -53,8 +53,8 @@ def summary(view: View, workload: str) -> Summary:
         ),
         *_served(view, workload),
     ]
-    behind = [_capital(line) for line, certain in places if certain]
-    unsure = [_capital(line) for line, certain in places if not certain]
+    behind = [line for line, certain in places if certain]
+    unsure = [line for line, certain in places if not certain]
     if not found:
         return Summary(_alone(view, workload), behind, unsure, _variants(view, workload))
     alike = [item for item in found if item.alike]
@@ -151,7 +151,7 @@ def _served(view: View, workload: str) -> list[tuple[str, bool]]:
 
 
 def _timed(view: View, workload: str) -> list[Row]:
-    return [row for row in view.of(workload) if row.time is not None and row.point.scenario != "cold"]
+    return [row for row in view.of(workload) if row.time is not None and row.point.scenario not in ("cold", "server")]
 
 
 def _alone(view: View, workload: str) -> str:
@@ -209,7 +209,3 @@ def glance(view: View) -> dict[tuple[str, str], tuple[str, str, str]]:
         else:
             cells[place] = (text, "ahead", "")
     return cells
-
-
-def _capital(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"
