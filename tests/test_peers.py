@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import oracle
 import pytest
 import tiny_artifacts
 import torch
@@ -114,12 +113,10 @@ def test_an_encoder_answers_as_upstream_does(name: str, tmp_path: Path) -> None:
 
 
 def test_sentence_transformers_says_which_checkpoints_are_not_its_own(tmp_path: Path) -> None:
-    config, model = oracle.upstream("bert", next(iter(oracle.AUTO)))
-    checkpoint = oracle.save_checkpoint(tmp_path / "checkpoint", config, model)
     (peer,) = peers(["sentence-transformers"])
     options = {"threads": 1, "device": "cpu", "precision": "fp32", "workload": _WORKLOAD}
     with _worker(peer.adapter("encoder")) as ask:
-        answer = ask("load", checkpoint=str(checkpoint), prepared=str(tmp_path), **options)
+        answer = ask("load", checkpoint=str(tmp_path), prepared=str(tmp_path), **options)
     assert "modules.json" in answer["error"]
 
 

@@ -17,11 +17,11 @@ class Adapter(EncoderAdapter):
     """The model as `SentenceTransformer` opens it; its ``token_embeddings`` are upstream's last hidden state."""
 
     def load(self, checkpoint: Path, prepared: Path) -> None:
+        if not (checkpoint / "modules.json").exists():
+            raise NotImplementedError("this checkpoint is no sentence-transformers model: it has no modules.json")
         from sentence_transformers import SentenceTransformer
 
         set_threads(self._threads)
-        if not (checkpoint / "modules.json").exists():
-            raise NotImplementedError("this checkpoint is no sentence-transformers model: it has no modules.json")
         self._model = SentenceTransformer(str(checkpoint), device=self._device).eval()
 
     def _states(self, given: dict[str, Any]) -> Any:
