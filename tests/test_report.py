@@ -91,7 +91,7 @@ def test_a_run_of_one_artifact_has_no_peer_sections() -> None:
 
 
 def test_nothing_in_a_record_becomes_markup() -> None:
-    record = nasty(bench_records.full())
+    record = nasty(bench_records.full(workloads=("llama-134m",)))
     page = html(record, title=bench_records.NASTY)
     assert "<img" not in page[: page.index("<script>")]
     # The document's own three scripts and no other end of one.
@@ -139,7 +139,7 @@ def test_any_hole_in_a_record_is_survived(seed: int) -> None:
     """Keys taken out, nulls, and values of other types anywhere below the format."""
     rng = random.Random(seed)
     record = bench_records.full(seed=seed)
-    record["rows"] = rng.sample(record["rows"], 12)
+    record["rows"] = rng.sample(record["rows"], 8)
     for _ in range(60):
         holder, key = rng.choice(list(_places(record)))
         if rng.random() < 0.5 and isinstance(holder, dict):
@@ -163,11 +163,12 @@ def _places(value: Any) -> Any:
 
 @pytest.mark.parametrize("factor", [1e-9, 1e9])
 def test_huge_and_small_numbers(factor: float) -> None:
-    record = bench_records.full()
+    record = bench_records.full(workloads=("bert-base",))
     for row in record["rows"]:
         row["time"] = {name: value * factor for name, value in row["time"].items()}
         row["rounds"] = [[second * factor for second in launch] for launch in row["rounds"]]
-    assert "None" not in body(html(record)) and "inf" not in body(html(record)).replace("info", "")
+    page = body(html(record))
+    assert "None" not in page and not re.search(r"\binf\b|\bnan\b", page)
 
 
 def test_another_format_is_refused() -> None:

@@ -167,7 +167,7 @@ def bars(
         for place, (item, value, least, most) in enumerate(shown)
     ]
     layout = row_layout([item.label for item in items], [item.text for item in items], axis)
-    ticks = linear(0.0, top * 1.04, most=4)
+    ticks = linear(0.0, top * 1.04, most=5)
     layout["xaxis"] |= {"range": [0, top * 1.04], **tick_texts(ticks)}
     return _chart(go, traces, layout, title=title, alt=alt, note=note, table=table)
 

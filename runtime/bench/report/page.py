@@ -143,10 +143,9 @@ class _Page:
         parts.append(f'<p class="lead">{esc(told.lead)}</p>')
         if told.more:
             parts.append(f'<ul class="points">{"".join(f"<li>{esc(line)}</li>" for line in told.more)}</ul>')
-        missing = []
+        missing: list[str] = []
         for group in groups(view, name, self.marks):
-            if group.missing:
-                missing.append(f"{group.title}: {group.missing}.")
+            missing += group.missing
             if not group.charts:
                 continue
             parts.append(f"<h3>{esc(group.title)}</h3>")
@@ -192,7 +191,9 @@ class _Page:
         charts = installs(self.view, self.marks)
         if not charts:
             return ""
-        return f'<section id="installs"><h2>Before any model</h2><h3>Install</h3>{self._grid(charts)}</section>'
+        return (
+            f'<section id="installs"><h2>Before any model</h2><h3>Install and import</h3>{self._grid(charts)}</section>'
+        )
 
     def _absent(self) -> str:
         listed = tables.absent(self.view)

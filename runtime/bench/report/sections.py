@@ -41,11 +41,11 @@ _UNITS = {"texts": "texts", "images": "images", "seconds_of_sound": "seconds of 
 
 @dataclass(frozen=True)
 class Group:
-    """Charts under one heading; without charts, ``missing`` says why."""
+    """Charts under one heading; ``missing``: a sentence for each that the record has no data for."""
 
     title: str
     charts: list[Chart]
-    missing: str = ""
+    missing: Sequence[str] = ()
     intro: str = ""
 
 
@@ -53,13 +53,13 @@ def groups(view: View, workload: str, marks: dict[str, Mark]) -> list[Group]:
     """Everything there is to draw of a workload; a group that does not apply to it is not there."""
     one = _Workload(view, workload, marks)
     error, roofline = one.accuracy(), one.roofline()
-    lacking = [] if error else ["accuracy, as no row has an error against the reference"]
-    lacking += [] if roofline else [f"roofline, as {one.why_no_roofline()}"]
+    lacking = [] if error else ["Accuracy against speed: no row has an error against the reference."]
+    lacking += [] if roofline else [f"Roofline: {one.why_no_roofline()}."]
     found = [
         _group("Speed against peers", one.ratios(), one.why_no_ratios(), _LEVEL),
         _group("Time of a call", one.times() if not view.peers else []),
         _group("Latency and load", [*one.latencies(), *one.server()], one.why_no_latencies(), _BOX),
-        Group("Accuracy, and distance from the limit", [*error, *roofline], "; ".join(lacking)),
+        Group("Accuracy, and distance from the limit", [*error, *roofline], lacking),
         _group("Scaling", one.scaling(), "the run has one batch size, one length and one thread count"),
         _group("Generation", one.generation()),
         _group("Cold start, memory, export", costs(view, workload, marks), "none of them was recorded"),
@@ -68,7 +68,7 @@ def groups(view: View, workload: str, marks: dict[str, Mark]) -> list[Group]:
 
 
 def _group(title: str, charts: list[Chart], missing: str = "", intro: str = "") -> Group:
-    return Group(title, charts, "" if charts else missing, intro)
+    return Group(title, charts, [f"{title}: {missing}."] if missing and not charts else [], intro)
 
 
 class _Workload:

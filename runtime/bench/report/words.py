@@ -115,10 +115,8 @@ def _behind(view: View, item: Comparison) -> str:
         known = interval(longer)
     else:
         takes = f"takes {sig((longer.value - 1) * 100, 2)} % longer than {theirs}"
-        known = interval(Estimate(*((bound - 1) * 100 for bound in longer[:3]), 1), lambda share: sig(share, 2))
-        if longer.low <= 1 and math.isfinite(longer.high):
-            known = f"{sig((longer.low - 1) * 100, 2)} to {sig((longer.high - 1) * 100, 2)}"
-        known += " %" if known else ""
+        low, high = ((bound - 1) * 100 for bound in (longer.low, longer.high))
+        known = f"{sig(low, 2)} to {sig(high, 2)} %" if longer.low > 0 and math.isfinite(high) else ""
     text = f"{place}: {ours} {takes}"
     text += f" (interval {known})" if known else " (no interval known)"
     if not item.alike:
