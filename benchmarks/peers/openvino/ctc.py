@@ -1,0 +1,25 @@
+"""OpenVINO: wav2vec2 with its CTC head; int8 by NNCF."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from shared.calibration import recordings
+from shared.openvino_call import OpenVINOAdapter
+
+__all__ = ["PACKAGES", "Adapter"]
+
+PACKAGES = ("openvino", "nncf", "torch", "transformers")
+
+
+class Adapter(OpenVINOAdapter):
+    INPUT = "input_values"
+
+    def _samples(self, config: dict[str, Any]) -> Iterable[dict[str, np.ndarray]]:
+        return recordings()
+
+    def _shape(self, sample: np.ndarray) -> list[int]:
+        return [-1, -1]

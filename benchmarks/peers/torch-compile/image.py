@@ -1,0 +1,18 @@
+"""torch.compile: upstream's image classifiers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.compiled import compiled
+from shared.torch_call import ImageAdapter
+
+__all__ = ["PACKAGES", "Adapter"]
+
+PACKAGES = ("torch", "transformers")
+
+
+class Adapter(ImageAdapter):
+    def load(self, checkpoint: Path, prepared: Path) -> None:
+        super().load(checkpoint, prepared)
+        self._model = compiled(self._model, self._workload)
