@@ -145,18 +145,16 @@ def full(*, seed: int = 0, workloads: Collection[str] = tuple(_WORKLOADS)) -> di
 
 def alone() -> dict[str, Any]:
     """What a plain ``precast bench ARTIFACT`` writes: our variants and nobody else."""
-    record = full(seed=1)
-    ours = {name: about for name, about in record["engines"].items() if name.startswith("precast")}
-    titles = {"precast": "cpu-fp32", "precast-int8": "cpu-int8"}
-    rows = [row for row in record["rows"] if row["engine"] in ours and row["workload"] == "minilm"]
+    names = {"precast": "cpu-fp32", "precast-int8": "cpu-int8"}
+    record = full(seed=1, workloads=("minilm",))
     return {
         **record,
         "command": "precast bench minilm --length 16,128,natural --html minilm.html",
-        "engines": {name: {**about, "title": titles[name]} for name, about in ours.items()},
-        "workloads": {"minilm": dict(_WORKLOADS["minilm"])},
-        "rows": rows,
+        "settings": {**record["settings"], "threads": [1, 2]},
+        "engines": {name: {**record["engines"][old], "title": name} for old, name in names.items()},
+        "rows": [{**row, "engine": names[row["engine"]]} for row in record["rows"] if row["engine"] in names],
         "absent": [],
-        "exports": [entry for entry in record["exports"] if entry["engine"] in ours and entry["workload"] == "minilm"],
+        "exports": [{**one, "engine": names[one["engine"]]} for one in record["exports"] if one["engine"] in names],
         "installs": [],
     }
 

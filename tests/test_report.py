@@ -87,7 +87,15 @@ def test_markdown_holds_ratios_rows_and_environment() -> None:
 def test_a_run_of_one_artifact_has_no_peer_sections() -> None:
     page = body(html(bench_records.alone()))
     assert "Speed against peers" not in page and "No peers in this run." in page
-    assert re.search(r"cpu-int8: [\d.]+ to [\d.]+ × as fast as cpu-fp32", page)
+    assert re.search(r"cpu-int8: [\d.]+ to [\d.]+ × as fast as cpu-fp32 \(\d points\)", page)
+    assert "<b>1, 2</b> threads" in page
+
+
+def test_what_the_run_cannot_tell_apart_is_called_so() -> None:
+    record = bench_records.alone()
+    for row in record["rows"]:
+        row["rounds"] = [[0.01, 0.0101], [0.01, 0.0099]]
+    assert "cpu-int8: 1.00 × as fast as cpu-fp32 (6 points; the interval reaches level at all)" in markdown(record)
 
 
 def test_nothing_in_a_record_becomes_markup() -> None:

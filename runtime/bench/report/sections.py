@@ -17,6 +17,7 @@ from precast.runtime.bench.report.text import (
     engineering,
     finite,
     joined,
+    rate_name,
     sig,
     unit_of,
 )
@@ -36,7 +37,6 @@ _BOX = (
     "A box is the middle half of the calls, with the median in it; its line goes from the 1st to the 99th percentile."
 )
 _QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
-_UNITS = {"texts": "texts", "images": "images", "seconds_of_sound": "seconds of sound", "tokens": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -253,10 +253,10 @@ class _Workload:
         for row, flops, moved in worked:
             assert row.time is not None
             rate, intensity = flops / row.time.value, flops / moved
-            limit = min(max(peak for _, peak, _ in roofs), intensity * roofs[0][2])
-            matching = [peak for name, peak, _ in roofs if name.split(" ")[0] == row.precision]
-            if matching:
-                limit = min(matching[0], intensity * roofs[0][2])
+            # A precision that was not measured is held to fp32's products, or to the fastest there are.
+            peaks = {name.split(" ")[0]: peak for name, peak, _ in roofs}
+            peak = peaks.get(row.precision) or peaks.get("fp32") or max(peaks.values())
+            limit = min(peak, intensity * roofs[0][2])
             name, place = self.view.title(row.engine), self.view.place(row.point)
             share = f"{sig(rate / limit * 100)} %"
             said = f"{engineering(rate)}op/s, {share} of the limit"
@@ -285,7 +285,7 @@ class _Workload:
     def scaling(self) -> list[Chart]:
         rate: Callable[[Row], Estimate | None] = lambda row: next(iter(row.throughput.values()), None)  # noqa: E731
         first = next((next(iter(row.throughput)) for row in self.rows if row.throughput), "texts_per_second")
-        unit = _rate_name(first)
+        unit = rate_name(first)
         found = [
             self._lines("batch", "batch size", rate, unit, lambda point: point.batch),
             self._lines("length", "length in tokens", lambda row: row.time, "", lambda point: _length(point)),
@@ -398,8 +398,3 @@ def _numbers(values: object) -> list[float]:
 
 def _length(point: Point) -> int | None:
     return int(point.length) if point.length.isdecimal() else None
-
-
-def _rate_name(key: str) -> str:
-    name = key.removesuffix("_per_second")
-    return f"{_UNITS.get(name, name.replace('_', ' '))} a second"

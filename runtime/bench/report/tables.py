@@ -29,9 +29,10 @@ def headline(view: View) -> list[tuple[str, str]]:
     """(what, value) for the top of the page."""
     machine, settings = view.machine, view.settings
     found = [("", str(machine.get("cpu") or "unknown CPU"))]
-    threads = finite(settings.get("threads"))
+    given = settings.get("threads")
+    threads = [value for each in (given if isinstance(given, list) else [given]) if (value := finite(each))]
     if threads:
-        found.append(("thread" if threads == 1 else "threads", count(threads)))
+        found.append(("thread" if threads == [1] else "threads", ", ".join(map(count, threads))))
     device = _device(machine.get("device"))
     found.append(("", device) if device else ("no accelerator in this run", ""))
     launches = finite(settings.get("launches"))
@@ -59,6 +60,7 @@ def rows(view: View, workload: str) -> Table:
         "Threads": [str(row.point.threads or "") for row in found],
         "Device": [row.point.device for row in found],
         "Time": [_estimate(row, duration, "time") for row in found],
+        "Device time": [_estimate(row, duration, "device_time") for row in found],
         "Floor": [_estimate(row, duration, "floor") for row in found],
         **{name: [_plain(row, duration, "quantiles", name) for row in found] for name in ("p50", "p90", "p99")},
         "Throughput": [_throughput(row) for row in found],

@@ -22,12 +22,15 @@ __all__ = [
     "finite",
     "joined",
     "plural",
+    "rate_name",
     "shortened",
     "sig",
     "size",
     "times",
     "unit_of",
 ]
+
+_UNITS = {"texts": "texts", "images": "images", "seconds_of_sound": "seconds of sound", "tokens": "tokens"}
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,9 @@ def shortened(text: str, width: int, lines: int = 2) -> list[str]:
 def esc(value: Any) -> str:
     """Text from a record, for HTML and for Plotly's own markup."""
     return escape(str(value), quote=True)
+
+
+def rate_name(key: str) -> str:
+    """A throughput's key in words: texts a second."""
+    name = key.removesuffix("_per_second")
+    return f"{_UNITS.get(name, name.replace('_', ' '))} a second"

@@ -168,11 +168,14 @@ class View:
 
     @cached_property
     def ours(self) -> list[str]:
-        return [name for name in self.engines if name.startswith("precast")]
+        """Engines that are Precast's: by their name, or as a variant that `precast bench` ran."""
+        return [
+            name for name, about in self.engines.items() if name.startswith("precast") or _package(about) == "precast"
+        ]
 
     @cached_property
     def peers(self) -> list[str]:
-        return [name for name in self.engines if not name.startswith("precast")]
+        return [name for name in self.engines if name not in self.ours]
 
     @cached_property
     def titles(self) -> dict[str, str]:
@@ -227,7 +230,6 @@ class View:
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Every peer's row beside ours of its precision; where we have none, beside our first one, marked."""
-        raws = [row.raw for row in self.rows]
         found = []
         for theirs in self.rows:
             if theirs.engine in self.ours or theirs.time is None or theirs.point.scenario == "server":
@@ -239,25 +241,33 @@ class View:
             ]
             alike = [row for row in near if row.precision == theirs.precision]
             for ours in alike or near[:1]:
-                value = _ratio(theirs, ours, raws)
+                value = self.ratio(theirs, ours)
                 if value is not None:
                     found.append(Comparison(ours, theirs, value, bool(alike)))
         return found
 
+    def ratio(self, theirs: Row, ours: Row) -> Estimate | None:
+        """How many times as long ``theirs`` takes, from turns taken side by side where the record has them."""
+        if any(theirs.raw["rounds"]) and any(ours.raw["rounds"]):
+            return as_estimate(ratio(theirs.raw, ours.raw, self._raws))
+        # Only the two medians are left: nothing is known of the interval.
+        if theirs.time is None or ours.time is None:
+            return None
+        return as_estimate(theirs.time.value / ours.time.value)
 
-def _ratio(theirs: Row, ours: Row, rows: list[Mapping[str, Any]]) -> Estimate | None:
-    if any(theirs.raw["rounds"]) and any(ours.raw["rounds"]):
-        return as_estimate(ratio(theirs.raw, ours.raw, rows))
-    # Without turns taken side by side only the two medians are left: nothing is known of the interval.
-    if theirs.time is None or ours.time is None:
-        return None
-    return as_estimate(theirs.time.value / ours.time.value)
+    @cached_property
+    def _raws(self) -> list[Mapping[str, Any]]:
+        return [row.raw for row in self.rows]
 
 
 def _order(point: Point) -> tuple[Any, ...]:
     scenario = _SCENARIOS.index(point.scenario) if point.scenario in _SCENARIOS else len(_SCENARIOS)
     number = int(point.length) if point.length.isdecimal() else math.inf
     return scenario, point.batch, number, point.length, point.threads, point.device
+
+
+def _package(about: Mapping[str, Any]) -> str:
+    return str(about.get("package") or "")
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

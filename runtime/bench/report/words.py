@@ -91,12 +91,25 @@ def _lead(alike: list[Comparison], found: list[Comparison]) -> str:
 
 def _beside(view: View, peer: str, items: list[Comparison]) -> str:
     ours = " and ".join(dict.fromkeys(view.title(item.ours.engine) for item in items))
-    values = [item.ratio.value for item in items]
-    points = plural(len({item.theirs.point for item in items}), "point")
-    text = f"{ours}: {spread(values)} as fast as {view.title(peer)} ({points})"
+    values = [item.ratio for item in items]
+    text = f"{ours}: {_over(values)} as fast as {view.title(peer)}{_doubt(values)}"
     if not all(item.alike for item in items):
         text += f", {_unlike(items[0])}"
     return text + "."
+
+
+def _over(values: Sequence[Estimate]) -> str:
+    return spread([value.value for value in values])
+
+
+def _doubt(values: Sequence[Estimate]) -> str:
+    """Over how many points, and at how many of them the interval reaches level."""
+    level = sum(value.low <= 1 <= value.high for value in values)
+    if not level:
+        return f" ({plural(len(values), 'point')})"
+    if len(values) == 1:
+        return " (1 point; the interval reaches level)"
+    return f" ({len(values)} points; the interval reaches level at {level if level < len(values) else 'all'})"
 
 
 def _unlike(item: Comparison) -> str:
@@ -171,19 +184,15 @@ def _variants(view: View, workload: str) -> list[str]:
     found = []
     for engine in dict.fromkeys(row.engine for row in rows):
         pairs = [
-            (row.time.value, other.time.value)
+            view.ratio(other, row)
             for row in rows
             for other in rows
-            if row.engine == engine != rows[0].engine == other.engine
-            and row.point == other.point
-            and row.time is not None
-            and other.time is not None
+            if row.engine == engine != rows[0].engine == other.engine and row.point == other.point
         ]
-        if pairs:
-            values = [base / mine for mine, base in pairs]
+        values = [value for value in pairs if value is not None]
+        if values:
             found.append(
-                f"{view.title(engine)}: {spread(values)} as fast as {view.title(rows[0].engine)} "
-                f"({plural(len(values), 'point')})."
+                f"{view.title(engine)}: {_over(values)} as fast as {view.title(rows[0].engine)}{_doubt(values)}."
             )
     return found
 
