@@ -312,19 +312,82 @@ def test_run_refuses_in_one_line(
 # -- bench, env, push, pull -------------------------------------------------------------------------------------------
 
 
-def test_bench_has_the_error_in_the_row_of_the_speed(classifier: Path) -> None:
-    point = ("--variant", "cpu-fp32", "--batch", "1,2", "--length", "8", "--seconds", "0.02", "--threads", "1")
-    document = json.loads(good("bench", classifier, *point, "--json"))
-    assert [(row["batch"], row["length"]) for row in document["rows"]] == [(1, 8), (2, 8)]
-    for row in document["rows"]:
-        assert row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
-        assert row["texts_per_second"] == pytest.approx(row["batch"] / row["median_ms"] * 1e3, rel=1e-3)
-        assert 0 < row["call_overhead_us"] < 5000
-        assert 0 < row["max_abs"] < 1e-4
-        assert row["peak_memory_bytes"] > 1e7
-    assert "cpu-fp32" in good("bench", classifier, *point)
+QUICK = ("--seconds", "0.02", "--launches", "2", "--threads", "1", "--no-calibration")
+
+
+@pytest.fixture(scope="module")
+def record(classifier: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("records") / "record.json"
+    path.write_text(good("bench", classifier, "--batch", "1,2", "--length", "8,natural", *QUICK, "--json"))
+    return path
+
+
+def test_bench_has_the_error_in_the_row_of_the_speed(classifier: Path, record: Path) -> None:
+    document = json.loads(record.read_text())
+    grid = [(1, 8), (1, "natural"), (2, 8), (2, "natural")]
+    for engine in document["engines"]:
+        rows = [row for row in document["rows"] if row["engine"] == engine]
+        assert [(row["batch"], row["length"]) for row in rows] == [*grid, grid[0]]
+        assert rows[-1]["scenario"] == "cold" and rows[-1]["time"]["value"] > 0
+        for row in rows[:-1]:
+            assert row["median_ms"] == pytest.approx(row["time"]["value"] * 1e3, rel=1e-3)
+            assert row["texts_per_second"] == pytest.approx(row["batch"] / row["median_ms"] * 1e3, rel=1e-3)
+            assert row["quantiles"]["p50"]["value"] <= row["quantiles"]["p99"]["value"]
+            assert row["call_overhead_us"] > 0
+            assert 0 < row["max_abs"] < 1e-4
+            assert row["peak_memory_bytes"] > 1e7
+            assert len(row["rounds"]) == 2
+    fixed = next(row for row in document["rows"] if row["batch"] == 2 and row["length"] == 8)
+    assert fixed["work"]["flops"] == 2 * next(r for r in document["rows"] if r["length"] == 8)["work"]["flops"]
+
+
+def test_bench_refuses_what_it_cannot_measure_before_it_measures(classifier: Path, tmp_path: Path) -> None:
     assert "This model takes" in refused("bench", classifier, "--length", "8,513")
     assert "no variant" in refused("bench", classifier, "--device", "cuda")
+    assert "in a folder that exists" in refused("bench", classifier, "--html", tmp_path / "no" / "page.html")
+    assert "'cpu-fp16'" in refused("bench", classifier, "--variant", "cpu-fp16")
+    assert "--batch takes whole numbers" in misused("bench", classifier, "--batch", "1,two")
+    assert "--length takes a whole number, natural" in misused("bench", classifier, "--length", "long")
+    assert "--scenario takes single, offline, server; received 'burst'" in misused(
+        "bench", classifier, "--scenario", "burst"
+    )
+
+
+def test_bench_holds_a_load(classifier: Path) -> None:
+    shown = good("bench", classifier, "--variant", "cpu-fp32", "--batch", "1", "--length", "8", "--scenario", "server",
+                 "--bound", "1000", *QUICK)  # fmt: skip
+    assert "requests a second are answered within 1e+03 ms (99 %)" in shown
+    assert "a cold process has its first result after" in shown
+
+
+def test_bench_draws_a_page_and_prints_markdown(record: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    good("bench", "report", record, "--html", page)
+    assert page.read_text().startswith("<!doctype html>")
+    assert "cpu-fp32" in good("bench", "report", record)
+    assert "is no JSON document" in refused("bench", "report", __file__)
+
+
+def test_bench_compares_two_records_and_fails_on_a_regression(record: Path, tmp_path: Path) -> None:
+    assert "Nothing is worse" in good("bench", "compare", record, record)
+    document = json.loads(record.read_text())
+    for row in document["rows"]:
+        if "floors" in row:
+            row["floors"] = [value * 3 for value in row["floors"]]
+            row["memory"]["peak_bytes"] *= 2
+    slowed = tmp_path / "slowed.json"
+    slowed.write_text(json.dumps(document))
+    done = call("bench", "compare", record, slowed, "--json")
+    assert done.exit_code == 1
+    found = json.loads(done.stdout)
+    # Two launches of a few milliseconds may leave a tripled time within their noise; memory has none.
+    assert found["regressions"] >= 8
+    assert "peak memory" in {change["what"] for change in found["changes"]}
+    assert "WORSE" in call("bench", "compare", record, slowed).stdout
+    assert call("bench", "compare", record, slowed, "--bound", "900").exit_code == 0
+    other = tmp_path / "other.json"
+    other.write_text('{"format": "something else"}')
+    assert "is no record of this precast" in refused("bench", "compare", record, other)
 
 
 def test_timing_takes_turns_and_waits_until_stable() -> None:

@@ -16,12 +16,11 @@ from precast.runtime.bench.contender import Contender
 from precast.runtime.bench.points import artifact_inputs, make_point
 from precast.runtime.bench.session import Plan, Point, Session
 from precast.runtime.bench.work import work_of
-from precast.runtime.errors import BenchmarkError, DependencyError, InputError, ProviderError
+from precast.runtime.errors import BenchmarkError, DependencyError, ProviderError
 from precast.runtime.inspection import worst_errors
 
-__all__ = ["SCENARIOS", "bench", "side_by_side"]
+__all__ = ["bench", "side_by_side"]
 
-SCENARIOS = ("single", "offline", "server")
 _ADAPTER = Path(__file__).with_name("adapter.py")
 
 
@@ -49,12 +48,9 @@ def bench(
         calibration: whether to measure first what the machine can do at all.
 
     Raises:
-        InputError: a scenario or a length is none.
+        InputError: a length is more than the model takes.
         ArtifactError, ProviderError: there is no such artifact, no variant for the device, or nothing to run it on.
     """
-    unknown = [name for name in scenarios if name not in SCENARIOS]
-    if unknown:
-        raise InputError(f"--scenario takes {', '.join(SCENARIOS)}; received {unknown[0]!r}.")
     artifact = Artifact.open(path)
     component = artifact.component_for(None)
     chosen, skipped = _runnable(artifact, component, variants, device)

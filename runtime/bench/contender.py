@@ -73,7 +73,12 @@ class Process:
         """One request, one answer; a process that has none after ``patience`` seconds is ended."""
         assert self._process.stdin is not None and self._process.stdout is not None
         late = threading.Event()
-        watch = threading.Timer(patience, lambda: (late.set(), self._process.kill()))
+
+        def end() -> None:
+            late.set()
+            self._process.kill()
+
+        watch = threading.Timer(patience, end)
         watch.start()
         try:
             self._process.stdin.write(json.dumps({"op": op, **request}) + "\n")
@@ -92,8 +97,8 @@ class Process:
 
     def load(self) -> dict[str, Any]:
         """Make it ready to run."""
-        paths = {"checkpoint": self._contender.checkpoint, "prepared": self._contender.prepared}
-        return self.ask("load", **{name: os.fspath(path) for name, path in paths.items()}, **self._contender.options)
+        checkpoint, prepared = os.fspath(self._contender.checkpoint), os.fspath(self._contender.prepared)
+        return self.ask("load", checkpoint=checkpoint, prepared=prepared, **self._contender.options)
 
     def prepare(self) -> dict[str, Any]:
         """Convert the checkpoint into the folder ``prepared``."""

@@ -14,8 +14,18 @@ import numpy as np
 from precast.runtime.bench.session import Point
 from precast.runtime.errors import InputError
 
-__all__ = ["artifact_inputs", "batches", "make_point", "parse_length", "parse_lengths", "parse_numbers"]
+__all__ = [
+    "SCENARIOS",
+    "artifact_inputs",
+    "batches",
+    "make_point",
+    "parse_length",
+    "parse_lengths",
+    "parse_numbers",
+    "parse_scenarios",
+]
 
+SCENARIOS = ("single", "offline", "server")
 _UNIFORM = re.compile(r"uniform:(\d+)-(\d+)")
 _MIXED = 64  # texts, or batches of texts, that stand for a distribution
 _FORMS = "a whole number, natural (lengths of English sentences), or uniform:LOW-HIGH"
@@ -27,6 +37,15 @@ def parse_numbers(text: str, option: str) -> list[int]:
     if not all(part.isdigit() and int(part) for part in parts):
         raise InputError(f"{option} takes whole numbers separated by commas, such as 1,8; received {text!r}.")
     return [int(part) for part in parts]
+
+
+def parse_scenarios(text: str) -> list[str]:
+    """``"single,offline"`` as scenarios."""
+    names = [part.strip() for part in text.split(",")]
+    unknown = [name for name in names if name not in SCENARIOS]
+    if unknown:
+        raise InputError(f"--scenario takes {', '.join(SCENARIOS)}; received {unknown[0]!r}.")
+    return names
 
 
 def parse_lengths(text: str, option: str = "--length") -> list[int | str]:

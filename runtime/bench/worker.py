@@ -62,7 +62,8 @@ class Worker:
         outputs, marks = self._once(self._feed(feed))
         seconds = time.perf_counter() - began
         if save is not None:
-            np.savez(save, **{name: np.asarray(value) for name, value in outputs.items()})
+            arrays: dict[str, Any] = {name: np.asarray(value) for name, value in outputs.items()}
+            np.savez(save, **arrays)
         return {"seconds": seconds, "marks": marks}
 
     def warm(self, *, feeds: list[str], seconds: float, tolerance: float = 0.05, **_: Any) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from precast.runtime.cli.console import Stages, guarded, note, size_text, table, write, write_json
+from precast.runtime.cli.console import Stages, guarded, size_text, table, write, write_json
 
 __all__ = ["bench", "register"]
 
 _EXAMPLE = """\b
-Examples:
+Example:
   precast bench minilm --batch 1,8 --length 16,128,natural --html minilm.html
   precast bench minilm --json > after.json && precast bench compare before.json after.json"""
 
@@ -67,18 +67,23 @@ def bench(
     """
     from precast.runtime.backends.onnxruntime import default_threads
     from precast.runtime.bench.artifact import bench as measure
-    from precast.runtime.bench.points import parse_lengths, parse_numbers
+    from precast.runtime.bench.points import parse_lengths, parse_numbers, parse_scenarios
     from precast.runtime.bench.session import Plan
+    from precast.runtime.errors import InputError
 
-    grid = [(size, tokens) for size in parse_numbers(batch, "--batch") for tokens in parse_lengths(length)]
-    counts = parse_numbers(threads, "--threads") if threads else [default_threads()]
+    try:
+        grid = [(size, tokens) for size in parse_numbers(batch, "--batch") for tokens in parse_lengths(length)]
+        counts = parse_numbers(threads, "--threads") if threads else [default_threads()]
+        scenarios = parse_scenarios(scenario)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
     if html is not None:
         _check_page(html)
     with Stages() as stage:
         document = measure(
             artifact,
             grid=grid,
-            scenarios=[name.strip() for name in scenario.split(",")],
+            scenarios=scenarios,
             variants=None if variant is None else [name.strip() for name in variant.split(",")],
             device=device,
             threads=counts,
@@ -99,8 +104,8 @@ def bench(
         write(tables(document))
     else:
         _show(document)
-    if html is not None:
-        note(f"{html} holds the page.")
+    if html is not None and not as_json:
+        write(f"{html} holds the page.")
 
 
 @guarded
@@ -142,7 +147,7 @@ def report(
         with Stages() as stage:
             stage("drawing the page")
             _write_page(document, html)
-        note(f"{html} holds the page.")
+        write(f"{html} holds the page.")
         return
     from precast.runtime.bench.report import markdown as tables
 
@@ -151,10 +156,10 @@ def report(
 
 def _check_page(path: Path) -> None:
     """What would make a page fail, before anything is measured for it."""
-    from precast.runtime.bench.report import check
+    from precast.runtime.bench.report.charts import plotly
     from precast.runtime.errors import InputError
 
-    check()
+    plotly()
     if not path.resolve().parent.is_dir():
         raise InputError(f"--html names a file in a folder that exists; received {os.fspath(path)!r}.")
 

@@ -1,4 +1,4 @@
-"""Precast as its users call it: `precast.load`, then the model with named arrays, all its input checks included."""
+"""Precast as its users call it, by the adapter that `precast bench` uses itself; the driver exports the artifact."""
 
 from __future__ import annotations
 
@@ -6,27 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from precast.runtime.bench.adapter import PACKAGES
+from precast.runtime.bench.adapter import Adapter as Precast
 
-__all__ = ["PrecastAdapter"]
+__all__ = ["PACKAGES", "PrecastAdapter"]
 
 
-class PrecastAdapter:
-    """Runs an artifact that the driver exported. ``VARIANT``: which one of its variants; None: the package chooses."""
+class PrecastAdapter(Precast):
+    """``VARIANT``: which one of the artifact's variants; None: the package chooses."""
 
-    STREAMS = False
     VARIANT: str | None = None
 
-    def __init__(self, *, threads: int, device: str, precision: str, workload: dict[str, Any]) -> None:
-        self._threads, self._device = threads, device
+    def __init__(self, *, threads: int, device: str, precision: str, workload: Mapping[str, Any]) -> None:
+        chosen = {**workload, "variant": self.VARIANT}
+        super().__init__(threads=threads, device=device, precision=precision, workload=chosen)
 
     def prepare(self, checkpoint: Path, out: Path) -> None:
         raise NotImplementedError("an export needs torch, which this environment is without: the driver exports")
-
-    def load(self, checkpoint: Path, prepared: Path) -> None:
-        import precast
-
-        self._model = precast.load(prepared, device=self._device, threads=self._threads, variant=self.VARIANT)
-
-    def run(self, feed: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        return self._model(**feed)

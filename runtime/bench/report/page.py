@@ -122,12 +122,16 @@ class _Page:
                 text, kind, more = cells.get((workload, peer), ("", "", ""))
                 small = f"<small>{esc(more)}</small>" if more else ""
                 kind = kind or "none"
-                shown.append(f'<td class="number {kind}">{esc(text) or "not run"}{small}</td>')
+                shown.append(f'<td class="number {kind}">{esc(text) or self._why_empty(workload, peer)}{small}</td>')
             lines.append(f'<tr><th scope="row">{esc(view.workload_title(workload))}</th>{"".join(shown)}</tr>')
         return (
             '<div class="scroll" tabindex="0" role="region" aria-label="Speed against peers"><table class="glance">'
             f"<thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
         )
+
+    def _why_empty(self, workload: str, peer: str) -> str:
+        ran = any(row.engine == peer and row.time is not None for row in self.view.of(workload))
+        return "no equal of ours" if ran else "not run"
 
     def _workload(self, index: int, name: str, told: Summary) -> str:
         view = self.view
