@@ -48,7 +48,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class Workload:
-    """A model, where its weights come from, and the points it is measured at. ``table`` is the file as it is."""
+    """A model, where its weights come from, and the points it is measured at. ``table`` is the file as it is.
+
+    ``scaling``: further counts of ``threads``, measured at some of the ``points`` only.
+    """
 
     name: str
     title: str
@@ -58,6 +61,7 @@ class Workload:
     description: str
     source: Mapping[str, Any]
     points: Mapping[str, tuple[str, ...]]
+    scaling: Mapping[str, Any]
     table: Mapping[str, Any]
 
 
@@ -124,6 +128,7 @@ def _workload(path: Path) -> Workload:
         description=_text(table, "description", where),
         source=source,
         points={scenario: tuple(entries) for scenario, entries in points.items()},
+        scaling=table.get("scaling", {}),
         table=table,
     )
 

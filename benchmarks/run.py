@@ -107,6 +107,22 @@ class Comparison:
         contenders = self._contenders(workload, usable, checkpoint, folder / "prepared")
         if not contenders:
             raise BenchmarkError(f"nothing can run {workload.name} on {self.device}.")
+        self.document["workloads"][workload.name] = {
+            "title": workload.title,
+            "kind": workload.kind,
+            "family": workload.family,
+            "description": workload.description,
+            "weights_bytes": sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")),
+        }
+        self._session(workload, contenders, grid, expected)
+        for count in workload.scaling.get("threads", ()):
+            fewer = [point for point in grid if f"{point.batch}x{point.length}" in workload.scaling["points"]]
+            others = [entry._replace(options={**entry.options, "threads": count}) for entry in contenders]
+            self._session(workload, others, fewer, expected)
+
+    def _session(
+        self, workload: Workload, contenders: Sequence[Contender], grid: Sequence[Point], expected: Path
+    ) -> None:
         with tempfile.TemporaryDirectory(prefix="precast-bench-") as scratch:
             session = Session(
                 workload.name,
@@ -120,16 +136,6 @@ class Comparison:
                 until=self.until,
             )
             session.run()
-        self._record(workload, checkpoint, contenders, session)
-
-    def _record(self, workload: Workload, checkpoint: Path, contenders: Sequence[Contender], session: Session) -> None:
-        self.document["workloads"][workload.name] = {
-            "title": workload.title,
-            "kind": workload.kind,
-            "family": workload.family,
-            "description": workload.description,
-            "weights_bytes": sum(file.stat().st_size for file in checkpoint.glob("*.safetensors")),
-        }
         self.document["rows"] += session.rows()
         self.document["absent"] += session.absent
         for contender in contenders:

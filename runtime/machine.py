@@ -27,6 +27,7 @@ _FOR = {
     "export": "export checkpoints",
     "vision": "images",
     "audio": "sound",
+    "report": "pages with charts of a benchmark",
     "demo": "precast demo without the Hub",
 }
 
