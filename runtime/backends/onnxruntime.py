@@ -20,7 +20,7 @@ _LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 _ENTRIES = {"session.intra_op.allow_spinning", "session.disable_prepacking"}
-_PROVIDER_OPTIONS = {"device_id"}
+_PROVIDER_OPTIONS = {"device_id", "use_tf32"}
 _INSTALL = {
     "CPUExecutionProvider": 'pip install "precast[cpu]"',
     "CUDAExecutionProvider": 'pip install "precast[gpu]" (it takes the place of onnxruntime: uninstall that first)',

@@ -82,7 +82,8 @@ class _Measured:
         self.rounds[-1].append(sum(seconds) / len(seconds) if mixed else quantile(seconds, 0.5))
         self.calls[-1] += seconds
         self.marks[-1] += answer.get("marks", [])
-        self.on_device[-1] += answer.get("device_seconds", [])
+        # The adapter counts every call since it was last asked: what came before the turn's own is left out.
+        self.on_device[-1] += answer.get("device_seconds", [])[-len(seconds) :]
 
 
 class Session:

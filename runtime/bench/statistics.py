@@ -160,7 +160,8 @@ _POINT = ("workload", "scenario", "batch", "length", "threads", "device")
 
 
 def _engine(row: Mapping[str, Any]) -> Any:
-    return row["workload"], row["engine"]
+    """Whose spread a row shares; a cold start has another than calls that follow each other."""
+    return row["workload"], row["engine"], row["scenario"] == "cold"
 
 
 def _pairs(rows: Sequence[Mapping[str, Any]], ours: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -229,7 +229,7 @@ class View:
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
-        """Every peer's row beside ours of its precision; where we have none, beside our first one, marked."""
+        """Every peer's row beside our first engine of its precision; where there is none, beside our first, marked."""
         found = []
         for theirs in self.rows:
             if theirs.engine in self.ours or theirs.time is None or theirs.point.scenario == "server":
@@ -240,7 +240,7 @@ class View:
                 if row.point == theirs.point and row.engine in self.ours and row.time is not None
             ]
             alike = [row for row in near if row.precision == theirs.precision]
-            for ours in alike or near[:1]:
+            for ours in (alike or near)[:1]:
                 value = self.ratio(theirs, ours)
                 if value is not None:
                     found.append(Comparison(ours, theirs, value, bool(alike)))
