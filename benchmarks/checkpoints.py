@@ -108,6 +108,11 @@ def vary(model: Any) -> None:
         embedding.weight[embedding.padding_idx] = 0
     last = [tensor for name, tensor in model.named_parameters() if name.endswith("norm.weight")][-1]
     last[torch.randperm(width)[: width // 2]] *= -1
+    if model.config.tie_word_embeddings:
+        # Embedding and head alone are symmetric: two tokens would call each other. An MLP is not.
+        for name, tensor in model.named_parameters():
+            if name.endswith(("fc2.weight", "wo.weight", "down_proj.weight")):
+                tensor.mul_(4)
 
 
 def reference(workload: Path, checkpoint: Path, out: Path, feeds: list[Path]) -> None:

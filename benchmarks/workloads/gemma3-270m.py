@@ -46,7 +46,6 @@ def _convert(out: Path) -> None:
     model.tie_weights()
     model.generation_config = transformers.GenerationConfig(bos_token_id=2, eos_token_id=[1, 106], pad_token_id=0)
     model.save_pretrained(out)
-    transformers.AutoTokenizer.from_pretrained(out, gguf_file=_NAME).save_pretrained(out)
 
 
 def _add_older_names(path: Path) -> None:

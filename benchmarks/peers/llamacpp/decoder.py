@@ -56,7 +56,9 @@ class Adapter:
         rows = self._pool.map(self._complete, self._connections, prompts, marks)
         return {"tokens": np.array(list(rows), dtype=np.int64)}
 
-    def _complete(self, connection: http.client.HTTPConnection, prompt: list[int], mark: Callable[[], None]) -> list[int]:
+    def _complete(
+        self, connection: http.client.HTTPConnection, prompt: list[int], mark: Callable[[], None]
+    ) -> list[int]:
         request = {
             "prompt": prompt,
             "n_predict": self._workload["generate"]["new_tokens"],

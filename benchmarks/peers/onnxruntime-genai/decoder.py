@@ -50,13 +50,13 @@ class Adapter:
     def run(self, feed: Mapping[str, np.ndarray], mark: Callable[[], None]) -> dict[str, np.ndarray]:
         ids, new = feed["input_ids"], self._workload["generate"]["new_tokens"]
         if not feed["attention_mask"].all():
-            raise ValueError("onnxruntime-genai takes padding by its own token, not by a mask: give prompts of one length.")
+            raise ValueError(
+                "onnxruntime-genai takes padding by its own token, not by a mask: give prompts of one length."
+            )
         batch, length = ids.shape
         params = self._library.GeneratorParams(self._model)
         # The end of the text is suppressed until min_length; the cache is as long as max_length.
-        params.set_search_options(
-            do_sample=False, batch_size=batch, min_length=length + new, max_length=length + new
-        )
+        params.set_search_options(do_sample=False, batch_size=batch, min_length=length + new, max_length=length + new)
         generator = self._library.Generator(self._model, params)
         generator.append_tokens(ids.astype(np.int32))
         for _ in range(new):

@@ -30,6 +30,7 @@ def generate(
 ) -> dict[str, np.ndarray]:
     """``tokens`` [B, N] without the prompt (or the decoder's start). Beams cannot be streamed: they leave no marks."""
     table = workload["generate"]
+    model.generation_config.forced_eos_token_id = None  # Marian's and BART's last token would be no decision
     new, beams = table["new_tokens"], table.get("beams", 1)
     tokens = model.generate(
         **feed,
