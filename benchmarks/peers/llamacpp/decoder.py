@@ -46,19 +46,16 @@ class Adapter:
         options.n_ctx = _CONTEXT * self._slots
         options.cache_ram_mib = 0  # prompts come again here, and must be read again
         self._server = xllamacpp.Server(options)
-        address = self._server.listening_address.split("//")[1]
-        self._connections = [http.client.HTTPConnection(address) for _ in range(self._slots)]
+        self._address = self._server.listening_address.split("//")[1]
         self._pool = ThreadPoolExecutor(self._slots)
 
     def run(self, feed: Mapping[str, np.ndarray], mark: Callable[[], None]) -> dict[str, np.ndarray]:
         prompts = [ids[mask != 0].tolist() for ids, mask in zip(feed["input_ids"], feed["attention_mask"], strict=True)]
         marks = [mark] + [_nothing] * (len(prompts) - 1)
-        rows = self._pool.map(self._complete, self._connections, prompts, marks)
+        rows = self._pool.map(self._complete, prompts, marks)
         return {"tokens": np.array(list(rows), dtype=np.int64)}
 
-    def _complete(
-        self, connection: http.client.HTTPConnection, prompt: list[int], mark: Callable[[], None]
-    ) -> list[int]:
+    def _complete(self, prompt: list[int], mark: Callable[[], None]) -> list[int]:
         request = {
             "prompt": prompt,
             "n_predict": self._workload["generate"]["new_tokens"],
@@ -69,6 +66,7 @@ class Adapter:
             "return_tokens": True,
             "stream": True,
         }
+        connection = http.client.HTTPConnection(self._address)  # the server closes one after each stream
         connection.request("POST", "/completion", json.dumps(request), {"Content-Type": "application/json"})
         tokens = list[int]()
         with connection.getresponse() as response:
