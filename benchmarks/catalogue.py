@@ -13,7 +13,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["KINDS", "PRECISIONS", "Peer", "Workload", "peers", "workloads"]
+__all__ = ["KINDS", "PRECISIONS", "Peer", "Workload", "peers", "read_workload", "workloads"]
 
 HERE = Path(__file__).parent
 KINDS = ("encoder", "decoder", "seq2seq", "image", "ctc", "speech")
@@ -54,6 +54,7 @@ class Workload:
     """
 
     name: str
+    path: Path
     title: str
     kind: str
     family: str
@@ -71,8 +72,10 @@ def peers(names: list[str] | None = None) -> list[Peer]:
 
 
 def workloads(names: list[str] | None = None) -> list[Workload]:
-    """Every workload, or those named."""
-    return _chosen("workload", names, {path.stem: _workload(path) for path in sorted(HERE.glob("workloads/*.toml"))})
+    """Every workload, or those named; a name that ends in .toml is a file anywhere."""
+    known = {path.stem: read_workload(path) for path in sorted(HERE.glob("workloads/*.toml"))}
+    known |= {name: read_workload(Path(name)) for name in names or () if name.endswith(".toml")}
+    return _chosen("workload", names, known)
 
 
 def _chosen(what: str, names: list[str] | None, known: dict[str, Any]) -> list[Any]:
@@ -86,7 +89,7 @@ def _chosen(what: str, names: list[str] | None, known: dict[str, Any]) -> list[A
 
 def _peer(path: Path) -> Peer:
     table = _read(path)
-    where = path.relative_to(HERE)
+    where = Path(path.parent.name) / path.name
     kinds = table.get("kinds", {})
     for kind, entry in kinds.items():
         _known(where, f"kinds.{kind}", [kind], KINDS)
@@ -107,9 +110,10 @@ def _peer(path: Path) -> Peer:
     )
 
 
-def _workload(path: Path) -> Workload:
+def read_workload(path: Path) -> Workload:
+    """A workload's file, checked: the program ends with what is wrong in it."""
     table = _read(path)
-    where = path.relative_to(HERE)
+    where = Path(path.name)
     kind = _text(table, "kind", where)
     _known(where, "kind", [kind], KINDS)
     source, points = table.get("source", {}), table.get("points", {})
@@ -121,6 +125,7 @@ def _workload(path: Path) -> Workload:
         raise SystemExit(f"{where}: [points] names what is measured, such as single = ['1x128']; it is empty.")
     return Workload(
         name=path.stem,
+        path=path.resolve(),
         title=_text(table, "title", where),
         kind=kind,
         family=_text(table, "family", where),
@@ -136,8 +141,10 @@ def _workload(path: Path) -> Workload:
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SystemExit(f"There is no file {path}.") from error
     except tomllib.TOMLDecodeError as error:
-        raise SystemExit(f"{path.relative_to(HERE)} is no TOML: {error}") from error
+        raise SystemExit(f"{path} is no TOML: {error}") from error
 
 
 def _text(table: Mapping[str, Any], name: str, where: Path) -> str:

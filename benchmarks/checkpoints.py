@@ -83,6 +83,8 @@ def fill(name: str, tensor: Any, scale: float) -> None:
     elif tensor.ndim <= 1:
         # The scale of a norm is called weight and nothing else of one dimension is.
         tensor.copy_(1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise)
+    elif name.endswith("original0"):  # the magnitudes of a weight norm
+        tensor.copy_(1 + 0.1 * noise)
     elif "embed" in name or "position" in name or "cls_token" in name:
         tensor.copy_(noise * 0.05)
     else:

@@ -14,7 +14,7 @@ from benchmarks.catalogue import Workload
 from precast.runtime.bench.points import make_point, parse_length
 from precast.runtime.bench.session import Point
 
-__all__ = ["points"]
+__all__ = ["images", "points"]
 
 _POINT = re.compile(r"(\d+)x(.+)")
 _RATE = 16_000  # samples a second, what every speech model here takes
@@ -54,8 +54,7 @@ def _point(workload: Workload, scenario: str, entry: str, folder: Path, speech: 
     path = folder / f"{entry}.npz"
     if workload.kind == "image":
         size = int(length)
-        pixels = np.random.default_rng(0).standard_normal((batch, 3, size, size), dtype=np.float32)
-        _save(path, {"pixel_values": pixels})
+        _save(path, {"pixel_values": images(batch, size, np.random.default_rng(0))})
         return Point(scenario, batch, length, (os.fspath(path),), {"images": batch})
     if workload.kind == "ctc":
         seconds = float(length.removesuffix("s"))
@@ -69,6 +68,13 @@ def _point(workload: Workload, scenario: str, entry: str, folder: Path, speech: 
     with np.load(path) as arrays:
         seconds = len(arrays["waveform"]) / _RATE
     return Point("generate", batch, length, (os.fspath(path),), {"seconds_of_sound": seconds})
+
+
+def images(batch: int, size: int, rng: np.random.Generator) -> Any:
+    """Patches of random colours under fine noise, float32 [B, 3, S, S]: noise alone would make all images alike."""
+    coarse = rng.standard_normal((batch, 3, -(-size // 16), -(-size // 16)), dtype=np.float32)
+    patches = coarse.repeat(16, axis=2).repeat(16, axis=3)[:, :, :size, :size]
+    return (patches + 0.3 * rng.standard_normal(patches.shape, dtype=np.float32)).astype(np.float32)
 
 
 def _text(workload: Workload) -> Callable[[Sequence[int], np.random.Generator], Mapping[str, Any]]:

@@ -191,7 +191,7 @@ class Comparison:
         upstream = self.environment("upstream")
         if upstream.why_not():
             raise BenchmarkError(f"upstream makes the checkpoints and the reference: {upstream.why_not()}")
-        arguments = [os.fspath(path) for path in (HERE / "workloads" / f"{workload.name}.toml", *paths)]
+        arguments = [os.fspath(path) for path in (workload.path, *paths)]
         done = subprocess.run(
             [upstream.python, _CHECKPOINTS, command, *arguments],
             capture_output=True,
@@ -229,7 +229,7 @@ def _digest(workload: Workload) -> str:
     made = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
     made.update(_CHECKPOINTS.read_bytes())
     if "script" in workload.source:
-        made.update((HERE / "workloads" / workload.source["script"]).read_bytes())
+        made.update(workload.path.with_name(workload.source["script"]).read_bytes())
     return made.hexdigest()[:12]
 
 

@@ -13,10 +13,17 @@ _SEED = 20_261_121
 
 
 def images(config: dict[str, Any], count: int = 32) -> Iterator[dict[str, np.ndarray]]:
-    """``pixel_values`` [1, C, H, W], normal: an image is 224 pixels on a side unless the config says otherwise."""
+    """``pixel_values`` [1, C, H, W], as benchmarks/feeds.py makes them: patches of random colours under fine noise.
+
+    An image is 224 pixels on a side unless the config says otherwise.
+    """
     numbers, size = np.random.default_rng(_SEED), config.get("image_size", 224)
     for _ in range(count):
-        yield {"pixel_values": numbers.standard_normal((1, config["num_channels"], size, size), dtype=np.float32)}
+        shape = (1, config["num_channels"], -(-size // 16), -(-size // 16))
+        coarse = numbers.standard_normal(shape, dtype=np.float32)
+        patches = coarse.repeat(16, axis=2).repeat(16, axis=3)[:, :, :size, :size]
+        fine = numbers.standard_normal(patches.shape, dtype=np.float32)
+        yield {"pixel_values": (patches + 0.3 * fine).astype(np.float32)}
 
 
 def recordings(count: int = 16, seconds: float = 5.0) -> Iterator[dict[str, np.ndarray]]:
