@@ -204,7 +204,8 @@ def check(
 
 def _said(stage: Stages) -> Callable[[str], None]:
     """Progress on a terminal, and as lines in the log of a run that takes an hour."""
-    return stage if sys.stderr.isatty() else note
+    began = time.perf_counter()
+    return stage if sys.stderr.isatty() else lambda text: note(f"{time.perf_counter() - began:7.1f} s  {text}")
 
 
 def _told(change: Any) -> str:

@@ -276,9 +276,9 @@ def test_a_point_is_written_once_and_counts_its_real_tokens(tmp_path: Path) -> N
 
     first = make_point("single", 2, "uniform:4-9", tmp_path, make)
     assert make_point("single", 2, "uniform:4-9", tmp_path, make) == first
-    assert len(calls) == len(first.feeds) == 64
+    assert len(calls) == len(first.feeds) == 32
     assert first.amounts["texts"] == 2
-    assert first.amounts["tokens"] == pytest.approx(sum(map(sum, calls)) / 64)
+    assert first.amounts["tokens"] == pytest.approx(sum(map(sum, calls)) / 32)
 
 
 def test_what_is_no_grid_is_refused() -> None:

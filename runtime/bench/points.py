@@ -27,7 +27,7 @@ __all__ = [
 
 SCENARIOS = ("single", "offline", "server")
 _UNIFORM = re.compile(r"uniform:(\d+)-(\d+)")
-_MIXED = 64  # texts, or batches of texts, that stand for a distribution
+_MIXED = (64, 8)  # texts at least, and batches at least, that stand for a distribution
 _FORMS = "a whole number, natural (lengths of English sentences), or uniform:LOW-HIGH"
 
 
@@ -79,9 +79,9 @@ def batches(
         if longest is not None and length > longest:
             raise InputError(f"This model takes {longest} tokens; --length has {length}. Leave that out.")
         return [[length] * batch]
-    count = _MIXED * batch
+    count = batch * max(-(-_MIXED[0] // batch), _MIXED[1])
     source = _distribution(length)
-    # Evenly spaced quantiles, shuffled: 64 texts stand for the whole distribution, its tail included.
+    # Evenly spaced quantiles, shuffled: few texts stand for the whole distribution, its tail included.
     drawn = [source[min(len(source) - 1, int((i + 0.5) / count * len(source)))] for i in range(count)]
     drawn = [min(value, longest) if longest else value for value in drawn]
     rng = random.Random(seed)
