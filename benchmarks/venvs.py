@@ -59,6 +59,8 @@ class Environment:
             return f"environment {self.name} could not be installed: {failed.read_text().strip()}"
         if not self._stamp().is_file():
             return f"environment {self.name} is not installed: python -m benchmarks setup {self.name}"
+        if not self.current():
+            return f"environment {self.name} is not of today's files: python -m benchmarks setup {self.name}"
         return None
 
     def current(self) -> bool:
