@@ -100,6 +100,18 @@ def test_a_peer_that_is_not_installed_is_reported(home: Path, tiny: Workload) ->
     assert "could not be installed: ERROR: no matching distribution" in found["absent"][0]["reason"]
 
 
+def test_an_environment_of_other_files_is_not_measured(home: Path) -> None:
+    environment = Environment("ctranslate2")
+    environment.folder.mkdir(parents=True)
+    stamp = environment.folder / "precast-benchmarks.json"
+    stamp.write_text(json.dumps({"digest": environment.digest}))
+    assert environment.why_not() is None
+    stamp.write_text(json.dumps({"digest": "of something else"}))
+    assert environment.why_not() == (
+        "environment ctranslate2 is not of today's files: python -m benchmarks setup ctranslate2"
+    )
+
+
 def test_a_kind_that_a_peer_does_not_serve_is_reported(home: Path) -> None:
     found = Comparison(plan=QUICK, threads=1, installs=False, environment=Here, until=0.0)
     found.document = {"absent": []}

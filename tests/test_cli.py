@@ -390,6 +390,16 @@ def test_bench_compares_two_records_and_fails_on_a_regression(record: Path, tmp_
     assert "is no record of this precast" in refused("bench", "compare", record, other)
 
 
+def test_diff_times_both_in_turns(classifier: Path, embedder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("precast.runtime.cli.diff._SECONDS", 0.02)
+    monkeypatch.setattr("precast.runtime.cli.diff._POINTS", ((1, 8), (2, 100_000)))
+    (row,) = json.loads(good("diff", classifier, embedder, "--speed", "--json"))["speed"]
+    assert (row["batch"], row["length"]) == (1, 8), "what one of them does not take is left out"
+    assert row["ratio"]["low"] <= row["ratio"]["value"] <= row["ratio"]["high"]
+    assert row["a_ms"]["value"] > 0 < row["b_ms"]["value"]
+    assert "1 x 8" in good("diff", classifier, embedder, "--speed")
+
+
 def test_timing_takes_turns_and_waits_until_stable() -> None:
     order: list[str] = []
     calls: dict[str, Callable[[], None]] = {

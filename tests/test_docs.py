@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import re
 
-from generate_docs import README, generated
+from generate_docs import README, RECORD, generated
 
 
 def test_generated_parts_are_fresh() -> None:
     text = README.read_text()
     assert generated(text) == text, "run: python tests/generate_docs.py"
+
+
+def test_the_recorded_page_is_of_the_recorded_run() -> None:
+    from precast.runtime.bench import record
+    from precast.runtime.bench.report.page import digest
+
+    results = RECORD.parent
+    for path in results.glob("*.json"):
+        page = path.with_suffix(".html").read_text()
+        assert f'content="{digest(record.read(path))}"' in page, f"run: precast bench report {path} --html ..."
+    assert RECORD.is_file()
 
 
 def test_quick_start_is_two_commands() -> None:

@@ -22,6 +22,7 @@ __all__ = ["Plan", "Point", "Session"]
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 _SHOWN = 200
 _LEAST_TURNS = 3
+_BLOCKS = 4  # turns that go once through a mix of lengths
 _LONG = 0.5  # seconds a call from which a turn needs no call to settle in
 
 
@@ -181,7 +182,7 @@ class Session:
         each(partial(self._warm, index, point, speeds))
         if not speeds:
             return
-        turns = self._turns(max(speeds.values()), len(point.feeds) > 1)
+        turns = self._turns(max(speeds.values()), len(point.feeds))
         for turn in range(turns):
             shift = turn % max(1, len(self._contenders))
             order = self._contenders[shift:] + self._contenders[:shift]
@@ -211,8 +212,11 @@ class Session:
         taken.unstable += not answer["stable"]
         speeds[contender.engine] = process.ask("run", feed=point.feeds[0])["seconds"]
 
-    def _turns(self, slowest: float, mixed: bool) -> int:
+    def _turns(self, slowest: float, feeds: int) -> int:
+        """How often each contender is asked in one launch; a mix of lengths is gone through whole, in blocks."""
         share = self.plan.seconds / self.plan.launches
+        if feeds > 1:
+            return _BLOCKS * max(1, round(share / (slowest * feeds)))
         return max(_LEAST_TURNS, math.ceil(share / max(self.plan.turn, slowest)))
 
     def _turn(
@@ -222,24 +226,22 @@ class Session:
         feeds = list(point.feeds)
         request: dict[str, Any] = {"seconds": self.plan.turn, "settle": speeds[contender.engine] < _LONG}
         if len(feeds) > 1:
-            # The same texts for all in the same turn, and over all turns each text about as often.
-            count = max(1, min(len(feeds), round(self.plan.turn / (sum(speeds.values()) / len(speeds)))))
-            request = {
-                "seconds": 0.0,
-                "least": count,
-                "most": count,
-                "first": turn * count,
-                "settle": request["settle"],
-            }
+            # The same texts for all in the same turn, and every text as often in one launch as in another.
+            block = len(feeds) // _BLOCKS
+            request |= {"seconds": 0.0, "least": block, "most": block, "first": turn * block}
         self._taken[contender.engine, index].add(process.ask("time", feeds=feeds, **request), len(feeds) > 1)
 
     def _afterwards(self, index: int, point: Point, contender: Contender, process: Process) -> None:
         taken = self._taken[contender.engine, index]
         taken.memory = {key: value for key, value in process.ask("memory").items() if value is not None}
-        on_device = device.process_memory(process.pid) if contender.options.get("device") not in (None, "cpu") else None
-        if on_device is not None:
-            taken.memory["device_bytes"] = on_device
         taken.extra = process.ask("details", feed=point.feeds[0])
+        if contender.options.get("device", "cpu") != "cpu":
+            on_device, state = device.process_memory(process.pid), device.device_state()
+            if on_device is not None:
+                taken.memory["device_bytes"] = on_device
+            if state is not None:
+                # Read while the device is still warm from the turns: an idle one has stepped its clocks down.
+                taken.extra["device_state"] = state
 
     def _serve(self, index: int, point: Point, contender: Contender, process: Process) -> None:
         self._progress(f"{self.workload}: {point.label}, load that {contender.engine} holds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from precast.runtime.bench.report.text import capital, esc, plural
 from precast.runtime.bench.report.view import View
 from precast.runtime.bench.report.words import Summary, Table, glance, summary
 
-__all__ = ["html"]
+__all__ = ["digest", "html"]
 
 # The page asks nobody for anything, and no text in a record can make it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
@@ -43,11 +44,17 @@ def html(record: dict[str, Any], *, title: str | None = None) -> str:
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta name="precast-record" content="{digest(record)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{esc(heading)}</title>\n<style>{STYLE}</style>\n</head>\n'
         f'<body>\n{body}\n<script type="application/json" id="figures">{figures}</script>\n'
         f"<script>{library}</script>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
+
+
+def digest(record: Mapping[str, Any]) -> str:
+    """SHA-256 of what a record says: a page carries that of its own, so that a stale one can be told."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _heading(view: View) -> str:
