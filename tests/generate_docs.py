@@ -48,10 +48,12 @@ def speed() -> str:
     from precast.runtime.bench.statistics import ratios
 
     document = record.read(RECORD)
-    rows = [row for row in document["rows"] if row["scenario"] != "cold"]
+    usual = document["settings"]["threads"]
+    rows = [row for row in document["rows"] if row["scenario"] != "cold" and row["threads"] == usual]
     found: dict[Any, dict[str, Any]] = {}
-    for entry in ratios(rows, "precast"):
-        found.setdefault(_point(entry), {})[entry["engine"]] = entry["ratio"]
+    for entry in ratios(document["rows"], "precast"):
+        if entry["scenario"] != "cold" and entry["threads"] == usual:
+            found.setdefault(_point(entry), {})[entry["engine"]] = entry["ratio"]
     engines = [name for name in document["engines"] if name != "precast"]
     exact = [name for name in engines if document["engines"][name]["precision"] == "fp32"]
     return "\n".join(

@@ -227,7 +227,7 @@ class Session:
         request: dict[str, Any] = {"seconds": self.plan.turn, "settle": speeds[contender.engine] < _LONG}
         if len(feeds) > 1:
             # The same texts for all in the same turn, and every text as often in one launch as in another.
-            block = len(feeds) // _BLOCKS
+            block = max(1, len(feeds) // _BLOCKS)
             request |= {"seconds": 0.0, "least": block, "most": block, "first": turn * block}
         self._taken[contender.engine, index].add(process.ask("time", feeds=feeds, **request), len(feeds) > 1)
 
