@@ -203,7 +203,10 @@ class _Page:
         if not charts:
             return ""
         return (
-            f'<section id="installs"><h2>Before any model</h2><h3>Install and import</h3>{self._grid(charts)}</section>'
+            '<section id="installs"><h2>Before any model</h2><h3>Install and import</h3><p>An environment holds all '
+            "that its pinned file brings, what converts checkpoints included: where a peer converts with torch, torch "
+            "counts. Precast's is the one that runs artifacts; it exports in another.</p>"
+            f"{self._grid(charts)}</section>"
         )
 
     def _absent(self) -> str:
