@@ -183,8 +183,8 @@ def agree(
 def check(
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="An artifact's folder.")],
     slower: Annotated[float, typer.Option(min=0.1, help="Percent by which the planted variant is slower.")] = 10.0,
-    launches: Annotated[int, typer.Option(min=2)] = 4,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Each run at each point.")] = 4.0,
+    launches: Annotated[int, typer.Option(min=2, help="Fresh processes of each run.")] = 8,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Each run at each point, over all launches.")] = 4.0,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
 ) -> None:
     """Run an artifact twice as it is and once slowed. Exit status 1: equal runs alarm, or the slow one is not found."""
@@ -193,10 +193,10 @@ def check(
         count = threads or default_threads()
         found = planted(artifact, slower=slower / 100, plan=plan, threads=count, say=_said(stage))
     write(f"Two equal runs: {found['equal']['regressions']} alarms, {found['equal']['compared']} times compared.")
-    for change in found["equal"]["changes"]:
+    for change in found["equal"]["times"]:
         write(f"  {_told(change)}")
     write(f"Slowed by {slower:g} %: found at {found['found']} of {found['points']} points.")
-    for change in found["slowed"]["changes"]:
+    for change in found["slowed"]["times"]:
         write(f"  {_told(change)}")
     if not found["held"]:
         raise typer.Exit(1)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from precast.runtime.bench.record import key
-from precast.runtime.bench.statistics import LEVEL, Estimate, Spread, pool, student
+from precast.runtime.bench.statistics import LEVEL, Estimate, pool, student
 from precast.runtime.errors import BenchmarkError
 
 __all__ = ["BOUND", "compare"]
@@ -25,6 +25,7 @@ _MEMORY_NOISE = 0.03
 _WORSE = 2.0  # times the error, from which a variant is less exact than it was
 _MEDIAN = math.sqrt(math.pi / 2)
 _LEAST_SD = 0.004
+_PRIOR = 4
 
 
 class _Pair(NamedTuple):
@@ -39,8 +40,8 @@ def compare(
 ) -> dict[str, Any]:
     """What changed from ``a`` to ``b``.
 
-    Returns: ``changes``, every figure that differs beyond noise as ``{"what", "a", "b", "ratio", "worse", "regression",
-    ...key of the row}``; ``compared``, how many times were looked at; ``only_a``, ``only_b``: rows of one record alone;
+    Returns: ``times``, every time's ratio b / a; ``changes``, every figure that differs beyond noise as ``{"what", "a",
+    "b", "ratio", "worse", "regression", ...key of the row}``; ``compared``, how many times were looked at; ``only_a``, ``only_b``: rows of one record alone;
     ``regressions``: how many of the changes are for the worse by more than ``bound`` (0.05: 5 %).
 
     Raises:
@@ -65,6 +66,7 @@ def compare(
     return {
         "bound": bound,
         "compared": len(timed),
+        "times": [{**_named(pair.row), "what": pair.what, "ratio": _known(ratio)} for pair, ratio in _ratios(timed)],
         "changes": sorted(
             changes, key=lambda change: (not change["regression"], -abs(math.log(change["ratio"]["value"])))
         ),
@@ -84,31 +86,38 @@ def _timed(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[_Pair]:
 
 
 def _slower_or_faster(pairs: Sequence[_Pair], bound: float) -> Iterator[dict[str, Any]]:
-    spreads = {
-        what: pool([[value] for value in side] for pair in pairs if pair.what == what for side in (pair.a, pair.b))
-        for what in {pair.what for pair in pairs}
-    }
-    for pair in pairs:
-        ratio = _ratio(pair, spreads[pair.what], len(pairs))
-        if ratio is None:
-            ratio = _unknown(pair)
+    for pair, ratio in _ratios(pairs):
         if not ratio.low <= 1 <= ratio.high:
             before, after = statistics.median(pair.a), statistics.median(pair.b)
             yield _change(pair.what, pair.row, before, after, ratio, bound)
 
 
-def _ratio(pair: _Pair, spread: Spread | None, together: int) -> Estimate | None:
-    """b / a, with an interval that holds for all pairs of the comparison at once."""
-    own = pool([[[value] for value in pair.a], [[value] for value in pair.b]])
-    known = [entry for entry in (own, spread) if entry is not None]
-    if not known:
-        return None
-    sd = max(_LEAST_SD, *(entry.sd for entry in known))
-    freedom = max(entry.freedom for entry in known)
-    middle = math.log(statistics.median(pair.b) / statistics.median(pair.a))
-    error = sd * math.sqrt(1 / len(pair.a) + 1 / len(pair.b)) * _MEDIAN
-    half = student(1 - (1 - LEVEL) / (2 * together), freedom) * error
-    return Estimate(math.exp(middle), math.exp(middle - half), math.exp(middle + half), min(len(pair.a), len(pair.b)))
+def _ratios(pairs: Sequence[_Pair]) -> list[tuple[_Pair, Estimate]]:
+    """b / a of every pair, with intervals that hold for all of them at once.
+
+    A few launches tell little of their own spread, and one restless point must not blur the others: each variance is
+    drawn towards the typical one of its kind, as if that had been seen in four launches more (moderated t; Smyth 2004,
+    doi:10.2202/1544-6115.1027).
+    """
+    own = [pool([[value] for value in side] for side in (pair.a, pair.b)) for pair in pairs]
+    typical = {
+        what: statistics.median(known)
+        for what in {pair.what for pair in pairs}
+        if (known := [spread.sd**2 for pair, spread in zip(pairs, own, strict=True) if spread and pair.what == what])
+    }
+    found = []
+    for pair, spread in zip(pairs, own, strict=True):
+        if spread is None:
+            found.append((pair, _unknown(pair)))
+            continue
+        freedom = spread.freedom + _PRIOR
+        variance = (spread.freedom * spread.sd**2 + _PRIOR * typical[pair.what]) / freedom
+        middle = math.log(statistics.median(pair.b) / statistics.median(pair.a))
+        error = max(_LEAST_SD, math.sqrt(variance)) * math.sqrt(1 / len(pair.a) + 1 / len(pair.b)) * _MEDIAN
+        half = student(1 - (1 - LEVEL) / (2 * len(pairs)), freedom) * error
+        low, high = math.exp(middle - half), math.exp(middle + half)
+        found.append((pair, Estimate(math.exp(middle), low, high, min(len(pair.a), len(pair.b)))))
+    return found
 
 
 def _unknown(pair: _Pair) -> Estimate:
@@ -142,6 +151,11 @@ def _change(
         "worse": worse,
         "regression": worse and ratio.value > 1 + bound,
     }
+
+
+def _known(ratio: Estimate) -> dict[str, Any]:
+    """An interval that nothing is known of has no ends."""
+    return ratio.to_json() if math.isfinite(ratio.high) else {**ratio.to_json(), "low": None, "high": None}
 
 
 def _size(change: Mapping[str, Any]) -> float:
