@@ -40,9 +40,10 @@ def compare(
 ) -> dict[str, Any]:
     """What changed from ``a`` to ``b``.
 
-    Returns: ``times``, every time's ratio b / a; ``changes``, every figure that differs beyond noise as ``{"what", "a",
-    "b", "ratio", "worse", "regression", ...key of the row}``; ``compared``, how many times were looked at; ``only_a``, ``only_b``: rows of one record alone;
-    ``regressions``: how many of the changes are for the worse by more than ``bound`` (0.05: 5 %).
+    Returns: ``times``, the ratio b / a of every time; ``changes``, every figure that differs beyond noise as ``{"what",
+    "a", "b", "ratio", "worse", "regression", ...key of the row}``; ``compared``, how many times were looked at;
+    ``only_a``, ``only_b``: rows of one record alone; ``regressions``: how many of the changes are for the worse by more
+    than ``bound`` (0.05: 5 %).
 
     Raises:
         BenchmarkError: the records have no row in common, or come from different machines and ``any_machine`` is off.
