@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from precast.graphs.dialects.base import Dialect
 from precast.graphs.dialects.native import NATIVE
@@ -37,7 +38,7 @@ class Recipe:
     dialect: Dialect
     passes: Callable[[], tuple[GraphPass, ...]]
     provider: str
-    session: Mapping[str, str] = field(default_factory=dict)
+    session: Mapping[str, Any] = field(default_factory=dict)
     isa: str | None = None
     suffix: str = ""
 
