@@ -24,5 +24,5 @@ class Adapter(EncoderAdapter):
         set_threads(self._threads)
         self._model = SentenceTransformer(str(checkpoint), device=self._device).eval()
 
-    def _states(self, given: dict[str, Any]) -> Any:
+    def _forward(self, given: dict[str, Any]) -> Any:
         return self._model(given)["token_embeddings"]

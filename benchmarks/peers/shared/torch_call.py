@@ -1,4 +1,4 @@
-"""One array in, logits out, through upstream's model: what the image and ctc adapters of torch have in common."""
+"""Upstream's model in torch, on a CPU or a GPU: what the adapters of one forward pass have in common."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from shared.torch_model import open_model, set_threads
 
-__all__ = ["ImageAdapter", "LogitsAdapter"]
+__all__ = ["ImageAdapter", "LogitsAdapter", "TorchAdapter"]
 
 
-class LogitsAdapter:
-    """``INPUT`` names the feed's only array. On a GPU a call copies it in and the logits out, and waits."""
+class TorchAdapter:
+    """``OUTPUT`` names what comes out. On a GPU a call copies the feed in and the output back, and waits."""
 
     STREAMS = False
-    INPUT: str
+    OUTPUT: str
 
     def __init__(self, *, threads: int, device: str, precision: str, workload: dict[str, Any]) -> None:
         self._threads, self._device, self._precision, self._workload = threads, device, precision, workload
@@ -36,23 +36,42 @@ class LogitsAdapter:
         import torch
 
         with torch.inference_mode():
-            given = torch.from_numpy(feed[self.INPUT]).to(self._device, self._model.dtype)
+            given = self._given(feed)
             if self._device == "cpu":
-                return {"logits": self._logits(given).float().numpy()}
+                return {self.OUTPUT: self._forward(given).float().numpy()}
             began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             began.record()
-            logits = self._logits(given)
+            output = self._forward(given)
             ended.record()
             self._events.append((began, ended))
-            return {"logits": logits.float().cpu().numpy()}
+            return {self.OUTPUT: output.float().cpu().numpy()}
 
-    def _logits(self, given: Any) -> Any:
-        return self._model(**{self.INPUT: given}).logits
+    def _given(self, feed: Mapping[str, np.ndarray]) -> Any:
+        """The feed as `_forward` takes it, on the device."""
+        raise NotImplementedError
+
+    def _forward(self, given: Any) -> Any:
+        raise NotImplementedError
 
     def _device_seconds(self) -> list[float]:
         """What each call since the last question took on the GPU alone, by its events."""
         events, self._events = self._events, []
         return [began.elapsed_time(ended) * 1e-3 for began, ended in events]
+
+
+class LogitsAdapter(TorchAdapter):
+    """``INPUT`` names the feed's only array; logits come out."""
+
+    INPUT: str
+    OUTPUT = "logits"
+
+    def _given(self, feed: Mapping[str, np.ndarray]) -> Any:
+        import torch
+
+        return torch.from_numpy(feed[self.INPUT]).to(self._device, self._model.dtype)
+
+    def _forward(self, given: Any) -> Any:
+        return self._model(**{self.INPUT: given}).logits
 
 
 class ImageAdapter(LogitsAdapter):
@@ -68,6 +87,5 @@ class ImageAdapter(LogitsAdapter):
         self._layout = torch.channels_last if convolutions > 1 else torch.contiguous_format
         self._model = self._model.to(memory_format=self._layout)
 
-    def _logits(self, given: Any) -> Any:
-
-        return super()._logits(given.contiguous(memory_format=self._layout))
+    def _forward(self, given: Any) -> Any:
+        return super()._forward(given.contiguous(memory_format=self._layout))

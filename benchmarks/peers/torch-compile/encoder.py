@@ -32,6 +32,6 @@ class Adapter(EncoderAdapter):
         self._static = torch.compile(self._model, dynamic=False)
         self._dynamic = torch.compile(self._model, dynamic=True)
 
-    def _states(self, given: dict[str, Any]) -> Any:
+    def _forward(self, given: dict[str, Any]) -> Any:
         compiled = self._static if tuple(given["input_ids"].shape) in self._fixed else self._dynamic
         return compiled(**given).last_hidden_state
