@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from precast.runtime.bench.record import key
-from precast.runtime.bench.statistics import LEVEL, Estimate, pool, student
+from precast.runtime.bench.statistics import LEVEL, OF_A_MEDIAN, Estimate, pool, student
 from precast.runtime.errors import BenchmarkError
 
 __all__ = ["BOUND", "compare"]
@@ -23,7 +23,6 @@ _TIMES = {"floors": "time", "first_tokens": "time to first token", "per_tokens":
 _LEAST_BYTES = 16 << 20  # memory: the granularity of allocators and libraries
 _MEMORY_NOISE = 0.03
 _WORSE = 2.0  # times the error, from which a variant is less exact than it was
-_MEDIAN = math.sqrt(math.pi / 2)
 _LEAST_SD = 0.004
 _PRIOR = 4
 
@@ -63,14 +62,13 @@ def compare(
             "device, threads, scenario, batch and length are."
         )
     timed = [pair for rows in both for pair in _timed(*rows)]
-    changes = [*_slower_or_faster(timed, bound), *_other(both, bound)]
+    ratios = _ratios(timed)
+    changes = [*_slower_or_faster(ratios, bound), *_other(both, bound)]
     return {
         "bound": bound,
         "compared": len(timed),
-        "times": [{**_named(pair.row), "what": pair.what, "ratio": _known(ratio)} for pair, ratio in _ratios(timed)],
-        "changes": sorted(
-            changes, key=lambda change: (not change["regression"], -abs(math.log(change["ratio"]["value"])))
-        ),
+        "times": [{**_named(pair.row), "what": pair.what, "ratio": _known(ratio)} for pair, ratio in ratios],
+        "changes": sorted(changes, key=lambda change: (not change["regression"], -_size(change))),
         "regressions": sum(change["regression"] for change in changes),
         "only_a": [_named(row) for name, row in first.items() if name not in second],
         "only_b": [_named(row) for name, row in second.items() if name not in first],
@@ -86,8 +84,8 @@ def _timed(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[_Pair]:
         yield _Pair("cold start", b, [min(launch) for launch in a["rounds"]], [min(launch) for launch in b["rounds"]])
 
 
-def _slower_or_faster(pairs: Sequence[_Pair], bound: float) -> Iterator[dict[str, Any]]:
-    for pair, ratio in _ratios(pairs):
+def _slower_or_faster(ratios: Sequence[tuple[_Pair, Estimate]], bound: float) -> Iterator[dict[str, Any]]:
+    for pair, ratio in ratios:
         if not ratio.low <= 1 <= ratio.high:
             before, after = statistics.median(pair.a), statistics.median(pair.b)
             yield _change(pair.what, pair.row, before, after, ratio, bound)
@@ -114,7 +112,7 @@ def _ratios(pairs: Sequence[_Pair]) -> list[tuple[_Pair, Estimate]]:
         freedom = spread.freedom + _PRIOR
         variance = (spread.freedom * spread.sd**2 + _PRIOR * typical[pair.what]) / freedom
         middle = math.log(statistics.median(pair.b) / statistics.median(pair.a))
-        error = max(_LEAST_SD, math.sqrt(variance)) * math.sqrt(1 / len(pair.a) + 1 / len(pair.b)) * _MEDIAN
+        error = max(_LEAST_SD, math.sqrt(variance)) * math.sqrt(1 / len(pair.a) + 1 / len(pair.b)) * OF_A_MEDIAN
         half = student(1 - (1 - LEVEL) / (2 * len(pairs)), freedom) * error
         low, high = math.exp(middle - half), math.exp(middle + half)
         found.append((pair, Estimate(math.exp(middle), low, high, min(len(pair.a), len(pair.b)))))

@@ -13,13 +13,25 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["LEVEL", "Estimate", "Spread", "estimate", "floor", "pool", "quantile", "ratio", "ratios", "student"]
+__all__ = [
+    "LEVEL",
+    "OF_A_MEDIAN",
+    "Estimate",
+    "Spread",
+    "estimate",
+    "floor",
+    "pool",
+    "quantile",
+    "ratio",
+    "ratios",
+    "student",
+]
 
 LEVEL = 0.95
 _BLOCKS = 5
 _FLOOR = 0.1
 # Standard error of a median of normal values over that of their mean: sqrt(pi / 2).
-_MEDIAN = math.sqrt(math.pi / 2)
+OF_A_MEDIAN = math.sqrt(math.pi / 2)
 # Two equal figures must not give an interval of no width: what clocks and schedulers do to any launch.
 _LEAST = 0.002
 
@@ -97,7 +109,7 @@ def estimate(
     sd = max(_LEAST, *(spread.sd for spread in spreads))
     freedom = max(spread.freedom for spread in spreads)
     # A repeat has the same error as this figure: sqrt(2).
-    half = student(1 - (1 - level) / (2 * together), freedom) * sd * math.sqrt(2 / len(centers)) * _MEDIAN
+    half = student(1 - (1 - level) / (2 * together), freedom) * sd * math.sqrt(2 / len(centers)) * OF_A_MEDIAN
     return Estimate(math.exp(value), math.exp(value - half), math.exp(value + half), len(launches))
 
 
