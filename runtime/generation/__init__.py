@@ -1,0 +1,1 @@
+"""Text generation: one loop for decoders and encoder-decoders."""

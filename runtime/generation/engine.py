@@ -1,0 +1,61 @@
+"""What the generation loop knows of a model, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from precast.runtime.backends.base import Array
+
+__all__ = ["Engine", "Session"]
+
+
+class Session(Protocol):
+    """A few rows of tokens and what the model remembers of them. One thread at a time."""
+
+    rows: int
+    lengths: Array
+    """[R] int64: how many tokens each row holds."""
+    capacity: int
+    """Tokens a row may hold."""
+    rollback: int
+    """How many tokens `truncate` can surely take back; 0 where the model's state cannot be undone."""
+
+    def feed(self, tokens: Sequence[Sequence[int]], keep: int = 1) -> Array:
+        """Append each row's new tokens, one at least, and return logits [R, keep, V] float32.
+
+        Entry ``[r, -1]`` belongs to the row's last token, ``[r, -2]`` to the one before; entries for tokens a row was
+        not fed are undefined. The array is the caller's to overwrite, and valid until the next call.
+
+        Raises:
+            InputError: a row would outgrow the capacity.
+        """
+        ...
+
+    def select(self, rows: Sequence[int]) -> None:
+        """New row ``i`` continues old row ``rows[i]``: beams change parents, finished rows go, a row becomes several."""
+        ...
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Forget each row's tokens beyond a length.
+
+        Raises:
+            InputError: the state cannot go back that far (see ``rollback``).
+        """
+        ...
+
+
+class Engine(Protocol):
+    """A model that continues token sequences; safe to open sessions from many threads."""
+
+    vocab_size: int
+    max_length: int | None
+    """Most tokens a row may hold, prompt included; None: unbounded."""
+
+    def open(self, rows: int, capacity: int, context: Mapping[str, Array] | None = None) -> Session:
+        """A session of empty rows.
+
+        Args:
+            context: what each row is conditioned on, [R, ...] each: an encoder's ``input_ids`` and ``attention_mask``.
+        """
+        ...
