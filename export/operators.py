@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["NODES", "add_layer_norm", "attention", "rotary"]
+__all__ = [
+    "NODES",
+    "add_layer_norm",
+    "add_rms_norm",
+    "attention",
+    "cached_attention",
+    "gated_activation",
+    "rms_norm",
+    "rotary",
+]
 
 
 def _visible(
@@ -98,6 +107,103 @@ def attention(
     return _attention(query, key, value, mask, bias, heads, kv, scale, causal, window[0], window[1], softcap)
 
 
+@torch.library.custom_op("precast::cached_attention", mutates_args=())
+def _cached_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    past_lengths: Tensor,
+    lengths: Tensor,
+    bias: Tensor | None,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    window: int,
+    softcap: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, new, _ = query.shape
+    slots = past_key.shape[2]
+    q = query.view(batch, new, heads, -1).transpose(1, 2)
+    fresh_k = key.view(batch, new, kv_heads, -1).transpose(1, 2)
+    fresh_v = value.view(batch, new, kv_heads, -1).transpose(1, 2)
+    # Keys are the past's slots, each holding the last position before `past` that falls into it, and then the new ones.
+    past = past_lengths[:, None]
+    slot, step = torch.arange(slots)[None], torch.arange(new)[None]
+    held = past - 1 - (past - 1 - slot) % slots  # below zero: the slot is empty
+    position = torch.cat((held, past + step), dim=1)  # [B, R + S]
+    known = torch.cat((held >= 0, step < lengths[:, None]), dim=1)
+    asked = past + step  # [B, S]
+    seen = known[:, None] & (position[:, None] <= asked[:, :, None])
+    if window >= 0:
+        seen &= asked[:, :, None] - position[:, None] < window
+    k = torch.cat((past_key.to(key.dtype), fresh_k), dim=2)
+    v = torch.cat((past_value.to(value.dtype), fresh_v), dim=2)
+    if heads != kv_heads:
+        k = k.repeat_interleave(heads // kv_heads, dim=1)
+        v = v.repeat_interleave(heads // kv_heads, dim=1)
+    added = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -torch.inf)[:, None]
+    if bias is not None:
+        # A new token's bias is that of the slot it goes to.
+        at = ((past + step) % slots)[:, None, None].expand(batch, heads, new, new)
+        whole = bias.expand(batch, heads, new, slots)
+        added = added + torch.cat((whole, whole.gather(3, at)), dim=3)
+    if softcap:
+        scores = softcap * torch.tanh(torch.matmul(q * scale, k.transpose(2, 3)) / softcap) + added
+        context = torch.matmul(torch.softmax(scores, dim=-1), v)
+    else:
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=added, scale=scale)
+    context = context.masked_fill(~seen.any(dim=-1)[:, None, :, None], 0.0)
+    # Real tokens that no later one of this call overwrites.
+    last = past + lengths[:, None]
+    row, token = torch.nonzero((step < lengths[:, None]) & (past + step >= last - slots), as_tuple=True)
+    to = ((past + step) % slots)[row, token]
+    present_key, present_value = past_key.to(key.dtype).clone(), past_value.to(value.dtype).clone()
+    present_key[row, :, to] = fresh_k[row, :, token]
+    present_value[row, :, to] = fresh_v[row, :, token]
+    return context.transpose(1, 2).reshape(batch, new, -1), present_key, present_value
+
+
+@_cached_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, past_key: Tensor, past_value: Tensor, *_: Any) -> Any:
+    return query.new_empty(query.shape), past_key.new_empty(past_key.shape), past_value.new_empty(past_value.shape)
+
+
+def cached_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    past_lengths: Tensor,
+    lengths: Tensor,
+    *,
+    bias: Tensor | None = None,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    window: int = -1,
+    softcap: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal attention over a cache: (output, present_key, present_value); see ``schema.OPERATORS``."""
+    return _cached_attention(
+        query,
+        key,
+        value,
+        past_key,
+        past_value,
+        past_lengths,
+        lengths,
+        bias,
+        heads,
+        kv_heads,
+        scale,
+        window,
+        softcap,
+    )
+
+
 @torch.library.custom_op("precast::rotary", mutates_args=())
 def _rotary(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, heads: int, interleaved: bool) -> Tensor:
     batch, length, _ = x.shape
@@ -144,6 +250,64 @@ def add_layer_norm(
     return _add_layer_norm(x, residual, weight, bias, epsilon)
 
 
+def _normalised(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    return weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon))
+
+
+@torch.library.custom_op("precast::rms_norm", mutates_args=())
+def _rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    return _normalised(x, weight, epsilon)
+
+
+@_rms_norm.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """Root-mean-square normalisation of x [..., H]. https://arxiv.org/abs/1910.07467"""
+    return _rms_norm(x, weight, epsilon)
+
+
+@torch.library.custom_op("precast::add_rms_norm", mutates_args=())
+def _add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    total = x + residual
+    return _normalised(total, weight, epsilon), total
+
+
+@_add_rms_norm.register_fake
+def _(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(x.shape)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """(RMSNorm(x + residual), x + residual), both [B, S, H]."""
+    return _add_rms_norm(x, residual, weight, epsilon)
+
+
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+
+@torch.library.custom_op("precast::gated_activation", mutates_args=())
+def _gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    return _GATES[activation](gate) * up
+
+
+@_gated_activation.register_fake
+def _(gate: Tensor, *_: Any) -> Tensor:
+    return gate.new_empty(gate.shape)
+
+
+def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """act(gate) * up, [..., I] each; the activation is one of the schema's."""
+    return _gated_activation(gate, up, activation)
+
+
 def _layer_norm_node(
     emit: Any, x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Any:
@@ -166,6 +330,11 @@ def _attention_node(emit: Any, *arguments: Any) -> Any:
     )
 
 
+def _cached_attention_node(emit: Any, *arguments: Any) -> Any:
+    *tensors, heads, kv_heads, scale, window, softcap = arguments
+    return emit.CachedAttention(*tensors, heads=heads, kv_heads=kv_heads, scale=scale, window=window, softcap=softcap)
+
+
 # torch operator -> how its node is emitted. `emit.Name(*inputs, **attributes)` makes a node of the precast domain.
 # The plain aten operators listed here are captured whole, so that models use nn.Linear and F.gelu as they are.
 NODES: dict[Any, Callable[..., Any]] = {
@@ -175,6 +344,14 @@ NODES: dict[Any, Callable[..., Any]] = {
     ),
     torch.ops.precast.add_layer_norm.default: lambda emit, x, residual, weight, bias, epsilon: emit.AddLayerNorm(
         x, residual, weight, bias, epsilon=epsilon
+    ),
+    torch.ops.precast.cached_attention.default: _cached_attention_node,
+    torch.ops.precast.rms_norm.default: lambda emit, x, weight, epsilon: emit.RMSNorm(x, weight, epsilon=epsilon),
+    torch.ops.precast.add_rms_norm.default: lambda emit, x, residual, weight, epsilon: emit.AddRMSNorm(
+        x, residual, weight, epsilon=epsilon
+    ),
+    torch.ops.precast.gated_activation.default: lambda emit, gate, up, activation: emit.GatedActivation(
+        gate, up, activation=activation
     ),
     torch.ops.aten.layer_norm.default: _layer_norm_node,
     torch.ops.aten.linear.default: lambda emit, x, weight, bias=None: emit.Linear(x, weight, bias),

@@ -2,7 +2,8 @@
 
 A reference model says ``attention(...)`` and its graph holds ONE node ``precast.Attention``. The vocabulary is small
 and closed; `precast.export.operators` gives each operator its maths in torch, `precast.graphs.dialects` its spelling.
-Dimension names: B batch, S query length, T key length, N heads, G key/value heads, D head size, H = N * D hidden size.
+Dimension names: B batch, S query length, T key length, N heads, G key/value heads, D head size, H = N * D hidden size,
+R slots of a cache.
 """
 
 from __future__ import annotations
@@ -45,6 +46,19 @@ _ALL = (
         softcap: c * tanh(scores / c), 0 is off. A row that may see no key gives zeros.""",
     ),
     Operator(
+        name="CachedAttention",
+        inputs=("query", "key", "value", "past_key", "past_value", "past_lengths", "lengths", "bias?"),
+        outputs=("output", "present_key", "present_value"),
+        attributes={"heads": 1, "kv_heads": 1, "scale": 1.0, "window": -1, "softcap": 0.0},
+        doc="""Causal attention of new tokens [B, S, N*D], [B, S, G*D], [B, S, G*D] over themselves and those before them
+        -> [B, S, N*D]. Row b holds past_lengths[b] tokens already, and lengths[b] of its S new ones are real. The token
+        at position p keeps its key and value in slot p % R of past_key, past_value [B, G, R, D]; present_key,
+        present_value are these with the new ones in place. window: a query sees itself and the window - 1 positions
+        before it, -1 all; a buffer of fewer slots than tokens is a ring, which a window up to its size allows.
+        bias: [B or 1, N or 1, S or 1, R], added to the scaled scores by slot. softcap as in Attention.
+        Output rows and cache contents of tokens that are not real are undefined.""",
+    ),
+    Operator(
         name="Rotary",
         inputs=("x", "positions", "cos", "sin"),
         attributes={"heads": 1, "interleaved": 0},
@@ -63,6 +77,25 @@ _ALL = (
         outputs=("output", "sum"),
         attributes={"epsilon": 1e-5},
         doc="sum = x + residual; output = LayerNorm(sum). Post-norm models drop the sum, pre-norm models carry it on.",
+    ),
+    Operator(
+        name="RMSNorm",
+        inputs=("x", "weight"),
+        attributes={"epsilon": 1e-6},
+        doc="Root-mean-square normalisation over the last axis. https://arxiv.org/abs/1910.07467",
+    ),
+    Operator(
+        name="AddRMSNorm",
+        inputs=("x", "residual", "weight"),
+        outputs=("output", "sum"),
+        attributes={"epsilon": 1e-6},
+        doc="sum = x + residual; output = RMSNorm(sum).",
+    ),
+    Operator(
+        name="GatedActivation",
+        inputs=("gate", "up"),
+        attributes={"activation": "silu"},
+        doc="act(gate) * up; activation is silu, gelu (erf), gelu_tanh or relu. https://arxiv.org/abs/2002.05202",
     ),
     Operator(
         name="Linear",
