@@ -1,4 +1,5 @@
 // RegisterCustomOps: the entry point ONNX Runtime looks for, and the description of each operator.
+#include <cstring>
 #include <new>
 
 #include "operators.h"
@@ -13,11 +14,11 @@ constexpr int64_t kFarthest = int64_t{1} << 40;
 struct Definition : ort::CustomOp {
   const char* op_name;
   ort::Status* (*run)(const Node&, ort::KernelContext*);
-  size_t inputs, required, outputs;
-  size_t integer_input;  // the one of int64; past the end: none
+  const char* inputs;  // one letter each: f float32, i int64
+  size_t required, outputs;
 
-  Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), size_t most, size_t least,
-             size_t results, size_t integers = ~size_t{0});
+  Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), const char* types,
+             size_t least, size_t results);
 };
 
 const Definition& definition(const ort::CustomOp* op) { return *static_cast<const Definition*>(op); }
@@ -67,15 +68,15 @@ ort::Status* run_kernel(void* kernel, ort::KernelContext* context) {
   return self.run(self.node, context);
 }
 
-Definition::Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), size_t most,
-                       size_t least, size_t results, size_t integers)
-    : op_name(op), run(function), inputs(most), required(least), outputs(results), integer_input(integers) {
+Definition::Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), const char* types,
+                       size_t least, size_t results)
+    : op_name(op), run(function), inputs(types), required(least), outputs(results) {
   name = [](const ort::CustomOp* self) { return definition(self).op_name; };
   provider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
   input_type = [](const ort::CustomOp* self, size_t index) -> int {
-    return index == definition(self).integer_input ? ort::kInt64 : ort::kFloat;
+    return definition(self).inputs[index] == 'i' ? ort::kInt64 : ort::kFloat;
   };
-  ort::CustomOp::input_count = [](const ort::CustomOp* self) { return definition(self).inputs; };
+  ort::CustomOp::input_count = [](const ort::CustomOp* self) { return std::strlen(definition(self).inputs); };
   output_type = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
   ort::CustomOp::output_count = [](const ort::CustomOp* self) { return definition(self).outputs; };
   destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
@@ -105,13 +106,13 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
   // Kept until the process ends: sessions refer to them for as long as they live. One domain serves them all.
   static const Definition operators[] = {
       // x, residual, weight, beta?, bias? -> out, sum?
-      {"AddLayerNorm", add_layer_norm, 5, 3, 2},
+      {"AddLayerNorm", add_layer_norm, "fffff", 3, 2},
       // x, weight, beta?
-      {"LayerNorm", layer_norm, 3, 2, 1},
+      {"LayerNorm", layer_norm, "fff", 2, 1},
       // x, bias?
-      {"BiasGelu", bias_gelu, 2, 1, 1},
+      {"BiasGelu", bias_gelu, "ff", 1, 1},
       // query (or packed query, key, value), key?, value?, qkv_bias?, mask?, attention_bias?
-      {"Attention", attention, 6, 1, 1, 4},
+      {"Attention", attention, "ffffif", 1, 1},
   };
   const ort::Api api(base->get_api(ort::kApiVersion));
   // Without a table there is no way to make a status either; the backend checks the version before.
