@@ -1,11 +1,14 @@
 // The kernels, compiled for AVX-512F.
 #define PRECAST_ISA_AVX512
 #include "attention.h"
+#include "block_linear.h"
 #include "gelu.h"
+#include "linear.h"
 #include "norm.h"
 
 namespace precast {
 
-extern const Kernels kAvx512 = {"avx512", norm_rows, gelu_rows, attention_scratch, attention_task};
+extern const Kernels kAvx512 = {"avx512", norm_rows, gelu_rows, attention_scratch, attention_task,
+                               {linear_few, linear_many, quantize_tiles, block_linear}};
 
 }  // namespace precast

@@ -1,10 +1,13 @@
 // The kernels, compiled for any processor.
 #include "attention.h"
+#include "block_linear.h"
 #include "gelu.h"
+#include "linear.h"
 #include "norm.h"
 
 namespace precast {
 
-extern const Kernels kPortable = {"portable", norm_rows, gelu_rows, attention_scratch, attention_task};
+extern const Kernels kPortable = {"portable", norm_rows, gelu_rows, attention_scratch, attention_task,
+                               {linear_few, linear_many, quantize_tiles, block_linear}};
 
 }  // namespace precast

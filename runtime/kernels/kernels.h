@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "linear_calls.h"
+
 namespace precast {
 
 // LayerNorm of rows, after the sum with a residual and a bias where they are given. [rows, width] each.
@@ -54,6 +56,7 @@ struct Kernels {
   void (*gelu)(const GeluCall&, int64_t first, int64_t last);              // rows
   size_t (*attention_scratch)(const AttentionCall&);                       // floats
   void (*attention)(const AttentionCall&, int64_t task, float* scratch);   // batch * heads * chunks tasks
+  LinearKernels linear;
 };
 
 // One a file compiled with the flags of its instruction set.

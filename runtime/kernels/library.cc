@@ -14,7 +14,7 @@ constexpr int64_t kFarthest = int64_t{1} << 40;
 struct Definition : ort::CustomOp {
   const char* op_name;
   ort::Status* (*run)(const Node&, ort::KernelContext*);
-  const char* inputs;  // one letter each: f float32, i int64
+  const char* inputs;  // one letter each: f float32, i int64, b uint8
   size_t required, outputs;
 
   Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), const char* types,
@@ -57,6 +57,11 @@ ort::Status* create(const ort::CustomOp* op, const void* table, const ort::Kerne
   read(api, info, "kv_heads", &node.kv_heads);
   read(api, info, "window_left", &node.window_left);
   read(api, info, "window_right", &node.window_right);
+  read(api, info, "bits", &node.bits);
+  read(api, info, "block", &node.block);
+  read(api, info, "in", &node.in);
+  read(api, info, "out", &node.out);
+  read(api, info, "zeros", &node.zeros);
   if (node.window_left > kFarthest) node.window_left = kFarthest;
   if (node.window_right > kFarthest) node.window_right = kFarthest;
   *out = kernel;
@@ -74,7 +79,8 @@ Definition::Definition(const char* op, ort::Status* (*function)(const Node&, ort
   name = [](const ort::CustomOp* self) { return definition(self).op_name; };
   provider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
   input_type = [](const ort::CustomOp* self, size_t index) -> int {
-    return definition(self).inputs[index] == 'i' ? ort::kInt64 : ort::kFloat;
+    const char type = definition(self).inputs[index];
+    return type == 'i' ? ort::kInt64 : type == 'b' ? ort::kUint8 : ort::kFloat;
   };
   ort::CustomOp::input_count = [](const ort::CustomOp* self) { return std::strlen(definition(self).inputs); };
   output_type = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
@@ -113,6 +119,11 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
       {"BiasGelu", bias_gelu, "ff", 1, 1},
       // query (or packed query, key, value), key?, value?, qkv_bias?, mask?, attention_bias?
       {"Attention", attention, "ffffif", 1, 1},
+      // x, weight, bias?
+      {"Linear", linear, "fff", 2, 1},
+      {"BlockLinear", block_linear, "fbf", 2, 1},
+      // ids, weight
+      {"BlockEmbedding", block_embedding, "ib", 2, 1},
   };
   const ort::Api api(base->get_api(ort::kApiVersion));
   // Without a table there is no way to make a status either; the backend checks the version before.

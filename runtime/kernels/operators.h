@@ -16,11 +16,15 @@ struct Node {
   int64_t heads = 1;
   int64_t kv_heads = 0;  // 0: as many as heads
   int64_t window_left = -1, window_right = -1;
+  int64_t bits = 4, block = 32, in = 0, out = 0, zeros = 0;  // of weights in blocks
 };
 
 ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context);
 ort::Status* layer_norm(const Node& node, ort::KernelContext* context);
 ort::Status* bias_gelu(const Node& node, ort::KernelContext* context);
 ort::Status* attention(const Node& node, ort::KernelContext* context);
+ort::Status* linear(const Node& node, ort::KernelContext* context);
+ort::Status* block_linear(const Node& node, ort::KernelContext* context);
+ort::Status* block_embedding(const Node& node, ort::KernelContext* context);
 
 }  // namespace precast

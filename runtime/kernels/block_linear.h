@@ -1,0 +1,328 @@
+// Products of rows quantised on the fly with weights in blocks of 4 or 8 bits, a scale for each block of either
+// (https://arxiv.org/abs/2208.07339 for the idea; the layout is described in linear_calls.h).
+//
+// Sums of products are exact integers on every instruction set: nothing here saturates. 4 bits: 15 * 127 * 2 fits 16
+// bits eight times. 8 bits: the unsigned operand is |w| <= 128, the signed one x with w's sign, 128 * 127 * 2 < 2^15.
+#pragma once
+
+#include "linear_calls.h"
+#include "vector.h"
+
+namespace precast {
+namespace {
+
+constexpr float kMostQuant = 127.0f;
+
+inline int32_t bits_of(float x) {
+  int32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+inline float from_bits(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// Half precision, not negative, to float32: the bits, shifted, name a number 2^112 too small. Subnormals come out too.
+constexpr float kHalfFactor = 5192296858534827628530496329220096.0f;  // 2^112
+
+// One block of one row: out[i * stride .. + 4] = the quants of x[4 * i .. + 4]. Returns their sum.
+inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_t* out, int64_t stride) {
+  // As integers, the absolute values keep their order, and NaN is above infinity above everything else.
+  int32_t largest = 0;
+#ifdef PRECAST_TRANSPOSES
+  const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+  __m256i most = _mm256_setzero_si256();
+  for (int64_t i = 0; i < block; i += 8) {
+    const __m256i v = _mm256_and_si256(magnitude, _mm256_castps_si256(_mm256_loadu_ps(x + i)));
+    most = _mm256_max_epi32(most, v);
+  }
+  __m128i half = _mm_max_epi32(_mm256_castsi256_si128(most), _mm256_extracti128_si256(most, 1));
+  half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  largest = _mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+#else
+  for (int64_t i = 0; i < block; ++i) {
+    const int32_t v = bits_of(x[i]) & 0x7fffffff;
+    largest = v > largest ? v : largest;
+  }
+#endif
+  const float most_of_all = from_bits(static_cast<uint32_t>(largest));
+  // Below this 127 / most would overflow: such a block is zero. Infinity and NaN make every product with it NaN.
+  const bool tiny = most_of_all < 1e-36f, finite = largest < 0x7f800000;
+  *scale = tiny ? 0.0f : finite ? most_of_all / kMostQuant : __builtin_nanf("");
+  const float inverse = tiny || !finite ? 0.0f : kMostQuant / most_of_all;
+  int32_t sum = 0;
+  if (inverse == 0.0f) {
+    for (int64_t i = 0; i < block / 4; ++i) __builtin_memset(out + i * stride, 0, 4);
+    return 0;
+  }
+#ifdef PRECAST_TRANSPOSES
+  const __m256 factor = _mm256_set1_ps(inverse);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  __m256i sums = _mm256_setzero_si256();
+  for (int64_t i = 0; i < block; i += 32) {
+    __m256i q[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), factor));
+      sums = _mm256_add_epi32(sums, q[j]);
+    }
+    const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+    int32_t fours[8];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(fours), _mm256_permutevar8x32_epi32(words, order));
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) __builtin_memcpy(out + (i / 4 + j) * stride, &fours[j], 4);
+  }
+  __m128i low = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+  low = _mm_add_epi32(low, _mm_shuffle_epi32(low, 0x4e));
+  sum = _mm_cvtsi128_si32(_mm_add_epi32(low, _mm_shuffle_epi32(low, 0xb1)));
+#else
+  constexpr float kToInteger = 12582912.0f;  // adding 1.5 * 2^23 rounds to the nearest, ties to even
+  for (int64_t i = 0; i < block; ++i) {
+    volatile const float rounded = x[i] * inverse + kToInteger;
+    const int32_t q = static_cast<int32_t>(rounded - kToInteger);
+    out[i / 4 * stride + i % 4] = static_cast<int8_t>(q);
+    sum += q;
+  }
+#endif
+  return sum;
+}
+
+void quantize_tiles(const BlockCall& call, int64_t first, int64_t last) {
+  const int64_t blocks = (call.depth + call.block - 1) / call.block, depth = blocks * call.block;
+  constexpr int64_t kLargestBlock = 256;
+  for (int64_t tile = first; tile < last; ++tile) {
+    const int64_t begin = tile * kRowTile, rows = call.rows - begin < kRowTile ? call.rows - begin : kRowTile;
+    int8_t* quants = call.quants + begin * depth;
+    float* scales = call.scales + begin * blocks * 2;
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* x = call.x + (begin + r) * call.depth;
+      for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t at = b * call.block, left = call.depth - at;
+        float* to = scales + (b * rows + r) * 2;
+        int8_t* out = quants + at * rows + r * 4;
+        if (left >= call.block) {
+          to[1] = static_cast<float>(quantize_block(x + at, call.block, to, out, rows * 4));
+        } else {
+          float padded_block[kLargestBlock] = {};
+          for (int64_t i = 0; i < left; ++i) padded_block[i] = x[at + i];
+          to[1] = static_cast<float>(quantize_block(padded_block, call.block, to, out, rows * 4));
+        }
+      }
+    }
+  }
+}
+
+#ifdef PRECAST_TRANSPOSES
+
+inline __m256i load_bytes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+inline __m256i four_of(const int8_t* p) {
+  int32_t bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  return _mm256_set1_epi32(bits);
+}
+
+inline __m256 scales_of(const uint8_t* p) {
+  const __m256i half = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(half, 13)), _mm256_set1_ps(kHalfFactor));
+}
+
+template <int Bits>
+inline __m256 zeros_of(const uint8_t* p) {
+  if (Bits == 8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  const __m256i halves = _mm256_srlv_epi32(four_of(reinterpret_cast<const int8_t*>(p)),
+                                           _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+  return _mm256_cvtepi32_ps(_mm256_and_si256(halves, _mm256_set1_epi32(15)));
+}
+
+// sums[r] = products of one block of a panel's eight columns with row r of Rows.
+template <bool Single, int Rows>  // Single: the block is one fold
+inline void block_of_4(const uint8_t*& w, const int8_t*& x, int64_t block, __m256i (&sums)[Rows]) {
+  const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
+  if (!Single) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) sums[r] = _mm256_setzero_si256();
+  }
+  int64_t i = 0;
+  do {
+    __m256i words[Rows];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      const __m256i raw = load_bytes(w + 32 * v);
+      const __m256i even = _mm256_and_si256(raw, low), odd = _mm256_and_si256(_mm256_srli_epi16(raw, 4), low);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const __m256i first = _mm256_maddubs_epi16(even, four_of(x + (2 * v * Rows + r) * 4));
+        words[r] = v == 0 ? first : _mm256_add_epi16(words[r], first);
+      }
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        words[r] = _mm256_add_epi16(words[r], _mm256_maddubs_epi16(odd, four_of(x + ((2 * v + 1) * Rows + r) * 4)));
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      const __m256i folded = _mm256_madd_epi16(words[r], ones);
+      sums[r] = Single ? folded : _mm256_add_epi32(sums[r], folded);
+    }
+    w += 128;
+    x += kFold * Rows;
+    i += kFold;
+  } while (!Single && i < block);
+}
+
+template <int Rows>
+inline void block_of_8(const uint8_t*& w, const int8_t*& x, int64_t block, __m256i (&sums)[Rows]) {
+  const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) sums[r] = _mm256_setzero_si256();
+  for (int64_t i = 0; i < block; i += kFold) {
+#pragma GCC unroll 8
+    for (int v = 0; v < 8; ++v) {
+      const __m256i signed_w = load_bytes(w + 32 * v), size = _mm256_abs_epi8(signed_w);
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        const __m256i words = _mm256_maddubs_epi16(size, _mm256_sign_epi8(four_of(x + (v * Rows + r) * 4), signed_w));
+        sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(words, ones));
+      }
+    }
+    w += 256;
+    x += kFold * Rows;
+  }
+}
+
+// A panel's eight columns of Rows rows.
+template <int Bits, bool Zeros, bool Single, int Rows>
+inline void panel_tile(const BlockCall& call, const PanelLayout& layout, const uint8_t* panel, const int8_t* x,
+                       const float* x_scales, __m256 (&out)[Rows]) {
+  const uint8_t* w = panel;
+  const uint8_t* scales = panel + layout.scales;
+  const uint8_t* zeros = panel + layout.zeros;
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) out[r] = _mm256_setzero_ps();
+  for (int64_t b = 0; b < layout.blocks; ++b) {
+    __m256i sums[Rows];
+    if (Bits == 4) block_of_4<Single, Rows>(w, x, call.block, sums);
+    else block_of_8<Rows>(w, x, call.block, sums);
+    const __m256 scale = scales_of(scales);
+    scales += 2 * kPanelColumns;
+    __m256 zero = _mm256_set1_ps(8.0f);
+    if (Zeros) {
+      zero = zeros_of<Bits>(zeros);
+      zeros += kPanelColumns * Bits / 8;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      // Integers below 2^24 all of them: exact in float32.
+      __m256 total = _mm256_cvtepi32_ps(sums[r]);
+      if (Zeros || Bits == 4) total = _mm256_fnmadd_ps(zero, _mm256_broadcast_ss(x_scales + 2 * r + 1), total);
+      out[r] = _mm256_fmadd_ps(_mm256_mul_ps(total, _mm256_broadcast_ss(x_scales + 2 * r)), scale, out[r]);
+    }
+    x_scales += 2 * Rows;
+  }
+}
+
+template <int Bits, bool Zeros, int Rows>
+void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel, int64_t begin) {
+  const int64_t depth = layout.blocks * call.block, column = panel * kPanelColumns;
+  const int64_t wide = call.columns - column < kPanelColumns ? call.columns - column : kPanelColumns;
+  __m256 result[Rows];
+  const uint8_t* parts = call.weight + panel * layout.bytes;
+  const int8_t* x = call.quants + begin * depth;
+  const float* x_scales = call.scales + begin * layout.blocks * 2;
+  if (call.block == kFold) panel_tile<Bits, Zeros, true, Rows>(call, layout, parts, x, x_scales, result);
+  else panel_tile<Bits, Zeros, false, Rows>(call, layout, parts, x, x_scales, result);
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+    float* to = call.out + (begin + r) * call.columns + column;
+    if (wide == kPanelColumns) {
+      if (call.bias != nullptr) result[r] = _mm256_add_ps(result[r], _mm256_loadu_ps(call.bias + column));
+      _mm256_storeu_ps(to, result[r]);
+    } else {
+      float lanes[kPanelColumns];
+      _mm256_storeu_ps(lanes, result[r]);
+      for (int64_t c = 0; c < wide; ++c) to[c] = call.bias == nullptr ? lanes[c] : lanes[c] + call.bias[column + c];
+    }
+  }
+}
+
+#else
+
+template <int Bits, bool Zeros, int Rows>
+void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel, int64_t begin) {
+  const int64_t depth = layout.blocks * call.block, column = panel * kPanelColumns;
+  const int64_t wide = call.columns - column < kPanelColumns ? call.columns - column : kPanelColumns;
+  const uint8_t* parts = call.weight + panel * layout.bytes;
+  const int8_t* x = call.quants + begin * depth;
+  const float* x_scales = call.scales + begin * layout.blocks * 2;
+  float result[Rows][kPanelColumns] = {};
+  for (int64_t b = 0; b < layout.blocks; ++b) {
+    int32_t sums[Rows][kPanelColumns] = {};
+    for (int64_t k = b * call.block / 4; k < (b + 1) * call.block / 4; ++k) {
+      int32_t w[4 * kPanelColumns];
+      for (int64_t i = 0; i < 4 * kPanelColumns; ++i) {
+        w[i] = Bits == 4 ? (parts[k / 2 * 32 + i] >> (k % 2 * 4)) & 15 : static_cast<int8_t>(parts[k * 32 + i]);
+      }
+      for (int r = 0; r < Rows; ++r) {
+        const int8_t* four = x + (k * Rows + r) * 4;
+        for (int64_t c = 0; c < kPanelColumns; ++c) {
+          for (int64_t i = 0; i < 4; ++i) sums[r][c] += w[c * 4 + i] * four[i];
+        }
+      }
+    }
+    for (int64_t c = 0; c < kPanelColumns; ++c) {
+      uint16_t half;
+      __builtin_memcpy(&half, parts + layout.scales + (b * kPanelColumns + c) * 2, sizeof half);
+      const float scale = from_bits(static_cast<uint32_t>(half) << 13) * kHalfFactor;
+      float zero = Bits == 4 ? 8.0f : 0.0f;
+      if (Zeros) {
+        const uint8_t* stored = parts + layout.zeros + (b * kPanelColumns + c) * Bits / 8;
+        zero = static_cast<float>(Bits == 4 ? *stored >> (c % 2 * 4) & 15 : static_cast<int8_t>(*stored));
+      }
+      for (int r = 0; r < Rows; ++r) {
+        const float* of_row = x_scales + (b * Rows + r) * 2;
+        const float total = static_cast<float>(sums[r][c]) - zero * of_row[1];
+        result[r][c] += total * of_row[0] * scale;
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int64_t c = 0; c < wide; ++c) {
+      const float added = call.bias == nullptr ? 0.0f : call.bias[column + c];
+      call.out[(begin + r) * call.columns + column + c] = result[r][c] + added;
+    }
+  }
+}
+
+#endif
+
+template <int Bits, bool Zeros>
+void panels(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
+  const PanelLayout layout(call.depth, call.block, Bits, Zeros);
+  static_assert(kRowTile == 4, "one case a number of rows");
+  for (int64_t panel = first; panel < last; ++panel) {
+    for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+      const int64_t begin = tile * kRowTile, left = call.rows - begin;
+      if (left >= 4) panel_rows<Bits, Zeros, 4>(call, layout, panel, begin);
+      else if (left == 3) panel_rows<Bits, Zeros, 3>(call, layout, panel, begin);
+      else if (left == 2) panel_rows<Bits, Zeros, 2>(call, layout, panel, begin);
+      else panel_rows<Bits, Zeros, 1>(call, layout, panel, begin);
+    }
+  }
+}
+
+void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
+  if (call.bits == 4) {
+    if (call.zeros) panels<4, true>(call, first, last, first_tile, last_tile);
+    else panels<4, false>(call, first, last, first_tile, last_tile);
+  } else {
+    if (call.zeros) panels<8, true>(call, first, last, first_tile, last_tile);
+    else panels<8, false>(call, first, last, first_tile, last_tile);
+  }
+}
+
+}  // namespace
+}  // namespace precast

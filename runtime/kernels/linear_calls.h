@@ -1,0 +1,59 @@
+// What the matrix products ask of the arithmetic: float32 weights, and weights in blocks of 4 or 8 bits.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace precast {
+
+// x @ weight.T + bias, all float32; weight [columns, depth] as checkpoints store it.
+struct LinearCall {
+  const float* x;       // [rows, depth]
+  const float* weight;  // [columns, depth]
+  const float* bias;    // [columns]; null: none
+  float* out;           // [rows, columns]
+  int64_t rows, depth, columns;
+};
+
+constexpr int64_t kPanelColumns = 8;  // weight columns that lie together
+constexpr int64_t kRowTile = 4;       // rows whose quantised values lie together
+constexpr int64_t kFold = 32;         // products of 4 bits by 8 that a sum of 16 bits holds: 32 / 2 * 2 * 15 * 127 / 2
+
+// Where the parts of a panel of eight weight columns lie. Column c and channel k of a panel:
+//   4 bits: byte k/8*32 + c*4 + k%4, its low half where k/4 is even;    unsigned
+//   8 bits: byte k/4*32 + c*4 + k%4;                                    signed: what is stored minus 128
+// then the scales in half precision [blocks][8], then where there are any the zero points: 4 bits [blocks][4] bytes,
+// column c in half c%2 of byte c/2; 8 bits [blocks][8] bytes, what is stored minus 128 again.
+struct PanelLayout {
+  int64_t blocks, scales, zeros, bytes;
+
+  PanelLayout(int64_t depth, int64_t block, int64_t bits, bool with_zeros) {
+    blocks = (depth + block - 1) / block;
+    scales = blocks * block * kPanelColumns * bits / 8;
+    zeros = scales + blocks * kPanelColumns * 2;
+    bytes = zeros + (with_zeros ? blocks * kPanelColumns * bits / 8 : 0);
+  }
+};
+
+// Rows of x in 8 bits, a scale for each block, times weights in blocks of 4 or 8 bits, plus a bias.
+struct BlockCall {
+  const float* x;         // [rows, depth]
+  const uint8_t* weight;  // panels
+  const float* bias;      // [columns]; null: none
+  float* out;             // [rows, columns]
+  // What `quantize` makes of x, tiles of kRowTile rows (fewer in the last) one after the other. A tile of R rows:
+  int8_t* quants;  // [depth / 4][R][4], depth rounded up to whole blocks, zeros behind the last channel
+  float* scales;   // [blocks][R][2]: the scale, the sum of the block's quants
+  int64_t rows, depth, columns, block, bits;
+  bool zeros;
+};
+
+// Ranges are [first, last). A unit is kPanelColumns columns of blocks, a tile kRowTile rows.
+struct LinearKernels {
+  void (*few)(const LinearCall&, int64_t first, int64_t last);  // columns
+  void (*many)(const LinearCall&, int64_t first, int64_t last, int64_t first_row, int64_t last_row, float* panel);
+  void (*quantize)(const BlockCall&, int64_t first, int64_t last);  // tiles
+  void (*block)(const BlockCall&, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile);
+};
+
+}  // namespace precast
