@@ -13,7 +13,7 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from precast.export.checkpoint import Checkpoint
 from precast.export.embedding import read_arrays, read_modules
 from precast.export.emit import Emitted, emit
 from precast.export.heads import BASE
-from precast.export.reference import Reference, build, served_tasks
+from precast.export.reference import Part, Reference, build, served_tasks
 from precast.export.signatures import Signature
 from precast.export.tokenizer_files import runtime_files
 from precast.export.trace import trace
@@ -37,20 +37,26 @@ from precast.graphs.fingerprint import fingerprint
 from precast.graphs.passes.base import Report, run
 from precast.graphs.recipes import Recipe, recipes_for
 from precast.graphs.work import work
-from precast.runtime.artifact import ArtifactWriter, Component, FileRecord, Manifest, Source, TensorSpec, Variant
+from precast.runtime.artifact import (
+    ArtifactWriter,
+    Component,
+    FileRecord,
+    Manifest,
+    Source,
+    StateSpec,
+    TensorSpec,
+    Variant,
+)
 from precast.runtime.backends.base import backend_for
 from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import InputError, UnsupportedModelError
-from precast.runtime.parity import Measured, Recorded, compare, gate, write_record
+from precast.runtime.parity import Loaded, Measured, Recorded, compare, gate, write_record
 from precast.runtime.verify import summarise
 
 __all__ = ["Progress", "export_model"]
 
 # Called with the name of each stage as it begins.
 Progress = Callable[[str], None]
-
-_COMPONENT = "encoder"
-_RECORD = f"parity/{_COMPONENT}.npz"
 
 
 class _Cost:
@@ -123,60 +129,60 @@ def export_model(
             checkpoint.revision,
             {name: FileRecord(info.size, info.sha256) for name, info in checkpoint.digests().items()},
         )
-        writer.admit(source_record, reference.model_type, [(_COMPONENT, chosen.variant) for chosen in recipes])
+        names = [part.name for part in reference.parts]
+        writer.admit(source_record, reference.model_type, [(name, made.variant) for name in names for made in recipes])
 
         cost.stage("tracing")
-        signature = reference.signature
-        model = trace(
-            reference.model, signature.example(), signature.dynamic, signature.outputs, _COMPONENT, signature.longest
-        )
-        outputs = tuple(
-            TensorSpec(str(value.name), "float32", tuple(_dim(dim) for dim in value.shape or ()))
-            for value in model.graph.outputs
-        )
-        traced = contract.vocabulary(model)
-
+        traced = {part.name: _trace(part) for part in reference.parts}
+        outputs = {name: _output_specs(model) for name, model in traced.items()}
         checkpoint.release()
+
         cost.stage("optimising the graph and writing the weights")
-        promised = reference.family.fused(reference.spec, reference.head)
-        lowered = [_lower(chosen, model, promised, traced, writer) for chosen in recipes]
+        promised = _promised(reference, traced)
+        lowered = [
+            _lower(chosen, name, model, promised[name], writer) for chosen in recipes for name, model in traced.items()
+        ]
 
         cost.stage("computing the reference, in float32 and float64")
         with parity.streaming(reference.model, checkpoint.release):
-            recorded = [
-                Recorded(
-                    case, parity.evaluate(reference.model, case.inputs), parity.judge(reference.model, case.inputs)
-                )
-                for case in parity.cases(signature)
-            ]
-        record = write_record(recorded)
-        writer.write_bytes(_RECORD, record)
+            recorded = parity.record(reference.parts, parity.cases_for(reference.parts))
+        record_name = f"parity/{names[-1]}.npz"
+        writer.write_bytes(record_name, write_record(recorded))
         facts = _facts(reference)
+        signatures = {part.name: part.signature for part in reference.parts}
         # The session below holds weights of its own: the reference's are not needed any more.
-        del model, reference
+        del traced, reference
         checkpoint.release()
         _return_memory()
 
         cost.stage("verifying the graph against it")
-        variants = [_verified(item, writer.path_of(item.emitted.graph), recorded, promised) for item in lowered]
+        components = {
+            name: Component(
+                name,
+                inputs=_input_specs(signature),
+                outputs=outputs[name],
+                variants={},
+                limits=signature.limits,
+                states=_state_specs(signature),
+            )
+            for name, signature in signatures.items()
+        }
+        for chosen in recipes:
+            made = {item.part: item for item in lowered if item.recipe is chosen}
+            for variant, name in _verified(made, components, writer, recorded, promised):
+                component = components[name]
+                components[name] = component._replace(variants={**component.variants, variant.name: variant})
 
         cost.stage("publishing")
-        component = Component(
-            _COMPONENT,
-            inputs=_input_specs(signature),
-            outputs=outputs,
-            variants={variant.name: variant for variant in variants},
-            limits=signature.limits,
-        )
         manifest = Manifest(
             source=source_record,
             model_type=facts["model_type"],
-            tasks={name: {"component": _COMPONENT} for name in facts["tasks"]},
+            tasks={name: {"component": names[-1]} for name in facts["tasks"]},
             default_task=facts["tasks"][0],
-            components={_COMPONENT: component},
+            components=components,
             producer=_producer(),
             processing={**processing, "ignored_weights": facts["ignored"]},
-            parity={_COMPONENT: {"file": _RECORD, "cases": [item.case.name for item in recorded]}},
+            parity=dict.fromkeys(names, {"file": record_name, "cases": [item.case.name for item in recorded]}),
             cost=cost.to_json(),
         )
         return writer.publish(manifest)
@@ -223,11 +229,26 @@ def _processing_files(checkpoint: Checkpoint, reference: Reference, writer: Arti
     return processing
 
 
+def _trace(part: Part) -> ir.Model:
+    signature = part.signature
+    return trace(part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.longest)
+
+
+def _promised(reference: Reference, traced: Mapping[str, ir.Model]) -> dict[str, Mapping[str, int]]:
+    """What the family promises of each part. A family of several parts promises by part."""
+    promised = reference.family.fused(reference.spec, reference.head)
+    if len(traced) == 1:
+        return dict.fromkeys(traced, promised)
+    nested: Any = promised
+    return {name: nested[name] for name in traced}
+
+
 @dataclass(frozen=True)
 class _Lowered:
-    """One recipe's graph, written to the staged artifact."""
+    """One recipe's graph of one part, written to the staged artifact."""
 
     recipe: Recipe
+    part: str
     emitted: Emitted
     reports: tuple[Report, ...]
     operators: Mapping[str, int]
@@ -237,25 +258,52 @@ class _Lowered:
 
 
 def _lower(
-    chosen: Recipe, traced: ir.Model, promised: Mapping[str, int], vocabulary: Mapping[str, int], writer: ArtifactWriter
+    chosen: Recipe, part: str, traced: ir.Model, promised: Mapping[str, int], writer: ArtifactWriter
 ) -> _Lowered:
     """Make the graph of one recipe from the traced one and write it; equal weights are stored once."""
+    vocabulary = contract.vocabulary(traced)
     model = traced.clone()
     reports = run(model, chosen.passes())
     operators = contract.operators(model)
     contract.check(promised, vocabulary, operators, chosen.dialect.name)
     digest, cost = fingerprint(model), work(model)
     opsets = {name or "ai.onnx": number for name, number in sorted(model.opset_imports.items())}
-    emitted = emit(model, writer, f"{_COMPONENT}.{chosen.variant}.onnx")
-    return _Lowered(chosen, emitted, tuple(reports), operators, opsets, digest, cost)
+    emitted = emit(model, writer, f"{part}.{chosen.variant}.onnx")
+    return _Lowered(chosen, part, emitted, tuple(reports), operators, opsets, digest, cost)
 
 
-def _verified(item: _Lowered, graph: Path, recorded: Sequence[Recorded], promised: Mapping[str, int]) -> Variant:
-    """Run the staged graph with the options it ships with on every recorded input, and hold it to its gate."""
-    chosen = item.recipe
-    runner = backend_for(chosen.provider).load(graph, session=chosen.session, isa=chosen.isa, threads=None)
-    measured: list[Measured] = list(compare(runner, recorded))
+def _verified(
+    lowered: Mapping[str, _Lowered],
+    components: Mapping[str, Component],
+    writer: ArtifactWriter,
+    recorded: Sequence[Recorded],
+    promised: Mapping[str, Mapping[str, int]],
+) -> Iterator[tuple[Variant, str]]:
+    """Run the staged graphs of one recipe, with the options they ship with, on every recorded input, and hold them to
+    the gate; then the variant of each component."""
+    chosen = next(iter(lowered.values())).recipe
+    backend = backend_for(chosen.provider)
+    parts = {
+        name: Loaded(
+            backend.load(writer.path_of(item.emitted.graph), session=chosen.session, isa=chosen.isa, threads=None),
+            components[name].inputs,
+            components[name].states,
+            chosen.dialect.state,
+        )
+        for name, item in lowered.items()
+    }
+    measured: list[Measured] = list(compare(parts, recorded))
     gate(chosen.precision, measured, chosen.variant)
+    for name, item in lowered.items():
+        own = [figures for figures in measured if figures.component == name]
+        state = chosen.dialect.state if components[name].states else {}
+        yield _variant(item, own, promised[name], state), name
+
+
+def _variant(
+    item: _Lowered, measured: Sequence[Measured], promised: Mapping[str, int], state: Mapping[str, Any]
+) -> Variant:
+    chosen = item.recipe
     return Variant(
         name=chosen.variant,
         graph=item.emitted.graph,
@@ -281,12 +329,28 @@ def _verified(item: _Lowered, graph: Path, recorded: Sequence[Recorded], promise
         },
         producer=_producer(),
         work=item.work,
+        state=state,
     )
 
 
 def _input_specs(signature: Signature) -> tuple[TensorSpec, ...]:
+    integers = [
+        TensorSpec(name, "int64", dims, optional=not signature.floats and name != "input_ids")
+        for name, dims in signature.inputs.items()
+    ]
+    return (*integers, *(TensorSpec(name, "float32", shape) for name, shape in signature.floats.items()))
+
+
+def _state_specs(signature: Signature) -> tuple[StateSpec, ...]:
     return tuple(
-        TensorSpec(name, "int64", dims, optional=name != "input_ids") for name, dims in signature.inputs.items()
+        StateSpec(name, name.replace("past_", "present_", 1), state.window) for name, state in signature.states.items()
+    )
+
+
+def _output_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(str(value.name), "float32", tuple(_dim(dim) for dim in value.shape or ()))
+        for value in model.graph.outputs
     )
 
 

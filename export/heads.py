@@ -11,11 +11,13 @@ from precast.export.blocks.activations import Activation
 
 __all__ = [
     "BASE",
+    "CAUSAL_LM",
     "HEADS",
     "MASKED_LM",
     "MULTIPLE_CHOICE",
     "NEXT_SENTENCE",
     "QUESTION_ANSWERING",
+    "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
     "ClassifierHead",
@@ -57,6 +59,8 @@ TOKEN_CLASSIFICATION = Head("token-classification", ("ForTokenClassification",),
 QUESTION_ANSWERING = Head("question-answering", ("ForQuestionAnswering",), ("start_logits", "end_logits"))
 MULTIPLE_CHOICE = Head("multiple-choice", ("ForMultipleChoice",), ("logits",), per_text=True, choices=True)
 NEXT_SENTENCE = Head("next-sentence-prediction", ("ForNextSentencePrediction",), ("logits",), per_text=True)
+CAUSAL_LM = Head("text-generation", ("ForCausalLM", "LMHeadModel"), ("logits",))
+SEQ2SEQ_LM = Head("text2text-generation", ("ForConditionalGeneration", "MTModel"), ("logits",))
 
 HEADS = (
     BASE,
@@ -66,6 +70,8 @@ HEADS = (
     QUESTION_ANSWERING,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
+    CAUSAL_LM,
+    SEQ2SEQ_LM,
 )
 
 

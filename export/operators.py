@@ -22,6 +22,7 @@ __all__ = [
     "gated_activation",
     "rms_norm",
     "rotary",
+    "rotary_angles",
 ]
 
 
@@ -229,6 +230,24 @@ def rotary(x: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, *, heads: int
     return _rotary(x, positions, cos, sin, heads, interleaved)
 
 
+@torch.library.custom_op("precast::rotary_angles", mutates_args=())
+def _rotary_angles(frequencies: Tensor, positions: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    angles = positions.flatten()[:, None].to(torch.float32) * frequencies.to(torch.float32)
+    angles = angles.to(frequencies.dtype)
+    return torch.cos(angles) * scale, torch.sin(angles) * scale
+
+
+@_rotary_angles.register_fake
+def _(frequencies: Tensor, positions: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    shape = (positions.shape[0] * positions.shape[1], frequencies.shape[0])
+    return frequencies.new_empty(shape), frequencies.new_empty(shape)
+
+
+def rotary_angles(positions: Tensor, frequencies: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(cos, sin) [B*S, R/2] of positions [B, S] times frequencies [R/2]; see ``schema.OPERATORS['RotaryAngles']``."""
+    return _rotary_angles(frequencies, positions, scale)
+
+
 @torch.library.custom_op("precast::add_layer_norm", mutates_args=())
 def _add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, epsilon: float
@@ -341,6 +360,9 @@ NODES: dict[Any, Callable[..., Any]] = {
     torch.ops.precast.attention.default: _attention_node,
     torch.ops.precast.rotary.default: lambda emit, x, positions, cos, sin, heads, interleaved: emit.Rotary(
         x, positions, cos, sin, heads=heads, interleaved=int(interleaved)
+    ),
+    torch.ops.precast.rotary_angles.default: lambda emit, frequencies, positions, scale: emit.RotaryAngles(
+        frequencies, positions, scale=scale
     ),
     torch.ops.precast.add_layer_norm.default: lambda emit, x, residual, weight, bias, epsilon: emit.AddLayerNorm(
         x, residual, weight, bias, epsilon=epsilon

@@ -13,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from precast.export.blocks.tables import fill_tables
+from precast.export.reference import Part
 from precast.export.signatures import Signature
 from precast.runtime.backends.base import Array
-from precast.runtime.parity import Case
+from precast.runtime.parity import Case, Recorded
 
-__all__ = ["cases", "evaluate", "judge", "streaming"]
+__all__ = ["Reckoner", "cases", "cases_for", "evaluate", "generation_cases", "record", "streaming"]
 
 # Longest text tried where a model takes longer ones: the float64 judge needs S * S scores for every head.
 LONGEST = 1024
@@ -75,6 +76,67 @@ def cases(signature: Signature, *, shapes: Sequence[tuple[int, int, str]] = _SHA
     return made
 
 
+# Calls in a row of a generative model: (rows, lengths of each call's tokens, how many of them are real in each row).
+# A prompt and steps behind it, a prompt in chunks, rows of different length, one token alone.
+_CHAINS: tuple[tuple[int, tuple[int, ...], str], ...] = (
+    (1, (8, 1, 1, 1, 1), "full"),
+    (3, (7, 1, 1, 1, 2, 1), "ragged"),
+    (1, (64, 63, 1), "full"),
+    (2, (1, 1, 1), "full"),
+    (2, (127, 2), "ragged"),
+    (1, (0,), "full"),
+)
+# Positions of a call whose logits are compared: of long calls not all, a vocabulary is wide.
+_KEPT = 4
+
+
+def cases_for(parts: Sequence[Part]) -> list[Case]:
+    """The inputs an export of these parts is tried on."""
+    return generation_cases(parts) if parts[-1].signature.states else cases(parts[0].signature)
+
+
+def generation_cases(
+    parts: Sequence[Part], *, chains: Sequence[tuple[int, tuple[int, ...], str]] = _CHAINS, seed: int = 0
+) -> list[Case]:
+    """Chains of calls of a decoder, with its encoder's call in front where there is one; random tokens throughout."""
+    rng = np.random.default_rng(seed)
+    decoder = parts[-1].signature
+    longest = min(decoder.limits.get("max_positions", LONGEST), LONGEST)
+    vocab = decoder.limits["vocab_size"]
+    made: list[Case] = []
+    for number, (rows, calls, kind) in enumerate(chains):
+        calls = tuple(length or longest for length in calls)
+        if sum(calls) > longest:
+            continue
+        after: str | None = None
+        if len(parts) > 1:
+            [source] = cases(parts[0].signature, shapes=((rows, 1 + 9 * number, "right"),), seed=seed + number)
+            after = f"{number}-source"
+            made.append(Case(after, source.inputs))
+        held = np.zeros(rows, dtype=np.int64)
+        for place, length in enumerate(calls):
+            lengths = np.full(rows, length, dtype=np.int64)
+            if kind == "ragged" and length > 1:
+                lengths[: rows - 1] = rng.integers(1, length + 1, size=rows - 1)
+            wanted = np.stack([np.sort(rng.choice(n, min(_KEPT, lengths.min()), replace=False)) for n in lengths])
+            wanted[:, -1] = lengths - 1
+            inputs = {
+                "input_ids": rng.integers(0, vocab, size=(rows, length), dtype=np.int64),
+                "past_lengths": held.copy(),
+                "lengths": lengths,
+                "logit_positions": wanted.astype(np.int64),
+            }
+            if "position_ids" in decoder.inputs:
+                # Where padding would leave the model's positions it stays at the last one.
+                inputs["position_ids"] = np.minimum(held[:, None] + np.arange(length), longest - 1)
+            if after is not None and len(parts) > 1:
+                inputs["encoder_attention_mask"] = source.inputs["attention_mask"]
+            name = f"{number}-{place}-{rows}x{length}-{kind}"
+            made.append(Case(name, inputs, parts[-1].name, after, capacity=longest + 8))
+            after, held = name, held + lengths
+    return made
+
+
 def _widen(value: Any) -> Any:
     narrow = isinstance(value, torch.Tensor) and value.dtype == torch.float32
     return value.to(torch.float64) if narrow else value
@@ -111,19 +173,63 @@ def streaming(model: nn.Module, release: Callable[[], None]) -> Iterator[None]:
             hook.remove()
 
 
+class Reckoner:
+    """Runs the parts of a reference model on cases in order, carrying what they remember from one to the next.
+
+    ``exact``: in float64, weights widened operator by operator and tables computed anew.
+    """
+
+    def __init__(self, parts: Sequence[Part], *, exact: bool = False) -> None:
+        self._parts = {part.name: part for part in parts}
+        self._exact = exact
+        self._remembered: dict[str, dict[str, torch.Tensor]] = {}
+
+    def run(self, case: Case) -> dict[str, Array]:
+        """The outputs of one case; states are not among them."""
+        part = self._parts[case.component]
+        inputs: dict[str, Any] = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
+        rows = len(next(iter(case.inputs.values())))
+        before = self._remembered.get(case.after or "", {})
+        if part.signature.floats:
+            inputs["states"] = {
+                name: before[name] if name in before else _fresh(shape, rows, case.capacity)
+                for name, shape in part.signature.floats.items()
+            }
+        outputs = self._call(part.module, inputs)
+        hidden = {name: value for name, value in outputs.items() if name.startswith(_HIDDEN)}
+        if hidden:
+            after = {name.replace("present_", "past_", 1): value for name, value in hidden.items()}
+            self._remembered[case.name] = {**before, **after}
+        return {name: value.numpy() for name, value in outputs.items() if name not in hidden}
+
+    def _call(self, module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        with torch.no_grad():
+            if not self._exact:
+                return module(**inputs)
+            fill_tables(module, torch.float64)
+            try:
+                with _Float64():
+                    return module(**inputs)
+            finally:
+                fill_tables(module)
+
+
+# Outputs that the model itself reads again.
+_HIDDEN = ("present_", "cross_")
+
+
+def _fresh(shape: Sequence[int | str], rows: int, capacity: int) -> torch.Tensor:
+    return torch.zeros([rows if dim == "batch" else capacity if isinstance(dim, str) else dim for dim in shape])
+
+
+def record(parts: Sequence[Part], cases: Sequence[Case]) -> list[Recorded]:
+    """Both references of every case."""
+    eager, exact = Reckoner(parts), Reckoner(parts, exact=True)
+    return [Recorded(case, eager.run(case), exact.run(case)) for case in cases]
+
+
 def evaluate(model: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Outputs of the eager reference model for one case."""
+    """Outputs of an eager model without states for one input."""
     with torch.no_grad():
         outputs = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    return {name: value.numpy() for name, value in outputs.items()}
-
-
-def judge(model: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """The same in float64, weights widened operator by operator and tables computed anew."""
-    fill_tables(model, torch.float64)
-    try:
-        with torch.no_grad(), _Float64():
-            outputs = model(**{name: torch.from_numpy(array) for name, array in inputs.items()})
-    finally:
-        fill_tables(model)
     return {name: value.numpy() for name, value in outputs.items()}

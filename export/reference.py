@@ -12,13 +12,14 @@ from torch import nn
 
 from precast.export.blocks.tables import fill_tables, table_names
 from precast.export.families import Family, find_family
+from precast.export.generative import parts_of
 from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
 from precast.export.signatures import Signature, signature
 from precast.export.spec import Spec
 from precast.export.weights import Lazy, Source, WeightMap, plan, rename
 from precast.runtime.errors import ConfigError, UnsupportedTaskError, closest, listing
 
-__all__ = ["Reference", "build", "head_for", "served_tasks"]
+__all__ = ["Part", "Reference", "build", "head_for", "served_tasks"]
 
 # Pipeline names that another task's head serves.
 _SERVED_BY = {
@@ -30,16 +31,30 @@ _SERVED_BY = {
 
 
 @dataclass(frozen=True)
+class Part:
+    """What becomes one component of an artifact: a module of the model, and what goes in and out of it."""
+
+    name: str
+    module: nn.Module
+    signature: Signature
+
+
+@dataclass(frozen=True)
 class Reference:
-    """A reference model with its weights, and what is known of it."""
+    """A reference model with its weights, and what is known of it; ``parts`` in the order they run."""
 
     model: nn.Module
     model_type: str
     family: Family
     spec: Spec
     head: Head
-    signature: Signature
+    parts: tuple[Part, ...]
     ignored: tuple[str, ...]
+
+    @property
+    def signature(self) -> Signature:
+        """Of the first part, which is the only one but in encoder-decoders."""
+        return self.parts[0].signature
 
 
 def head_for(family: Family, config: Mapping[str, Any], task: str | None) -> Head:
@@ -84,7 +99,7 @@ def _declared(family: Family, config: Mapping[str, Any]) -> Head | None:
 
 
 def _ending(architecture: Any) -> str:
-    match = re.search(r"(For[A-Z]\w*|Model)$", str(architecture))
+    match = re.search(r"(For[A-Z]\w*|LMHeadModel|MTModel|Model)$", str(architecture))
     return match.group(1) if match else ""
 
 
@@ -124,9 +139,11 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
     weights.bind(model)
     fill_tables(model)
-    return Reference(
-        model, str(config["model_type"]), family, spec, head, signature(family, spec, head, absent), weights.ignored
+    parts = tuple(
+        Part(name, module.eval(), signature(family, spec, head, module, absent))
+        for name, module in parts_of(model).items()
     )
+    return Reference(model, str(config["model_type"]), family, spec, head, parts, weights.ignored)
 
 
 def _check_head(
@@ -138,6 +155,8 @@ def _check_head(
 
     def trained(other: Head) -> bool:
         own = names[other] - names.get(BASE, set())
+        if other is declared and own <= set(table):
+            return True  # all of it may be tied to the embeddings
         # A decoder tied to the embeddings is in every checkpoint, whatever it was trained for.
         found = {name for name in own if name in table and id(table[name]) not in encoder}
         # Heads of one family share names: a text classifier's `classifier.weight` is no token classifier's.

@@ -90,7 +90,7 @@ def _quiet() -> Iterator[None]:
 
 def trace(
     model: nn.Module,
-    inputs: Mapping[str, torch.Tensor],
+    inputs: Mapping[str, torch.Tensor | dict[str, torch.Tensor]],
     dynamic: Mapping[str, Mapping[int, str]],
     outputs: tuple[str, ...],
     name: str,
@@ -100,6 +100,7 @@ def trace(
 
     Args:
         inputs: example tensors by input name; every dynamic dimension must be at least 2 and differ from the others.
+            A dict of tensors is one argument of the model, and an input of the graph for each tensor.
         dynamic: per input, which axes vary and their names (``{"input_ids": {0: "batch", 1: "sequence"}}``).
         outputs: names of the model's outputs, in the order of its returned dict.
         limits: largest value of a named dimension, where there is one.
@@ -110,7 +111,15 @@ def trace(
     limits = limits or {}
     names = {dim for axes in dynamic.values() for dim in axes.values()}
     dims = {dim: torch.export.Dim(dim, min=1, **({"max": limits[dim]} if dim in limits else {})) for dim in names}
-    shapes = {key: {axis: dims[dim] for axis, dim in dynamic.get(key, {}).items()} for key in inputs}
+
+    def varying(key: str) -> dict[int, Any]:
+        return {axis: dims[dim] for axis, dim in dynamic.get(key, {}).items()}
+
+    shapes = {
+        key: {leaf: varying(leaf) for leaf in value} if isinstance(value, dict) else varying(key)
+        for key, value in inputs.items()
+    }
+    leaves = [leaf for key, value in inputs.items() for leaf in (value if isinstance(value, dict) else (key,))]
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
@@ -132,6 +141,8 @@ def trace(
             f"{type(model).__name__} traced to {len(traced.graph.outputs)} outputs, its signature names {outputs}"
         )
     traced.graph.name = name
+    for value, leaf in zip(traced.graph.inputs, leaves, strict=True):
+        value.name = leaf
     for value, output in zip(traced.graph.outputs, outputs, strict=True):
         value.name = output
     _name_dimensions(traced, dynamic)

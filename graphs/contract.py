@@ -16,6 +16,10 @@ __all__ = ["FUSED", "check", "operators", "vocabulary"]
 FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": {
         "Attention": ("com.microsoft::MultiHeadAttention",),
+        # Odd head sizes have the explicit form.
+        "CachedAttention": ("com.microsoft::GroupQueryAttention", "ScatterND"),
+        "RMSNorm": ("SimplifiedLayerNormalization",),
+        "AddRMSNorm": ("com.microsoft::SkipSimplifiedLayerNormalization",),
         "AddLayerNorm": ("com.microsoft::SkipLayerNormalization",),
         "LayerNorm": ("LayerNormalization",),
         "Rotary": ("com.microsoft::RotaryEmbedding",),

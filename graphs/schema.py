@@ -50,7 +50,7 @@ _ALL = (
         inputs=("query", "key", "value", "past_key", "past_value", "past_lengths", "lengths", "bias?"),
         outputs=("output", "present_key", "present_value"),
         attributes={"heads": 1, "kv_heads": 1, "scale": 1.0, "window": -1, "softcap": 0.0},
-        doc="""Causal attention of new tokens [B, S, N*D], [B, S, G*D], [B, S, G*D] over themselves and those before them
+        doc="""Causal attention of new tokens [B, S, N*D], [B, S, G*D], [B, S, G*D] over themselves and earlier ones
         -> [B, S, N*D]. Row b holds past_lengths[b] tokens already, and lengths[b] of its S new ones are real. The token
         at position p keeps its key and value in slot p % R of past_key, past_value [B, G, R, D]; present_key,
         present_value are these with the new ones in place. window: a query sees itself and the window - 1 positions
@@ -64,6 +64,14 @@ _ALL = (
         attributes={"heads": 1, "interleaved": 0},
         doc="""Rotary position embedding of x [B, S, N*D] at positions [B, S]; cos, sin: [P, R/2], the first R
         channels of each head are turned. interleaved: pairs are neighbours instead of halves.""",
+    ),
+    Operator(
+        name="RotaryAngles",
+        inputs=("frequencies", "positions"),
+        outputs=("cos", "sin"),
+        attributes={"scale": 1.0},
+        doc="""scale * cos and scale * sin of positions [B, S] * frequencies [R/2], [B*S, R/2] each. The product is
+        rounded to float32 whatever the type, as models were trained with it.""",
     ),
     Operator(
         name="LayerNorm",

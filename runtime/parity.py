@@ -9,15 +9,28 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from precast.runtime.artifact import StateSpec, TensorSpec
 from precast.runtime.backends.base import Array, Runner
 from precast.runtime.errors import ArtifactError, ParityError
+from precast.runtime.states import Memory
 
-__all__ = ["GATES", "Case", "Measured", "Recorded", "compare", "gate", "measure", "read_record", "write_record"]
+__all__ = [
+    "GATES",
+    "Case",
+    "Loaded",
+    "Measured",
+    "Recorded",
+    "compare",
+    "gate",
+    "measure",
+    "read_record",
+    "write_record",
+]
 
 # Outputs recorded with an artifact; further cases are measured at export, and only their figures are kept.
 RECORD_LIMIT = 8 << 20
@@ -25,10 +38,29 @@ RECORD_LIMIT = 8 << 20
 
 @dataclass(frozen=True)
 class Case:
-    """One input every variant is tried on."""
+    """One call every variant is tried on.
+
+    Args:
+        component: which part of the model is called.
+        after: the name of the case whose states this call takes up: a decoder's cache, an encoder's outputs.
+        capacity: tokens that the states of a call without predecessor have room for.
+    """
 
     name: str
     inputs: Mapping[str, Array]
+    component: str = "encoder"
+    after: str | None = None
+    capacity: int = 0
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A component ready to run: its graph and, where it remembers something, how its states look."""
+
+    runner: Runner
+    inputs: Sequence[TensorSpec] = ()
+    states: Sequence[StateSpec] = ()
+    layout: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,6 +81,7 @@ class Measured:
 
     output: str
     case: str
+    component: str
     max_abs: float
     max_rel: float
     cosine: float
@@ -66,18 +99,20 @@ class Measured:
             **{
                 key: float(f"{value:.3g}")
                 for key, value in self.__dict__.items()
-                if key not in ("output", "case", "cosine", "argmax")
+                if key not in ("output", "case", "component", "cosine", "argmax")
             },
             "cosine": float(f"{self.cosine:.9f}"),
             "argmax": float(f"{self.argmax:.6f}"),
         }
 
 
-def measure(output: str, case: str, ours: Array, reference: Array, exact: Array) -> Measured:
+def measure(
+    output: str, case: str, ours: Array, reference: Array, exact: Array, component: str = "encoder"
+) -> Measured:
     """Compare one output, [..., D]. A shape, NaN or Inf that differs is an infinite error."""
     if ours.shape != reference.shape or not np.array_equal(np.isfinite(ours), np.isfinite(reference)):
         inf = float("inf")
-        return Measured(output, case, inf, inf, 0.0, 0.0, inf, inf, inf, inf)
+        return Measured(output, case, component, inf, inf, 0.0, 0.0, inf, inf, inf, inf)
     ours64, reference64 = ours.astype(np.float64), reference.astype(np.float64)
     difference = np.abs(ours64 - reference64)
     largest = float(np.abs(reference64).max(initial=0.0))
@@ -89,6 +124,7 @@ def measure(output: str, case: str, ours: Array, reference: Array, exact: Array)
     return Measured(
         output=output,
         case=case,
+        component=component,
         max_abs=float(difference.max(initial=0.0)),
         max_rel=float((difference / np.maximum(np.abs(reference64), 1e-6)).max(initial=0.0)),
         cosine=float(cosine.min(initial=1.0)),
@@ -141,20 +177,55 @@ def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
         )
 
 
-def compare(runner: Runner, recorded: Sequence[Recorded]) -> Iterator[Measured]:
-    """Measure every output of every recorded case of a loaded graph."""
+def compare(parts: Mapping[str, Loaded], recorded: Sequence[Recorded]) -> Iterator[Measured]:
+    """Measure every recorded output of every case; ``parts`` are the components the cases call, by name.
+
+    States go from case to case in place, as they do when the model is used.
+    """
+    memories: dict[str, Memory] = {}
+    given: dict[str, dict[str, Array]] = {}
     for item in recorded:
-        outputs = dict(zip(runner.output_names, runner.run(item.case.inputs), strict=True))
+        case = item.case
+        part = parts[case.component]
+        if not part.states:
+            outputs = dict(zip(part.runner.output_names, part.runner.run(case.inputs), strict=True))
+            given[case.name] = outputs
+        else:
+            outputs = _step(part, case, item.reference, memories, given)
         for name, expected in item.reference.items():
-            yield measure(name, item.case.name, outputs[name], expected, item.exact[name])
+            yield measure(name, case.name, outputs[name], expected, item.exact[name], case.component)
+
+
+def _step(
+    part: Loaded,
+    case: Case,
+    reference: Mapping[str, Array],
+    memories: dict[str, Memory],
+    given: dict[str, dict[str, Array]],
+) -> dict[str, Array]:
+    """One call of a component with states."""
+    rows = len(next(iter(case.inputs.values())))
+    if case.after in memories:
+        memory = memories[case.after]
+    else:
+        memory = Memory(part.runner, part.inputs, part.states, rows=rows, capacity=case.capacity, layout=part.layout)
+    memories[case.name] = memory
+    # What an encoder made of the text goes into every call of its decoder.
+    given[case.name] = given.get(case.after or "", {})
+    wanted = {spec.name for spec in part.inputs}
+    read = {name: array for name, array in given[case.name].items() if name in wanted}
+    outputs = {name: np.zeros_like(array) for name, array in reference.items()}
+    memory.prepare(rows, {**case.inputs, **read}, outputs)()
+    return outputs
 
 
 def write_record(recorded: Sequence[Recorded]) -> bytes:
     """The record as an .npz of fixed bytes: no times, no pickles. float64 is kept as its distance from float32.
 
-    Cases are kept in order until `RECORD_LIMIT` is reached, the first one always.
+    Cases are kept in order until `RECORD_LIMIT` is reached, the first one always; none without those it goes on from.
     """
     packed, size = io.BytesIO(), 0
+    kept: set[str] = set()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for index, item in enumerate(recorded):
             arrays = {f"{index}|{item.case.name}|input|{name}": array for name, array in item.case.inputs.items()}
@@ -162,10 +233,15 @@ def write_record(recorded: Sequence[Recorded]) -> bytes:
                 arrays[f"{index}|{item.case.name}|output|{name}"] = array
                 distance = (item.exact[name] - array).astype(np.float32)
                 arrays[f"{index}|{item.case.name}|distance|{name}"] = distance
+            case = item.case
+            if case.component != "encoder" or case.after is not None:
+                chain = f"{index}|{case.name}|chain|{case.component}"
+                arrays[chain if case.after is None else f"{chain}>{case.after}"] = np.array([case.capacity])
             needed = sum(array.nbytes for array in arrays.values())
-            if index and size + needed > RECORD_LIMIT:
+            if (index and size + needed > RECORD_LIMIT) or (case.after is not None and case.after not in kept):
                 continue
             size += needed
+            kept.add(case.name)
             for name, array in arrays.items():
                 data = io.BytesIO()
                 np.lib.format.write_array(data, np.ascontiguousarray(array), allow_pickle=False)
@@ -180,12 +256,12 @@ def read_record(data: bytes) -> list[Recorded]:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             for key in arrays.files:
                 index, case, kind, name = key.split("|")
-                cases.setdefault(f"{index}|{case}", {"input": {}, "output": {}, "distance": {}})[kind][name] = arrays[
-                    key
-                ]
+                cases.setdefault(f"{index}|{case}", {"input": {}, "output": {}, "distance": {}, "chain": {}})[kind][
+                    name
+                ] = arrays[key]
         return [
             Recorded(
-                Case(key.split("|")[1], parts["input"]),
+                _case(key.split("|")[1], parts["input"], parts["chain"]),
                 parts["output"],
                 {name: array + parts["distance"][name].astype(np.float64) for name, array in parts["output"].items()},
             )
@@ -193,3 +269,10 @@ def read_record(data: bytes) -> list[Recorded]:
         ]
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"the parity record is damaged: {error}") from error
+
+
+def _case(name: str, inputs: dict[str, Array], chain: dict[str, Array]) -> Case:
+    for where, capacity in chain.items():
+        component, _, after = where.partition(">")
+        return Case(name, inputs, component, after or None, int(capacity[0]))
+    return Case(name, inputs)

@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from precast.runtime.artifact import Artifact
+from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.base import backend_for
 from precast.runtime.errors import ArtifactError, DependencyError, ProviderError
-from precast.runtime.parity import Measured, compare, gate, read_record
+from precast.runtime.parity import Loaded, Measured, compare, gate, read_record
 
 __all__ = ["summarise", "verify"]
 
@@ -59,28 +59,44 @@ def verify(
     artifact = Artifact.open(path)
     report: dict[str, Any] = {"artifact": os.fspath(path), "digest": artifact.digest, "variants": {}}
     reasons: list[str] = []
+    for file, components in _records(artifact).items():
+        recorded = read_record(artifact.read_bytes(file))
+        made = sorted(set.intersection(*(set(component.variants) for component in components)))
+        for name in made if variant is None else [variant]:
+            chosen = [artifact.choose_variant(component.name, variant=name) for component in components]
+            say(f"replaying {name}")
+            try:
+                parts = {
+                    part.name: _loaded(artifact, part, one, threads)
+                    for part, one in zip(components, chosen, strict=True)
+                }
+            except (ProviderError, DependencyError) as error:
+                report["variants"][name] = {"status": "skipped", "reason": str(error)}
+                reasons.append(str(error))
+                continue
+            measured = list(compare(parts, recorded))
+            gate(chosen[0].precision, measured, name)
+            report["variants"][name] = {"status": "verified", "cases": len(recorded), "outputs": summarise(measured)}
+    if not any(entry["status"] == "verified" for entry in report["variants"].values()):
+        raise ProviderError(f"no variant of {artifact.path} can be run here: {'; '.join(reasons)}")
+    return report
+
+
+def _records(artifact: Artifact) -> dict[str, list[Component]]:
+    """Record file -> the components it replays; those of one model are replayed together."""
+    files: dict[str, list[Component]] = {}
     for component in artifact.components.values():
         record = artifact.manifest.parity.get(component.name)
         if not isinstance(record, Mapping) or "file" not in record:
             raise ArtifactError(
                 f"{artifact.path} holds no parity record for component {component.name!r}. Export it again."
             )
-        recorded = read_record(artifact.read_bytes(record["file"]))
-        names = [variant] if variant is not None else sorted(component.variants)
-        for name in names:
-            chosen = artifact.choose_variant(component.name, variant=name)
-            say(f"replaying {name}")
-            try:
-                runner = backend_for(chosen.provider).load(
-                    artifact.file(chosen.graph), session=chosen.session, threads=threads, isa=chosen.isa
-                )
-            except (ProviderError, DependencyError) as error:
-                report["variants"][name] = {"status": "skipped", "reason": str(error)}
-                reasons.append(str(error))
-                continue
-            measured = list(compare(runner, recorded))
-            gate(chosen.precision, measured, name)
-            report["variants"][name] = {"status": "verified", "cases": len(recorded), "outputs": summarise(measured)}
-    if not any(entry["status"] == "verified" for entry in report["variants"].values()):
-        raise ProviderError(f"no variant of {artifact.path} can be run here: {'; '.join(reasons)}")
-    return report
+        files.setdefault(record["file"], []).append(component)
+    return files
+
+
+def _loaded(artifact: Artifact, component: Component, variant: Variant, threads: int | None) -> Loaded:
+    runner = backend_for(variant.provider).load(
+        artifact.file(variant.graph), session=variant.session, threads=threads, isa=variant.isa
+    )
+    return Loaded(runner, component.inputs, component.states, variant.state)

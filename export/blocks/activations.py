@@ -10,7 +10,7 @@ from torch import Tensor
 
 from precast.runtime.errors import closest
 
-__all__ = ["ACTIVATIONS", "Activation", "activation"]
+__all__ = ["ACTIVATIONS", "GATES", "Activation", "activation"]
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -39,6 +39,10 @@ ACTIVATIONS: dict[str, Activation] = {
     "swish": F.silu,
     "tanh": torch.tanh,
 }
+
+
+# What the operator of a gated MLP calls them (schema.OPERATORS["GatedActivation"]).
+GATES: dict[Activation, str] = {F.silu: "silu", F.gelu: "gelu", _gelu_tanh: "gelu_tanh", F.relu: "relu"}
 
 
 def activation(name: str) -> Activation:

@@ -1,4 +1,4 @@
-"""Attention with separate query, key, value and output projections."""
+"""Attention with separate query, key, value and output projections: over a text, a cache, an encoder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from precast.export.operators import attention
+from precast.export.blocks.cache import CAPACITY, State, Stateful, Step
+from precast.export.operators import attention, cached_attention
 
-__all__ = ["Positions", "SelfAttention"]
+__all__ = ["CachedSelfAttention", "CrossAttention", "Positions", "SelfAttention"]
 
 
 class Positions(Protocol):
@@ -57,4 +58,121 @@ class SelfAttention(nn.Module):
         context = attention(
             query, key, value, mask=mask, bias=bias, heads=self.heads, scale=self.scale, window=self.window
         )
+        return self.o_proj(context)
+
+
+class CachedSelfAttention(Stateful):
+    """Causal self-attention over the tokens of a row, [B, S, H] -> [B, S, H]; keys and values are remembered.
+
+    Args:
+        kv_heads: heads of keys and values, each shared by a group of query heads. https://arxiv.org/abs/2305.13245
+        positions: turns queries and keys after projection (`SteppedRotary`), or None.
+        query_norm, key_norm: over the channels of each head, before the positions, or None.
+        window: tokens a query sees, itself included; None: all.
+        scale: factor of the scores; None: 1 / sqrt(head_dim). softcap: c * tanh(scores / c); 0: none.
+    """
+
+    def __init__(
+        self,
+        hidden: int,
+        *,
+        heads: int,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        bias: bool = False,
+        out_bias: bool | None = None,
+        positions: nn.Module | None = None,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
+        window: int | None = None,
+        scale: float | None = None,
+        softcap: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = heads, kv_heads or heads
+        self.size = head_dim or hidden // heads
+        self.scale = self.size**-0.5 if scale is None else scale
+        self.softcap = softcap
+        self.window = window
+        self.positions = positions
+        self.q_norm, self.k_norm = query_norm, key_norm
+        self.q_proj = nn.Linear(hidden, self.heads * self.size, bias=bias)
+        self.k_proj = nn.Linear(hidden, self.kv_heads * self.size, bias=bias)
+        self.v_proj = nn.Linear(hidden, self.kv_heads * self.size, bias=bias)
+        self.o_proj = nn.Linear(self.heads * self.size, hidden, bias=bias if out_bias is None else out_bias)
+
+    def states(self) -> tuple[State, ...]:
+        room = CAPACITY if self.window is None else f"{CAPACITY}_{self.window}"
+        shape = ("batch", self.kv_heads, room, self.size)
+        return State("key", shape, self.window), State("value", shape, self.window)
+
+    def forward(self, x: Tensor, step: Step, bias: Tensor | None = None) -> Tensor:
+        """x [B, S, H], bias [B or 1, N or 1, S or 1, R] added to the scaled scores by slot of the cache."""
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        query, key = self._normed(query, self.q_norm, self.heads), self._normed(key, self.k_norm, self.kv_heads)
+        if self.positions is not None:
+            query, key = self.positions(query, self.heads, step), self.positions(key, self.kv_heads, step)
+        context, keys, values = cached_attention(
+            query,
+            key,
+            value,
+            step.read(self, "key"),
+            step.read(self, "value"),
+            step.past_lengths,
+            step.lengths,
+            bias=bias,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            scale=self.scale,
+            window=-1 if self.window is None else self.window,
+            softcap=self.softcap,
+        )
+        step.write(self, "key", keys)
+        step.write(self, "value", values)
+        return self.o_proj(context)
+
+    @staticmethod
+    def _normed(states: Tensor, norm: nn.Module | None, heads: int) -> Tensor:
+        if norm is None:
+            return states
+        split: Tensor = norm(states.unflatten(-1, (heads, -1)))
+        return split.flatten(-2)
+
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder over its encoder's positions, [B, S, H] -> [B, S, H].
+
+    Keys and values depend on the encoder alone: they are computed with it, once (`keys_and_values`), and come back in
+    every call of the decoder as the inputs ``cross_key.{index}`` and ``cross_value.{index}``.
+    """
+
+    index: int = -1
+
+    def __init__(
+        self,
+        hidden: int,
+        *,
+        heads: int,
+        head_dim: int | None = None,
+        bias: bool = True,
+        source: int | None = None,
+        scale: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.size = head_dim or hidden // heads
+        self.scale = self.size**-0.5 if scale is None else scale
+        width = heads * self.size
+        self.q_proj = nn.Linear(hidden, width, bias=bias)
+        self.k_proj = nn.Linear(source or hidden, width, bias=bias)
+        self.v_proj = nn.Linear(source or hidden, width, bias=bias)
+        self.o_proj = nn.Linear(width, hidden, bias=bias)
+
+    def keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """An encoder's hidden states [B, T, H] -> keys and values [B, T, N*D]."""
+        return self.k_proj(states), self.v_proj(states)
+
+    def forward(self, x: Tensor, step: Step) -> Tensor:
+        key, value = step.cross[f"cross_key.{self.index}"], step.cross[f"cross_value.{self.index}"]
+        context = attention(self.q_proj(x), key, value, mask=step.encoder_mask, heads=self.heads, scale=self.scale)
         return self.o_proj(context)

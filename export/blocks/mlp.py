@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from precast.export.blocks.activations import Activation
+from precast.export.blocks.activations import GATES, Activation
+from precast.export.operators import gated_activation
 
 __all__ = ["MLP", "GatedMLP"]
 
@@ -33,4 +34,6 @@ class GatedMLP(nn.Module):
         self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(self.act(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        named = GATES.get(self.act)
+        return self.down_proj(self.act(gate) * up if named is None else gated_activation(gate, up, named))

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precast.export.operators import add_layer_norm
+from precast.export.operators import add_layer_norm, add_rms_norm, rms_norm
 
-__all__ = ["LayerNorm"]
+__all__ = ["LayerNorm", "Norm", "RMSNorm"]
 
 
 class LayerNorm(nn.Module):
@@ -26,3 +26,22 @@ class LayerNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(norm(x + residual), x + residual) as one operator."""
         return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation over the last axis, [..., H] -> [..., H]. https://arxiv.org/abs/1910.07467"""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """(norm(x + residual), x + residual) as one operator."""
+        return add_rms_norm(x, residual, self.weight, self.eps)
+
+
+Norm = LayerNorm | RMSNorm

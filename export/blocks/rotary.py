@@ -2,13 +2,54 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from precast.export.blocks.cache import Step
 from precast.export.blocks.tables import Table
-from precast.export.operators import rotary
+from precast.export.operators import rotary, rotary_angles
 
-__all__ = ["RotaryPositions"]
+__all__ = ["Frequencies", "RotaryPositions", "SteppedRotary", "llama3", "plain"]
+
+Frequencies = Callable[[], Tensor]
+"""Computes the angle a pair of channels turns by from one position to the next, [R/2] float32."""
+
+
+def plain(size: int, base: float, factor: float = 1.0) -> Frequencies:
+    """base ** (-2i / size) for each of size / 2 pairs of channels; positions divided by ``factor`` (linear scaling)."""
+
+    def compute() -> Tensor:
+        return 1.0 / (base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)) / factor
+
+    return compute
+
+
+def llama3(
+    size: int,
+    base: float,
+    *,
+    factor: float,
+    low_freq_factor: float,
+    high_freq_factor: float,
+    original_max_position_embeddings: int,
+) -> Frequencies:
+    """Llama 3's scaling: waves longer than the original context by ``factor``, short ones not, those between smoothly.
+    https://arxiv.org/abs/2407.21783, section 3"""
+
+    def compute() -> Tensor:
+        frequencies = plain(size, base)()
+        wavelength = 2 * math.pi / frequencies
+        old = original_max_position_embeddings
+        low, high = old / low_freq_factor, old / high_freq_factor
+        slow = torch.where(wavelength > low, frequencies / factor, frequencies)
+        smooth = (old / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor)
+        between = (1 - smooth) * slow / factor + smooth * slow
+        return torch.where((wavelength >= high) & (wavelength <= low), between, slow)
+
+    return compute
 
 
 class RotaryPositions(nn.Module):
@@ -27,17 +68,47 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, count: int, size: int, base: float, factor: float = 1.0) -> None:
         super().__init__()
-        self.count, self.size, self.base, self.factor = count, size, base, factor
+        self.count, self.size = count, size
+        self.frequencies = plain(size, base, factor)
         shape = (count, size // 2)
         self.cos = Table(shape, lambda: torch.cos(self._angles()))
         self.sin = Table(shape, lambda: torch.sin(self._angles()))
 
     def _angles(self) -> Tensor:
-        frequencies = 1.0 / (self.base ** (torch.arange(0, self.size, 2, dtype=torch.float32) / self.size))
-        frequencies = frequencies / self.factor
-        return (torch.arange(self.count, dtype=torch.float32)[:, None] * frequencies).to(torch.float64)
+        positions = torch.arange(self.count, dtype=torch.float32)
+        return (positions[:, None] * self.frequencies()).to(torch.float64)
 
     def forward(self, states: Tensor, heads: int) -> Tensor:
         batch, length, _ = states.shape
         positions = torch.arange(length, device=states.device)[None].expand(batch, length)
         return rotary(states, positions, self.cos(), self.sin(), heads=heads)
+
+
+class SteppedRotary(nn.Module):
+    """Turns queries and keys [B, S, N*D] at the positions of a call; sines are computed for these positions alone.
+
+    A table of 131,072 positions would be tens of megabytes of an artifact, and reading it no faster.
+
+    Args:
+        size: channels of a head that are turned, the first ones.
+        frequencies: see `Frequencies`.
+        scale: factor of cosines and sines (YaRN's attention factor).
+        interleaved: pairs are neighbouring channels instead of halves.
+    """
+
+    def __init__(self, size: int, frequencies: Frequencies, scale: float = 1.0, interleaved: bool = False) -> None:
+        super().__init__()
+        self.scale, self.interleaved = scale, interleaved
+        self.frequencies = Table((size // 2,), frequencies)
+
+    def forward(self, states: Tensor, heads: int, step: Step) -> Tensor:
+        if step.positions is None:
+            raise ValueError("rotary positions need position_ids")
+        positions = step.positions
+        cos, sin, rows = step.once(self, lambda: self._angles(positions))
+        return rotary(states, rows, cos, sin, heads=heads, interleaved=self.interleaved)
+
+    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        cos, sin = rotary_angles(positions, self.frequencies(), self.scale)
+        batch, length = positions.shape
+        return cos, sin, torch.arange(batch * length, device=positions.device).view(batch, length)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ __all__ = [
     "Spelling",
     "attributes",
     "const",
+    "gated",
     "layer_norm",
+    "rotary_angles",
     "rotary_sizes",
     "seen_rows",
     "split_heads",
@@ -38,11 +40,15 @@ NEVER = -1.0e30
 
 @dataclass(frozen=True)
 class Dialect:
-    """One target's spelling of the operator vocabulary."""
+    """One target's spelling of the operator vocabulary.
+
+    ``state`` is what the runtime must know of its attention over caches (`precast.runtime.states.Memory`).
+    """
 
     name: str
     spellings: Mapping[str, Spelling]
     opsets: Mapping[str, int]
+    state: Mapping[str, Any] = field(default_factory=dict)
 
 
 def attributes(node: ir.Node) -> dict[str, Any]:
@@ -105,6 +111,30 @@ def layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     return [tape.op("LayerNormalization", [x, weight, bias], {"axis": -1, "epsilon": attributes(node)["epsilon"]})]
 
 
+def rotary_angles(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """Cosines and sines of positions times frequencies, [B*S, R/2] each."""
+    graph, at = graph_of(node), attributes(node)
+    frequencies, positions = node.inputs
+    dtype = float_type(frequencies)
+    flat = tape.op("Cast", [tape.op("Reshape", [positions, ints(graph, -1, 1)])], {"to": dtype})
+    angles = tape.op("Mul", [flat, frequencies])
+    made = [tape.op(function, [angles]) for function in ("Cos", "Sin")]
+    if at["scale"] != 1.0:
+        made = [tape.op("Mul", [value, scalar(graph, at["scale"], dtype)]) for value in made]
+    return made
+
+
+def gated(activate: Mapping[str, Callable[[Tape, ir.Value, ir.Value | None], ir.Value]]) -> Spelling:
+    """GatedActivation as an activation, by the name it has there, and a product."""
+
+    def spell(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+        gate, up = node.inputs
+        activated = activate[attributes(node)["activation"]](tape, gate, up)
+        return [tape.op("Mul", [activated, up])]
+
+    return spell
+
+
 def _same_length(query: ir.Value | None, key: ir.Value | None) -> bool:
     """Whether queries are known to be as many as keys, or nothing is known of either."""
     lengths = [None if value is None or value.shape is None else value.shape[1] for value in (query, key)]
@@ -161,12 +191,12 @@ def seen_rows(tape: Tape, node: ir.Node, visible: ir.Value) -> ir.Value:
 
 def rotary_sizes(x: ir.Value | None, cos: ir.Value | None, heads: int) -> tuple[int, int]:
     """(channels of a head that are turned, channels of a head), of x [B, S, N*D] and cos [P, R/2]."""
-    if x is None or x.shape is None or cos is None:
+    if x is None or x.shape is None or cos is None or cos.shape is None:
         raise ValueError("rotary positions need states and a table of known width")
-    width = x.shape[2]
-    if not isinstance(width, int):
-        raise ValueError(f"the hidden size must be known, got {width}")
-    return 2 * sizes(cos.shape)[1], width // heads
+    width, half = x.shape[2], cos.shape[1]
+    if not isinstance(width, int) or not isinstance(half, int):
+        raise ValueError(f"the hidden size and the width of the table must be known, got {width} and {half}")
+    return 2 * half, width // heads
 
 
 def split_heads(tape: Tape, graph: ir.Graph, x: ir.Value, heads: int, perm: Sequence[int]) -> ir.Value:

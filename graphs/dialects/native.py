@@ -69,4 +69,5 @@ NATIVE = Dialect(
         "Gelu": _gelu,
     },
     {**ONNXRUNTIME.opsets, DOMAIN: 1},
+    state=ONNXRUNTIME.state,
 )

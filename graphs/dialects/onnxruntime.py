@@ -12,14 +12,17 @@ from precast.graphs.dialects.base import (
     Dialect,
     attributes,
     float_type,
+    gated,
     graph_of,
     layer_norm,
+    rotary_angles,
     rotary_sizes,
     seen_rows,
     transposed,
     weight_is_shared,
     window_bias,
 )
+from precast.graphs.dialects.cached import group_query_attention
 
 __all__ = ["ONNXRUNTIME"]
 
@@ -93,8 +96,39 @@ def _gelu(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     return [tape.op("Gelu", [node.inputs[0]], domain=_MS)]
 
 
+def _rms_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    # Of the standard domain by history: ONNX Runtime registers it there.
+    x, weight = node.inputs
+    return [tape.op("SimplifiedLayerNormalization", [x, weight], {"axis": -1, "epsilon": attributes(node)["epsilon"]})]
+
+
+def _add_rms_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
+    x, residual, weight = node.inputs
+    outputs = tape.op_multi_out(
+        "SkipSimplifiedLayerNormalization",
+        [x, residual, weight],
+        {"epsilon": attributes(node)["epsilon"]},
+        num_outputs=4 if node.outputs[1].uses() or node.outputs[1].is_graph_output() else 1,
+        domain=_MS,
+    )
+    return [outputs[0], outputs[3] if len(outputs) == 4 else None]
+
+
+_GATES = {
+    # QuickGelu is x * sigmoid(alpha * x); with alpha 1 that is SiLU.
+    "silu": lambda tape, gate, _: tape.op("QuickGelu", [gate], {"alpha": 1.0}, domain=_MS),
+    "gelu": lambda tape, gate, _: tape.op("Gelu", [gate], domain=_MS),
+    "gelu_tanh": lambda tape, gate, _: tape.op("FastGelu", [gate], domain=_MS),
+    "relu": lambda tape, gate, _: tape.op("Relu", [gate]),
+}
+
 _SPELLINGS = {
     "Attention": _attention,
+    "CachedAttention": group_query_attention,
+    "RMSNorm": _rms_norm,
+    "AddRMSNorm": _add_rms_norm,
+    "RotaryAngles": rotary_angles,
+    "GatedActivation": gated(_GATES),
     "Rotary": _rotary,
     "LayerNorm": layer_norm,
     "AddLayerNorm": _add_layer_norm,
@@ -103,4 +137,5 @@ _SPELLINGS = {
 }
 _OPSETS = {"": 23, _MS: 1}
 
-ONNXRUNTIME = Dialect("onnxruntime", _SPELLINGS, _OPSETS)
+# GroupQueryAttention takes several new tokens behind old ones for one row at a time.
+ONNXRUNTIME = Dialect("onnxruntime", _SPELLINGS, _OPSETS, state={"chunks_by_row": True})

@@ -10,13 +10,16 @@ from onnx_ir.tape import Tape
 from precast.graphs.dialects.base import (
     Dialect,
     attributes,
+    gated,
     graph_of,
     layer_norm,
+    rotary_angles,
     rotary_sizes,
     transposed,
     unfused_attention,
     weight_is_shared,
 )
+from precast.graphs.dialects.cached import unfused_cached_attention
 
 __all__ = ["PORTABLE"]
 
@@ -60,11 +63,35 @@ def _gelu(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     return [tape.op("Gelu", [node.inputs[0]], {"approximate": attributes(node)["approximate"]})]
 
 
+def _rms_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    x, weight = node.inputs
+    return [tape.op("RMSNormalization", [x, weight], {"axis": -1, "epsilon": attributes(node)["epsilon"]})]
+
+
+def _add_rms_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    x, residual, weight = node.inputs
+    total = tape.op("Add", [x, residual])
+    return [tape.op("RMSNormalization", [total, weight], {"axis": -1, "epsilon": attributes(node)["epsilon"]}), total]
+
+
+_GATES = {
+    "silu": lambda tape, gate, _: tape.op("Mul", [gate, tape.op("Sigmoid", [gate])]),
+    "gelu": lambda tape, gate, _: tape.op("Gelu", [gate], {"approximate": "none"}),
+    "gelu_tanh": lambda tape, gate, _: tape.op("Gelu", [gate], {"approximate": "tanh"}),
+    "relu": lambda tape, gate, _: tape.op("Relu", [gate]),
+}
+
+
 # Attention is spelled unfused: TensorRT does not build the fp32 `Attention` operator, and fuses this pattern itself.
 PORTABLE = Dialect(
     "portable",
     {
         "Attention": unfused_attention,
+        "CachedAttention": unfused_cached_attention,
+        "RMSNorm": _rms_norm,
+        "AddRMSNorm": _add_rms_norm,
+        "RotaryAngles": rotary_angles,
+        "GatedActivation": gated(_GATES),
         "Rotary": _rotary,
         "LayerNorm": layer_norm,
         "AddLayerNorm": _add_layer_norm,

@@ -13,6 +13,7 @@ from precast.runtime.artifact.manifest import (
     FileRecord,
     Manifest,
     Source,
+    StateSpec,
     TensorSpec,
     Variant,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "Source",
+    "StateSpec",
     "TensorSpec",
     "Variant",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "Source",
+    "StateSpec",
     "TensorSpec",
     "Variant",
     "canonical",
@@ -34,9 +35,10 @@ __all__ = [
 
 MANIFEST_NAME = "precast.json"
 # A newer minor only adds fields that an older reader may ignore. What it may not ignore is a feature.
-# 1.1: `work` of a variant.
-FORMAT_VERSION = (1, 1)
-FEATURES: frozenset[str] = frozenset()
+# 1.1: `work` of a variant. 1.2: `states` of a component, with the feature "states".
+FORMAT_VERSION = (1, 2)
+# "states": a component remembers something between calls, and cannot be run by who does not know.
+FEATURES: frozenset[str] = frozenset(("states",))
 
 _INTEGERS = ("int4", "int8", "int16", "int32", "int64", "uint4", "uint8", "uint16", "uint32", "uint64")
 DTYPES = frozenset(("bool", *_INTEGERS, "float16", "bfloat16", "float32", "float64", "string"))
@@ -111,13 +113,40 @@ class TensorSpec(NamedTuple):
         return spec
 
 
+class StateSpec(NamedTuple):
+    """What a component remembers between calls: the input that takes it, the output that gives its successor.
+
+    A dimension ``capacity`` of the input's shape is the number of tokens there is room for. ``window``: how many of the
+    last tokens are ever read again, or None; a variant whose ``state`` says ``ring`` needs no more slots than that, the
+    slot of position p being p modulo their number.
+    """
+
+    input: str
+    output: str
+    window: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"input": self.input, "output": self.output, "window": self.window}
+
+    @classmethod
+    def read(cls, fields: Fields) -> StateSpec:
+        spec = cls(
+            input=fields.text("input"),
+            output=fields.text("output"),
+            window=fields.take("window", "an integer, 0 or more, or null", lambda v: v is None or is_count(v)),
+        )
+        fields.close()
+        return spec
+
+
 class Variant(NamedTuple):
     """One precision for one target: a graph, the weights it reads, and how its session is made.
 
     ``session`` holds the options of the backend, ``operators`` counts the graph's nodes by type, ``fusions`` what the
     passes fused, ``recipe`` the passes in order, ``parity`` the measured errors. ``producer`` is set where the variant
     was made by other versions than the rest of the artifact. ``work`` is what one call costs in operations and bytes,
-    which ``precast.runtime.bench.work`` evaluates; empty in artifacts of format 1.0. Everything here is part of the
+    which ``precast.runtime.bench.work`` evaluates; empty in artifacts of format 1.0. ``state`` says how its states may
+    be laid out (see `StateSpec`). Everything here is part of the
     artifact's identity: timings belong into ``Manifest.cost``.
     """
 
@@ -138,6 +167,7 @@ class Variant(NamedTuple):
     parity: Mapping[str, Any] = _EMPTY
     producer: Mapping[str, str] = _EMPTY
     work: Mapping[str, Any] = _EMPTY
+    state: Mapping[str, Any] = _EMPTY
 
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -156,7 +186,7 @@ class Variant(NamedTuple):
             "recipe": list(self.recipe),
             "parity": dict(self.parity),
         }
-        document.update({name: dict(value) for name in ("producer", "work") if (value := getattr(self, name))})
+        document.update({name: dict(value) for name in ("producer", "work", "state") if (value := getattr(self, name))})
         return document
 
     @classmethod
@@ -180,6 +210,7 @@ class Variant(NamedTuple):
             parity=fields.data("parity"),
             producer=fields.mapping("producer", "a string", is_text, {}),
             work=fields.data("work", {}),
+            state=fields.data("state", {}),
         )
         fields.close()
         return variant
@@ -196,14 +227,18 @@ class Component(NamedTuple):
     outputs: tuple[TensorSpec, ...]
     variants: Mapping[str, Variant]
     limits: Mapping[str, Any] = _EMPTY
+    states: tuple[StateSpec, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        document: dict[str, Any] = {
             "inputs": [spec.to_json() for spec in self.inputs],
             "outputs": [spec.to_json() for spec in self.outputs],
             "limits": dict(self.limits),
             "variants": _all_to_json(self.variants),
         }
+        if self.states:
+            document["states"] = [spec.to_json() for spec in self.states]
+        return document
 
     @classmethod
     def read(cls, name: str, fields: Fields) -> Component:
@@ -218,6 +253,10 @@ class Component(NamedTuple):
             outputs=_tensors(fields, "outputs"),
             variants=fields.each("variants", Variant.read),
             limits=limits,
+            states=tuple(
+                StateSpec.read(Fields(item, f"{fields.where}.states[{index}]", lenient=fields.lenient))
+                for index, item in enumerate(fields.items("states", []))
+            ),
         )
         fields.close()
         if not component.variants:
@@ -339,7 +378,8 @@ def parse(raw: bytes, where: str = MANIFEST_NAME) -> Manifest:
 
 def replace_all(manifest: Manifest, files: Mapping[str, FileRecord]) -> Manifest:
     """A maker's manifest as this version publishes it."""
-    return manifest._replace(version=FORMAT_VERSION, features=(), files=dict(files))
+    needed = ("states",) if any(component.states for component in manifest.components.values()) else ()
+    return manifest._replace(version=FORMAT_VERSION, features=needed, files=dict(files))
 
 
 def _digest(document: Mapping[str, Any]) -> str:
@@ -391,6 +431,11 @@ def _check_references(manifest: Manifest) -> None:
             known = listing(sorted(manifest.components))
             refuse(f"tasks.{name}.component", f"one of the components ({known})", task.get("component"))
     for component in manifest.components.values():
+        taken, given = ({spec.name for spec in specs} for specs in (component.inputs, component.outputs))
+        for state in component.states:
+            if state.input not in taken or state.output not in given:
+                where = f"components.{component.name}.states"
+                refuse(where, "an input and an output of the component", [state.input, state.output])
         for variant in component.variants.values():
             where = f"components.{component.name}.variants.{variant.name}"
             if variant.graph not in manifest.files:

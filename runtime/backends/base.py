@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,17 @@ class Runner(Protocol):
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Compute all outputs, in the order of ``output_names``."""
+        ...
+
+    def prepare(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        """A call on fixed memory: it reads the arrays as they are when it is made, and fills those of ``outputs``.
+
+        An output may be given an input's array: its successor then takes its place, and nothing is copied. The arrays
+        are C-contiguous and of the shapes the graph computes; outputs that are not named are not computed for anybody.
+
+        Raises:
+            BackendError: from the call, where the graph cannot be run.
+        """
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,27 @@ class _Session:
         except Exception as error:
             raise BackendError(f"ONNX Runtime could not run the graph: {error}") from error
         return result
+
+    def prepare(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        """See `Runner.prepare`."""
+        value_of = engine().OrtValue.ortvalue_from_numpy
+        binding = self.session.io_binding()
+        values: dict[int, Any] = {}
+        for arrays, bind in ((inputs, binding.bind_ortvalue_input), (outputs, binding.bind_ortvalue_output)):
+            for name, array in arrays.items():
+                # On a CPU a value is another view of the array's memory; one array is one value.
+                value = values.setdefault(id(array), value_of(array) if id(array) not in values else None)
+                bind(name, value)
+        run, options, kept = self.session._sess.run_with_iobinding, None, (inputs, outputs, values)
+
+        def call() -> None:
+            try:
+                run(binding._iobinding, options)
+            except Exception as error:
+                raise BackendError(f"ONNX Runtime could not run the graph: {error}") from error
+
+        call.__dict__["kept"] = kept  # the arrays live as long as the call
+        return call
 
 
 def _check_session(session: Mapping[str, Any], graph: str) -> None:

@@ -1,0 +1,150 @@
+"""Causal decoders over a cache: embeddings, a stack of layers, a norm; with and without an encoder beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from precast.export.blocks.cache import Step, number
+from precast.export.blocks.norms import Norm
+
+__all__ = ["Decoder", "DecoderLayer", "ParallelLayer", "TokenEmbeddings"]
+
+
+class TokenEmbeddings(nn.Module):
+    """words(ids) * scale + positions, ids [B, S] -> [B, S, E].
+
+    Args:
+        positions: adds position vectors from (ids, step), or None.
+        norm: over the sum, or None.
+    """
+
+    def __init__(
+        self,
+        vocab: int,
+        size: int,
+        *,
+        scale: float | None = None,
+        positions: nn.Module | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocab, size)
+        self.scale = scale
+        self.positions = positions
+        self.norm = norm
+
+    def forward(self, input_ids: Tensor, step: Step) -> Tensor:
+        x: Tensor = self.words(input_ids)
+        if self.scale is not None:
+            x = x * self.scale
+        if self.positions is not None:
+            x = x + self.positions(input_ids, step)
+        return x if self.norm is None else self.norm(x)
+
+
+class DecoderLayer(nn.Module):
+    """x = x + attention(norm(x)); [x = x + cross(norm(x));] x = x + mlp(norm(x)). https://arxiv.org/abs/2002.04745
+
+    The state travels as two parts whose sum it is, ``x`` and the last update, so that each norm has its residual sum
+    in front of it and the two are one operator.
+
+    Args:
+        cross, cross_norm: attention over an encoder, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        attention: nn.Module,
+        attention_norm: Norm,
+        mlp: nn.Module,
+        mlp_norm: Norm,
+        cross: nn.Module | None = None,
+        cross_norm: Norm | None = None,
+    ) -> None:
+        super().__init__()
+        self.attention_norm = attention_norm
+        self.self_attn = attention
+        self.cross_norm = cross_norm
+        self.cross_attn = cross
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
+
+    def forward(
+        self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x, update [B, S, H] (None: there is no update yet) -> the same two after this layer."""
+        if update is None:
+            normed = self.attention_norm(x)
+        else:
+            normed, x = self.attention_norm.add(update, x)
+        update = self.self_attn(normed, step, bias)
+        if self.cross_attn is not None and self.cross_norm is not None:
+            normed, x = self.cross_norm.add(update, x)
+            update = self.cross_attn(normed, step)
+        normed, x = self.mlp_norm.add(update, x)
+        return x, self.mlp(normed)
+
+
+class ParallelLayer(nn.Module):
+    """x = x + attention(norm(x)) + mlp(norm(x)), the two beside each other. https://arxiv.org/abs/2204.02311
+
+    Args:
+        mlp_norm: of the MLP's own; None: the two share one.
+    """
+
+    def __init__(
+        self, *, attention: nn.Module, attention_norm: Norm, mlp: nn.Module, mlp_norm: Norm | None = None
+    ) -> None:
+        super().__init__()
+        self.attention_norm = attention_norm
+        self.self_attn = attention
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
+
+    def forward(
+        self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `DecoderLayer`."""
+        if update is None:
+            normed = self.attention_norm(x)
+        else:
+            normed, x = self.attention_norm.add(update, x)
+        other = normed if self.mlp_norm is None else self.mlp_norm(x)
+        return x, self.self_attn(normed, step, bias) + self.mlp(other)
+
+
+class Decoder(nn.Module):
+    """ids [B, S] at a `Step` -> hidden states [B, S, H], through layers that take and return (x, update).
+
+    Args:
+        bias: what all layers share of the positions ([B or 1, N, S or 1, R] from ids, step and the first cache), or
+            None.
+        norm: after the last layer, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        embeddings: nn.Module,
+        layers: Iterable[nn.Module],
+        norm: Norm | None,
+        bias: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.bias = bias
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        number(self)
+
+    def forward(self, input_ids: Tensor, step: Step) -> Tensor:
+        x, update = self.embeddings(input_ids, step), None
+        bias = None if self.bias is None else self.bias(input_ids, step)
+        for layer in self.layers:
+            x, update = layer(x, update, step, bias)
+        if self.norm is None:
+            return x if update is None else x + update
+        return self.norm(x) if update is None else self.norm.add(update, x)[0]

@@ -1,0 +1,99 @@
+"""What a component remembers between calls: its buffers, and calls that read and replace them in place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.artifact import StateSpec, TensorSpec
+from precast.runtime.backends.base import Array, Runner
+
+__all__ = ["Memory"]
+
+# Slots a ring has beyond its window: so many tokens can be taken back without losing one that is still to be seen.
+RING_SLACK = 64
+CAPACITY = "capacity"
+
+
+class Memory:
+    """The states of a few rows, of one component.
+
+    Args:
+        specs: the component's inputs; shapes and types of the buffers come from them.
+        rows: rows there is room for; a call takes the first of them.
+        capacity: tokens a row has room for.
+        layout: of the variant (`Variant.state`). ``ring``: the graph takes buffers of fewer slots than tokens where
+            a window allows it; ``chunks_by_row``: it takes several new tokens behind old ones for one row at a time.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        specs: Sequence[TensorSpec],
+        states: Sequence[StateSpec],
+        *,
+        rows: int,
+        capacity: int,
+        layout: Mapping[str, Any],
+    ) -> None:
+        self._runner = runner
+        ring = layout.get("ring") is True
+        self._by_row = layout.get("chunks_by_row") is True
+        self._successor = {state.input: state.output for state in states}
+        windows = {state.input: state.window for state in states}
+        self.buffers: dict[str, Array] = {}
+        self._growing: dict[str, int | None] = {}
+        for spec in specs:
+            if spec.name not in self._successor:
+                continue
+            window = windows[spec.name]
+            slots = capacity if window is None or not ring else min(capacity, window + RING_SLACK)
+            shape = [rows if dim == "batch" else slots if isinstance(dim, str) else dim for dim in spec.shape]
+            # Zeros, not leftovers: a NaN in a slot that no token has used would still spoil a masked score. The system
+            # hands out such memory page by page as it is first written.
+            self.buffers[spec.name] = np.zeros(shape, dtype=np.dtype(spec.dtype))
+            has_slots = any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
+            self._growing[spec.name] = slots if has_slots else None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all buffers."""
+        return sum(buffer.nbytes for buffer in self.buffers.values())
+
+    def prepare(self, rows: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        """A call that takes the first ``rows`` rows of every state and leaves their successors in their place."""
+        if self._by_row and rows > 1 and inputs["input_ids"].shape[1] > 1 and inputs["past_lengths"].any():
+            calls = [self._prepared(slice(row, row + 1), inputs, outputs) for row in range(rows)]
+
+            def each() -> None:
+                for call in calls:
+                    call()
+
+            return each
+        return self._prepared(slice(rows), inputs, outputs)
+
+    def _prepared(self, rows: slice, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
+        states = {name: buffer[rows] for name, buffer in self.buffers.items()}
+        replaced = {self._successor[name]: array for name, array in states.items()}
+        given, wanted = ({name: array[rows] for name, array in part.items()} for part in (inputs, outputs))
+        return self._runner.prepare({**given, **states}, {**wanted, **replaced})
+
+    def select(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
+        """New row ``i`` is old row ``rows[i]``, of which ``lengths[i]`` tokens count; only these are copied."""
+        moved = [(new, old, count) for new, (old, count) in enumerate(zip(rows, lengths, strict=True)) if new != old]
+        if not moved:
+            return
+        for name, buffer in self.buffers.items():
+            slots = self._growing[name]
+            # All sources are read before any row is written: rows may change places.
+            parts = [
+                buffer[old].copy() if slots is None else buffer[old, :, : min(count, slots)].copy()
+                for _, old, count in moved
+            ]
+            for (new, _, count), part in zip(moved, parts, strict=True):
+                if slots is None:
+                    buffer[new] = part
+                else:
+                    buffer[new, :, : min(count, slots)] = part
