@@ -16,14 +16,40 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
+import torch
+
+from precast.export.gguf.reader import is_gguf
+from precast.export.mapped_file import MappedFile
 from precast.export.strict_json import MAX_JSON, parse_object, parse_value
-from precast.export.weight_files import MappedFile, TensorSource, open_weights, weight_file_names
+from precast.export.tokenizer_files import runtime_files
+from precast.export.weight_files import TensorSource, open_weights, weight_file_names
 from precast.runtime import hub
 from precast.runtime.errors import CheckpointError, ConfigError, UnsafeFileError, closest, listing
 
-__all__ = ["Checkpoint", "FileInfo", "TensorSource"]
+__all__ = ["Checkpoint", "FileInfo", "StoredTensor", "TensorSource"]
+
+
+class StoredTensor(Protocol):
+    """A tensor of a checkpoint, not yet read. What ``load`` returns may alias the file: treat it as read-only."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def nbytes(self) -> int: ...
+
+    @property
+    def file_name(self) -> str: ...
+
+    def load(self) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -52,6 +78,20 @@ class Checkpoint:
         known: Mapping[str, str] | None = None,
         available: tuple[str, ...] = (),
     ) -> None:
+        self._prepare(folder, name, revision, known, available)
+        self.modules = self._read_modules()
+        self.prefix = self._transformer_folder()
+        self.config = self._read_config()
+        self._weights_name(self.prefix)
+
+    def _prepare(
+        self,
+        folder: Path,
+        name: str,
+        revision: str | None = None,
+        known: Mapping[str, str] | None = None,
+        available: tuple[str, ...] = (),
+    ) -> None:
         self.folder = Path(os.path.realpath(folder))
         self.id = name
         self.revision = revision
@@ -61,10 +101,6 @@ class Checkpoint:
         self._used: dict[str, FileInfo | None] = {}
         self._maps: list[MappedFile] = []
         self._lock = threading.RLock()
-        self.modules = self._read_modules()
-        self.prefix = self._transformer_folder()
-        self.config = self._read_config()
-        self._weights_name(self.prefix)
 
     @classmethod
     def open(
@@ -75,21 +111,27 @@ class Checkpoint:
         offline: bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
     ) -> Checkpoint:
-        """The checkpoint in a folder, or on the Hub (downloaded and verified).
+        """The checkpoint in a folder or a ``.gguf`` file, or on the Hub (downloaded and verified).
 
         Raises ``CheckpointError`` and its kin for what the folder holds, ``HubError`` for what the Hub answers.
         """
         text = os.fspath(source)
         path = Path(text).expanduser()
+        if path.exists() and revision is not None:
+            kind = "folder" if path.is_dir() else "file"
+            raise CheckpointError(
+                f"A revision belongs to a Hub id, and {text!r} is a {kind}. Leave revision out, or give the id."
+            )
         if path.is_dir():
-            if revision is not None:
-                raise CheckpointError(
-                    f"A revision belongs to a Hub id, and {text!r} is a folder. Leave revision out, or give the id."
-                )
             return cls(path, Path(os.path.realpath(path)).name or "checkpoint")
+        if path.exists() and is_gguf(path):
+            from precast.export.gguf.checkpoint import GGUFCheckpoint  # which is one of these
+
+            return GGUFCheckpoint(path)
         if path.exists():
             raise CheckpointError(
-                f"A checkpoint is a folder with config.json and weights; {text!r} is a file. Give its folder."
+                f"A checkpoint is a folder with config.json and weights, or a .gguf file; {text!r} is a file. "
+                "Give its folder."
             )
         if isinstance(source, str) and hub.looks_like_hub_id(source):
             found = hub.resolve(source, revision=revision, token=token, offline=offline, cache_dir=cache_dir)
@@ -165,14 +207,18 @@ class Checkpoint:
         """As ``digests()``."""
         return self.digests()
 
+    def tokenizer_files(self, model_type: str, *, strict: bool = True) -> dict[str, bytes]:
+        """The tokenizer as an artifact holds it, by file name; empty where there is none; as ``runtime_files``."""
+        return runtime_files(self.transformer_folder, model_type, self.config, strict=strict)
+
     # -- weights -----------------------------------------------------------------------------------------------
 
     @cached_property
-    def tensors(self) -> Mapping[str, TensorSource]:
+    def tensors(self) -> Mapping[str, StoredTensor]:
         """The transformer's weights by name, not yet read. Raises ``CheckpointError`` where a file is damaged."""
         return self.weights(self.prefix)
 
-    def weights(self, folder: str = "") -> Mapping[str, TensorSource]:
+    def weights(self, folder: str = "") -> Mapping[str, StoredTensor]:
         """The weights of a sub-folder relative to the root, such as ``2_Dense`` of a sentence-transformers model."""
         folder = _safe_folder(folder, "a weights folder")
         name = self._weights_name(folder)

@@ -7,9 +7,7 @@ header, the tensors without gaps. Nothing is read before a tensor is asked for, 
 from __future__ import annotations
 
 import math
-import mmap
 import os
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +16,11 @@ from typing import Any, Final
 import torch
 
 from precast.export import legacy
+from precast.export.mapped_file import MappedFile
 from precast.export.strict_json import parse_object
 from precast.runtime.errors import CheckpointError, UnsafeFileError, listing
 
-__all__ = ["MappedFile", "TensorSource", "check_shard_name", "open_weights", "weight_file_names"]
+__all__ = ["TensorSource", "check_shard_name", "open_weights", "weight_file_names"]
 
 _MAX_HEADER = 100_000_000  # the bound of the safetensors library
 _MAX_DIMS = 64
@@ -43,36 +42,6 @@ _SAFETENSORS_DTYPES: Final[Mapping[str, torch.dtype]] = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-
-
-class MappedFile:
-    """A regular file, mapped privately. Its pages enter memory as tensors are read, and leave with ``release``."""
-
-    def __init__(self, path: Path) -> None:
-        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
-        try:
-            descriptor = os.open(path, flags)
-        except OSError as error:
-            raise CheckpointError(
-                f"{path.name} cannot be opened: {error.strerror}. Check the file's permissions."
-            ) from None
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnsafeFileError(f"{path.name} is not a regular file. A checkpoint holds regular files only.")
-            self.name = path.name
-            self.size = status.st_size
-            if self.size == 0:
-                raise CheckpointError(f"{path.name} is empty. Download it again.")
-            # Copy-on-write: torch wants a writable buffer, and nothing may ever reach the file.
-            self.map = mmap.mmap(descriptor, self.size, access=mmap.ACCESS_COPY)
-        finally:
-            os.close(descriptor)
-
-    def release(self) -> None:
-        """Gives the resident pages back to the system; tensors stay valid and are read again when touched."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self.map.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)

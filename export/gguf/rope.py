@@ -1,0 +1,93 @@
+"""Rotary settings of a GGUF file as config.json states them.
+
+Llama 3's scaling is not in the metadata: llama.cpp stores what it comes to, a divisor for each frequency
+(``rope_freqs.weight``), and the rule's parameters are found from them again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from precast.export.gguf.ggml_types import dequantize
+from precast.export.gguf.reader import GGUF
+from precast.runtime.errors import ConfigError, UnsupportedModelError
+
+__all__ = ["rope_scaling"]
+
+_ORIGINAL = 8192  # any value will do, with the other two in proportion; Llama 3's own is this
+
+
+def rope_scaling(model: GGUF, theta: float, size: int) -> dict[str, Any] | None:
+    """config.json's ``rope_scaling`` for rotary embeddings of ``size`` dimensions; None: unscaled.
+
+    Raises ``UnsupportedModelError`` for a scaling that config.json cannot say."""
+    stored = model.tensors.get("rope_freqs.weight")
+    if stored is not None:
+        divisors = dequantize(stored.rows(), stored.kind).reshape(-1).astype(np.float64)
+        if not (divisors == 1).all():
+            return _llama3(model.metadata.file, divisors, theta, size)
+    metadata = model.metadata
+    kind = metadata.text("{arch}.rope.scaling.type", None)
+    factor = metadata.number("{arch}.rope.scaling.factor", None)
+    if kind is None:
+        # Files from before the type was stated have the linear factor under this name.
+        factor = metadata.number("{arch}.rope.scale_linear", factor)
+        kind = "none" if factor is None else "linear"
+    if kind == "none" or (kind == "linear" and factor in (None, 0.0, 1.0)):
+        return None
+    if factor is None or factor <= 0:
+        raise ConfigError(
+            f"{metadata.file}: the rope scaling {kind!r:.40} needs a positive {{arch}}.rope.scaling.factor; it is "
+            f"{factor}. Convert the model anew.".replace("{arch}", metadata.architecture)
+        )
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        scaling: dict[str, Any] = {"rope_type": "yarn", "factor": factor}
+        original = metadata.whole("{arch}.rope.scaling.original_context_length", None)
+        if original:
+            scaling["original_max_position_embeddings"] = original
+        for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
+            if (value := metadata.number(f"{{arch}}.rope.scaling.{ours}", None)) is not None:
+                scaling[theirs] = value
+        return scaling
+    raise UnsupportedModelError(
+        f"{metadata.file}: the rope scaling {kind!r:.40} is not read from GGUF files; none, linear and yarn are. "
+        "Export the model's checkpoint instead."
+    )
+
+
+def _llama3(file: str, divisors: np.ndarray, theta: float, size: int) -> dict[str, Any]:
+    """The parameters of the rule that gives these divisors.
+
+    With ``factor`` F and s = (original / wavelength - low) / (high - low) clipped to 0..1, a divisor is
+    1 / ((1 - s) / F + s). Where 0 < s < 1, s is a line over 1 / wavelength, and two points of it give low and high."""
+    if len(divisors) * 2 != size or not np.isfinite(divisors).all() or divisors.min() <= 0:
+        raise ConfigError(
+            f"{file}: rope_freqs.weight must hold {size // 2} positive divisors, half of the rotary dimensions; it "
+            f"holds {len(divisors)}. Convert the model anew."
+        )
+    factor = float(divisors.max())
+    inverse = theta ** (-2.0 * np.arange(len(divisors)) / size) / (2 * np.pi)
+    smooth = (1 / divisors - 1 / factor) / (1 - 1 / factor)
+    between = (smooth > 1e-4) & (smooth < 1 - 1e-4)
+    if between.sum() >= 2:
+        slope, start = np.polyfit(inverse[between], smooth[between], 1)
+        spread = _ORIGINAL / slope
+        low, high = -start * spread, (1 - start) * spread
+        low, high = round(low, 3), round(high, 3)
+        if 0 < low < high:
+            found = np.clip((_ORIGINAL * inverse - low) / (high - low), 0, 1)
+            if np.allclose(1 / ((1 - found) / factor + found), divisors, rtol=1e-4):
+                return {
+                    "rope_type": "llama3",
+                    "factor": factor,
+                    "low_freq_factor": low,
+                    "high_freq_factor": high,
+                    "original_max_position_embeddings": _ORIGINAL,
+                }
+    raise UnsupportedModelError(
+        f"{file}: rope_freqs.weight holds divisors that Llama 3's rule does not give, and config.json has no place "
+        "for others. Export the model's checkpoint instead."
+    )
