@@ -1,0 +1,223 @@
+"""``generate`` with upstream's argument names and results: https://huggingface.co/docs/transformers/main_classes/text_generation"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.backends.base import Array
+from precast.runtime.errors import InputError, closest
+from precast.runtime.generation.call import Call, GenerativeModel, Streamer
+from precast.runtime.generation.callbacks import as_callables
+from precast.runtime.generation.config import GenerationConfig
+from precast.runtime.generation.conversation import Conversation
+from precast.runtime.generation.engine import Engine
+from precast.runtime.generation.loop import Control
+from precast.runtime.generation.prompts import Prompts, read_decoder_prompts, read_prompts
+from precast.runtime.generation.results import FinishReason, GenerateOutput
+
+__all__ = ["generate", "prepare"]
+
+
+def generate(model: GenerativeModel, inputs: Any = None, **arguments: Any) -> Array | GenerateOutput:
+    """Token ids after (or, of an encoder-decoder, for) the prompts.
+
+    Args:
+        inputs: ``input_ids``, for short.
+        arguments: those of `prepare`, and any of `GenerationConfig`.
+
+    Returns:
+        [N * num_return_sequences, L] int64: a decoder's begin with the prompt as it was given; rows that ended early
+        are filled up with pad_token_id. With ``return_dict_in_generate=True``, a `GenerateOutput`.
+
+    Raises:
+        InputError: an argument is unknown, impossible or contradicts another; a prompt is empty, too long, or holds
+            ids outside the vocabulary.
+    """
+    call = prepare(model, inputs, **arguments)
+    output = call.execute()
+    return output if call.config.return_dict_in_generate else output.sequences
+
+
+def prepare(
+    model: GenerativeModel,
+    inputs: Any = None,
+    generation_config: GenerationConfig | Mapping[str, Any] | None = None,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    prefix_allowed_tokens_fn: Callable[[int, Array], Sequence[int]] | None = None,
+    assistant_model: Any = None,
+    streamer: Streamer | None = None,
+    *,
+    input_ids: Any = None,
+    attention_mask: Any = None,
+    decoder_input_ids: Any = None,
+    decoder_attention_mask: Any = None,
+    past: Conversation | None = None,
+    tokenizer: Any = None,
+    json_schema: Any = None,
+    regex: str | None = None,
+    grammar: str | None = None,
+    **arguments: Any,
+) -> Call:
+    """The checked call; nothing has been computed yet.
+
+    Args:
+        inputs: ``input_ids``, for short.
+        generation_config: what the call asks for; what it leaves out is the checkpoint's.
+        logits_processor: functions ``(input_ids [R, L], scores [R, V]) -> scores`` of NumPy arrays.
+        stopping_criteria: functions ``(input_ids [R, L], scores) -> bool, or [R] of them``.
+        prefix_allowed_tokens_fn: ``(index of the prompt, tokens [L]) -> the tokens allowed next``.
+        assistant_model: a smaller model (or its engine) that drafts tokens for this one.
+        streamer: told prompts and tokens as they come, as upstream's ``TextStreamer``.
+        input_ids: [N, S] integers with padding on either side, or N lists of ids; an encoder-decoder's source.
+        attention_mask: [N, S], 1 for a token and 0 for padding.
+        decoder_input_ids: what an encoder-decoder's outputs begin with, the start token being added where it lacks.
+        past: what this conversation's calls have processed before need not be processed again.
+        tokenizer: in place of the model's, for stop strings and grammars.
+        json_schema, regex, grammar: what the generated text has to match, one of them.
+        arguments: any of `GenerationConfig`; ``seed`` is an int (prompt i has seed + i) or one a prompt.
+    """
+    control = Control()
+    _refuse_unknown(arguments)
+    if inputs is not None and input_ids is not None:
+        raise InputError("inputs and input_ids are two names of one argument; pass one of them.")
+    config = _merged(model, generation_config, arguments)
+    engine = model.engine()
+    encoder = bool(_entry(model.config, "is_encoder_decoder"))
+    source = read_prompts(
+        inputs if input_ids is None else input_ids,
+        attention_mask,
+        vocab_size=engine.vocab_size,
+        bos=config.bos_token_id,
+        pad=config.pad_token_id,
+        eos=config.eos,
+        infer_mask=not encoder,
+        pad_left=not encoder,
+    )
+    if encoder:
+        prompts = read_decoder_prompts(
+            len(source.rows), decoder_input_ids, decoder_attention_mask, config.decoder_start_token_id,
+            config.bos_token_id, vocab_size=engine.vocab_size,
+        )  # fmt: skip
+    elif decoder_input_ids is not None or decoder_attention_mask is not None:
+        raise InputError("decoder_input_ids are an encoder-decoder's; this model has a decoder only. Pass input_ids.")
+    else:
+        prompts = source
+    budget, reason = _budget(config, prompts, engine.max_length)
+    control.max_time = config.max_time
+    seeds = _seeds(config.seed, len(prompts.rows))
+    rows = len(prompts.rows) * max(config.num_beams or 1, config.num_return_sequences or 1)
+    beams = config.num_beams or 1
+    if streamer is not None and beams > 1:
+        raise InputError("A beam search takes tokens back, so it cannot be streamed; leave out streamer or num_beams.")
+    if past is not None and rows > 1:
+        raise InputError(
+            f"A conversation is one row, decoded without beams; received {len(prompts.rows)} prompts, "
+            f"num_beams={beams}, num_return_sequences={config.num_return_sequences}."
+        )
+    assistant = _engine(assistant_model)
+    if assistant is not None and beams > 1:
+        raise InputError(f"A draft model speculates for one sequence, and num_beams is {beams}; leave one of them out.")
+    tokenizer = model.tokenizer if tokenizer is None else tokenizer
+    return Call(
+        engine=engine,
+        config=config,
+        prompts=prompts,
+        context=_context(source) if encoder else None,
+        sources=[np.array(row, dtype=np.int64) for row in source.rows] if encoder else None,
+        seeds=seeds,
+        budget=budget,
+        length_reason=reason,
+        logits_callbacks=as_callables(logits_processor, "logits_processor"),
+        criteria_callbacks=as_callables(stopping_criteria, "stopping_criteria"),
+        prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        streamer=streamer,
+        assistant=assistant,
+        conversation=past,
+        control=control,
+    )
+
+
+def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
+    """GenerationConfig refuses what it does not know; a near miss of an argument of ours it cannot see."""
+    own = set(inspect.signature(prepare).parameters) - {"model", "arguments"}
+    fields = {each.name for each in dataclasses.fields(GenerationConfig)}
+    for name in arguments:
+        near = closest(name, own | fields)
+        if name not in fields and near and any(near.startswith(f"Closest: {each}") for each in own):
+            raise InputError(f"generate() has no argument {name!r}. {near}")
+
+
+def _merged(
+    model: GenerativeModel, given: GenerationConfig | Mapping[str, Any] | None, arguments: Mapping[str, Any]
+) -> GenerationConfig:
+    config = model.config if isinstance(model.config, Mapping) else vars(model.config)
+    base = GenerationConfig.from_checkpoint(model.generation_config, config)
+    if isinstance(given, GenerationConfig):
+        # A configuration is complete but for the tokens of the vocabulary it is used with.
+        tokens = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+        base = dataclasses.replace(
+            given, **{name: getattr(base, name) for name in tokens if getattr(given, name) is None}
+        )
+        return base.merged(arguments)
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(
+            f"generation_config is a GenerationConfig or a mapping of its fields; received {type(given).__name__}."
+        )
+    return base.merged({**(given or {}), **arguments})
+
+
+def _entry(config: Any, name: str) -> Any:
+    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
+
+
+def _engine(model: Any) -> Engine | None:
+    if model is None:
+        return None
+    if hasattr(model, "engine"):
+        made: Engine = model.engine()
+        return made
+    if not hasattr(model, "open"):
+        raise InputError(f"assistant_model is a model or its engine; received {type(model).__name__}.")
+    opened: Engine = model
+    return opened
+
+
+def _budget(config: GenerationConfig, prompts: Prompts, limit: int | None) -> tuple[int, FinishReason]:
+    """New tokens a row may get, and what it means to have got them all."""
+    width, longest = prompts.width, max(len(row) for row in prompts.rows)
+    if limit is not None and longest >= limit:
+        raise InputError(
+            f"The model holds {limit} tokens, prompt and answer together; a prompt has {longest} already. Shorten it."
+        )
+    total = config.total_length(width, limit)
+    budget = total - width
+    if budget < 1:
+        raise InputError(
+            f"The prompt is {width} tokens long (padding included) and max_length is {total}, so nothing could be "
+            "generated. Raise max_length, or give max_new_tokens, which does not count the prompt."
+        )
+    if limit is not None and longest + budget > limit:
+        return limit - longest, "model_length"
+    return budget, "length"
+
+
+def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int | None]:
+    if seed is None:
+        return [None] * count
+    if isinstance(seed, int):
+        return [seed + index for index in range(count)]
+    if len(seed) != count:
+        raise InputError(f"seed is one number, or one a prompt ({count}); received {len(seed)}.")
+    return list(seed)
+
+
+def _context(source: Prompts) -> dict[str, Array]:
+    """An encoder's input: ids and mask [N, S], without the columns at the end that are padding in every row."""
+    last = int(np.flatnonzero(source.mask.any(axis=0))[-1]) + 1
+    return {"input_ids": source.given[:, :last], "attention_mask": source.mask[:, :last]}
