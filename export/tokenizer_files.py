@@ -13,7 +13,7 @@ from typing import Any
 from precast.export.tokenizer_kinds import KINDS, Kind, Vocabulary
 from precast.runtime.errors import CheckpointError, UnsafeFileError, UnsupportedModelError, listing
 from precast.runtime.processors.text import TOKENIZER_FILES, Tokenizer, parse_backend
-from precast.runtime.processors.tokenizer_settings import declared, merge, read_json
+from precast.runtime.processors.tokenizer_settings import declared, merge, read_chat_templates, read_json
 
 __all__ = ["runtime_files", "tokenizer_class"]
 
@@ -77,8 +77,8 @@ def runtime_files(folder: Path, model_type: str, config: dict[str, Any], *, stri
     if "tokenizer.json" not in files and not slow:
         return {}
     tokenizer_config = read_json(files.get("tokenizer_config.json"), "tokenizer_config.json")
-    if (template := folder / "chat_template.jinja").is_file():
-        tokenizer_config["chat_template"] = template.read_text(encoding="utf-8")
+    if (templates := read_chat_templates(folder)) is not None:
+        tokenizer_config["chat_template"] = templates
     try:
         name = tokenizer_class(model_type, config, tokenizer_config)
         kind = _kind(name, "tokenizer.json" in files, slow, tokenizer_config)

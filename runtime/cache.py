@@ -85,8 +85,9 @@ def checkpoint_digests(folder: Path, cache: Path) -> dict[str, str]:
 
 
 def _names(folder: Path) -> list[str]:
-    """Files at the root and in the folders of modules (sentence-transformers), without links to nowhere."""
-    roots = {"", *_module_folders(folder)}
+    """Files at the root, in the folders of modules (sentence-transformers) and of chat templates, without links to
+    nowhere."""
+    roots = {"", hub.CHAT_TEMPLATE_FOLDER, *_module_folders(folder)}
     found = set()
     for root in roots:
         with suppress(OSError), os.scandir(folder / root) as entries:

@@ -8,6 +8,7 @@ __all__ = [
     "ArtifactError",
     "BackendError",
     "BenchmarkError",
+    "ChatTemplateError",
     "CheckpointError",
     "ConfigError",
     "ContractError",
@@ -38,6 +39,10 @@ class PrecastError(Exception):
 
 class InputError(PrecastError, ValueError):
     """An argument or a model input is outside what the model or the call accepts."""
+
+
+class ChatTemplateError(PrecastError, ValueError):
+    """A chat template is missing or malformed, refuses a conversation, or asks for what no template may do."""
 
 
 class BenchmarkError(PrecastError, RuntimeError):

@@ -35,7 +35,7 @@ from precast.runtime.errors import (
     listing,
 )
 
-__all__ = ["Resolved", "looks_like_hub_id", "pull", "push", "resolve", "wanted_files"]
+__all__ = ["CHAT_TEMPLATE_FOLDER", "Resolved", "looks_like_hub_id", "pull", "push", "resolve", "wanted_files"]
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _MANIFEST = "precast.json"
@@ -63,11 +63,12 @@ _DATA: Final = (
     "processor_config.json",
     "video_preprocessor_config.json",
     "chat_template.json",
-    "chat_template.jinja",
+    "*.jinja",
     "modules.json",
     "config_sentence_transformers.json",
     "sentence_*_config.json",
 )
+CHAT_TEMPLATE_FOLDER: Final = "additional_chat_templates"
 _MODULE = re.compile(r"\d+_\w+", re.ASCII)
 _WEIGHTS: Final = (
     ("model.safetensors",),
@@ -105,7 +106,7 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     folders: dict[str, set[str]] = {}
     for name in names:
         folder, _, file = name.rpartition("/")
-        if not folder or _MODULE.fullmatch(folder):
+        if not folder or folder == CHAT_TEMPLATE_FOLDER or _MODULE.fullmatch(folder):
             folders.setdefault(folder, set()).add(file)
     chosen: list[str] = []
     for folder, files in folders.items():

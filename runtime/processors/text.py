@@ -35,6 +35,7 @@ from precast.runtime.processors.tokenizer_settings import (
     declared,
     end_with_bos_eos,
     merge,
+    read_chat_templates,
     read_json,
     side,
 )
@@ -97,6 +98,9 @@ class Tokenizer(Vocabulary):
                 f"{folder} holds no tokenizer.json; export the checkpoint first, which makes one, or point to the "
                 "folder that has it"
             )
+        config = read_json(files.get("tokenizer_config.json"), "tokenizer_config.json")
+        if FORMAT_KEY not in config and (templates := read_chat_templates(folder)) is not None:
+            files["tokenizer_config.json"] = json.dumps({**config, "chat_template": templates}).encode()
         return cls.from_files(files)
 
     @classmethod
@@ -304,6 +308,20 @@ class Tokenizer(Vocabulary):
     ) -> list[str]:
         """The tokens of a text; options as in a call."""
         return self(text, pair, add_special_tokens=add_special_tokens, **options).tokens()
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """The prompt of a conversation, encoded or as a text; see `precast.runtime.processors.chat`."""
+        from precast.runtime.processors.chat import apply_chat_template
+
+        return apply_chat_template(self, conversation, **options)
+
+    def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
+        """The text of the template `apply_chat_template` would use.
+
+        :raises ChatTemplateError: there is none, or none of that name."""
+        from precast.runtime.processors.chat import choose_template
+
+        return choose_template(self.chat_template, chat_template, with_tools=tools is not None)
 
     def pad(
         self,

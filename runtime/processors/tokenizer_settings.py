@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, processors
@@ -25,6 +26,7 @@ __all__ = [
     "declared",
     "end_with_bos_eos",
     "merge",
+    "read_chat_templates",
     "read_json",
     "side",
 ]
@@ -78,9 +80,6 @@ class Settings:
                 f"tokenizer_config.json has {extra!r}"
             )
         limit = kwargs.get("model_max_length", kwargs.get("max_len"))
-        templates = kwargs.get("chat_template")
-        if isinstance(templates, (list, tuple)):
-            templates = {entry["name"]: entry["template"] for entry in templates}
         return cls(
             named={key: value for key, value in named.items() if value is not None},
             extra=list(extra or ()),
@@ -93,7 +92,7 @@ class Settings:
                 kwargs.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
             ),
             split_special_tokens=bool(kwargs.get("split_special_tokens", False)),
-            chat_template=templates,
+            chat_template=_chat_templates(kwargs.get("chat_template")),
         )
 
     @classmethod
@@ -144,6 +143,43 @@ def _whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0:
         raise CheckpointError(f"{name} is a whole number; tokenizer_config.json has {value!r}")
     return UNLIMITED if value >= UNLIMITED else int(value)
+
+
+def read_chat_templates(folder: Path) -> str | dict[str, str] | None:
+    """The chat templates that are files of their own, which win over the one in tokenizer_config.json; None where
+    there are none.
+
+    :raises CheckpointError: a file is not UTF-8, or malformed."""
+    found: dict[str, str] = {}
+    if (path := folder / "chat_template.jinja").is_file():
+        found["default"] = _read_text(path)
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        found[path.stem] = _read_text(path)
+    return found["default"] if list(found) == ["default"] else found or None
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path.name} must be UTF-8 text: {error.reason}; fetch the file again") from error
+
+
+def _chat_templates(stated: Any) -> str | dict[str, str] | None:
+    """One template, or several by name, which older checkpoints list as ``{"name", "template"}``."""
+    if stated is None or isinstance(stated, str):
+        return stated
+    named: Any = None
+    if isinstance(stated, Mapping):
+        named = dict(stated)
+    elif isinstance(stated, (list, tuple)) and all(isinstance(entry, Mapping) for entry in stated):
+        named = {entry.get("name"): entry.get("template") for entry in stated}
+    if named is None or not all(isinstance(part, str) for entry in named.items() for part in entry):
+        raise CheckpointError(
+            "chat_template is a text, or a list of entries with 'name' and 'template'; tokenizer_config.json has "
+            f"{stated!r:.80}"
+        )
+    return named or None
 
 
 def read_json(data: bytes | None, name: str) -> dict[str, Any]:
