@@ -1,22 +1,81 @@
-"""What a call to generate asks for: upstream's names and defaults, from generation_config.json and the call."""
+"""What a call to generate asks for: upstream's names and defaults, from generation_config.json and the call.
+
+Source of names, defaults and precedence: transformers 5.23, generation/configuration_utils.py, and 4.57 for what 5
+dropped and checkpoints still hold."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from precast.runtime.errors import InputError, closest
+from precast.runtime.errors import ConfigError, InputError, closest
+from precast.runtime.generation.config_values import RULES
 
-__all__ = ["DEFAULT_NEW_TOKENS", "GenerationConfig"]
+__all__ = ["DEFAULT_NEW_TOKENS", "INERT_KEYS", "SPEECH_KEYS", "GenerationConfig"]
 
 DEFAULT_NEW_TOKENS = 20
 """Tokens generated where neither the call nor the checkpoint says how many."""
 
+INERT_KEYS = frozenset(
+    """
+    transformers_version _from_model_config _commit_hash _original_object_hash _name_or_path model_type
+    trust_remote_code torch_dtype dtype attn_implementation _attn_implementation cache_implementation cache_config max_cache_len
+    return_legacy_cache prefill_chunk_size compile_config disable_compile continuous_batching_config low_memory
+    is_assistant assistant_lookbehind target_lookbehind synced_gpus chat_format
+    """.split()
+)
+"""Keys that say how torch computes or who wrote the file; no token depends on them here."""
+
+SPEECH_KEYS = frozenset(
+    """
+    alignment_heads forced_decoder_ids is_multilingual lang_to_id language max_initial_timestamp_index
+    median_filter_width no_speech_threshold no_timestamps_token_id prev_sot_token_id return_timestamps task task_to_id
+    """.split()
+)
+"""Keys of Whisper's generation_config.json, kept in ``GenerationConfig.speech`` for the task that reads them."""
+
+# Keys that change the tokens in a way that is not offered: what they may say all the same, and what to do instead.
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "constraints": ((None, []), "constrain the text with a grammar, or tokens with prefix_allowed_tokens_fn"),
+    "force_words_ids": ((None, []), "constrain the text with a grammar, or tokens with prefix_allowed_tokens_fn"),
+    "penalty_alpha": ((None, 0), "contrastive search is not offered: leave it out, and sample or use beams"),
+    "dola_layers": ((None,), "DoLa needs the logits of inner layers, which artifacts do not have: leave it out"),
+    "guidance_scale": ((None, 1), "classifier-free guidance needs a second forward pass a token: leave it out"),
+    "watermarking_config": ((None,), "watermarking is not offered: leave it out"),
+    "token_healing": ((None, False), "token healing is not offered: end the prompt at a token's border"),
+    "use_mtp": ((None, False), "use prompt_lookup_num_tokens or assistant_model to speculate"),
+    "speculation_type": ((None,), "use prompt_lookup_num_tokens or assistant_model to speculate"),
+    "assistant_early_exit": ((None,), "use prompt_lookup_num_tokens or assistant_model to speculate"),
+    "assistant_ensemble_weight": ((None,), "speculation is exact here: leave it out"),
+    "output_attentions": ((None, False), "artifacts do not return attentions: leave it out"),
+    "output_hidden_states": ((None, False), "generation does not return hidden states: leave it out"),
+}
+
+# Arguments that only drawing, or only a beam search, looks at, and the values that ask for nothing.
+_DRAWING: dict[str, tuple[Any, ...]] = {
+    "temperature": (None, 1.0, 0.0),
+    "top_k": (None, 0, 50),
+    "top_p": (None, 1.0),
+    "min_p": (None, 0.0),
+    "top_h": (None,),
+    "typical_p": (None, 1.0),
+    "epsilon_cutoff": (None, 0.0),
+    "eta_cutoff": (None, 0.0),
+}
+_BEAMS: dict[str, tuple[Any, ...]] = {
+    "early_stopping": (None, False),
+    "length_penalty": (None, 1.0),
+    "num_beam_groups": (None, 1),
+    "diversity_penalty": (None, 0.0),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """The arguments of one call. None is upstream's None: the feature is off."""
+    """The arguments of a call, each checked on its own. None switches a feature off, as upstream's.
+
+    :raises InputError: a value is outside what its argument accepts."""
 
     # How long
     max_length: int | None = None
@@ -25,7 +84,7 @@ class GenerationConfig:
     min_new_tokens: int | None = None
     early_stopping: bool | str | None = False
     max_time: float | None = None
-    stop_strings: str | tuple[str, ...] | None = None
+    stop_strings: tuple[str, ...] | None = None
     # How tokens are searched for
     do_sample: bool | None = False
     num_beams: int | None = 1
@@ -34,7 +93,7 @@ class GenerationConfig:
     length_penalty: float | None = 1.0
     num_return_sequences: int | None = 1
     use_cache: bool | None = True
-    seed: int | None = None
+    seed: int | tuple[int, ...] | None = None
     # What changes the logits
     temperature: float | None = 1.0
     top_k: int | None = 50
@@ -74,6 +133,15 @@ class GenerationConfig:
     output_scores: bool | None = False
     output_logits: bool | None = False
     return_dict_in_generate: bool | None = False
+    # Not arguments
+    speech: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What a Whisper checkpoint says, by its keys (SPEECH_KEYS)."""
+    explicit: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
+    """The arguments that calls gave, as opposed to the checkpoint."""
+
+    def __post_init__(self) -> None:
+        for name, rule in RULES.items():
+            object.__setattr__(self, name, rule(name, getattr(self, name)))
 
     @property
     def eos(self) -> tuple[int, ...]:
@@ -97,19 +165,144 @@ class GenerationConfig:
     def from_checkpoint(
         cls, generation_config: Mapping[str, Any] | None = None, model_config: Mapping[str, Any] | None = None
     ) -> GenerationConfig:
-        """What a checkpoint says: its generation_config.json, or the legacy keys of its config.json."""
-        known = {field.name for field in fields(cls)}
-        source = generation_config if generation_config is not None else (model_config or {})
-        return cls(**{key: _frozen(value) for key, value in source.items() if key in known and value is not None})
+        """What a checkpoint says: its generation_config.json, or, if it has none, the legacy keys of config.json.
+
+        :raises ConfigError: a key is unknown, asks for what is not offered, or has an impossible value."""
+        if generation_config is None:
+            return cls._from_model_config(model_config or {})
+        source = "generation_config.json"
+        # A file made from a config.json of old may hold any key of it, as upstream's.
+        legacy = bool(generation_config.get("_from_model_config"))
+        values: dict[str, Any] = {}
+        speech: dict[str, Any] = {}
+        for key, value in generation_config.items():
+            if key in RULES:
+                values[key] = value
+            elif key in _REFUSED:
+                _refuse_feature(key, value, f"{source}: ", ConfigError)
+            elif key in SPEECH_KEYS:
+                speech[key] = value
+            elif key not in INERT_KEYS and not legacy:
+                raise ConfigError(
+                    f"{source} holds the key {key!r}, which might change what is generated and is not understood. "
+                    f"{closest(key, _known())} Remove it, or say so if a checkpoint needs it"
+                )
+        return cls._checked(values, source, speech)
+
+    @classmethod
+    def _from_model_config(cls, config: Mapping[str, Any]) -> GenerationConfig:
+        """Upstream's ``from_model_config``: None is as good as absent, and a decoder's own config fills gaps."""
+        inner: Any = next((config[key] for key in ("decoder", "generator", "text_config") if config.get(key)), {})
+        values: dict[str, Any] = {}
+        for source in (inner, config):
+            if isinstance(source, Mapping):
+                values.update({key: source[key] for key in RULES if source.get(key) is not None})
+                for key in _REFUSED:
+                    if not key.startswith("output_"):
+                        _refuse_feature(key, source.get(key), "config.json: ", ConfigError)
+        if config.get("force_bos_token_to_be_generated"):  # BART before it knew forced_bos_token_id
+            values["forced_bos_token_id"] = config.get("bos_token_id")
+        return cls._checked(values, "config.json", {})
+
+    @classmethod
+    def _checked(cls, values: Mapping[str, Any], source: str, speech: Mapping[str, Any]) -> GenerationConfig:
+        # A null in a file means upstream's default, not "off": only a call can switch a feature off.
+        given = {key: value for key, value in values.items() if value is not None}
+        try:
+            return cls(**given, speech=speech)
+        except InputError as error:
+            raise ConfigError(f"{source}: {error}; correct the file") from error
 
     def merged(self, arguments: Mapping[str, Any]) -> GenerationConfig:
-        """This, with the arguments of a call on top; None switches a feature off."""
-        known = {field.name for field in fields(self)}
-        for name in arguments:
-            if name not in known:
-                raise InputError(f"generate() has no argument {name!r}. {closest(name, known)}".rstrip())
-        return replace(self, **{name: _frozen(value) for name, value in arguments.items()})
+        """This, with the arguments of a call on top; None switches a feature off.
+
+        What the call cannot mean is refused; what it inherits from a checkpoint and cannot use is not.
+
+        :raises InputError: an argument is unknown or not offered, or arguments contradict each other."""
+        values = {}
+        for name, value in arguments.items():
+            if name in RULES:
+                values[name] = value
+            elif name in _REFUSED:
+                _refuse_feature(name, value, "", InputError)
+            elif name not in INERT_KEYS:
+                raise InputError(f"generate() has no argument {name!r}. {closest(name, _known())}".rstrip())
+        config = replace(self, **values, explicit=self.explicit | values.keys())
+        _refuse_contradictions(config)
+        return config
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+def _known() -> list[str]:
+    return [item.name for item in fields(GenerationConfig) if item.name in RULES]
+
+
+def _refuse_feature(name: str, value: Any, where: str, error: type[ConfigError] | type[InputError]) -> None:
+    neutral, instead = _REFUSED[name]
+    if not any(value is item or (type(value) is not bool and value == item) for item in neutral):
+        raise error(f"{where}{name} is not supported; got {value!r}. Instead: {instead}")
+
+
+def _refuse_contradictions(config: GenerationConfig) -> None:
+    beams, groups, returns = config.num_beams or 1, config.num_beam_groups or 1, config.num_return_sequences or 1
+    if returns > 1 and beams == 1 and not config.do_sample:
+        raise InputError(
+            f"greedy search finds one sequence, num_return_sequences is {returns}; give do_sample=True, or num_beams "
+            f"of at least {returns}"
+        )
+    if beams > 1 and returns > beams:
+        raise InputError(
+            f"num_return_sequences must be at most num_beams; got {returns} and {beams}. Raise num_beams, or return "
+            "fewer"
+        )
+    if beams % groups:
+        raise InputError(f"num_beams must be a multiple of num_beam_groups; got {beams} and {groups}")
+    if groups > 1 and config.do_sample:
+        raise InputError(
+            f"groups of beams are searched without drawing; got num_beam_groups={groups} and do_sample=True. Leave one "
+            "of them out"
+        )
+    if groups > 1 and not config.diversity_penalty:
+        raise InputError(
+            f"groups of beams differ only with a diversity_penalty above 0; got num_beam_groups={groups} and "
+            f"diversity_penalty={config.diversity_penalty}"
+        )
+    if groups == 1 and "diversity_penalty" in config.explicit and config.diversity_penalty:
+        raise InputError(
+            f"diversity_penalty={config.diversity_penalty} acts between groups of beams; give num_beam_groups of at "
+            "least 2 as well"
+        )
+    if config.do_sample and config.temperature == 0.0:
+        raise InputError("temperature must be above 0 to draw tokens; for the most likely one, give do_sample=False")
+    _refuse_idle(config, _DRAWING, bool(config.do_sample), "drawing tokens: give do_sample=True as well")
+    _refuse_idle(config, _BEAMS, beams > 1, "a beam search: give num_beams of at least 2 as well")
+    if config.prompt_lookup_num_tokens is not None and beams > 1:
+        raise InputError(
+            f"prompt_lookup_num_tokens speculates for one sequence, and num_beams is {beams}; leave one of them out"
+        )
+    _refuse_lengths(config, "min_new_tokens", config.min_new_tokens, "max_new_tokens", config.max_new_tokens)
+    if config.max_new_tokens is None and config.min_new_tokens is None:
+        _refuse_lengths(config, "min_length", config.min_length, "max_length", config.max_length)
+    for flag in ("output_scores", "output_logits"):
+        if flag in config.explicit and getattr(config, flag) and not config.return_dict_in_generate:
+            raise InputError(f"{flag} come with the dict of results; give return_dict_in_generate=True as well")
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        forced = getattr(config, name)
+        tokens = {forced} if isinstance(forced, int) else set(forced or ())
+        if tokens and tokens <= set(config.suppress_tokens or ()):
+            raise InputError(
+                f"{name} forces what suppress_tokens bans: {sorted(tokens)}. Remove them from one of the two; to put "
+                "off the end, give min_new_tokens"
+            )
+
+
+def _refuse_idle(config: GenerationConfig, names: Mapping[str, tuple[Any, ...]], used: bool, advice: str) -> None:
+    """An argument of the call itself that could have no effect: its author expected one."""
+    for name, neutral in names.items():
+        value = getattr(config, name)
+        if not used and name in config.explicit and value not in neutral:
+            raise InputError(f"{name}={value!r} matters only when {advice}, or leave it out")
+
+
+def _refuse_lengths(config: GenerationConfig, low: str, least: int | None, high: str, most: int | None) -> None:
+    if low in config.explicit and least is not None and most is not None and least > most:
+        raise InputError(f"{low} must be at most {high}; got {least} and {most}")

@@ -1,20 +1,53 @@
 """Processors that only sampling uses: temperature, and filters that ban all but the likely tokens.
 
-Each works on [R, V] float32 logits in place; a banned token has logit -inf."""
+Each works on logits [R, V] float32 in place; a banned token has logit -inf. Each gives what upstream's class of the
+same purpose gives for a row on its own: equal bytes where no probability is summed, and otherwise the same tokens
+unless one lies within rounding of the bound. A row without any token left stays as it is."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 
 from precast.runtime.backends.base import Array
 from precast.runtime.generation.history import History
 
-__all__ = ["Temperature", "TopK", "TopP", "survivors"]
+__all__ = ["EpsilonCutoff", "EtaCutoff", "MinP", "Temperature", "TopH", "TopK", "TopP", "TypicalP", "survivors"]
+
+_LANES = 64  # columns whose maximum stands for all of them, when the k largest of a long row are looked for
+_FIRST, _GROWTH = 256, 8  # top-p looks at this many of the most likely tokens first, then at so many times more
+_MARGIN = 1e-4  # ... unless their mass exceeds what it has to keep by this
 
 
 def survivors(row: Array) -> Array:
     """The ids [K] whose logit is above -inf, ascending."""
     return np.flatnonzero(row > -np.inf)
+
+
+def kth_largest(row: Array, k: int) -> Any:
+    """The k-th largest value of a row [V], k <= V.
+
+    The k-th largest of the maxima of disjoint groups is a lower bound of it, which leaves few values to look among."""
+    values = row
+    groups = len(row) // _LANES
+    if groups > 2 * k:
+        maxima = row[: groups * _LANES].reshape(_LANES, groups).max(axis=0)
+        values = row[row >= np.partition(maxima, groups - k)[groups - k]]
+        if len(values) < k:  # NaN compares as nothing
+            values = row
+    return np.partition(values, len(values) - k)[len(values) - k]
+
+
+def _ban(row: Array, banned: Array) -> None:
+    np.copyto(row, np.float32(-np.inf), where=banned)
+
+
+def _log_mass(values: Array) -> float:
+    """log(sum(exp(values))) of finite values."""
+    top = values.max()
+    return float(top) + math.log(float(np.exp(values - top).sum(dtype=np.float64)))
 
 
 class Temperature:
@@ -27,6 +60,31 @@ class Temperature:
         logits /= self.temperature
 
 
+class TopH:
+    """Keeps the most likely of the first 100 tokens while their entropy stays below a share of what those 100 have.
+    https://arxiv.org/abs/2509.02510"""
+
+    considered = 100
+
+    def __init__(self, top_h: float) -> None:
+        self.top_h = top_h
+
+    def __call__(self, logits: Array, history: History) -> None:
+        for row in logits:
+            ids = survivors(row)
+            if not len(ids):
+                continue
+            ids = ids[np.argsort(-row[ids], kind="stable")][: self.considered]
+            values = row[ids].astype(np.float64)
+            log_probabilities = values - _log_mass(values)
+            entropy = np.cumsum(-np.exp(log_probabilities) * log_probabilities)
+            kept = entropy <= entropy[-1] * self.top_h
+            kept[0] = True
+            banned = np.ones(len(row), dtype=bool)
+            banned[ids[kept]] = False
+            _ban(row, banned)
+
+
 class TopK:
     """Keeps the k most likely tokens, and whatever ties with the last of them. https://arxiv.org/abs/1805.04833"""
 
@@ -34,29 +92,130 @@ class TopK:
         self.top_k = max(top_k, keep)
 
     def __call__(self, logits: Array, history: History) -> None:
-        size = logits.shape[1]
-        if self.top_k >= size:
-            return
-        for row in logits:
-            bound = np.partition(row, size - self.top_k)[size - self.top_k]
-            row[row < bound] = -np.inf
+        if self.top_k < logits.shape[1]:
+            for row in logits:
+                _ban(row, row < kth_largest(row, self.top_k))
 
 
 class TopP:
     """Keeps the smallest set of most likely tokens with mass top_p. https://arxiv.org/abs/1904.09751"""
 
     def __init__(self, top_p: float, keep: int = 1) -> None:
-        self.rest = np.float32(1 - top_p)
+        self.top_p = top_p
         self.keep = keep
 
     def __call__(self, logits: Array, history: History) -> None:
         for row in logits:
             ids = survivors(row)
-            ids = ids[np.argsort(row[ids], kind="stable")]
+            if len(ids) <= self.keep:
+                continue
+            values = row[ids]
+            weights = np.exp(values - values.max())
+            total = weights.sum(dtype=np.float64)
+            near = self._near(values, weights, total)
+            order = near[np.argsort(values[near], kind="stable")]
+            # What lies at or below a token, from the mass above it: the tokens that were left out are all below.
+            mass = weights[order].astype(np.float64) / total
+            below = 1.0 - (np.cumsum(mass[::-1])[::-1] - mass)
+            removed = below <= 1.0 - self.top_p
+            removed[max(len(removed) - self.keep, 0) :] = False
+            kept = order[~removed]
+            if len(ids) == len(row):
+                banned = np.ones(len(row), dtype=bool)
+                banned[kept] = False
+                _ban(row, banned)
+            else:
+                banned = np.ones(len(ids), dtype=bool)
+                banned[kept] = False
+                row[ids[banned]] = -np.inf
+
+    def _near(self, values: Array, weights: Array, total: float) -> Array:
+        """Positions of the most likely tokens, all that tie with the last included, whose mass surely suffices."""
+        count = max(_FIRST, self.keep)
+        while count < len(values) // 2:
+            near = np.flatnonzero(values >= kth_largest(values, count))
+            if weights[near].sum(dtype=np.float64) / total > self.top_p + _MARGIN:
+                return near
+            count *= _GROWTH
+        return np.arange(len(values))
+
+
+class MinP:
+    """Bans tokens less likely than a share of the most likely one. https://arxiv.org/abs/2407.01082"""
+
+    def __init__(self, min_p: float, keep: int = 1) -> None:
+        self.offset = np.float32(math.log(min_p) if min_p > 0 else -math.inf)
+        self.keep = keep
+
+    def __call__(self, logits: Array, history: History) -> None:
+        keep = min(self.keep, logits.shape[1])
+        for row in logits:
+            top = row.max()
+            if top == -np.inf:
+                continue
+            banned = row < top + self.offset
+            if keep > 1:
+                banned[np.argpartition(-row, keep - 1)[:keep]] = False
+            _ban(row, banned)
+
+
+class TypicalP:
+    """Keeps the tokens whose information is nearest to the entropy, up to a mass. https://arxiv.org/abs/2202.00666"""
+
+    def __init__(self, mass: float, keep: int = 1) -> None:
+        self.mass = mass
+        self.keep = keep
+
+    def __call__(self, logits: Array, history: History) -> None:
+        for row in logits:
+            ids = survivors(row)
             if not len(ids):
                 continue
-            weights = np.exp((row[ids] - row[ids[-1]]).astype(np.float64))
-            mass = np.cumsum(weights / weights.sum()).astype(np.float32)
-            removed = mass <= self.rest
-            removed[-self.keep :] = False
-            row[ids[removed]] = -np.inf
+            values = row[ids].astype(np.float64)
+            log_probabilities = values - _log_mass(values)
+            probabilities = np.exp(log_probabilities)
+            distance = np.abs(-log_probabilities + (log_probabilities * probabilities).sum())
+            # Rounded as upstream has it, so that equally likely tokens are equally far.
+            distance = distance.astype(np.float32)
+            order = np.argsort(distance, kind="stable")
+            last = min(int((np.cumsum(probabilities[order]) < self.mass).sum()), len(ids) - 1)
+            removed = distance[order] > distance[order[last]]
+            removed[: self.keep] = False
+            row[ids[order[removed]]] = -np.inf
+
+
+class EpsilonCutoff:
+    """Bans tokens below an absolute probability. https://arxiv.org/abs/2210.15191"""
+
+    def __init__(self, epsilon: float, keep: int = 1) -> None:
+        self.log_epsilon = math.log(epsilon)
+        self.keep = keep
+
+    def __call__(self, logits: Array, history: History) -> None:
+        for row in logits:
+            finite = row[survivors(row)]
+            if len(finite):
+                _cut(row, self.log_epsilon + _log_mass(finite), self.keep)
+
+
+class EtaCutoff:
+    """Bans tokens below a probability that falls with the entropy. https://arxiv.org/abs/2210.15191"""
+
+    def __init__(self, epsilon: float, keep: int = 1) -> None:
+        self.log_epsilon = math.log(epsilon)
+        self.keep = keep
+
+    def __call__(self, logits: Array, history: History) -> None:
+        for row in logits:
+            finite = row[survivors(row)].astype(np.float64)
+            if not len(finite):
+                continue
+            log_mass = _log_mass(finite)
+            log_probabilities = finite - log_mass
+            entropy = -float((np.exp(log_probabilities) * log_probabilities).sum())
+            _cut(row, min(self.log_epsilon, self.log_epsilon / 2 - entropy) + log_mass, self.keep)
+
+
+def _cut(row: Array, bound: float, keep: int) -> None:
+    """Ban what is below a logit, but never the ``keep`` most likely tokens."""
+    _ban(row, row < min(np.float32(bound), kth_largest(row, min(keep, len(row)))))

@@ -24,15 +24,20 @@ class Follower(Protocol):
 class History:
     """R rows of token ids of different lengths, each a prompt and what was generated after it. No padding in any.
 
-    ``tokens`` is ``[R, room]`` int64 (what lies beyond a row's length is undefined), ``lengths`` and ``prompts`` are
-    ``[R]`` int64. A prompt is the text to continue, or an encoder-decoder's start tokens. Room is added as needed, so
-    none of the three arrays may be kept across a change."""
+    ``tokens`` is ``[R, room]`` int64 (what lies beyond a row's length is undefined); ``lengths``, ``prompts`` (how many
+    of a row's tokens are its prompt) and ``origins`` (which request it belongs to; a row keeps it whatever ``select``
+    does) are ``[R]`` int64. A prompt is the text to continue, or an encoder-decoder's start tokens. No array may be
+    kept across a change."""
 
-    def __init__(self, prompts: Sequence[Sequence[int] | Array], room: int = 0) -> None:
+    def __init__(
+        self, prompts: Sequence[Sequence[int] | Array], room: int = 0, origins: Sequence[int] | None = None
+    ) -> None:
         """:param prompts: R rows of ids; a row may be empty.
-        :param room: tokens a row is expected to reach, so that nothing is ever moved."""
+        :param room: tokens a row is expected to reach, so that nothing is ever moved.
+        :param origins: the request each row belongs to, where one has several rows."""
         self.prompts: Array = np.array([len(row) for row in prompts], dtype=np.int64)
         self.lengths: Array = self.prompts.copy()
+        self.origins: Array = np.array(range(len(prompts)) if origins is None else origins, dtype=np.int64)
         longest = int(self.lengths.max(initial=0))
         self.tokens: Array = np.zeros((len(self.lengths), max(room, longest, 1)), dtype=np.int64)
         for index, row in enumerate(prompts):
@@ -46,6 +51,10 @@ class History:
     def row(self, index: int) -> Array:
         """[L] int64, a view: prompt and generated tokens of a row."""
         return self.tokens[index, : self.lengths[index]]
+
+    def prompt(self, index: int) -> Array:
+        """[P] int64, a view."""
+        return self.tokens[index, : self.prompts[index]]
 
     def generated(self, index: int) -> Array:
         """[L - P] int64, a view: what was generated after the prompt."""
@@ -69,6 +78,7 @@ class History:
         """New row i is old row rows[i]; any number of rows, any of them several times."""
         picked = np.asarray(rows, dtype=np.int64)
         self.tokens, self.lengths, self.prompts = self.tokens[picked], self.lengths[picked], self.prompts[picked]
+        self.origins = self.origins[picked]
         for follower in self._followers:
             follower.select(rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -37,9 +38,9 @@ def generators(seeds: Sequence[int | None], returns: int = 1) -> list[np.random.
     request's returns, and on nothing else in the batch. A seed of None is drawn from the system."""
     made: list[np.random.Generator] = []
     for seed in seeds:
-        entropy = np.random.SeedSequence().entropy if seed is None else seed
+        start = secrets.randbits(128) if seed is None else seed
         for index in range(returns):
-            made.append(np.random.Generator(np.random.PCG64(np.random.SeedSequence([entropy, index]))))
+            made.append(np.random.Generator(np.random.PCG64(np.random.SeedSequence([start, index]))))
     return made
 
 
@@ -50,17 +51,49 @@ class RandomSampler:
         self._rows = list(rows)
 
     def choose(self, logits: Array) -> Array:
-        """:raises InputError: a row has no token left to choose, or its logits hold NaN."""
+        """:raises InputError: a row has no token left to choose, or its logits hold NaN or infinity."""
         chosen = np.empty(len(logits), dtype=np.int64)
         for index, (row, generator) in enumerate(zip(logits, self._rows, strict=True)):
             ids = survivors(row)
-            values = row[ids].astype(np.float64)
-            mass = np.cumsum(np.exp(values - values.max(initial=-np.inf)))
-            if not len(mass) or not np.isfinite(mass[-1]):
-                raise InputError(f"row {index} has no finite logit to sample from")
-            chosen[index] = ids[min(np.searchsorted(mass, generator.random() * mass[-1], "right"), len(ids) - 1)]
+            # Summed in float64, where 262144 small probabilities keep their share; exp needs no more than float32.
+            mass = np.cumsum(_weights(row[ids], index), dtype=np.float64)
+            at = np.searchsorted(mass, generator.random() * mass[-1], "right")
+            chosen[index] = ids[min(int(at), len(ids) - 1)]
+        return chosen
+
+    def choose_several(self, scores: Array, count: int) -> Array:
+        """``count`` different ones of each row's entries, [R, N] to [R, count] int64, drawn one after the other without
+        replacement, in that order: what a beam search that draws needs. Where fewer than ``count`` entries are above
+        -inf, banned ones of low index fill up.
+
+        :raises InputError: as for ``choose``."""
+        chosen = np.empty((len(scores), count), dtype=np.int64)
+        for index, (row, generator) in enumerate(zip(scores, self._rows, strict=True)):
+            ids = survivors(row)
+            weights = _weights(row[ids], index).astype(np.float64)
+            # Waiting times with these rates end in the order of successive draws.
+            with np.errstate(divide="ignore"):
+                times = generator.standard_exponential(len(ids)) / weights
+            picked = ids[np.argsort(times, kind="stable")[:count]]
+            if len(picked) < count:
+                others = np.setdiff1d(np.arange(len(row)), ids)
+                picked = np.concatenate([picked, others[: count - len(picked)]])
+            chosen[index] = picked
         return chosen
 
     def select(self, rows: Sequence[int]) -> None:
         """New row i continues the generator of old row rows[i]."""
         self._rows = [self._rows[row] for row in rows]
+
+
+def _weights(values: Array, index: int) -> Array:
+    """[K] float32, in proportion to the probabilities; the largest is 1."""
+    top = values.max(initial=-np.inf)
+    if not np.isfinite(top):
+        state = "NaN or infinite logits" if len(values) else "no token left to choose: all are banned"
+        raise InputError(
+            f"a token can be drawn where a logit is finite and none is NaN; row {index} has {state}. Loosen what bans "
+            "tokens, or give remove_invalid_values=True"
+        )
+    weights: Array = np.exp(values - top)
+    return weights
