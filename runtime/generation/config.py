@@ -20,8 +20,8 @@ DEFAULT_NEW_TOKENS = 20
 INERT_KEYS = frozenset(
     """
     transformers_version _from_model_config _commit_hash _original_object_hash _name_or_path model_type
-    trust_remote_code torch_dtype dtype attn_implementation _attn_implementation cache_implementation cache_config max_cache_len
-    return_legacy_cache prefill_chunk_size compile_config disable_compile continuous_batching_config low_memory
+    trust_remote_code torch_dtype dtype attn_implementation _attn_implementation cache_implementation cache_config
+    max_cache_len return_legacy_cache prefill_chunk_size compile_config disable_compile continuous_batching_config low_memory
     is_assistant assistant_lookbehind target_lookbehind synced_gpus chat_format
     """.split()
 )

@@ -110,14 +110,16 @@ class TopP:
             if len(ids) <= self.keep:
                 continue
             values = row[ids]
+            # Probabilities in float32, summed in float64, compared in float32: upstream's roundings, which decide
+            # where many tokens are equally likely.
             weights = np.exp(values - values.max())
-            total = weights.sum(dtype=np.float64)
-            near = self._near(values, weights, total)
+            probabilities = weights / weights.sum(dtype=np.float64).astype(np.float32)
+            near = self._near(values, probabilities)
             order = near[np.argsort(values[near], kind="stable")]
-            # What lies at or below a token, from the mass above it: the tokens that were left out are all below.
-            mass = weights[order].astype(np.float64) / total
-            below = 1.0 - (np.cumsum(mass[::-1])[::-1] - mass)
-            removed = below <= 1.0 - self.top_p
+            # The mass up to each token, from the mass above it: all that is not near is below.
+            mass = probabilities[order].astype(np.float64)
+            upto = probabilities.sum(dtype=np.float64) - (np.cumsum(mass[::-1])[::-1] - mass)
+            removed = upto.astype(np.float32) <= np.float32(1 - self.top_p)
             removed[max(len(removed) - self.keep, 0) :] = False
             kept = order[~removed]
             if len(ids) == len(row):
@@ -129,12 +131,12 @@ class TopP:
                 banned[kept] = False
                 row[ids[banned]] = -np.inf
 
-    def _near(self, values: Array, weights: Array, total: float) -> Array:
+    def _near(self, values: Array, probabilities: Array) -> Array:
         """Positions of the most likely tokens, all that tie with the last included, whose mass surely suffices."""
         count = max(_FIRST, self.keep)
         while count < len(values) // 2:
             near = np.flatnonzero(values >= kth_largest(values, count))
-            if weights[near].sum(dtype=np.float64) / total > self.top_p + _MARGIN:
+            if probabilities[near].sum(dtype=np.float64) > self.top_p + _MARGIN:
                 return near
             count *= _GROWTH
         return np.arange(len(values))
