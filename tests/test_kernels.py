@@ -8,100 +8,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
+from kernel_sessions import ISAS, Array, both, close, compute, normal
 
-from precast.graphs.dialects.native import DOMAIN
 from precast.graphs.recipes import RECIPES
 from precast.runtime import kernels
 from precast.runtime.backends.onnxruntime import OnnxRuntime
 from precast.runtime.errors import ProviderError
 
-Array = np.ndarray[Any, Any]
 pytestmark = pytest.mark.skipif(
     os.environ.get("PRECAST_KERNELS") == "off", reason="PRECAST_KERNELS=off: this build is meant to be without kernels"
 )
-ISAS = kernels.isas() or ("missing",)
 FAST = settings(max_examples=25, deadline=None, derandomize=True)
 
 
 @pytest.fixture(autouse=True)
 def _built() -> None:
     assert kernels.available(), kernels.why_not()
-
-
-@cache
-def session(
-    op: str, given: tuple[str, ...], outputs: int, attributes: tuple[tuple[str, Any], ...], isa: str, threads: int
-) -> Any:
-    """A session of one node; ``given`` names its inputs in order, empty where an optional one is left out."""
-    names = [f"out{index}" for index in range(outputs)]
-    kinds = {"mask": TensorProto.INT64}
-    graph = helper.make_graph(
-        [helper.make_node(op, given, names, domain=DOMAIN, **dict(attributes))],
-        "one",
-        [helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), None) for name in given if name],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.register_custom_ops_library(str(kernels.library_path()))
-    before = os.environ.get("PRECAST_KERNELS_ISA")
-    os.environ["PRECAST_KERNELS_ISA"] = isa
-    try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    finally:
-        os.environ.pop("PRECAST_KERNELS_ISA")
-        if before is not None:
-            os.environ["PRECAST_KERNELS_ISA"] = before
-
-
-def compute(
-    op: str, inputs: Mapping[str, Array | None], isa: str = "", outputs: int = 1, threads: int = 1, **attributes: Any
-) -> list[Array]:
-    given = [name if array is not None else "" for name, array in inputs.items()]
-    while not given[-1]:
-        given.pop()
-    runner = session(op, tuple(given), outputs, tuple(sorted(attributes.items())), isa, threads)
-    result: list[Array] = runner.run(None, {name: array for name, array in inputs.items() if array is not None})
-    return result
-
-
-def close(ours: Array, exact: Array, reference: Array) -> None:
-    """PARITY.md: at most twice the error of the reference in float32, and one unit of the output's scale."""
-    assert ours.dtype == np.float32
-    assert ours.shape == exact.shape
-    assert np.isfinite(ours).all()
-    if not ours.size:
-        return
-    bound = 2 * np.abs(reference.astype(np.float64) - exact).max() + 1.2e-7 * max(np.abs(exact).max(), 1e-30)
-    error = np.abs(ours.astype(np.float64) - exact).max()
-    assert error <= bound, f"error {error:.3g}, bound {bound:.3g}"
-
-
-def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
-    return (rng.standard_normal(shape) * scale).astype(np.float32)
-
-
-def both(function: Any, *arrays: Array | None) -> tuple[Array, Array]:
-    """``function`` in float64 and in float32."""
-
-    def tensor(array: Array | None, kind: torch.dtype) -> torch.Tensor | None:
-        return None if array is None else torch.from_numpy(array).to(kind if array.dtype == np.float32 else torch.int64)
-
-    exact, reference = (function(*(tensor(array, kind) for array in arrays)) for kind in (torch.float64, torch.float32))
-    return exact.numpy(), reference.numpy()
 
 
 # --- rows ---------------------------------------------------------------------------------------------------------

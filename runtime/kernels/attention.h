@@ -20,6 +20,66 @@ constexpr float kLog2E = 1.4426950408889634f;
 
 inline int64_t padded(int64_t count, int64_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
+// Where the keys or values of one head lie: position p of `past` ones in slot p % slots, the others behind each other.
+struct Source {
+  const float* held;
+  const float* fresh;
+  int64_t stride, fresh_stride, past, slots;
+
+  const float* at(int64_t position) const {
+    if (position >= past) return fresh + (position - past) * fresh_stride;
+    return held + (position < slots ? position : position % slots) * stride;
+  }
+};
+
+// One head of one batch row. `queries` of the call's are real; query i stands at position i + offset.
+struct Head {
+  int64_t queries, offset, keys, slots;
+  const float *q, *q_bias, *k_bias, *v_bias, *bias;
+  const int64_t* mask;
+  float* out;
+  Source k, v;
+
+  Head(const AttentionCall& call, int64_t row, int64_t head) {
+    const int64_t size = call.size, kv_head = head / (call.heads / call.kv_heads);
+    queries = call.past == nullptr ? call.queries : call.lengths[row];
+    keys = call.past == nullptr ? call.keys : call.past[row] + queries;
+    offset = keys - queries;
+    slots = call.past == nullptr ? call.keys : call.slots;
+    q = call.q + row * call.queries * call.q_stride + head * size;
+    out = call.out + (row * call.queries * call.heads + head) * size;
+    q_bias = call.q_bias == nullptr ? nullptr : call.q_bias + head * size;
+    k_bias = call.k_bias == nullptr ? nullptr : call.k_bias + kv_head * size;
+    v_bias = call.v_bias == nullptr ? nullptr : call.v_bias + kv_head * size;
+    mask = call.mask == nullptr ? nullptr : call.mask + row * call.keys;
+    bias = call.bias == nullptr ? nullptr : call.bias + row * call.bias_batch_stride + head * call.bias_head_stride;
+    k = {call.k + row * call.k_batch_stride + kv_head * call.k_head_stride, nullptr, call.k_stride, 0, keys, slots};
+    v = {call.v + row * call.v_batch_stride + kv_head * call.v_head_stride, nullptr, call.v_stride, 0, keys, slots};
+    if (call.past == nullptr) return;
+    k.past = v.past = offset;
+    k.fresh_stride = v.fresh_stride = call.kv_heads * size;
+    k.fresh = call.new_k + row * call.queries * k.fresh_stride + kv_head * size;
+    v.fresh = call.new_v + row * call.queries * v.fresh_stride + kv_head * size;
+  }
+
+  // The positions that queries [begin, end) may see between them.
+  int64_t first_seen(const AttentionCall& call, int64_t begin) const {
+    const int64_t from = call.window_left < 0 ? 0 : begin + offset - call.window_left;
+    return from < 0 ? 0 : from;
+  }
+  int64_t last_seen(const AttentionCall& call, int64_t end) const {
+    const int64_t to = call.window_right < 0 ? keys : end + offset + call.window_right;
+    return to > keys ? keys : to;
+  }
+};
+
+// The keys that `queries` neighbours may see at most.
+inline int64_t most_seen(const AttentionCall& call, int64_t queries) {
+  if (call.window_left < 0 || call.window_right < 0) return call.keys;
+  const int64_t reach = queries + call.window_left + call.window_right;
+  return reach < call.keys ? reach : call.keys;
+}
+
 // Where the parts of a task's scratch memory begin.
 struct Layout {
   int64_t columns;  // keys, padded to whole panels
@@ -27,16 +87,16 @@ struct Layout {
   size_t keys, k, v, q, scores, floats;
 
   explicit Layout(const AttentionCall& call)
-      : columns(padded(call.keys, kTileColumns)), width(padded(call.size, kTileColumns)) {
+      : columns(padded(most_seen(call, call.chunk), kTileColumns)), width(padded(call.size, kTileColumns)) {
     size_t at = 0;
     const auto take = [&](int64_t floats_wanted) {
       const size_t begin = at;
       at += static_cast<size_t>(padded(floats_wanted, 16));
       return begin;
     };
-    keys = take(call.keys);
+    keys = take(columns);
     k = take(columns * call.size);
-    v = take(call.keys * width);
+    v = take(columns * width);
     q = take(kBlock * call.size);
     scores = take(kBlock * columns);
     floats = at;
@@ -60,7 +120,7 @@ inline void tile(const float* a, int64_t a_row, const float* b, int64_t depth, V
 }
 
 // Keys as panels [columns / kTileColumns][size][kTileColumns], the bias added, zeros behind the last.
-void pack_keys(const AttentionCall& call, const float* k, const float* bias, const int32_t* keys, int64_t count,
+void pack_keys(const AttentionCall& call, const Source& k, const float* bias, const int32_t* keys, int64_t count,
                float* out) {
   constexpr int64_t kBy = 8;
   for (int64_t base = 0; base < padded(count, kTileColumns); base += kBy) {
@@ -70,7 +130,7 @@ void pack_keys(const AttentionCall& call, const float* k, const float* bias, con
 #ifdef PRECAST_TRANSPOSES
     if (rows == kBy) {
       const float* from[kBy];
-      for (int64_t j = 0; j < kBy; ++j) from[j] = k + keys[base + j] * call.k_stride;
+      for (int64_t j = 0; j < kBy; ++j) from[j] = k.at(keys[base + j]);
       for (; done + kBy <= call.size; done += kBy) {
         transpose_8x8(from, bias == nullptr ? nullptr : bias + done, panel + done * kTileColumns, kTileColumns);
         for (int64_t j = 0; j < kBy; ++j) from[j] += kBy;
@@ -78,7 +138,7 @@ void pack_keys(const AttentionCall& call, const float* k, const float* bias, con
     }
 #endif
     for (int64_t j = 0; j < kBy; ++j) {
-      const float* from = j < rows ? k + keys[base + j] * call.k_stride : nullptr;
+      const float* from = j < rows ? k.at(keys[base + j]) : nullptr;
       for (int64_t d = done; d < call.size; ++d) {
         panel[d * kTileColumns + j] = from == nullptr ? 0.0f : bias == nullptr ? from[d] : from[d] + bias[d];
       }
@@ -87,11 +147,11 @@ void pack_keys(const AttentionCall& call, const float* k, const float* bias, con
 }
 
 // Values as panels [width / kTileColumns][count][kTileColumns], zeros behind the head's last channel.
-void pack_values(const AttentionCall& call, const float* v, const int32_t* keys, int64_t count, float* out) {
+void pack_values(const AttentionCall& call, const Source& v, const int32_t* keys, int64_t count, float* out) {
   for (int64_t base = 0; base < call.size; base += kTileColumns) {
     const int64_t wide = call.size - base < kTileColumns ? call.size - base : kTileColumns;
     for (int64_t j = 0; j < count; ++j, out += kTileColumns) {
-      const float* from = v + keys[j] * call.v_stride + base;
+      const float* from = v.at(keys[j]) + base;
       if (wide == kTileColumns) {
         store(out, load(from));
         store(out + kWidth, load(from + kWidth));
@@ -113,8 +173,13 @@ inline int64_t first_from(const int32_t* keys, int64_t count, int64_t position) 
   return low;
 }
 
-// 2^(scores - largest) in place over [begin, end); returns the sum, 0 where the row sees nothing.
-inline float soften(float* scores, int64_t begin, int64_t end) {
+// The softmax of a row in powers of two: 2^(scores - largest) in place over [begin, end), which are whole panels, and
+// what the values' sum is to be divided by, 0 where the row sees nothing.
+struct Softmax {
+  float largest, sum;
+};
+
+inline Softmax soften(float* scores, int64_t begin, int64_t end) {
   V high = splat(-kInfinity);
   for (int64_t i = begin; i < end; i += kWidth) high = greater(high, load(scores + i));
   const float largest = largest_of(high);
@@ -123,7 +188,7 @@ inline float soften(float* scores, int64_t begin, int64_t end) {
   for (int64_t i = begin; empty && i < end; ++i) empty = scores[i] == scores[i];
   if (empty) {
     for (int64_t i = begin; i < end; i += kWidth) store(scores + i, splat(0.0f));
-    return 0.0f;
+    return {largest, 0.0f};
   }
   const V shift = splat(largest == -kInfinity ? 0.0f : largest);
   Side sums = each([](int) { return splat(0.0f); });
@@ -135,47 +200,67 @@ inline float soften(float* scores, int64_t begin, int64_t end) {
       return add(sums.v[j], p.v[j]);
     });
   }
-  return sum_of(add(sums.v[0], sums.v[1]));
+  return {largest, sum_of(add(sums.v[0], sums.v[1]))};
+}
+
+// Scores are wanted as powers of two: their factor carries log2(e). A cap is applied to scores / softcap.
+inline float score_factor(const AttentionCall& call) {
+  return call.softcap == 0.0f ? call.scale * kLog2E : call.scale / call.softcap;
+}
+
+// What stands between the products [begin, end) (whole panels) of query i and their softmax: the cap, the bias, and
+// -inf outside the keys it sees, [low, high) of the list.
+void finish_scores(const AttentionCall& call, const Head& head, int64_t i, const int32_t* keys, int64_t begin,
+                   int64_t end, int64_t low, int64_t high, float* line) {
+  low = low < begin ? begin : low > end ? end : low;
+  high = high < low ? low : high > end ? end : high;
+  if (call.softcap != 0.0f) {
+    const V cap = splat(call.softcap * kLog2E);
+    for (int64_t at = begin; at < end; at += kTileColumns) {
+      const Side capped = hyperbolic_tangent(each([&](int j) { return load(line + at + j * kWidth); }));
+#pragma GCC unroll 4
+      for (int j = 0; j < kSide; ++j) store(line + at + j * kWidth, mul(capped.v[j], cap));
+    }
+  }
+  if (head.bias != nullptr && low < high) {
+    const float* added = head.bias + i * call.bias_query_stride;
+    if (keys[high - 1] < head.slots && keys[high - 1] - keys[low] == high - 1 - low) {
+      for (int64_t at = low; at < high; ++at) line[at] += kLog2E * added[keys[low] + at - low];
+    } else {
+      for (int64_t at = low; at < high; ++at) line[at] += kLog2E * added[keys[at] % head.slots];
+    }
+  }
+  for (int64_t at = begin; at < low; ++at) line[at] = -kInfinity;
+  for (int64_t at = high; at < end; ++at) line[at] = -kInfinity;
 }
 
 void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
   const Layout layout(call);
-  const int64_t chunk = task % call.chunks, head = task / call.chunks % call.heads;
-  const int64_t row = task / call.chunks / call.heads;
-  const int64_t kv_head = head / (call.heads / call.kv_heads), size = call.size;
-  const int64_t begin = chunk * call.chunk;
-  const int64_t end = begin + call.chunk < call.queries ? begin + call.chunk : call.queries;
-  const float* q = call.q + row * call.queries * call.q_stride + head * size;
-  const float* k = call.k + row * call.keys * call.k_stride + kv_head * size;
-  const float* v = call.v + row * call.keys * call.v_stride + kv_head * size;
-  const float* q_bias = call.q_bias == nullptr ? nullptr : call.q_bias + head * size;
-  const float* k_bias = call.k_bias == nullptr ? nullptr : call.k_bias + kv_head * size;
-  const float* v_bias = call.v_bias == nullptr ? nullptr : call.v_bias + kv_head * size;
-  const float* bias =
-      call.bias == nullptr ? nullptr : call.bias + row * call.bias_batch_stride + head * call.bias_head_stride;
+  const int64_t chunk = task % call.chunks, size = call.size;
+  const Head head(call, task / call.chunks / call.heads, task / call.chunks % call.heads);
   const int64_t out_stride = call.heads * size;
-  float* out = call.out + row * call.queries * out_stride + head * size;
+  const auto clear = [&](int64_t query) {
+    for (int64_t d = 0; d < size; ++d) head.out[query * out_stride + d] = 0.0f;
+  };
+  const int64_t begin = chunk * call.chunk;
+  int64_t end = begin + call.chunk < call.queries ? begin + call.chunk : call.queries;
+  for (int64_t i = head.queries < begin ? begin : head.queries; i < end; ++i) clear(i);
+  end = end < head.queries ? end : head.queries;
 
-  // Queries are the last positions of the keys. What no query of this task may see is not even copied.
-  const int64_t offset = call.keys - call.queries;
-  int64_t from = call.window_left < 0 ? 0 : begin + offset - call.window_left;
-  int64_t to = call.window_right < 0 ? call.keys : end + offset + call.window_right;
-  from = from < 0 ? 0 : from;
-  to = to > call.keys ? call.keys : to;
+  // What no query of this task may see is not even copied.
+  const int64_t from = head.first_seen(call, begin), to = head.last_seen(call, end);
   int32_t* keys = reinterpret_cast<int32_t*>(scratch + layout.keys);
-  const int64_t* mask = call.mask == nullptr ? nullptr : call.mask + row * call.keys;
   int64_t count = 0;
-  for (int64_t t = from; t < to; ++t) {
-    if (mask == nullptr || mask[t] != 0) keys[count++] = static_cast<int32_t>(t);
+  for (int64_t t = from; t < to && begin < end; ++t) {
+    if (head.mask == nullptr || head.mask[t] != 0) keys[count++] = static_cast<int32_t>(t);
   }
-  const bool dense = count > 0 && keys[count - 1] - keys[0] == count - 1;
 
   float* k_panels = scratch + layout.k;
   float* v_panels = scratch + layout.v;
   float* q_panels = scratch + layout.q;
   float* scores = scratch + layout.scores;
-  pack_keys(call, k, k_bias, keys, count, k_panels);
-  pack_values(call, v, keys, count, v_panels);
+  pack_keys(call, head.k, head.k_bias, keys, count, k_panels);
+  pack_values(call, head.v, keys, count, v_panels);
   const int64_t stride = padded(count, kTileColumns);
 
   for (int64_t first = begin; first < end; first += kBlock) {
@@ -184,7 +269,7 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
     // The keys each row sees are [low, high) of the list; the block computes the panels that hold any of them.
     int64_t low[kBlock], high[kBlock], lowest = count, highest = 0;
     for (int64_t r = 0; r < rows; ++r) {
-      const int64_t position = first + r + offset;
+      const int64_t position = first + r + head.offset;
       low[r] = call.window_left < 0 ? 0 : first_from(keys, count, position - call.window_left);
       high[r] = call.window_right < 0 ? count : first_from(keys, count, position + call.window_right + 1);
       if (low[r] < high[r]) {
@@ -193,20 +278,17 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
       }
     }
     if (lowest >= highest) {
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t d = 0; d < size; ++d) out[(first + r) * out_stride + d] = 0.0f;
-      }
+      for (int64_t r = 0; r < rows; ++r) clear(first + r);
       continue;
     }
     const int64_t left = lowest / kTileColumns * kTileColumns, right = padded(highest, kTileColumns);
 
-    // Scores are wanted as powers of two: their factor carries log2(e).
-    const float scale = call.scale * kLog2E;
+    const float factor = score_factor(call);
     for (int64_t r = 0; r < groups * kTileRows; ++r) {
       float* packed = q_panels + r * size;
-      const float* source = q + (first + r) * call.q_stride;
+      const float* source = head.q + (first + r) * call.q_stride;
       for (int64_t d = 0; d < size; ++d) {
-        packed[d] = r >= rows ? 0.0f : (q_bias == nullptr ? source[d] : source[d] + q_bias[d]) * scale;
+        packed[d] = r >= rows ? 0.0f : (head.q_bias == nullptr ? source[d] : source[d] + head.q_bias[d]) * factor;
       }
     }
     V sums[kTileRows][2];
@@ -225,17 +307,8 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
     float total[kBlock] = {};
     for (int64_t r = 0; r < rows; ++r) {
       float* line = scores + r * stride;
-      if (bias != nullptr) {
-        const float* added = bias + (first + r) * call.keys;
-        if (dense) {
-          for (int64_t i = low[r]; i < high[r]; ++i) line[i] += kLog2E * added[keys[0] + i];
-        } else {
-          for (int64_t i = low[r]; i < high[r]; ++i) line[i] += kLog2E * added[keys[i]];
-        }
-      }
-      for (int64_t i = left; i < low[r] && i < right; ++i) line[i] = -kInfinity;
-      for (int64_t i = high[r] > left ? high[r] : left; i < right; ++i) line[i] = -kInfinity;
-      total[r] = soften(line, left, right);
+      finish_scores(call, head, first + r, keys, left, right, low[r], high[r], line);
+      total[r] = soften(line, left, right).sum;
     }
 
     const int64_t depth = (right < count ? right : count) - left;
@@ -248,13 +321,13 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
         for (int r = 0; r < kTileRows; ++r) {
           const int64_t at = group * kTileRows + r;
           if (at >= rows) break;
-          float* to_row = out + (first + at) * out_stride + base;
+          float* to_row = head.out + (first + at) * out_stride + base;
           const bool sees = total[at] != 0.0f;
           const V divisor = splat(sees ? total[at] : 1.0f);
           V part[2] = {div(sums[r][0], divisor), div(sums[r][1], divisor)};
-          if (v_bias != nullptr && sees && wide == kTileColumns) {
-            part[0] = add(part[0], load(v_bias + base));
-            part[1] = add(part[1], load(v_bias + base + kWidth));
+          if (head.v_bias != nullptr && sees && wide == kTileColumns) {
+            part[0] = add(part[0], load(head.v_bias + base));
+            part[1] = add(part[1], load(head.v_bias + base + kWidth));
           }
           if (wide == kTileColumns) {
             store(to_row, part[0]);
@@ -265,7 +338,7 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
           store(lanes, part[0]);
           store(lanes + kWidth, part[1]);
           for (int64_t d = 0; d < wide; ++d) {
-            to_row[d] = v_bias != nullptr && sees ? lanes[d] + v_bias[base + d] : lanes[d];
+            to_row[d] = head.v_bias != nullptr && sees ? lanes[d] + head.v_bias[base + d] : lanes[d];
           }
         }
       }

@@ -1,44 +1,8 @@
-// Attention: shapes, and heads and queries divided among threads.
-#include <atomic>
-
+// Attention: shapes and strides.
+#include "attention_run.h"
 #include "operators.h"
-#include "tensors.h"
 
 namespace precast {
-namespace {
-
-// Queries of a task are divided only where batch and heads do not give this many tasks: each copies its keys again.
-constexpr int64_t kTasks = 32;
-constexpr int64_t kSmallestChunk = 96;
-constexpr int64_t kChunkMultiple = 24;  // the query block of every instruction set
-
-struct Work {
-  AttentionCall arguments;
-  const Kernels* kernels;
-  size_t floats;
-  std::atomic<bool> out_of_memory{false};
-
-  static void task(void* user, size_t index) {
-    Work& self = *static_cast<Work*>(user);
-    float* scratch = thread_scratch(self.floats);
-    if (scratch == nullptr) {
-      self.out_of_memory = true;
-      return;
-    }
-    self.kernels->attention(self.arguments, static_cast<int64_t>(index), scratch);
-  }
-};
-
-void divide(AttentionCall& to) {
-  const int64_t heads = to.batch * to.heads;
-  int64_t parts = heads == 0 ? 1 : (kTasks + heads - 1) / heads;
-  if (parts > to.queries / kSmallestChunk) parts = to.queries / kSmallestChunk;
-  if (parts < 1) parts = 1;
-  to.chunk = ((to.queries + parts - 1) / parts + kChunkMultiple - 1) / kChunkMultiple * kChunkMultiple;
-  to.chunks = to.chunk == 0 ? 0 : (to.queries + to.chunk - 1) / to.chunk;
-}
-
-}  // namespace
 
 ort::Status* attention(const Node& node, ort::KernelContext* context) {
   Call call(node.api, context, "Attention");
@@ -99,19 +63,20 @@ ort::Status* attention(const Node& node, ort::KernelContext* context) {
   to.mask = mask.ints();
   if (bias) {
     to.bias = bias.floats();
+    to.bias_query_stride = to.keys;
     to.bias_head_stride = bias.dims[1] == 1 ? 0 : to.queries * to.keys;
     to.bias_batch_stride = bias.dims[0] == 1 ? 0 : bias.dims[1] * to.queries * to.keys;
   }
+  to.k_batch_stride = to.keys * to.k_stride;
+  to.v_batch_stride = to.keys * to.v_stride;
+  to.k_head_stride = to.v_head_stride = to.size;
   to.window_left = node.window_left;
   to.window_right = node.window_right;
   to.scale = node.scale;
+  to.softcap = node.softcap;
   const int64_t shape[3] = {to.batch, to.queries, hidden};
   to.out = call.output(0, shape, 3);
-  divide(to);
-
-  Work work{to, node.kernels, node.kernels->attention_scratch(to)};
-  call.parallel(Work::task, static_cast<size_t>(to.batch * heads * to.chunks), &work);
-  call.check(!work.out_of_memory, "no memory for %zu bytes of scratch", work.floats * sizeof(float));
+  run_attention(call, *node.kernels, to);
   return call.status();
 }
 

@@ -2,6 +2,7 @@
 #define PRECAST_ISA_AVX512
 #include "attention.h"
 #include "block_linear.h"
+#include "few_queries.h"
 #include "gelu.h"
 #include "linear.h"
 #include "norm.h"
@@ -9,6 +10,7 @@
 namespace precast {
 
 extern const Kernels kAvx512 = {"avx512", norm_rows, gelu_rows, attention_scratch, attention_task,
+                               few_scratch, few_task, few_merge,
                                {linear_few, linear_many, quantize_tiles, block_linear}};
 
 }  // namespace precast

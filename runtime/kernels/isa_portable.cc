@@ -1,6 +1,7 @@
 // The kernels, compiled for any processor.
 #include "attention.h"
 #include "block_linear.h"
+#include "few_queries.h"
 #include "gelu.h"
 #include "linear.h"
 #include "norm.h"
@@ -8,6 +9,7 @@
 namespace precast {
 
 extern const Kernels kPortable = {"portable", norm_rows, gelu_rows, attention_scratch, attention_task,
+                               few_scratch, few_task, few_merge,
                                {linear_few, linear_many, quantize_tiles, block_linear}};
 
 }  // namespace precast

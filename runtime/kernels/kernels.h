@@ -31,7 +31,9 @@ struct GeluCall {
   bool tanh;
 };
 
-// softmax(scale * q @ k.T + bias) @ v for every batch row and head. Strides count floats.
+// softmax(softcap(scale * q @ k.T) + bias) @ v for every batch row and head. Strides count floats. The queries of a row
+// stand at the last of its positions. With a cache, k and v are rings: position p is in slot p % slots until a row's
+// `past`, and the positions from there on are in new_k and new_v.
 struct AttentionCall {
   const float* q;
   const float* k;
@@ -40,15 +42,31 @@ struct AttentionCall {
   const float* k_bias;
   const float* v_bias;
   const int64_t* mask;  // [batch, keys], not zero where a key may be seen; null: all
-  const float* bias;    // [batch or 1, heads or 1, queries, keys]; null: none
+  const float* bias;    // [batch or 1, heads or 1, queries or 1, keys, or slots of a cache]; null: none
   float* out;           // [batch, queries, heads * size]
   int64_t q_stride, k_stride, v_stride;  // from one position to the next
-  int64_t bias_batch_stride, bias_head_stride;
-  int64_t batch, queries, keys, heads, kv_heads, size;
+  int64_t k_head_stride, v_head_stride, k_batch_stride, v_batch_stride;
+  int64_t bias_batch_stride, bias_head_stride, bias_query_stride;
+  int64_t batch, queries, keys, heads, kv_heads, size;  // keys: those of the longest row
   int64_t window_left, window_right;  // positions seen before and after; -1: all
-  int64_t chunk, chunks;              // queries of one task, tasks of one head
-  float scale;
+  float scale, softcap;               // softcap 0: off
+
+  // The cache. A row that has fewer new tokens than queries gives zeros for the others.
+  const float* new_k;  // [batch, queries, kv_heads * size]
+  const float* new_v;
+  const int64_t* past;     // [batch]; null: there is no cache
+  const int64_t* lengths;  // [batch]
+  int64_t slots;
+
+  // How the work is divided: queries of a task and tasks of a head, where every task copies its keys; or, for few
+  // queries, spans of keys, whose partial results of each query are kept in `parts` and then merged.
+  int64_t chunk, chunks;
+  int64_t spans;
+  float* parts;  // [batch, kv_heads, queries * heads / kv_heads, spans, size + 2]; null: one span
 };
+
+// Keys of a span: some microseconds of work.
+constexpr int64_t kFewSpan = 256;
 
 struct Kernels {
   const char* name;
@@ -56,6 +74,10 @@ struct Kernels {
   void (*gelu)(const GeluCall&, int64_t first, int64_t last);              // rows
   size_t (*attention_scratch)(const AttentionCall&);                       // floats
   void (*attention)(const AttentionCall&, int64_t task, float* scratch);   // batch * heads * chunks tasks
+  // The same for few queries: keys and values are read where they lie, once for all heads that share them.
+  size_t (*few_scratch)(const AttentionCall&);                             // floats
+  void (*few)(const AttentionCall&, int64_t task, float* scratch);         // batch * kv_heads * spans tasks
+  void (*few_merge)(const AttentionCall&, int64_t index, float* scratch);  // batch * kv_heads, after its spans
   LinearKernels linear;
 };
 

@@ -52,9 +52,11 @@ ort::Status* create(const ort::CustomOp* op, const void* table, const ort::Kerne
   node.kernels = kernels;
   read(api, info, "epsilon", &node.epsilon);
   read(api, info, "scale", &node.scale);
+  read(api, info, "softcap", &node.softcap);
   read(api, info, "tanh", &node.tanh);
   read(api, info, "heads", &node.heads);
   read(api, info, "kv_heads", &node.kv_heads);
+  read(api, info, "window", &node.window);
   read(api, info, "window_left", &node.window_left);
   read(api, info, "window_right", &node.window_right);
   read(api, info, "bits", &node.bits);
@@ -119,6 +121,8 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
       {"BiasGelu", bias_gelu, "ff", 1, 1},
       // query (or packed query, key, value), key?, value?, qkv_bias?, mask?, attention_bias?
       {"Attention", attention, "ffffif", 1, 1},
+      // query, key, value, past_key, past_value, past_lengths, lengths, bias? -> output, present_key, present_value
+      {"CachedAttention", cached_attention, "fffffiif", 7, 3},
       // x, weight, bias?
       {"Linear", linear, "fff", 2, 1},
       {"BlockLinear", block_linear, "fbf", 2, 1},

@@ -12,10 +12,12 @@ struct Node {
   const Kernels* kernels = nullptr;
   float epsilon = 1e-5f;
   float scale = 1.0f;
+  float softcap = 0.0f;
   int64_t tanh = 0;
   int64_t heads = 1;
   int64_t kv_heads = 0;  // 0: as many as heads
   int64_t window_left = -1, window_right = -1;
+  int64_t window = -1;
   int64_t bits = 4, block = 32, in = 0, out = 0, zeros = 0;  // of weights in blocks
 };
 
@@ -23,6 +25,7 @@ ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context);
 ort::Status* layer_norm(const Node& node, ort::KernelContext* context);
 ort::Status* bias_gelu(const Node& node, ort::KernelContext* context);
 ort::Status* attention(const Node& node, ort::KernelContext* context);
+ort::Status* cached_attention(const Node& node, ort::KernelContext* context);
 ort::Status* linear(const Node& node, ort::KernelContext* context);
 ort::Status* block_linear(const Node& node, ort::KernelContext* context);
 ort::Status* block_embedding(const Node& node, ort::KernelContext* context);

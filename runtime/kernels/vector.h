@@ -32,6 +32,9 @@ inline V absolute(V a) { return _mm512_abs_ps(a); }
 inline V greater(V low, V x) { return _mm512_max_ps(low, x); }
 inline V lesser(V high, V x) { return _mm512_min_ps(high, x); }
 inline V shift_to_exponent(V t) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t), 23)); }
+inline V where_less(V a, V b, V yes, V no) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
 
 #elif defined(PRECAST_ISA_AVX2)
 
@@ -52,6 +55,7 @@ inline V absolute(V a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
 inline V greater(V low, V x) { return _mm256_max_ps(low, x); }
 inline V lesser(V high, V x) { return _mm256_min_ps(high, x); }
 inline V shift_to_exponent(V t) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(t), 23)); }
+inline V where_less(V a, V b, V yes, V no) { return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
 
 #else
 
@@ -78,6 +82,10 @@ inline V absolute(V a) { return (V)((Bits)a & Bits{0x7fffffff, 0x7fffffff, 0x7ff
 inline V greater(V low, V x) { return x < low ? low : x; }
 inline V lesser(V high, V x) { return x > high ? high : x; }
 inline V shift_to_exponent(V t) { return (V)((Bits)t << 23); }
+inline V where_less(V a, V b, V yes, V no) {
+  const Bits chosen = (Bits)(a < b);
+  return (V)(((Bits)yes & chosen) | ((Bits)no & ~chosen));
+}
 
 #endif
 
@@ -123,6 +131,29 @@ inline float sum_of(V v) {
     for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
   return lanes[0];
+}
+
+// out[i] = the sum of v[i]: one order for each, whichever of the eight it is.
+inline void sums_of_eight(const V (&v)[8], float* out) {
+#if defined(PRECAST_ISA_AVX2) || defined(PRECAST_ISA_AVX512)
+  __m256 x[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+#if defined(PRECAST_ISA_AVX512)
+    const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v[i]), 1));
+    x[i] = _mm256_add_ps(_mm512_castps512_ps256(v[i]), high);
+#else
+    x[i] = v[i];
+#endif
+  }
+  const __m256 low = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+  const __m256 high = _mm256_hadd_ps(_mm256_hadd_ps(x[4], x[5]), _mm256_hadd_ps(x[6], x[7]));
+  const __m256 first = _mm256_permute2f128_ps(low, high, 0x20), second = _mm256_permute2f128_ps(low, high, 0x31);
+  _mm256_storeu_ps(out, _mm256_add_ps(first, second));
+#else
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) out[i] = (v[i][0] + v[i][1]) + (v[i][2] + v[i][3]);
+#endif
 }
 
 inline float largest_of(V v) {
@@ -185,6 +216,25 @@ inline Side power_of_two(const Side& exponent) {
   y = horner(y, r, 0.6931471824645996f);
   y = horner(y, r, 1.0f);
   return each([&](int i) { return mul(y.v[i], shift_to_exponent(t.v[i])); });
+}
+
+// tanh: e = exp(-2 |x|), (1 - e) / (1 + e) with the sign of x; near zero, where that cancels, the odd polynomial of
+// Cephes (https://www.netlib.org/cephes), relative error 2e-8.
+inline Side hyperbolic_tangent(const Side& x) {
+  const V one = splat(1.0f), zero = splat(0.0f), factor = splat(-2.885390081777927f), near = splat(0.625f);
+  const Side a = each([&](int i) { return absolute(x.v[i]); });
+  const Side e = power_of_two(each([&](int i) { return mul(a.v[i], factor); }));
+  const Side z = each([&](int i) { return mul(x.v[i], x.v[i]); });
+  const V first = splat(-5.70498872745e-3f), second = splat(2.06390887954e-2f);
+  Side p = each([&](int i) { return fma(first, z.v[i], second); });
+  p = horner(p, z, -5.37397155531e-2f);
+  p = horner(p, z, 1.33314422036e-1f);
+  p = horner(p, z, -3.33332819422e-1f);
+  return each([&](int i) {
+    const V far = div(sub(one, e.v[i]), add(one, e.v[i]));
+    const V odd = fma(mul(p.v[i], z.v[i]), x.v[i], x.v[i]);
+    return where_less(a.v[i], near, odd, where_less(x.v[i], zero, sub(zero, far), far));
+  });
 }
 
 }  // namespace

@@ -1,0 +1,116 @@
+"""Sessions of one native operator, and how near to float64 their results must be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from onnx import TensorProto, helper
+
+from precast.graphs.dialects.native import DOMAIN
+from precast.runtime import kernels
+
+__all__ = ["ISAS", "Array", "both", "close", "compute", "normal", "session"]
+
+Array = np.ndarray[Any, Any]
+ISAS = kernels.isas() or ("missing",)
+
+
+@cache
+def session(
+    op: str,
+    given: tuple[str, ...],
+    integers: frozenset[str],
+    outputs: int,
+    attributes: tuple[tuple[str, Any], ...],
+    isa: str,
+    threads: int,
+) -> Any:
+    """A session of one node; ``given`` names its inputs in order, empty where an optional one is left out."""
+    names = [f"out{index}" for index in range(outputs)]
+    kinds = {name: TensorProto.INT64 if name in integers else TensorProto.FLOAT for name in given if name}
+    graph = helper.make_graph(
+        [helper.make_node(op, given, names, domain=DOMAIN, **dict(attributes))],
+        "one",
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(kernels.library_path()))
+    before = os.environ.get("PRECAST_KERNELS_ISA")
+    os.environ["PRECAST_KERNELS_ISA"] = isa
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    finally:
+        os.environ.pop("PRECAST_KERNELS_ISA")
+        if before is not None:
+            os.environ["PRECAST_KERNELS_ISA"] = before
+
+
+def compute(
+    op: str,
+    inputs: Mapping[str, Array | None],
+    isa: str = "",
+    outputs: int = 1,
+    threads: int = 1,
+    bound: Mapping[int, Array] | None = None,
+    **attributes: Any,
+) -> list[Array]:
+    """The operator's outputs. ``bound``: arrays that receive some of them; where one is an input's too, in place."""
+    given = [name if array is not None else "" for name, array in inputs.items()]
+    while not given[-1]:
+        given.pop()
+    feeds = {name: array for name, array in inputs.items() if array is not None}
+    integers = frozenset(name for name, array in feeds.items() if array.dtype == np.int64)
+    runner = session(op, tuple(given), integers, outputs, tuple(sorted(attributes.items())), isa, threads)
+    if not bound:
+        result: list[Array] = runner.run(None, feeds)
+        return result
+    binding = runner.io_binding()
+    for name, array in feeds.items():
+        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    for index in range(outputs):
+        if index in bound:
+            binding.bind_output(f"out{index}", "cpu", 0, np.float32, bound[index].shape, bound[index].ctypes.data)
+        else:
+            binding.bind_output(f"out{index}", "cpu")
+    runner.run_with_iobinding(binding)
+    return [bound[i] if i in bound else value.numpy() for i, value in enumerate(binding.get_outputs())]
+
+
+def close(ours: Array, exact: Array, reference: Array, scale: float = 0.0) -> None:
+    """PARITY.md: at most twice the error of the reference in float32, and one unit of the output's scale.
+
+    ``scale``: that of the summands, where a few outputs may be much smaller and the reference right by chance.
+    """
+    assert ours.dtype == np.float32
+    assert ours.shape == exact.shape
+    assert np.isfinite(ours).all()
+    if not ours.size:
+        return
+    bound = 2 * np.abs(reference.astype(np.float64) - exact).max() + 1.2e-7 * max(np.abs(exact).max(), scale, 1e-30)
+    error = np.abs(ours.astype(np.float64) - exact).max()
+    assert error <= bound, f"error {error:.3g}, bound {bound:.3g}"
+
+
+def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:
+    return (rng.standard_normal(shape) * scale).astype(np.float32)
+
+
+def both(function: Any, *arrays: Array | None) -> tuple[Array, Array]:
+    """``function`` in float64 and in float32."""
+
+    def tensor(array: Array | None, kind: torch.dtype) -> torch.Tensor | None:
+        return None if array is None else torch.from_numpy(array).to(kind if array.dtype == np.float32 else torch.int64)
+
+    exact, reference = (function(*(tensor(array, kind) for array in arrays)) for kind in (torch.float64, torch.float32))
+    return exact.numpy(), reference.numpy()
