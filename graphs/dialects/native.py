@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from precast.graphs.dialects.base import Dialect, attributes, unfused_attention
+from precast.graphs.dialects.base import Dialect, attributes
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
 
 __all__ = ["DOMAIN", "NATIVE"]
@@ -18,8 +18,6 @@ DOMAIN = "precast.cpu"
 def _attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     """Attention(query, key, value, qkv_bias, mask, attention_bias); a causal one is a window without a right side."""
     at = attributes(node)
-    if at["softcap"]:
-        return unfused_attention(tape, node)
     query, key, value, mask, bias = (*node.inputs, None, None)[:5]
     return [
         tape.op(
@@ -31,10 +29,20 @@ def _attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
                 "scale": at["scale"],
                 "window_left": at["window_left"],
                 "window_right": 0 if at["causal"] else at["window_right"],
+                "softcap": at["softcap"],
             },
             domain=DOMAIN,
         )
     ]
+
+
+def _cached_attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """The same inputs and attributes; bound to one buffer, past and present are one, and it may be a ring."""
+    names = ("heads", "kv_heads", "scale", "window", "softcap")
+    at = attributes(node)
+    return tape.op_multi_out(
+        "CachedAttention", list(node.inputs), {name: at[name] for name in names}, num_outputs=3, domain=DOMAIN
+    )
 
 
 def _layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
@@ -64,10 +72,11 @@ NATIVE = Dialect(
     {
         **ONNXRUNTIME.spellings,
         "Attention": _attention,
+        "CachedAttention": _cached_attention,
         "LayerNorm": _layer_norm,
         "AddLayerNorm": _add_layer_norm,
         "Gelu": _gelu,
     },
     {**ONNXRUNTIME.opsets, DOMAIN: 1},
-    state=ONNXRUNTIME.state,
+    state={"ring": True},
 )
