@@ -1,7 +1,8 @@
-"""An `Engine` over a tiny upstream model, so that the loop is tested on its own: every feed computes whole rows again."""
+"""An `Engine` over a tiny upstream model, to test the loop on its own: every feed computes whole rows again."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,20 @@ import torch
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError
 
-__all__ = ["TorchEngine", "TorchSession", "served", "tiny_bart", "tiny_gpt2", "tiny_llama", "tiny_t5"]
+__all__ = [
+    "TorchEngine",
+    "TorchSession",
+    "random_prompts",
+    "served",
+    "tiny_bart",
+    "tiny_gpt2",
+    "tiny_llama",
+    "tiny_t5",
+    "upstream",
+]
+
+
+torch.set_num_threads(1)  # for models this small more threads only wait for each other
 
 
 class TorchSession:
@@ -105,6 +119,36 @@ def served(model: Any, tokenizer: Any = None, **engine: Any) -> Any:
         generation_config={k: v for k, v in model.generation_config.to_diff_dict().items() if v is not None},
         tokenizer=tokenizer,
     )
+
+
+def random_prompts(
+    seed: int, rows: int = 20, width: int = 9, vocab: int = 40, side: str = "left"
+) -> tuple[Array, Array]:
+    """[rows, width] ids with 0 to 4 of padding (0) on a side, and their mask."""
+    draw = np.random.default_rng(seed)
+    ids = draw.integers(3, vocab, (rows, width))
+    mask = np.ones_like(ids)
+    for row, padding in enumerate(draw.integers(0, 5, rows)):
+        hidden = slice(0, padding) if side == "left" else slice(width - padding, width)
+        ids[row, hidden] = mask[row, hidden] = 0
+    return ids, mask
+
+
+def upstream(model: Any, ids: Any, mask: Any = None, **arguments: Any) -> Any:
+    """What upstream's `generate` gives, its arrays as NumPy's."""
+    mask = np.ones_like(ids) if mask is None else mask
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # upstream's advice on how it is called
+        made = model.generate(
+            torch.tensor(np.asarray(ids)), attention_mask=torch.tensor(np.asarray(mask)), **arguments, pad_token_id=0
+        )
+    if isinstance(made, torch.Tensor):
+        return made.numpy()
+    return SimpleNamespace(**{name: _numpy(value) for name, value in made.items() if name != "past_key_values"})
+
+
+def _numpy(value: Any) -> Any:
+    return tuple(_numpy(each) for each in value) if isinstance(value, tuple) else value.numpy()
 
 
 def _sharpened(model: Any, seed: int) -> Any:

@@ -98,7 +98,7 @@ class Call:
             emit: told the next token of every row at each step; not in a beam search, which takes tokens back.
             cancelled: set by another thread, it ends the run within a step.
         """
-        self.control.cancelled = cancelled
+        self.control = Control(self.control.max_time, cancelled)
         width = max(len(row) for row in self.prompts.rows)
         capacity = width + self.budget
         with self.conversation.claimed() if self.conversation is not None else nullcontext():

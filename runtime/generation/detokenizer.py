@@ -42,11 +42,9 @@ class Detokenizer:
         if not pending:
             return ""
         text = self._decode(self._window)
-        if text.endswith("\ufffd") and not final and pending < _HELD_TOKENS:
-            return ""
         fresh = text[len(self._text) :]
-        if not fresh and not final:
-            # Nothing to see yet (a special token, a space that the next token shows): decode it with what follows.
+        # Nothing to see (a special token, a space that only the next token shows) is decoded with what follows, too.
+        if (not fresh or text.endswith("\ufffd")) and not final and pending < _HELD_TOKENS:
             return ""
         self._window = self._window[self._given :]
         self._given = len(self._window)

@@ -33,7 +33,7 @@ class Session(Protocol):
         ...
 
     def select(self, rows: Sequence[int]) -> None:
-        """New row ``i`` continues old row ``rows[i]``: beams change parents, finished rows go, a row becomes several."""
+        """New row ``i`` continues old row ``rows[i]``: beams change parents, finished rows go, one becomes several."""
         ...
 
     def truncate(self, lengths: Sequence[int]) -> None:

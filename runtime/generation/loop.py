@@ -64,7 +64,7 @@ class Run:
     timings: Timings = field(default_factory=Timings)
 
     def first_logits(self) -> Array:
-        """[R * returns, V] float32: what follows the prompts, which are processed once however many rows they become."""
+        """[R * returns, V] float32: what follows the prompts, each processed once however many rows it becomes."""
         logits: Array = self.session.feed(self.pending)[:, -1]
         if self.returns > 1:
             spread = np.repeat(np.arange(len(logits)), self.returns)

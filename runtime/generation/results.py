@@ -48,7 +48,7 @@ class Acceptance:
 
 @dataclass
 class GenerateOutput:
-    """N prompts with K returns each: row ``n * K + k`` is return k of prompt n. Also read as ``output["sequences"]``."""
+    """N prompts with K returns each: row ``n * K + k`` is return k of prompt n. ``output["sequences"]`` works too."""
 
     sequences: Array
     """[N * K, L] int64, as upstream: decoder-only ones begin with the prompt as it was given."""
