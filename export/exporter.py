@@ -29,8 +29,6 @@ from precast.export.embedding import read_arrays, read_modules
 from precast.export.emit import Emitted, emit
 from precast.export.heads import BASE
 from precast.export.reference import Part, Reference, build, served_tasks
-from precast.export.signatures import Signature
-from precast.export.tokenizer_files import runtime_files
 from precast.export.trace import trace
 from precast.graphs import contract
 from precast.graphs.fingerprint import fingerprint
@@ -43,7 +41,6 @@ from precast.runtime.artifact import (
     FileRecord,
     Manifest,
     Source,
-    StateSpec,
     TensorSpec,
     Variant,
 )
@@ -156,17 +153,10 @@ def export_model(
         _return_memory()
 
         cost.stage("verifying the graph against it")
-        components = {
-            name: Component(
-                name,
-                inputs=_input_specs(signature),
-                outputs=outputs[name],
-                variants={},
-                limits=signature.limits,
-                states=_state_specs(signature),
-            )
-            for name, signature in signatures.items()
-        }
+        components: dict[str, Component] = {}
+        for name, signature in signatures.items():
+            inputs, states = parity.specs(signature)
+            components[name] = Component(name, inputs, outputs[name], {}, signature.limits, states)
         for chosen in recipes:
             made = {item.part: item for item in lowered if item.recipe is chosen}
             for variant, name in _verified(made, components, writer, recorded, promised):
@@ -182,7 +172,7 @@ def export_model(
             components=components,
             producer=_producer(),
             processing={**processing, "ignored_weights": facts["ignored"]},
-            parity=dict.fromkeys(names, {"file": record_name, "cases": [item.case.name for item in recorded]}),
+            parity={name: {"file": record_name, "cases": [item.case.name for item in recorded]} for name in names},
             cost=cost.to_json(),
         )
         return writer.publish(manifest)
@@ -209,9 +199,14 @@ def _processing_files(checkpoint: Checkpoint, reference: Reference, writer: Arti
     config = json.dumps(checkpoint.config, indent=1, sort_keys=True, ensure_ascii=False)
     writer.write_bytes("config.json", f"{config}\n".encode())
     processing: dict[str, Any] = {}
+    if reference.parts[-1].signature.states:
+        generation = checkpoint.read_json("generation_config.json")
+        if generation is not None:
+            written = json.dumps(generation, indent=1, sort_keys=True, ensure_ascii=False)
+            writer.write_bytes("generation_config.json", f"{written}\n".encode())
     files, missing = {}, "its checkpoint came without one"
     try:
-        files = runtime_files(checkpoint.transformer_folder, reference.model_type, checkpoint.config)
+        files = checkpoint.tokenizer_files(reference.model_type)
     except UnsupportedModelError as error:
         # The model is of use to who tokenises elsewhere (MeCab, fastBPE); what asks for the tokenizer says why not.
         missing = str(error)
@@ -330,20 +325,6 @@ def _variant(
         producer=_producer(),
         work=item.work,
         state=state,
-    )
-
-
-def _input_specs(signature: Signature) -> tuple[TensorSpec, ...]:
-    integers = [
-        TensorSpec(name, "int64", dims, optional=not signature.floats and name != "input_ids")
-        for name, dims in signature.inputs.items()
-    ]
-    return (*integers, *(TensorSpec(name, "float32", shape) for name, shape in signature.floats.items()))
-
-
-def _state_specs(signature: Signature) -> tuple[StateSpec, ...]:
-    return tuple(
-        StateSpec(name, name.replace("past_", "present_", 1), state.window) for name, state in signature.states.items()
     )
 
 

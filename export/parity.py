@@ -15,10 +15,11 @@ from torch.utils._pytree import tree_map
 from precast.export.blocks.tables import fill_tables
 from precast.export.reference import Part
 from precast.export.signatures import Signature
+from precast.runtime.artifact import StateSpec, TensorSpec
 from precast.runtime.backends.base import Array
 from precast.runtime.parity import Case, Recorded
 
-__all__ = ["Reckoner", "cases", "cases_for", "evaluate", "generation_cases", "record", "streaming"]
+__all__ = ["Reckoner", "cases", "cases_for", "evaluate", "generation_cases", "record", "specs", "streaming"]
 
 # Longest text tried where a model takes longer ones: the float64 judge needs S * S scores for every head.
 LONGEST = 1024
@@ -220,6 +221,19 @@ _HIDDEN = ("present_", "cross_")
 
 def _fresh(shape: Sequence[int | str], rows: int, capacity: int) -> torch.Tensor:
     return torch.zeros([rows if dim == "batch" else capacity if isinstance(dim, str) else dim for dim in shape])
+
+
+def specs(signature: Signature) -> tuple[tuple[TensorSpec, ...], tuple[StateSpec, ...]]:
+    """A part's inputs and states as a manifest describes them."""
+    integers = [
+        TensorSpec(name, "int64", dims, optional=not signature.floats and name != "input_ids")
+        for name, dims in signature.inputs.items()
+    ]
+    floats = [TensorSpec(name, "float32", shape) for name, shape in signature.floats.items()]
+    states = [
+        StateSpec(name, name.replace("past_", "present_", 1), state.window) for name, state in signature.states.items()
+    ]
+    return (*integers, *floats), tuple(states)
 
 
 def record(parts: Sequence[Part], cases: Sequence[Case]) -> list[Recorded]:

@@ -253,15 +253,24 @@ def load(
     chosen = artifact.choose_variant(component.name, target=target, variant=variant)
     if variant is None:
         chosen = _specialised(artifact, component, chosen)
-    session = dict(chosen.session)
-    if index:
-        session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
-    runner = backend_for(chosen.provider).load(
-        artifact.file(chosen.graph), session=session, threads=threads, isa=chosen.isa
-    )
-    expected, found = {spec.name for spec in component.inputs}, set(runner.input_names)
-    if expected != found:
-        raise ArtifactError(
-            f"{chosen.graph} takes {listing(sorted(found))}, its manifest says {listing(sorted(expected))}"
-        )
-    return Model(artifact, component, chosen, runner)
+
+    def opened(part: Component, one: Variant) -> Runner:
+        session = dict(one.session)
+        if index:
+            session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
+        runner = backend_for(one.provider).load(artifact.file(one.graph), session=session, threads=threads, isa=one.isa)
+        expected, found = {spec.name for spec in part.inputs}, set(runner.input_names)
+        if expected != found:
+            raise ArtifactError(
+                f"{one.graph} takes {listing(sorted(found))}, its manifest says {listing(sorted(expected))}"
+            )
+        return runner
+
+    runner = opened(component, chosen)
+    if not component.states:
+        return Model(artifact, component, chosen, runner)
+    from precast.runtime.generation.language_model import LanguageModel
+
+    encoder = artifact.components.get("encoder")
+    beside = None if encoder is None else opened(encoder, artifact.choose_variant("encoder", variant=chosen.name))
+    return LanguageModel(artifact, component, chosen, runner, beside)

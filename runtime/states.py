@@ -42,7 +42,8 @@ class Memory:
         ring = layout.get("ring") is True
         self._by_row = layout.get("chunks_by_row") is True
         self._successor = {state.input: state.output for state in states}
-        windows = {state.input: state.window for state in states}
+        self._ring = ring
+        self._window = windows = {state.input: state.window for state in states}
         self.buffers: dict[str, Array] = {}
         self._growing: dict[str, int | None] = {}
         for spec in specs:
@@ -56,6 +57,32 @@ class Memory:
             self.buffers[spec.name] = np.zeros(shape, dtype=np.dtype(spec.dtype))
             has_slots = any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
             self._growing[spec.name] = slots if has_slots else None
+
+    @property
+    def slots(self) -> int | None:
+        """Slots of a buffer that has room for all tokens; None where there is none."""
+        found = [
+            slots
+            for name, slots in self._growing.items()
+            if slots is not None and not (self._ring and self._window[name])
+        ]
+        return min(found, default=None)
+
+    def grow(self, capacity: int) -> None:
+        """Room for ``capacity`` tokens a row in buffers that hold all of them."""
+        for name, buffer in self.buffers.items():
+            if self._growing[name] is None or (self._ring and self._window[name]):
+                continue
+            larger = np.zeros((*buffer.shape[:2], capacity, *buffer.shape[3:]), buffer.dtype)
+            larger[:, :, : buffer.shape[2]] = buffer
+            self.buffers[name], self._growing[name] = larger, capacity
+
+    def widen(self, rows: int) -> None:
+        """Room for ``rows`` rows."""
+        for name, buffer in self.buffers.items():
+            larger = np.zeros((rows, *buffer.shape[1:]), buffer.dtype)
+            larger[: len(buffer)] = buffer
+            self.buffers[name] = larger
 
     @property
     def nbytes(self) -> int:

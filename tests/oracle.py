@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from precast.export.families import find_family
 from precast.export.heads import (
     BASE,
+    CAUSAL_LM,
     MASKED_LM,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
     QUESTION_ANSWERING,
+    SEQ2SEQ_LM,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
     Head,
@@ -32,6 +34,8 @@ AUTO = {
     QUESTION_ANSWERING: transformers.AutoModelForQuestionAnswering,
     MULTIPLE_CHOICE: transformers.AutoModelForMultipleChoice,
     NEXT_SENTENCE: transformers.AutoModelForNextSentencePrediction,
+    CAUSAL_LM: transformers.AutoModelForCausalLM,
+    SEQ2SEQ_LM: transformers.AutoModelForSeq2SeqLM,
 }
 
 

@@ -1,0 +1,223 @@
+"""An engine over an artifact's graphs: buffers that are appended in place, calls prepared once and run many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.artifact import Component
+from precast.runtime.backends.base import Array, Runner
+from precast.runtime.errors import InputError
+from precast.runtime.states import RING_SLACK, Memory
+
+__all__ = ["GraphEngine", "GraphSession"]
+
+# Tokens of a prompt that are processed at once: what a call holds between layers grows with them.
+CHUNK = 2048
+_ALWAYS = 1 << 40
+
+
+class GraphEngine:
+    """See `precast.runtime.generation.engine.Engine`.
+
+    Args:
+        decoder, component: the loaded graph and what the manifest says of it; ``layout`` is its variant's.
+        encoder: the loaded graph of an encoder-decoder's encoder, or None.
+    """
+
+    def __init__(
+        self, decoder: Runner, component: Component, layout: Mapping[str, Any], encoder: Runner | None = None
+    ) -> None:
+        self.decoder, self.encoder = decoder, encoder
+        self.component = component
+        self.layout = layout
+        self.vocab_size = int(component.limits["vocab_size"])
+        longest = component.limits.get("max_positions")
+        self.max_length: int | None = None if longest is None else int(longest)
+        self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
+        self.cross = tuple(spec for spec in component.inputs if spec.name.startswith("cross_"))
+        windows = [state.window for state in component.states]
+        slots = [
+            any(isinstance(dim, str) and dim.startswith("capacity") for dim in spec.shape)
+            for spec in component.inputs
+            if spec.name in {state.input for state in component.states}
+        ]
+        if not all(slots):
+            self.rollback = 0
+        elif layout.get("ring") is True and any(window is not None for window in windows):
+            self.rollback = RING_SLACK
+        else:
+            self.rollback = _ALWAYS
+
+    def open(self, rows: int, capacity: int, context: Mapping[str, Array] | None = None) -> GraphSession:
+        """See `Engine.open`."""
+        if rows < 1 or capacity < 1:
+            raise InputError(f"a session has one row and one token of room at least; received {rows} and {capacity}.")
+        given: dict[str, Array] = {}
+        if self.encoder is not None:
+            if context is None:
+                raise InputError("an encoder-decoder continues an encoder's input: context is needed.")
+            ids, mask = (np.ascontiguousarray(context[name], np.int64) for name in ("input_ids", "attention_mask"))
+            made = self.encoder.run({"input_ids": ids, "attention_mask": mask})
+            given = dict(zip(self.encoder.output_names, made, strict=True))
+            given["encoder_attention_mask"] = mask
+        return GraphSession(self, rows, capacity, given)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A call on arrays of one shape, and these arrays."""
+
+    run: Callable[[], None]
+    ids: Array
+    positions: Array | None
+    past: Array
+    lengths: Array
+    wanted: Array
+    logits: Array
+
+
+class GraphSession:
+    """See `precast.runtime.generation.engine.Session`."""
+
+    def __init__(self, engine: GraphEngine, rows: int, capacity: int, context: Mapping[str, Array]) -> None:
+        self._engine = engine
+        self.rows = rows
+        self.capacity = capacity
+        self.lengths: Array = np.zeros(rows, dtype=np.int64)
+        self.rollback = engine.rollback
+        self.encoder_states = context.get("last_hidden_state")
+        wanted = {spec.name for spec in engine.component.inputs}
+        self._context = {name: array for name, array in context.items() if name in wanted}
+        self._sources = list(range(rows))  # which text each row belongs to
+        self._memory: Memory | None = None
+        self._room = rows
+        self._calls: dict[tuple[int, int, int], _Prepared] = {}
+
+    def feed(self, tokens: Sequence[Sequence[int]], keep: int = 1, positions: Array | None = None) -> Array:
+        """See `Session.feed`. ``positions`` [R, S] replace the count of tokens in models that use positions."""
+        counts = [len(row) for row in tokens]
+        if len(counts) != self.rows or min(counts) < 1:
+            raise InputError(f"each of the {self.rows} rows is fed one token at least; received {counts}.")
+        longest = max(counts)
+        over = int((self.lengths + counts).max())
+        if over > self.capacity:
+            raise InputError(
+                f"this session has room for {self.capacity} tokens a row; {over} would be needed. "
+                "Ask for fewer new tokens, or open it with a larger capacity."
+            )
+        if longest <= CHUNK or min(counts) != longest:
+            return self._feed(tokens, counts, keep, positions)
+        # A long prompt goes through in pieces: only those that hold a wanted token compute logits of more than one.
+        edges = list(range(0, longest - keep, CHUNK)) or [0]
+        for begin, end in zip(edges, [*edges[1:], None], strict=True):
+            part = [row[begin:end] for row in tokens]
+            where = None if positions is None else positions[:, begin:end]
+            last = end is None
+            logits = self._feed(part, [len(row) for row in part], keep if last else 1, where)
+        return logits
+
+    def _feed(self, tokens: Sequence[Sequence[int]], counts: list[int], keep: int, positions: Array | None) -> Array:
+        width = max(counts)
+        call = self._prepared(width, keep)
+        if width == 1:
+            call.ids[:, 0] = [row[0] for row in tokens]
+        else:
+            for row, (given, count) in enumerate(zip(tokens, counts, strict=True)):
+                call.ids[row, :count] = given
+        call.past[:] = self.lengths
+        call.lengths[:] = counts
+        if call.positions is not None:
+            if positions is None:
+                np.add(self.lengths[:, None], np.arange(width), out=call.positions)
+                if self._engine.max_length is not None:
+                    # Padding may lie beyond the last position there is; real tokens were checked.
+                    np.minimum(call.positions, self._engine.max_length - 1, out=call.positions)
+            else:
+                call.positions[:] = positions
+        np.add(call.lengths[:, None], np.arange(-keep, 0), out=call.wanted)
+        np.maximum(call.wanted, 0, out=call.wanted)
+        call.run()
+        self.lengths += call.lengths
+        return call.logits
+
+    def _prepared(self, width: int, keep: int) -> _Prepared:
+        key = (self.rows, width, keep)
+        found = self._calls.get(key)
+        if found is not None:
+            return found
+        memory = self._memory or self._remember(width)
+        if memory.slots is not None and int(self.lengths.max()) + width > memory.slots:
+            memory.grow(self.capacity + width)
+            self._calls.clear()
+        rows = self.rows
+        integers = {
+            "input_ids": np.zeros((rows, width), np.int64),
+            "past_lengths": np.zeros(rows, np.int64),
+            "lengths": np.zeros(rows, np.int64),
+            "logit_positions": np.zeros((rows, keep), np.int64),
+        }
+        if self._engine.with_positions:
+            integers["position_ids"] = np.zeros((rows, width), np.int64)
+        logits = np.zeros((rows, keep, self._engine.vocab_size), np.float32)
+        run = memory.prepare(rows, {**integers, **self._context}, {"logits": logits})
+        call = _Prepared(
+            run,
+            integers["input_ids"],
+            integers.get("position_ids"),
+            integers["past_lengths"],
+            integers["lengths"],
+            integers["logit_positions"],
+            logits,
+        )
+        # Prompts differ in length and are seen once; steps and checks of a few drafted tokens come again and again.
+        if width <= 16:
+            self._calls[key] = call
+        return call
+
+    def _remember(self, width: int) -> Memory:
+        component = self._engine.component
+        self._memory = Memory(
+            self._engine.decoder,
+            component.inputs,
+            component.states,
+            rows=self._room,
+            capacity=max(self.capacity, width),
+            layout=self._engine.layout,
+        )
+        return self._memory
+
+    def select(self, rows: Sequence[int]) -> None:
+        """See `Session.select`."""
+        chosen = list(rows)
+        if not chosen or min(chosen) < 0 or max(chosen) >= self.rows:
+            raise InputError(f"rows are 0 to {self.rows - 1}, one at least; received {chosen}.")
+        if chosen == list(range(self.rows)):
+            return
+        if self._memory is not None:
+            if len(chosen) > self._room:
+                self._memory.widen(len(chosen))
+                self._calls.clear()
+            self._memory.select(chosen, [int(self.lengths[row]) for row in chosen])
+        self._room = max(self._room, len(chosen))
+        sources = [self._sources[row] for row in chosen]
+        if self._context and sources != self._sources:
+            # Beams of one text share what its encoder made: it moves only where texts do.
+            self._context = {name: np.ascontiguousarray(array[chosen]) for name, array in self._context.items()}
+            self._calls.clear()
+        self._sources = sources
+        self.lengths = self.lengths[chosen].copy()
+        self.rows = len(chosen)
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """See `Session.truncate`."""
+        wanted = np.asarray(lengths, dtype=np.int64)
+        if wanted.shape != self.lengths.shape or (wanted < 0).any() or (wanted > self.lengths).any():
+            raise InputError(f"rows hold {self.lengths.tolist()} tokens and can be cut to fewer; received {lengths}.")
+        back = int((self.lengths - wanted).max(initial=0))
+        if back > self.rollback:
+            raise InputError(f"this model can take back {self.rollback} tokens; {back} were asked for.")
+        self.lengths[:] = wanted
