@@ -1,7 +1,7 @@
 """``AutoTokenizer`` and the ``AutoModel`` classes: Transformers' three lines, answered by an artifact.
 
-An artifact is opened. A checkpoint (a folder or a Hub id) is exported once, into the cache (cache.py), which takes the
-``export`` extra; every later call finds the artifact there, and torch is not imported.
+An artifact is opened. A checkpoint (a folder, a ``.gguf`` file or a Hub id) is exported once, into the cache
+(cache.py), which takes the ``export`` extra; every later call finds the artifact there, and torch is not imported.
 """
 
 from __future__ import annotations
@@ -127,6 +127,13 @@ class AutoTokenizer:
                 raise InputError(f"The artifact {folder} has no tokenizer: {reason}.")
             return Tokenizer.from_files(files)
         # What is particular to a tokenizer class is settled as an export settles it, without torch.
+        if folder.is_file():
+            from precast.export.gguf.tokenizer import read_tokenizer_files
+
+            files = read_tokenizer_files(folder)
+            if not files:
+                raise InputError(f"{os.fspath(source)!r} holds a model without a tokenizer.")
+            return Tokenizer.from_files(files)
         from precast.export.tokenizer_files import runtime_files
 
         place = _transformer_folder(folder)
@@ -164,7 +171,7 @@ class AutoModel:
         progress: Progress | None = None,
         **unknown: Any,
     ) -> Model:
-        """The model of an artifact's folder, or of a checkpoint (a folder or a Hub id), exported on first use.
+        """The model of an artifact, or of a checkpoint (a folder, a .gguf file or a Hub id), exported on first use.
 
         Args:
             device, threads, variant: how to open the artifact, as in ``precast.load``.
@@ -209,6 +216,10 @@ class AutoModel:
 
             found = hub.resolve(str(source), revision=revision, token=token)
             digests, name, revision = found.hashes, found.id, found.revision
+        elif folder.is_file():
+            from precast.export.gguf.reader import part_names
+
+            digests, name = checkpoint_digests(folder.parent, cache, part_names(folder.name)), folder.stem
         else:
             digests, name = checkpoint_digests(folder, cache), Path(os.path.realpath(folder)).name
         key = entry_name(name, digests, task=cls.task, precision=precision or "fp32", target=target)
@@ -298,19 +309,22 @@ def _refuse(name: str, unknown: dict[str, Any]) -> None:
 
 
 def _local(source: PathLike, revision: str | None) -> Path | None:
-    """The folder ``source`` names, or None where it is a Hub id."""
+    """The folder or the ``.gguf`` file ``source`` names, or None where it is a Hub id."""
     from precast.runtime.hub import looks_like_hub_id
 
     text = os.fspath(source)
     path = Path(text).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.exists() and path.suffix.lower() == ".gguf"):
         if revision is not None:
+            kind = "folder" if path.is_dir() else "file"
             raise InputError(
-                f"A revision belongs to a Hub id, and {text!r} is a folder. Leave revision out, or give the id."
+                f"A revision belongs to a Hub id, and {text!r} is a {kind}. Leave revision out, or give the id."
             )
         return path
     if path.exists():
-        raise InputError(f"An artifact or a checkpoint is a folder; {text!r} is a file. Give its folder.")
+        raise InputError(
+            f"An artifact or a checkpoint is a folder, or a .gguf file; {text!r} is a file. Give its folder."
+        )
     if isinstance(source, str) and looks_like_hub_id(source):
         return None
     _nowhere(text, path)

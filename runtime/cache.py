@@ -19,7 +19,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -66,9 +66,12 @@ def entry_name(name: str, digests: Mapping[str, str], *, task: str, precision: s
     return f"{slug}-{task}-{target}-{precision}-{key}"
 
 
-def checkpoint_digests(folder: Path, cache: Path) -> dict[str, str]:
-    """SHA-256 of every file in a local checkpoint that an export may read, by its name relative to ``folder``."""
-    names = _names(folder)
+def checkpoint_digests(folder: Path, cache: Path, names: Sequence[str] | None = None) -> dict[str, str]:
+    """SHA-256 of every file in a local checkpoint that an export may read, by its name relative to ``folder``.
+
+    ``names``: the files, where they are known."""
+    if names is None:
+        names = _names(folder)
     memory = _Memory(cache / "digests.json")
 
     def digest(name: str) -> str:

@@ -76,7 +76,7 @@ def _common(model: GGUF) -> dict[str, Any]:
     heads = _positive(model, "{arch}.attention.head_count")
     hidden = _positive(model, "{arch}.embedding_length")
     rotary = metadata.whole("{arch}.rope.dimension_count", None)
-    size = metadata.whole("{arch}.attention.key_length", rotary or hidden // heads)
+    size = metadata.whole("{arch}.attention.key_length", hidden // heads)
     values = metadata.whole("{arch}.attention.value_length", size)
     if values != size or (rotary is not None and rotary != size):
         raise UnsupportedModelError(

@@ -6,6 +6,7 @@ tokenizers library that is every cut of every token, in order of score. "gpt2" i
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,21 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from precast.export.gguf.metadata import Metadata
+from precast.export.gguf.reader import read_gguf
 from precast.export.gguf.splits import SPLITS
-from precast.export.gguf.vocabulary import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, Vocabulary
+from precast.export.gguf.vocabulary import (
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Vocabulary,
+    read_vocabulary,
+)
 from precast.runtime.errors import CheckpointError, UnsupportedModelError, listing
 from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["tokenizer_files"]
+__all__ = ["read_tokenizer_files", "tokenizer_files"]
 
 _WORD = "▁"  # sentencepiece's space
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -30,6 +40,12 @@ _NAMED = {
     "mask_token": "mask",
     "sep_token": "sep",
 }
+
+
+def read_tokenizer_files(path: Path) -> dict[str, bytes]:
+    """``tokenizer_files`` of the model in a ``.gguf`` file."""
+    metadata = read_gguf(path).metadata
+    return tokenizer_files(metadata, read_vocabulary(metadata))
 
 
 def tokenizer_files(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, bytes]:

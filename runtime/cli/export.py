@@ -15,7 +15,7 @@ __all__ = ["export", "register"]
 
 @guarded
 def export(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's folder, or a Hub id.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's folder, a .gguf file, or a Hub id.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="The artifact's folder, which does not exist yet.")],
     task: Annotated[str | None, typer.Option(help="What to export it for. Default: what config.json says.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, ...: the numbers it computes with.")] = "fp32",
