@@ -61,12 +61,8 @@ class Memory:
     @property
     def slots(self) -> int | None:
         """Slots of a buffer that has room for all tokens; None where there is none."""
-        found = [
-            slots
-            for name, slots in self._growing.items()
-            if slots is not None and not (self._ring and self._window[name])
-        ]
-        return min(found, default=None)
+        whole = (slots for name, slots in self._growing.items() if not (self._ring and self._window[name]))
+        return min((slots for slots in whole if slots is not None), default=None)
 
     def grow(self, capacity: int) -> None:
         """Room for ``capacity`` tokens a row in buffers that hold all of them."""

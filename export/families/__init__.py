@@ -1,4 +1,4 @@
-"""One file an architecture, found by its name: ``model_type`` with dashes as underscores. No central list."""
+"""One file an architecture, found by its name: ``model_type``, dashes or underscores alike. No central list."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class Family:
     """Everything export knows of an architecture.
 
     Args:
+        model_type: as config.json spells it, where that is not the file's name.
         spec: the frozen spec class read from config.json.
         heads: what can be exported, and the function that composes it; it gets the spec and the set of optional
             parts that the checkpoint lacks.
@@ -75,6 +76,7 @@ class Family:
     optional: tuple[str, ...] = ()
     inert: frozenset[str] = field(default_factory=frozenset)
     refused: Mapping[str, str] = field(default_factory=dict)
+    model_type: str | None = None
 
     def read(self, config: Mapping[str, Any]) -> Spec:
         """The spec of a config.json; raises ConfigError."""
@@ -84,8 +86,18 @@ class Family:
 @functools.cache
 def model_types() -> tuple[str, ...]:
     """Every ``model_type`` that can be exported."""
-    files = [module.name.replace("_", "-") for module in pkgutil.iter_modules(__path__)]
-    return tuple(sorted([*files, *ALIASES]))
+    spelled = (_family(file).model_type or file for file in _files())
+    return tuple(sorted([*spelled, *ALIASES]))
+
+
+@functools.cache
+def _files() -> frozenset[str]:
+    return frozenset(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def _family(file: str) -> Family:
+    family: Family = importlib.import_module(f"{__name__}.{file}").FAMILY
+    return family
 
 
 def find_family(model_type: Any) -> Family:
@@ -94,11 +106,12 @@ def find_family(model_type: Any) -> Family:
     Raises:
         UnsupportedModelError: there is none; names the closest.
     """
-    if model_type not in model_types():
+    aliases = {alias.replace("-", "_"): name for alias, name in ALIASES.items()}
+    file = str(model_type).replace("-", "_")
+    file = aliases.get(file, file).replace("-", "_")
+    if file not in _files():
         raise UnsupportedModelError(
             f"model_type {model_type!r} is not supported. {closest(str(model_type), model_types())} "
             f"Supported: {listing(model_types())}."
         )
-    module = importlib.import_module(f"{__name__}.{ALIASES.get(model_type, model_type).replace('-', '_')}")
-    family: Family = module.FAMILY
-    return family
+    return _family(file)

@@ -388,6 +388,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 
 
 FAMILY = Family(
+    model_type="deberta-v2",
     spec=Spec,
     heads={
         heads.BASE: _base,
