@@ -62,6 +62,26 @@ def _add_layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
     return [outputs[0], outputs[1] if len(outputs) == 2 else None]
 
 
+def _rms_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    return [tape.op("RMSNorm", list(node.inputs), {"epsilon": attributes(node)["epsilon"]}, domain=DOMAIN)]
+
+
+def _add_rms_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value | None]:
+    outputs = tape.op_multi_out(
+        "AddRMSNorm",
+        list(node.inputs),
+        {"epsilon": attributes(node)["epsilon"]},
+        num_outputs=2 if node.outputs[1].uses() or node.outputs[1].is_graph_output() else 1,
+        domain=DOMAIN,
+    )
+    return [outputs[0], outputs[1] if len(outputs) == 2 else None]
+
+
+def _gated_activation(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    activation = attributes(node)["activation"]
+    return [tape.op("GatedActivation", list(node.inputs), {"activation": activation}, domain=DOMAIN)]
+
+
 def _gelu(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     tanh = int(attributes(node)["approximate"] == "tanh")
     return [tape.op("BiasGelu", [node.inputs[0]], {"tanh": tanh}, domain=DOMAIN)]
@@ -75,6 +95,9 @@ NATIVE = Dialect(
         "CachedAttention": _cached_attention,
         "LayerNorm": _layer_norm,
         "AddLayerNorm": _add_layer_norm,
+        "RMSNorm": _rms_norm,
+        "AddRMSNorm": _add_rms_norm,
+        "GatedActivation": _gated_activation,
         "Gelu": _gelu,
     },
     {**ONNXRUNTIME.opsets, DOMAIN: 1},

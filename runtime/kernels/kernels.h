@@ -8,7 +8,7 @@
 
 namespace precast {
 
-// LayerNorm of rows, after the sum with a residual and a bias where they are given. [rows, width] each.
+// LayerNorm or RMSNorm of rows, after the sum with a residual and a bias where they are given. [rows, width] each.
 struct NormCall {
   const float* x;
   const float* residual;  // null: none
@@ -21,6 +21,17 @@ struct NormCall {
   int64_t x_rows;         // x and residual repeat after so many rows: that is how they broadcast over the batch
   int64_t residual_rows;
   float epsilon;
+};
+
+enum class Activation { kSilu, kGelu, kGeluTanh, kRelu };
+
+// act(gate) * up, element by element.
+struct GatedCall {
+  const float* gate;
+  const float* up;
+  float* out;
+  int64_t elements, width;
+  Activation activation;
 };
 
 struct GeluCall {
@@ -71,7 +82,9 @@ constexpr int64_t kFewSpan = 256;
 struct Kernels {
   const char* name;
   void (*norm)(const NormCall&, int64_t first, int64_t last);              // rows
+  void (*rms_norm)(const NormCall&, int64_t first, int64_t last);          // rows; without a mean and beta
   void (*gelu)(const GeluCall&, int64_t first, int64_t last);              // rows
+  void (*gated)(const GatedCall&, int64_t first, int64_t last);            // rows
   size_t (*attention_scratch)(const AttentionCall&);                       // floats
   void (*attention)(const AttentionCall&, int64_t task, float* scratch);   // batch * heads * chunks tasks
   // The same for few queries: keys and values are read where they lie, once for all heads that share them.

@@ -37,6 +37,17 @@ void read(const ort::Api& api, const ort::KernelInfo* info, const char* name, T*
   else *value = found;
 }
 
+template <size_t Size>
+void read(const ort::Api& api, const ort::KernelInfo* info, const char* name, char (*text)[Size]) {
+  char found[Size];
+  size_t size = Size;
+  ort::Status* status = api.attribute(info, name, found, &size);
+  if (status == nullptr) std::memcpy(*text, found, size);
+  else api.release(status);
+  // Longer than any that is known.
+  if (size > Size) std::memcpy(*text, "?", 2);
+}
+
 ort::Status* create(const ort::CustomOp* op, const void* table, const ort::KernelInfo* info, void** out) {
   const ort::Api api(table);
   const Kernels* kernels = choose_kernels();
@@ -54,6 +65,7 @@ ort::Status* create(const ort::CustomOp* op, const void* table, const ort::Kerne
   read(api, info, "scale", &node.scale);
   read(api, info, "softcap", &node.softcap);
   read(api, info, "tanh", &node.tanh);
+  read(api, info, "activation", &node.activation);
   read(api, info, "heads", &node.heads);
   read(api, info, "kv_heads", &node.kv_heads);
   read(api, info, "window", &node.window);
@@ -117,8 +129,14 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
       {"AddLayerNorm", add_layer_norm, "fffff", 3, 2},
       // x, weight, beta?
       {"LayerNorm", layer_norm, "fff", 2, 1},
+      // x, residual, weight -> out, sum?
+      {"AddRMSNorm", add_rms_norm, "fff", 3, 2},
+      // x, weight
+      {"RMSNorm", rms_norm, "ff", 2, 1},
       // x, bias?
       {"BiasGelu", bias_gelu, "ff", 1, 1},
+      // gate, up
+      {"GatedActivation", gated_activation, "ff", 2, 1},
       // query (or packed query, key, value), key?, value?, qkv_bias?, mask?, attention_bias?
       {"Attention", attention, "ffffif", 1, 1},
       // query, key, value, past_key, past_value, past_lengths, lengths, bias? -> output, present_key, present_value

@@ -14,6 +14,7 @@ struct Node {
   float scale = 1.0f;
   float softcap = 0.0f;
   int64_t tanh = 0;
+  char activation[16] = "silu";
   int64_t heads = 1;
   int64_t kv_heads = 0;  // 0: as many as heads
   int64_t window_left = -1, window_right = -1;
@@ -23,7 +24,10 @@ struct Node {
 
 ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context);
 ort::Status* layer_norm(const Node& node, ort::KernelContext* context);
+ort::Status* rms_norm(const Node& node, ort::KernelContext* context);
+ort::Status* add_rms_norm(const Node& node, ort::KernelContext* context);
 ort::Status* bias_gelu(const Node& node, ort::KernelContext* context);
+ort::Status* gated_activation(const Node& node, ort::KernelContext* context);
 ort::Status* attention(const Node& node, ort::KernelContext* context);
 ort::Status* cached_attention(const Node& node, ort::KernelContext* context);
 ort::Status* linear(const Node& node, ort::KernelContext* context);

@@ -54,6 +54,10 @@ class Api {
 
   Status* attribute(const KernelInfo* info, const char* name, float* out) const { return call<85>(info, name, out); }
   Status* attribute(const KernelInfo* info, const char* name, int64_t* out) const { return call<86>(info, name, out); }
+  // Text with its final zero; `size` is the room for it, and becomes what it takes.
+  Status* attribute(const KernelInfo* info, const char* name, char* out, size_t* size) const {
+    return call<87>(info, name, out, size);
+  }
 
   Status* input_count(const KernelContext* context, size_t* out) const { return call<88>(context, out); }
   Status* output_count(const KernelContext* context, size_t* out) const { return call<89>(context, out); }

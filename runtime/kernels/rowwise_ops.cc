@@ -1,4 +1,6 @@
-// AddLayerNorm, LayerNorm and BiasGelu: shapes, and rows divided among threads.
+// Norms and activations: shapes, and rows divided among threads.
+#include <cstring>
+
 #include "operators.h"
 #include "tensors.h"
 
@@ -48,8 +50,9 @@ int64_t repeating_rows(Call& call, const char* name, const Tensor& tensor, const
   return call.ok() && tensor.last() > 0 ? tensor.elements() / tensor.last() : 1;
 }
 
-ort::Status* normalise(const Node& node, ort::KernelContext* context, bool residual_given) {
-  Call call(node.api, context, residual_given ? "AddLayerNorm" : "LayerNorm");
+ort::Status* normalise(const Node& node, ort::KernelContext* context, const char* op, bool residual_given,
+                       void (*rows)(const NormCall&, int64_t, int64_t)) {
+  Call call(node.api, context, op);
   const size_t shift = residual_given ? 1 : 0;
   const Tensor x = call.input(0);
   const Tensor residual = residual_given ? call.input(1) : Tensor();
@@ -80,15 +83,47 @@ ort::Status* normalise(const Node& node, ort::KernelContext* context, bool resid
   arguments.epsilon = node.epsilon;
   arguments.out = call.output(0, shape.dims, shape.rank);
   arguments.sum = residual_given ? call.output(1, shape.dims, shape.rank) : nullptr;
-  over_rows(call, arguments, node.kernels->norm, width == 0 ? 0 : shape.elements() / width);
+  over_rows(call, arguments, rows, width == 0 ? 0 : shape.elements() / width);
   return call.status();
 }
 
 }  // namespace
 
-ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context) { return normalise(node, context, true); }
+ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context) {
+  return normalise(node, context, "AddLayerNorm", true, node.kernels->norm);
+}
 
-ort::Status* layer_norm(const Node& node, ort::KernelContext* context) { return normalise(node, context, false); }
+ort::Status* layer_norm(const Node& node, ort::KernelContext* context) {
+  return normalise(node, context, "LayerNorm", false, node.kernels->norm);
+}
+
+ort::Status* add_rms_norm(const Node& node, ort::KernelContext* context) {
+  return normalise(node, context, "AddRMSNorm", true, node.kernels->rms_norm);
+}
+
+ort::Status* rms_norm(const Node& node, ort::KernelContext* context) {
+  return normalise(node, context, "RMSNorm", false, node.kernels->rms_norm);
+}
+
+ort::Status* gated_activation(const Node& node, ort::KernelContext* context) {
+  Call call(node.api, context, "GatedActivation");
+  const Tensor gate = call.input(0), up = call.input(1);
+  static constexpr const char* kNames[] = {"silu", "gelu", "gelu_tanh", "relu"};
+  int which = 0;
+  while (which < 4 && std::strcmp(kNames[which], node.activation) != 0) ++which;
+  call.check(which < 4, "activation must be silu, gelu, gelu_tanh or relu, not %s", node.activation);
+  call.check(gate && up, "gate or up is missing");
+  bool same = gate.rank == up.rank;
+  for (size_t i = 0; same && i < gate.rank; ++i) same = gate.dims[i] == up.dims[i];
+  call.check(same, "gate and up must have the same shape");
+  if (!call.ok()) return call.status();
+  // Every element stands for itself: a row is what a task takes, and the last one is shorter.
+  const int64_t elements = gate.elements();
+  GatedCall arguments{gate.floats(), up.floats(), call.output(0, gate.dims, gate.rank), elements, kTaskElements,
+                      static_cast<Activation>(which)};
+  over_rows(call, arguments, node.kernels->gated, (elements + kTaskElements - 1) / kTaskElements);
+  return call.status();
+}
 
 ort::Status* bias_gelu(const Node& node, ort::KernelContext* context) {
   Call call(node.api, context, "BiasGelu");
