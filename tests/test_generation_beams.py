@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -194,3 +196,34 @@ def test_beams_that_cannot_be() -> None:
         generate(ours, [[5]], num_beams=3, streamer=object())
     with pytest.raises(InputError, match="A draft model speculates for one sequence"):
         generate(ours, [[5]], num_beams=3, assistant_model=ours)
+
+
+# Groups of beams: recorded from Transformers 4.49, which was the last line to have them
+
+RECORDED = json.loads((Path(__file__).parent / "data" / "diverse_beams.json").read_text(encoding="utf-8"))["cases"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart"])
+@pytest.mark.parametrize("case", RECORDED)
+def test_groups_of_beams_are_those_of_transformers_4(name: str, case: str) -> None:
+    asked, recorded = RECORDED[case]["arguments"], RECORDED[case][name]
+    ids, mask = random_prompts(21, rows=20)
+    if name == "bart" or "repetition_penalty" in asked:
+        mask = np.ones_like(mask)  # what 4.49 took for text, and for sources on this torch, too
+    ours = served(upstream_model(name))
+    found = generate(
+        ours, ids, attention_mask=mask, return_dict_in_generate=True, output_scores=True, **asked
+    )  # fmt: skip
+    tokens = found.sequences[:, 9 if name == "gpt2" else 1 :]
+    # It wrote the first end token wherever a beam had ended, whichever it had ended with.
+    ends = asked.get("eos_token_id", [2])
+    assert np.where(np.isin(tokens, ends), ends[0], tokens).tolist() == recorded["ids"]
+    np.testing.assert_allclose(found.sequences_scores, recorded["scores"], atol=2e-5)
+    assert len(found.scores) == max(found.new_tokens)
+
+
+def test_groups_say_different_things() -> None:
+    ours = served(upstream_model("llama"))
+    asked = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 6, "min_new_tokens": 6}
+    diverse = generate(ours, [[5, 6]], num_beam_groups=4, diversity_penalty=100.0, **asked)
+    assert len(set(diverse[:, 2].tolist())) == 4, "a penalty this large gives every group a first token of its own"

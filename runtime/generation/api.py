@@ -14,11 +14,13 @@ from precast.runtime.errors import InputError, closest
 from precast.runtime.generation.call import Call, GenerativeModel, Streamer
 from precast.runtime.generation.callbacks import as_callables
 from precast.runtime.generation.config import GenerationConfig
+from precast.runtime.generation.constraints import build_constraint
 from precast.runtime.generation.conversation import Conversation
 from precast.runtime.generation.engine import Engine
 from precast.runtime.generation.loop import Control
 from precast.runtime.generation.prompts import Prompts, read_decoder_prompts, read_prompts
 from precast.runtime.generation.results import FinishReason, GenerateOutput
+from precast.runtime.generation.stopping import StopStrings
 
 __all__ = ["generate", "prepare"]
 
@@ -135,7 +137,11 @@ def prepare(
         length_reason=reason,
         logits_callbacks=as_callables(logits_processor, "logits_processor"),
         criteria_callbacks=as_callables(stopping_criteria, "stopping_criteria"),
+        criteria=[StopStrings(config.stop_strings, tokenizer)] if config.stop_strings else [],
         prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+        constraint=build_constraint(
+            tokenizer, engine.vocab_size, config.eos, json_schema=json_schema, regex=regex, grammar=grammar
+        ),
         streamer=streamer,
         assistant=assistant,
         conversation=past,
@@ -220,4 +226,6 @@ def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int | None]:
 def _context(source: Prompts) -> dict[str, Array]:
     """An encoder's input: ids and mask [N, S], without the columns at the end that are padding in every row."""
     last = int(np.flatnonzero(source.mask.any(axis=0))[-1]) + 1
-    return {"input_ids": source.given[:, :last], "attention_mask": source.mask[:, :last]}
+    ids, mask = source.given[:, :last], source.mask[:, :last]
+    # Padding may hold anything, and is looked up all the same.
+    return {"input_ids": np.where(mask != 0, ids, 0), "attention_mask": mask}

@@ -170,7 +170,7 @@ def candidates_end(run: Run, parents: Array, tokens: Array, is_eos: Array, steps
     if not run.criteria:
         return is_eos, "stop"
     rows = parents.ravel()
-    tried = History([run.history.row(row) for row in rows])
+    tried = History([run.history.row(row) for row in rows], origins=run.history.origins[rows])
     tried.prompts = run.history.prompts[rows]
     tried.append(tokens.ravel())
     ending = is_eos.copy()

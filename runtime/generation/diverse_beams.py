@@ -14,6 +14,7 @@ import numpy as np
 from precast.runtime.backends.base import Array
 from precast.runtime.generation.beams import BeamSettings, Hypothesis, candidates_end, log_softmax, top
 from precast.runtime.generation.loop import Run
+from precast.runtime.generation.penalties import HammingDiversity
 from precast.runtime.generation.results import FinishReason
 
 __all__ = ["diverse_beam_search"]
@@ -70,7 +71,7 @@ def diverse_beam_search(run: Run, settings: BeamSettings) -> list[list[Hypothesi
     # One beam of each group speaks first: all are the same prompt.
     running = np.full((items, beams), _NEVER, dtype=np.float32)
     running[:, ::size] = 0.0
-    over: FinishReason = "length"
+    apart = HammingDiversity(settings.diversity_penalty)
     steps = 0
     while True:
         run.recorder.keep_logits(logits, alive)
@@ -81,15 +82,12 @@ def diverse_beam_search(run: Run, settings: BeamSettings) -> list[list[Hypothesi
         run.tick()
         tokens = np.full((items, beams), run.pad, dtype=np.int64)
         parents = np.arange(items * beams).reshape(items, beams)
-        exhausted = steps >= run.budget
         for number in range(settings.groups):
             part = slice(number * size, (number + 1) * size)
             values = plain.copy()
-            for item in range(items):
-                said, times = np.unique(tokens[item, : part.start], return_counts=True)
-                values[item * beams + part.start : item * beams + part.stop, said] -= np.float32(
-                    settings.diversity_penalty
-                ) * times.astype(np.float32)
+            shaped = values.reshape(items, beams, vocab)[:, part].reshape(items * size, vocab)
+            apart(shaped, tokens[:, : part.start])
+            values.reshape(items, beams, vocab)[:, part] = shaped.reshape(items, size, vocab)
             # Processors look at one row at a time: those of the other groups are computed and left aside.
             for processor in run.processors:
                 processor(values, run.history)
@@ -122,7 +120,7 @@ def diverse_beam_search(run: Run, settings: BeamSettings) -> list[list[Hypothesi
 
         rows = parents.ravel().tolist()
         ending, over = candidates_end(run, parents, tokens, np.isin(tokens, eos), steps)
-        if all(group.done for each in groups for group in each) or ending.all() or exhausted:
+        if all(group.done for each in groups for group in each) or ending.all():
             break
         trails = [[*trails[parent], parent] for parent in rows]
         run.session.select(rows)
