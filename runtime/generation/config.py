@@ -20,9 +20,10 @@ DEFAULT_NEW_TOKENS = 20
 INERT_KEYS = frozenset(
     """
     transformers_version _from_model_config _commit_hash _original_object_hash _name_or_path model_type
-    trust_remote_code torch_dtype dtype attn_implementation _attn_implementation cache_implementation cache_config
-    max_cache_len return_legacy_cache prefill_chunk_size compile_config disable_compile continuous_batching_config low_memory
-    is_assistant assistant_lookbehind target_lookbehind synced_gpus chat_format
+    trust_remote_code torch_dtype dtype attn_implementation _attn_implementation
+    cache_implementation cache_config max_cache_len return_legacy_cache prefill_chunk_size low_memory
+    compile_config disable_compile continuous_batching_config synced_gpus
+    is_assistant assistant_lookbehind target_lookbehind chat_format
     """.split()
 )
 """Keys that say how torch computes or who wrote the file; no token depends on them here."""
@@ -273,8 +274,8 @@ def _refuse_contradictions(config: GenerationConfig) -> None:
         )
     if config.do_sample and config.temperature == 0.0:
         raise InputError("temperature must be above 0 to draw tokens; for the most likely one, give do_sample=False")
-    _refuse_idle(config, _DRAWING, bool(config.do_sample), "drawing tokens: give do_sample=True as well")
-    _refuse_idle(config, _BEAMS, beams > 1, "a beam search: give num_beams of at least 2 as well")
+    _refuse_idle(config, _DRAWING, bool(config.do_sample), "where tokens are drawn: give do_sample=True as well")
+    _refuse_idle(config, _BEAMS, beams > 1, "to a beam search: give num_beams of at least 2 as well")
     if config.prompt_lookup_num_tokens is not None and beams > 1:
         raise InputError(
             f"prompt_lookup_num_tokens speculates for one sequence, and num_beams is {beams}; leave one of them out"
@@ -300,7 +301,7 @@ def _refuse_idle(config: GenerationConfig, names: Mapping[str, tuple[Any, ...]],
     for name, neutral in names.items():
         value = getattr(config, name)
         if not used and name in config.explicit and value not in neutral:
-            raise InputError(f"{name}={value!r} matters only when {advice}, or leave it out")
+            raise InputError(f"{name}={value!r} matters only {advice}, or leave it out")
 
 
 def _refuse_lengths(config: GenerationConfig, low: str, least: int | None, high: str, most: int | None) -> None:

@@ -56,7 +56,7 @@ class RandomSampler:
         for index, (row, generator) in enumerate(zip(logits, self._rows, strict=True)):
             ids = survivors(row)
             # Summed in float64, where 262144 small probabilities keep their share; exp needs no more than float32.
-            mass = np.cumsum(_weights(row[ids], index), dtype=np.float64)
+            mass = np.cumsum(_weights(row, ids, index), dtype=np.float64)
             at = np.searchsorted(mass, generator.random() * mass[-1], "right")
             chosen[index] = ids[min(int(at), len(ids) - 1)]
         return chosen
@@ -70,7 +70,7 @@ class RandomSampler:
         chosen = np.empty((len(scores), count), dtype=np.int64)
         for index, (row, generator) in enumerate(zip(scores, self._rows, strict=True)):
             ids = survivors(row)
-            weights = _weights(row[ids], index).astype(np.float64)
+            weights = _weights(row, ids, index).astype(np.float64)
             # Waiting times with these rates end in the order of successive draws.
             with np.errstate(divide="ignore"):
                 times = generator.standard_exponential(len(ids)) / weights
@@ -86,14 +86,14 @@ class RandomSampler:
         self._rows = [self._rows[row] for row in rows]
 
 
-def _weights(values: Array, index: int) -> Array:
-    """[K] float32, in proportion to the probabilities; the largest is 1."""
-    top = values.max(initial=-np.inf)
+def _weights(row: Array, ids: Array, index: int) -> Array:
+    """[K] float32, in proportion to the probabilities of ``ids``; the largest is 1."""
+    top = row.max()
     if not np.isfinite(top):
-        state = "NaN or infinite logits" if len(values) else "no token left to choose: all are banned"
+        state = "no token left to choose: all are banned" if top == -np.inf else "NaN or infinite logits"
         raise InputError(
             f"a token can be drawn where a logit is finite and none is NaN; row {index} has {state}. Loosen what bans "
             "tokens, or give remove_invalid_values=True"
         )
-    weights: Array = np.exp(values - top)
+    weights: Array = np.exp(row[ids] - top)
     return weights
