@@ -79,7 +79,7 @@ class CausalLM(nn.Module):
 
 
 class EncoderPart(nn.Module):
-    """{"last_hidden_state": [B, T, H], "cross_key.0": [B, T, N*D], ...}: an encoder and what its decoder reads of it."""
+    """{"last_hidden_state": [B, T, H], "cross_key.0": [B, T, N*D], ...}: an encoder, and what its decoder reads."""
 
     def __init__(self, encoder: nn.Module, cross: list[CrossAttention]) -> None:
         super().__init__()

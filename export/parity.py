@@ -91,18 +91,35 @@ _CHAINS: tuple[tuple[int, tuple[int, ...], str], ...] = (
 _KEPT = 4
 
 
+# Weights times tokens of a float64 call that is still a matter of seconds; fewer tokens are tried of a larger model,
+# never a looser gate.
+_BUDGET = 4 * 10**10
+_SHORTEST = 192
+
+
 def cases_for(parts: Sequence[Part]) -> list[Case]:
     """The inputs an export of these parts is tried on."""
-    return generation_cases(parts) if parts[-1].signature.states else cases(parts[0].signature)
+    if not parts[-1].signature.states:
+        return cases(parts[0].signature)
+    weights = sum(value.numel() for value in parts[-1].module.parameters())
+    return generation_cases(parts, longest=max(_SHORTEST, _BUDGET // max(1, weights)))
 
 
 def generation_cases(
-    parts: Sequence[Part], *, chains: Sequence[tuple[int, tuple[int, ...], str]] = _CHAINS, seed: int = 0
+    parts: Sequence[Part],
+    *,
+    chains: Sequence[tuple[int, tuple[int, ...], str]] = _CHAINS,
+    seed: int = 0,
+    longest: int = LONGEST,
 ) -> list[Case]:
-    """Chains of calls of a decoder, with its encoder's call in front where there is one; random tokens throughout."""
+    """Chains of calls of a decoder, with its encoder's call in front where there is one; random tokens throughout.
+
+    Args:
+        longest: tokens of a row; chains that are longer are left out, and 0 in a chain stands for it.
+    """
     rng = np.random.default_rng(seed)
     decoder = parts[-1].signature
-    longest = min(decoder.limits.get("max_positions", LONGEST), LONGEST)
+    longest = min(decoder.limits.get("max_positions", longest), longest)
     vocab = decoder.limits["vocab_size"]
     made: list[Case] = []
     for number, (rows, calls, kind) in enumerate(chains):

@@ -79,7 +79,7 @@ class Signature:
 def signature(
     family: Family, spec: Spec, head: Head, module: nn.Module, absent: frozenset[str] = frozenset()
 ) -> Signature:
-    """The signature of ``module``, a part of a model with ``head``; ``absent`` are optional parts the checkpoint lacks."""
+    """The signature of ``module``, part of a model with ``head``; ``absent``: optional parts the checkpoint lacks."""
     limits = {"vocab_size": int(spec.vocab_size)}  # type: ignore[attr-defined]
     longest = family.limits(spec)
     if longest is not None:

@@ -38,8 +38,8 @@ def _length(tape: Tape, value: ir.Value | None, axis: int) -> ir.Value:
 
 
 def group_query_attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
-    """GroupQueryAttention(query, key, value, past_key, past_value, seqlens_k, total_sequence_length, cos, sin, positions,
-    attention_bias). Bound to one buffer, past and present are appended in place.
+    """GroupQueryAttention(query, key, value, past_key, past_value, seqlens_k, total_sequence_length, cos, sin,
+    positions, attention_bias). Bound to one buffer, past and present are appended in place.
 
     Padded tokens count as real ones here: what they leave in the cache lies above every slot that is seen.
     """
