@@ -109,11 +109,12 @@ class TopP:
             ids = survivors(row)
             if len(ids) <= self.keep:
                 continue
-            values = row[ids]
+            values = row if len(ids) == len(row) else row[ids]
             # Probabilities in float32, summed in float64, compared in float32: upstream's roundings, which decide
             # where many tokens are equally likely.
-            weights = np.exp(values - values.max())
-            probabilities = weights / weights.sum(dtype=np.float64).astype(np.float32)
+            probabilities = values - values.max()
+            np.exp(probabilities, out=probabilities)
+            probabilities /= probabilities.sum(dtype=np.float64).astype(np.float32)
             near = self._near(values, probabilities)
             order = near[np.argsort(values[near], kind="stable")]
             # The mass up to each token, from the mass above it: all that is not near is below.

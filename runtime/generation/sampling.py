@@ -14,6 +14,8 @@ from precast.runtime.generation.filters import survivors
 
 __all__ = ["Greedy", "RandomSampler", "Sampler", "generators"]
 
+_BLOCK = 512
+
 
 class Sampler(Protocol):
     """Chooses the next token of every row, [R] int64, from processed logits [R, V]."""
@@ -55,10 +57,7 @@ class RandomSampler:
         chosen = np.empty(len(logits), dtype=np.int64)
         for index, (row, generator) in enumerate(zip(logits, self._rows, strict=True)):
             ids = survivors(row)
-            # Summed in float64, where 262144 small probabilities keep their share; exp needs no more than float32.
-            mass = np.cumsum(_weights(row, ids, index), dtype=np.float64)
-            at = np.searchsorted(mass, generator.random() * mass[-1], "right")
-            chosen[index] = ids[min(int(at), len(ids) - 1)]
+            chosen[index] = ids[_position(_weights(row, ids, index), generator.random())]
         return chosen
 
     def choose_several(self, scores: Array, count: int) -> Array:
@@ -95,5 +94,24 @@ def _weights(row: Array, ids: Array, index: int) -> Array:
             f"a token can be drawn where a logit is finite and none is NaN; row {index} has {state}. Loosen what bans "
             "tokens, or give remove_invalid_values=True"
         )
-    weights: Array = np.exp(row[ids] - top)
-    return weights
+    weights: Array = (row if len(ids) == len(row) else row[ids]) - top
+    return np.exp(weights, out=weights)
+
+
+def _position(weights: Array, uniform: float) -> int:
+    """Where the cumulative sum of weights [K] reaches a share of the whole, from 0 to 1.
+
+    Summed in float64, where 262144 small probabilities keep their share, and by blocks: a sum a block finds the one to
+    look into, and nothing as long as the vocabulary is made."""
+    if len(weights) <= _BLOCK:
+        mass = np.cumsum(weights, dtype=np.float64)
+        return min(int(np.searchsorted(mass, uniform * mass[-1], "right")), len(weights) - 1)
+    whole = len(weights) - len(weights) % _BLOCK
+    sums = weights[:whole].reshape(-1, _BLOCK).sum(axis=1, dtype=np.float64)
+    edges = np.cumsum(np.append(sums, weights[whole:].sum(dtype=np.float64)))
+    target = uniform * edges[-1]
+    block = int(np.searchsorted(edges, target, "right"))
+    start = block * _BLOCK
+    inside = np.cumsum(weights[start : start + _BLOCK], dtype=np.float64)
+    before = edges[block - 1] if block else 0.0
+    return min(start + int(np.searchsorted(inside, target - before, "right")), len(weights) - 1)
