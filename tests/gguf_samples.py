@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import transformers
 
-HIDDEN, LAYERS, HEADS, GROUPS, INNER, VOCAB, POSITIONS = 64, 2, 4, 2, 96, 40, 48
+HIDDEN, LAYERS, HEADS, GROUPS, INNER, VOCAB, POSITIONS = 64, 2, 4, 2, 96, 352, 48
 
 WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
 

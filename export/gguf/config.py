@@ -45,7 +45,12 @@ def model_config(model: GGUF, vocabulary: Vocabulary) -> dict[str, Any]:
             f"{metadata.file}: {architecture}.embedding_length is {metadata.whole('{arch}.embedding_length')}, and "
             f"token_embd.weight has rows of {hidden}. Convert the model anew."
         )
-    config = {
+    if len(vocabulary.tokens) > rows:
+        raise ConfigError(
+            f"{metadata.file} has {len(vocabulary.tokens)} tokens, and token_embd.weight rows for {rows} of them. "
+            "Convert the model anew."
+        )
+    return {
         **_BUILDERS[architecture](model),
         "vocab_size": rows,
         "tie_word_embeddings": is_tied(model),
@@ -53,7 +58,6 @@ def model_config(model: GGUF, vocabulary: Vocabulary) -> dict[str, Any]:
         "eos_token_id": _one_or_all(vocabulary.ends),
         "pad_token_id": vocabulary.pad,
     }
-    return config
 
 
 def generation_config(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -112,13 +116,20 @@ def _rope(model: GGUF, size: int) -> dict[str, Any]:
 
 
 def _llama(model: GGUF) -> dict[str, Any]:
+    """Llama, or Mistral where there is a window: llama.cpp has one architecture for both."""
     common = _common(model)
+    common |= {**_rope(model, common["head_dim"]), "hidden_act": "silu"}
+    if window := model.metadata.whole("{arch}.attention.sliding_window", 0):
+        return {
+            "model_type": "mistral",
+            "architectures": ["MistralForCausalLM"],
+            **common,
+            "sliding_window": window,
+        }
     return {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         **common,
-        **_rope(model, common["head_dim"]),
-        "hidden_act": "silu",
         "attention_bias": "blk.0.attn_q.bias" in model.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in model.tensors,
     }

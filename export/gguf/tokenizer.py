@@ -27,11 +27,13 @@ from precast.export.gguf.vocabulary import (
 )
 from precast.runtime.errors import CheckpointError, UnsupportedModelError, listing
 from precast.runtime.processors.text import Tokenizer
+from precast.runtime.processors.vocabulary import is_refusal
 
 __all__ = ["read_tokenizer_files", "tokenizer_files"]
 
 _WORD = "▁"  # sentencepiece's space
 _BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+_MOST_CUTTING = 1 << 29  # characters looked at to cut every token everywhere; Gemma's 262,144 tokens take 2^24
 _NAMED = {
     "bos_token": "bos",
     "eos_token": "eos",
@@ -102,7 +104,9 @@ def _chat_templates(metadata: Metadata) -> str | dict[str, str] | None:
 def _library(metadata: Metadata, **parts: Any) -> Backend:
     try:
         return Backend(models.BPE(**parts))
-    except Exception as error:  # the library raises bare Exceptions
+    except BaseException as error:
+        if not is_refusal(error):
+            raise
         raise UnsupportedModelError(
             f"{metadata.file}: its merges lead through pieces that have no id, which no tokenizer.json can express: "
             f"{error!s:.160}"
@@ -145,6 +149,12 @@ def _merges(metadata: Metadata, vocabulary: Vocabulary) -> list[tuple[str, str]]
         )
     if not np.isfinite(scores).all():
         raise CheckpointError(f"{metadata.file}: tokenizer.ggml.scores holds NaN or Inf. Convert the model anew.")
+    if sum(len(token) ** 2 for token in vocabulary.tokens) > _MOST_CUTTING:
+        longest = max(vocabulary.tokens, key=len)
+        raise CheckpointError(
+            f"{metadata.file}: tokens are pieces of words, and some are too long for that; the longest has "
+            f"{len(longest)} characters: {longest!r:.40}... Download it again."
+        )
     plain = np.isin(vocabulary.kinds, (NORMAL, UNUSED)).tolist()
     pieces = {token: index for index, token in enumerate(vocabulary.tokens) if plain[index]}
     merges: list[tuple[str, str]] = []
