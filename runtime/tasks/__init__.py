@@ -110,4 +110,4 @@ def pipeline(
         tokenizer = Tokenizer.from_folder(os.fspath(tokenizer))
     if tokenizer is not None:
         defaults["tokenizer"] = tokenizer
-    return kind(model, **defaults)
+    return kind(model, **{**kind.implied(task), **defaults})

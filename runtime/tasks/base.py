@@ -1,7 +1,7 @@
 """What every pipeline task shares: which inputs make one result or many, batches, order, errors.
 
-A task turns inputs into requests (`prepare`), keeps what it needs of each row of the model's output (`keep`), and
-turns a request's rows into the result (`finish`). Everything between is here.
+A task turns inputs into requests (`prepare`), may say how outputs are computed (`compute`), keeps what it needs of each
+row of them (`keep`), and turns a request's rows into the result (`finish`). Everything between is here.
 """
 
 from __future__ import annotations
@@ -61,7 +61,12 @@ class Task:
         """One request per input; several are asked for at once so that a tokenizer can work on them together."""
         raise NotImplementedError
 
-    def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> Any:
+    def compute(self, batch: Mapping[str, Any], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The model's outputs for a batch that `collate` made: one pass forward, unless a task needs more."""
+        outputs: Mapping[str, Any] = self.model(**batch)
+        return outputs
+
+    def keep(self, outputs: Mapping[str, Any], index: int, span: slice, row: Row) -> Any:
         """What of row ``index`` of a batch is needed later; ``span`` is where its tokens lie in the padded row."""
         raise NotImplementedError
 
@@ -69,7 +74,12 @@ class Task:
         """The result for one input from what was kept of its rows, in order."""
         raise NotImplementedError
 
-    def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    @classmethod
+    def implied(cls, asked: str) -> dict[str, Any]:
+        """Parameters that the name a pipeline was asked for by says, where it is a pattern of ``ALIASES``."""
+        return {}
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Rows as one batch of model inputs."""
         return batching.pad(rows, fill={})
 
@@ -149,7 +159,7 @@ class Task:
                 kept: list[Any] = [None] * len(rows)
                 batches = batching.plan([self.cost(row) for row in rows], batch_size=batch_size, **limits)
                 for batch in batches:
-                    self._forward([rows[index] for index in batch], batch, kept)
+                    self._forward([rows[index] for index in batch], batch, kept, parameters)
                 place = 0
                 for request in requests:
                     end = place + len(request.rows)
@@ -160,9 +170,10 @@ class Task:
                     report(done)
                     yield result
 
-    def _forward(self, rows: list[Row], places: list[int], kept: list[Any]) -> None:
-        batch = self.collate(rows)
-        outputs = self.model(**batch)
+    def _forward(
+        self, rows: Sequence[Row], places: Sequence[int], kept: list[Any], parameters: Mapping[str, Any]
+    ) -> None:
+        outputs = self.compute(self.collate(rows), parameters)
         for index, (place, row) in enumerate(zip(places, rows, strict=True)):
             kept[place] = self.keep(outputs, index, slice(self.cost(row)), row)
 
