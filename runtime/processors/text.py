@@ -10,6 +10,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 from precast.runtime.errors import CheckpointError, InputError
 from precast.runtime.processors.encoding import BatchEncoding
+from precast.runtime.processors.languages import Languages, find_languages
 from precast.runtime.processors.text_arguments import (
     choice,
     count,
@@ -80,6 +82,41 @@ class Tokenizer(Vocabulary):
         self._variants: dict[tuple[Any, ...], Backend] = {}
         self._lock = threading.Lock()
         self._plain_types: bool | None = None
+        self._sources: dict[str, Tokenizer] = {}
+
+    @cached_property
+    def languages(self) -> Languages | None:
+        """The languages a multilingual tokenizer marks texts with; None where it marks none."""
+        return find_languages(self._backend, set(self.special_tokens_map.values()))
+
+    def for_source(self, language: str) -> Tokenizer:
+        """This tokenizer for texts in ``language``, a code of `languages`.
+
+        :raises InputError: it marks no languages, or does not know this one."""
+        if self.languages is None:
+            raise InputError("this tokenizer marks no languages: texts need none named.")
+        token = self.languages.token(language)
+        if token not in self._sources:
+            backend = _sharing(self._backend)
+            backend.post_processor = self.languages.post_processor(language)
+            made = Tokenizer(backend, self._settings)
+            made.__dict__ |= {name: getattr(self, name) for name in ("model_input_names", "model_max_length")}
+            self._sources[token] = made
+        return self._sources[token]
+
+    @property
+    def src_lang(self) -> str | None:
+        """The language texts are taken to be in, by its code; set it before a call, as upstream. For calls from several
+        threads use `for_source`."""
+        return None if self.languages is None else self.languages.source
+
+    @src_lang.setter
+    def src_lang(self, language: str) -> None:
+        backend = self.for_source(language)._backend
+        with self._lock:
+            self._backend = backend
+            self._variants.clear()
+        self.__dict__.pop("languages", None)
 
     @classmethod
     def from_folder(cls, path: str | Path) -> Tokenizer:
