@@ -230,12 +230,13 @@ def _learn(library: Any, backend: Backend, vocab_size: int, eos: tuple[int, ...]
     special = [index for index, token in backend.get_added_tokens_decoder().items() if token.special]
     size = max(vocab_size, 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1))
     try:
-        return library.LLTokenizer(backend.to_str(), n_vocab=size, eos_token=list(eos))
+        made: LLTokenizer = library.LLTokenizer(backend.to_str(), n_vocab=size, eos_token=list(eos))
     except ValueError:  # it knows byte-level and byte-fallback decoders alone; any other's tokens are told to it
         spelt = _word_ends(backend) or TokenBytes(backend)
         tokens = [b"" if index in special else spelt[index] for index in range(size)]
         wrapped = library.TokenizerWrapper(_Spelling(tokens, special, eos[0]))
-        return library.LLTokenizer(wrapped, n_vocab=size, eos_token=list(eos))
+        made = library.LLTokenizer(wrapped, n_vocab=size, eos_token=list(eos))
+    return made
 
 
 def _word_ends(backend: Backend) -> dict[int, bytes] | None:

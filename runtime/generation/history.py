@@ -30,7 +30,7 @@ class History:
     kept across a change."""
 
     def __init__(
-        self, prompts: Sequence[Sequence[int] | Array], room: int = 0, origins: Sequence[int] | None = None
+        self, prompts: Sequence[Sequence[int] | Array], room: int = 0, origins: Sequence[int] | Array | None = None
     ) -> None:
         """:param prompts: R rows of ids; a row may be empty.
         :param room: tokens a row is expected to reach, so that nothing is ever moved.

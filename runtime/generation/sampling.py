@@ -29,7 +29,8 @@ class Greedy:
     """The most likely token; the lowest id among equals."""
 
     def choose(self, logits: Array) -> Array:
-        return logits.argmax(axis=-1)
+        chosen: Array = logits.argmax(axis=-1)
+        return chosen
 
     def select(self, rows: Sequence[int]) -> None:
         """Rows have nothing to keep."""
