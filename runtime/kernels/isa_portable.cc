@@ -4,13 +4,12 @@
 #include "few_queries.h"
 #include "gated.h"
 #include "gelu.h"
-#include "linear.h"
 #include "norm.h"
 
 namespace precast {
 
 extern const Kernels kPortable = {"portable", norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows, attention_scratch, attention_task,
                                few_scratch, few_task, few_merge,
-                               {linear_few, linear_many, quantize_tiles, block_linear}};
+                               {quantize_tiles, block_linear}};
 
 }  // namespace precast

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "linear_calls.h"
+#include "block_calls.h"
 
 namespace precast {
 
@@ -91,7 +91,7 @@ struct Kernels {
   size_t (*few_scratch)(const AttentionCall&);                             // floats
   void (*few)(const AttentionCall&, int64_t task, float* scratch);         // batch * kv_heads * spans tasks
   void (*few_merge)(const AttentionCall&, int64_t index, float* scratch);  // batch * kv_heads, after its spans
-  LinearKernels linear;
+  BlockKernels block;
 };
 
 // One a file compiled with the flags of its instruction set.

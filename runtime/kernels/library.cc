@@ -142,7 +142,6 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
       // query, key, value, past_key, past_value, past_lengths, lengths, bias? -> output, present_key, present_value
       {"CachedAttention", cached_attention, "fffffiif", 7, 3},
       // x, weight, bias?
-      {"Linear", linear, "fff", 2, 1},
       {"BlockLinear", block_linear, "fbf", 2, 1},
       // ids, weight
       {"BlockEmbedding", block_embedding, "ib", 2, 1},

@@ -30,7 +30,6 @@ ort::Status* bias_gelu(const Node& node, ort::KernelContext* context);
 ort::Status* gated_activation(const Node& node, ort::KernelContext* context);
 ort::Status* attention(const Node& node, ort::KernelContext* context);
 ort::Status* cached_attention(const Node& node, ort::KernelContext* context);
-ort::Status* linear(const Node& node, ort::KernelContext* context);
 ort::Status* block_linear(const Node& node, ort::KernelContext* context);
 ort::Status* block_embedding(const Node& node, ort::KernelContext* context);
 

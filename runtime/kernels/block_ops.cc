@@ -1,4 +1,4 @@
-// Linear, BlockLinear and BlockEmbedding: shapes, and columns and rows divided among threads.
+// BlockLinear and BlockEmbedding: shapes, and columns and rows divided among threads.
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -9,15 +9,13 @@
 namespace precast {
 namespace {
 
-// Bytes of weights of one task where rows are few: a few microseconds.
+// Bytes of weights of one task: a few microseconds for one row.
 constexpr int64_t kTaskBytes = 48 * 1024;
-// Rows of one task where they are many: what belongs to them stays in the second cache.
-constexpr int64_t kTaskRows = 240;  // whole tiles of every instruction set
-// From so many rows on float32 weights are turned into panels.
-constexpr int64_t kManyRows = 12;
-constexpr int64_t kLinearPanel = 16, kLinearScratch = 256 * 16;
+// Tiles of rows of one task where they are many: what belongs to them stays in the second cache.
+constexpr int64_t kTaskTiles = 64;
 
 int64_t ceiling(int64_t count, int64_t part) { return (count + part - 1) / part; }
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Memory of the calling thread that all tasks of a call read; its own scratch is for its tasks.
 struct Shared {
@@ -36,58 +34,28 @@ struct Shared {
   }
 };
 
-// Columns in whole units times rows in whole units, as tasks of about equal size.
-struct Grid {
-  int64_t units, units_of_task, rows, rows_of_task;
-
-  int64_t across() const { return ceiling(units, units_of_task); }
-  size_t tasks() const { return static_cast<size_t>(across() * ceiling(rows, rows_of_task)); }
-  void of(size_t index, int64_t* first, int64_t* last, int64_t* first_row, int64_t* last_row) const {
-    const int64_t i = static_cast<int64_t>(index);
-    *first = i % across() * units_of_task;
-    *last = *first + units_of_task < units ? *first + units_of_task : units;
-    *first_row = i / across() * rows_of_task;
-    *last_row = *first_row + rows_of_task < rows ? *first_row + rows_of_task : rows;
-  }
-};
-
-struct LinearWork {
-  LinearCall arguments;
-  const Kernels* kernels;
-  Grid grid;
-  bool many;
-  std::atomic<bool> out_of_memory{false};
-
-  static void task(void* user, size_t index) {
-    LinearWork& self = *static_cast<LinearWork*>(user);
-    int64_t first, last, first_row, last_row;
-    self.grid.of(index, &first, &last, &first_row, &last_row);
-    const int64_t unit = self.many ? kLinearPanel : 4, columns = self.arguments.columns;
-    const int64_t end = last * unit < columns ? last * unit : columns;
-    if (!self.many) return self.kernels->linear.few(self.arguments, first * unit, end);
-    float* scratch = thread_scratch(kLinearScratch);
-    if (scratch == nullptr) self.out_of_memory = true;
-    else self.kernels->linear.many(self.arguments, first * unit, end, first_row, last_row, scratch);
-  }
-};
-
 struct BlockWork {
   BlockCall arguments;
   const Kernels* kernels;
-  Grid grid;
-  int64_t tiles_of_task, tiles;
+  int64_t tiles, panels;
+  int64_t panels_of_task = 1;
+
+  static constexpr int64_t kQuantizedTiles = 8;  // of a task
+
+  int64_t across() const { return ceiling(panels, panels_of_task); }
 
   static void quantize(void* user, size_t index) {
     const BlockWork& self = *static_cast<const BlockWork*>(user);
-    const int64_t first = static_cast<int64_t>(index) * self.tiles_of_task, last = first + self.tiles_of_task;
-    self.kernels->linear.quantize(self.arguments, first, last < self.tiles ? last : self.tiles);
+    const int64_t first = static_cast<int64_t>(index) * kQuantizedTiles;
+    self.kernels->block.quantize(self.arguments, first, smaller(first + kQuantizedTiles, self.tiles));
   }
 
   static void product(void* user, size_t index) {
     const BlockWork& self = *static_cast<const BlockWork*>(user);
-    int64_t first, last, first_tile, last_tile;
-    self.grid.of(index, &first, &last, &first_tile, &last_tile);
-    self.kernels->linear.block(self.arguments, first, last, first_tile, last_tile);
+    const int64_t i = static_cast<int64_t>(index);
+    const int64_t first = i % self.across() * self.panels_of_task, tile = i / self.across() * kTaskTiles;
+    self.kernels->block.product(self.arguments, first, smaller(first + self.panels_of_task, self.panels), tile,
+                                smaller(tile + kTaskTiles, self.tiles));
   }
 };
 
@@ -156,38 +124,6 @@ bool check_blocks(Call& call, const Node& node, const Tensor& weight) {
 
 }  // namespace
 
-ort::Status* linear(const Node& node, ort::KernelContext* context) {
-  Call call(node.api, context, "Linear");
-  const Tensor x = call.input(0), weight = call.input(1), bias = call.input(2);
-  call.check(x && weight, "x or weight is missing");
-  call.check(x.rank >= 1, "x has no dimension to multiply");
-  call.check(weight.rank == 2 && weight.dims[1] == x.last(), "weight must be [columns, %lld], the width of x",
-             (long long)x.last());
-  if (!call.ok()) return call.status();
-  LinearCall to{x.floats(), weight.floats(), bias.floats(), nullptr, 0, x.last(), weight.dims[0]};
-  call.check(!bias || bias.is_vector(to.columns), "bias must be a vector of %lld elements", (long long)to.columns);
-  if (!call.ok()) return call.status();
-  to.rows = to.depth == 0 ? 0 : x.elements() / to.depth;
-  call.check(to.depth > 0, "x has no channels");
-  int64_t shape[kMaxRank];
-  for (size_t i = 0; i < x.rank; ++i) shape[i] = x.dims[i];
-  shape[x.rank - 1] = to.columns;
-  to.out = call.output(0, shape, x.rank);
-  if (!call.ok() || to.rows == 0 || to.columns == 0) return call.status();
-
-  const bool many = to.rows >= kManyRows;
-  Grid grid{};
-  grid.units = ceiling(to.columns, many ? kLinearPanel : 4);
-  const int64_t unit_bytes = to.depth * 4 * (many ? kLinearPanel : 4);
-  grid.units_of_task = unit_bytes >= kTaskBytes * 4 ? 1 : kTaskBytes * 4 / unit_bytes;
-  grid.rows = to.rows;
-  grid.rows_of_task = many ? kTaskRows : to.rows;
-  LinearWork work{to, node.kernels, grid, many};
-  call.parallel(LinearWork::task, grid.tasks(), &work);
-  call.check(!work.out_of_memory, "no memory for a panel of the weight");
-  return call.status();
-}
-
 ort::Status* block_linear(const Node& node, ort::KernelContext* context) {
   Call call(node.api, context, "BlockLinear");
   const Tensor x = call.input(0), weight = call.input(1, ort::kUint8), bias = call.input(2);
@@ -215,20 +151,19 @@ ort::Status* block_linear(const Node& node, ort::KernelContext* context) {
   static thread_local Shared shared;
   const PanelLayout layout(to.depth, to.block, to.bits, to.zeros);
   const size_t scales = static_cast<size_t>(to.rows * layout.blocks) * 2 * sizeof(float);
-  const size_t quants = static_cast<size_t>(to.rows * layout.blocks * to.block);
+  const size_t quants = static_cast<size_t>(to.rows * layout.blocks * to.block) * (to.bits / 4);
   void* memory = shared.reserve(scales + quants);
   call.check(memory != nullptr, "no memory for %zu bytes of quantised rows", scales + quants);
   if (!call.ok()) return call.status();
   to.scales = static_cast<float*>(memory);
   to.quants = static_cast<int8_t*>(memory) + scales;
 
-  BlockWork work{to, node.kernels, {}, 8, ceiling(to.rows, kRowTile)};
-  call.parallel(BlockWork::quantize, static_cast<size_t>(ceiling(work.tiles, work.tiles_of_task)), &work);
-  work.grid.units = ceiling(to.columns, kPanelColumns);
-  work.grid.units_of_task = layout.bytes >= kTaskBytes ? 1 : kTaskBytes / layout.bytes;
-  work.grid.rows = work.tiles;
-  work.grid.rows_of_task = kTaskRows / kRowTile;
-  call.parallel(BlockWork::product, work.grid.tasks(), &work);
+  BlockWork work{to, node.kernels, ceiling(to.rows, kRowTile), ceiling(to.columns, kPanelColumns)};
+  // Pairs of panels, which share what they read of x.
+  if (layout.bytes < kTaskBytes) work.panels_of_task = ceiling(kTaskBytes / layout.bytes, 2) * 2;
+  const int64_t down = ceiling(work.tiles, kTaskTiles);
+  call.parallel(BlockWork::quantize, static_cast<size_t>(ceiling(work.tiles, BlockWork::kQuantizedTiles)), &work);
+  call.parallel(BlockWork::product, static_cast<size_t>(work.across() * down), &work);
   return call.status();
 }
 

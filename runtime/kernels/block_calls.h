@@ -1,19 +1,10 @@
-// What the matrix products ask of the arithmetic: float32 weights, and weights in blocks of 4 or 8 bits.
+// Weights in blocks of 4 or 8 bits: how they lie, and what their products ask of the arithmetic.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 namespace precast {
-
-// x @ weight.T + bias, all float32; weight [columns, depth] as checkpoints store it.
-struct LinearCall {
-  const float* x;       // [rows, depth]
-  const float* weight;  // [columns, depth]
-  const float* bias;    // [columns]; null: none
-  float* out;           // [rows, columns]
-  int64_t rows, depth, columns;
-};
 
 constexpr int64_t kPanelColumns = 8;  // weight columns that lie together
 constexpr int64_t kRowTile = 4;       // rows whose quantised values lie together
@@ -48,12 +39,10 @@ struct BlockCall {
   bool zeros;
 };
 
-// Ranges are [first, last). A unit is kPanelColumns columns of blocks, a tile kRowTile rows.
-struct LinearKernels {
-  void (*few)(const LinearCall&, int64_t first, int64_t last);  // columns
-  void (*many)(const LinearCall&, int64_t first, int64_t last, int64_t first_row, int64_t last_row, float* panel);
-  void (*quantize)(const BlockCall&, int64_t first, int64_t last);  // tiles
-  void (*block)(const BlockCall&, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile);
+// Ranges are [first, last): tiles of kRowTile rows, panels of kPanelColumns columns.
+struct BlockKernels {
+  void (*quantize)(const BlockCall&, int64_t first, int64_t last);
+  void (*product)(const BlockCall&, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile);
 };
 
 }  // namespace precast
