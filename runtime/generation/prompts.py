@@ -44,7 +44,8 @@ def read_prompts(
 ) -> Prompts:
     """Prompts of ``[N, S]`` ids with padding anywhere, of lists of ids, or of nothing but the beginning token.
 
-    Without a mask, tokens equal to ``pad`` are taken for padding where ``pad`` is no end token, as upstream does.
+    Without a mask, tokens equal to ``pad`` are taken for padding where ``pad`` is no end token, as upstream does; but
+    not in a single list of ids or in lists of different lengths, which nobody has padded.
 
     Raises:
         InputError: wrong shapes or types, a prompt without a token, an id outside the vocabulary.
@@ -55,8 +56,8 @@ def read_prompts(
         input_ids = [[bos]]
     if isinstance(input_ids, (list, tuple)):
         ids, ragged_mask = _rectangle(input_ids, bos, pad, pad_left, name)
-        # Lists of one length are as good as an array: padding in them is found as in one.
-        if attention_mask is None and not ragged_mask.all():
+        # Several lists of one length are as good as an array: they may have been padded. No other lists have been.
+        if attention_mask is None and (len(ids) == 1 or not ragged_mask.all()):
             attention_mask = ragged_mask
         elif attention_mask is not None and not ragged_mask.all():
             attention_mask = _ragged_mask(attention_mask, ragged_mask, name)
