@@ -125,7 +125,7 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
     spec = family.read(config)
     head = head_for(family, config, task)
     table = rename(tensors, family.weights(spec))
-    absent = frozenset(part for part in family.optional if not any(key.startswith(f"{part}.") for key in table))
+    absent = frozenset(part for part in family.optional if not any(f"{key}.".startswith(f"{part}.") for key in table))
     with torch.device("meta"):
         models = {other: compose(spec, absent) for other, compose in family.heads.items()}
     if getattr(models.get(BASE), "pooler", None) is None:

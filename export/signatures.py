@@ -80,7 +80,9 @@ def signature(
     family: Family, spec: Spec, head: Head, module: nn.Module, absent: frozenset[str] = frozenset()
 ) -> Signature:
     """The signature of ``module``, part of a model with ``head``; ``absent``: optional parts the checkpoint lacks."""
-    limits = {"vocab_size": int(spec.vocab_size)}  # type: ignore[attr-defined]
+    # A decoder may have a vocabulary of its own.
+    vocab = module.lm_head.out_features if isinstance(module, CausalLM) else spec.vocab_size  # type: ignore[attr-defined]
+    limits = {"vocab_size": int(vocab)}
     longest = family.limits(spec)
     if longest is not None:
         limits["max_positions"] = longest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from torch import Tensor, nn
 from precast.runtime.errors import WeightsError
 
 __all__ = [
+    "Flatten",
     "Fold",
     "Ignore",
+    "IgnoreZeros",
     "Lazy",
     "Merge",
+    "Narrow",
     "Rename",
     "Rule",
     "Source",
@@ -107,6 +111,17 @@ class Ignore(Rule):
 
 
 @dataclass(frozen=True)
+class IgnoreZeros(Rule):
+    """Drop matching tensors that hold nothing but zeros: a bias that every class of a kind has and few models use."""
+
+    pattern: str
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        pattern = _regex(self.pattern)
+        return {key: lazy for key, lazy in table.items() if not pattern.match(key) or lazy.load().any()}
+
+
+@dataclass(frozen=True)
 class Split(Rule):
     """One tensor into several of equal size along ``axis``: a packed projection into its parts."""
 
@@ -175,6 +190,33 @@ class Transpose(Rule):
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
         return _changed(table, self.pattern, lambda lazy: Lazy(lazy.keys, lazy.shape[::-1], lambda: lazy.load().t()))
+
+
+@dataclass(frozen=True)
+class Flatten(Rule):
+    """Matching tensors as vectors: [1, V] -> [V]."""
+
+    pattern: str
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        return _changed(
+            table, self.pattern, lambda lazy: Lazy(lazy.keys, (math.prod(lazy.shape),), lambda: lazy.load().flatten())
+        )
+
+
+@dataclass(frozen=True)
+class Narrow(Rule):
+    """Matching tensors without their first ``start`` rows, which nothing reads."""
+
+    pattern: str
+    start: int
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        def narrowed(lazy: Lazy) -> Lazy:
+            shape = (max(lazy.shape[0] - self.start, 0), *lazy.shape[1:])
+            return Lazy(lazy.keys, shape, lambda: lazy.load()[self.start :])
+
+        return _changed(table, self.pattern, narrowed)
 
 
 @dataclass(frozen=True)

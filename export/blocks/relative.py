@@ -8,9 +8,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from precast.export.blocks.cache import Step
 from precast.export.blocks.tables import Table
 
-__all__ = ["RelativeBias", "RelativeIndex", "signed_log_bins", "two_sided_buckets"]
+__all__ = [
+    "RelativeBias",
+    "RelativeIndex",
+    "SteppedRelativeBias",
+    "one_sided_buckets",
+    "signed_log_bins",
+    "two_sided_buckets",
+]
 
 
 class RelativeIndex(nn.Module):
@@ -46,6 +54,28 @@ class RelativeBias(nn.Module):
         return self.table(self.index(input_ids.shape[1])).permute(2, 0, 1)[None]
 
 
+class SteppedRelativeBias(nn.Module):
+    """A learned score bias for each bucket and head of a decoder over a cache, [B, N, S, R] by slot of the cache.
+
+    Args:
+        bucket: distances [D] int64 from 0 on -> buckets [D] int64; constant from ``limit`` on.
+    """
+
+    def __init__(self, limit: int, bucket: Callable[[Tensor], Tensor], buckets: int, heads: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.buckets = Table((limit + 1,), lambda: bucket(torch.arange(limit + 1)), torch.int64)
+        self.table = nn.Embedding(buckets, heads)
+
+    def forward(self, input_ids: Tensor, step: Step) -> Tensor:
+        """input_ids [B, S, ...] for the number of new tokens alone."""
+        slots = torch.arange(step.capacity, device=input_ids.device)
+        # Slots behind a token are not seen: any distance does.
+        distance = (step.slots(input_ids.shape[1])[..., None] - slots).clamp(0, self.limit)
+        by_distance = self.table(self.buckets()).t()  # [N, D], a constant of the graph
+        return by_distance[:, distance].transpose(0, 1)
+
+
 def two_sided_buckets(distance: Tensor, count: int, furthest: int) -> Tensor:
     """Buckets of distances query - key, for keys on both sides: half of ``count`` for each side, half of those
     exact, the rest on a logarithmic scale up to ``furthest``. https://arxiv.org/abs/1910.10683
@@ -58,6 +88,18 @@ def two_sided_buckets(distance: Tensor, count: int, furthest: int) -> Tensor:
     scaled = torch.log(away.clamp(min=1).float() / exact) / math.log(furthest / exact) * (side - exact)
     coarse = (exact + scaled.to(torch.int64)).clamp(max=side - 1)
     return torch.where(away < exact, away, coarse) + side * (distance < 0)
+
+
+def one_sided_buckets(distance: Tensor, count: int, furthest: int) -> Tensor:
+    """Buckets of distances query - key from 0 on, for keys before the query: half of ``count`` exact, the rest on a
+    logarithmic scale up to ``furthest``. https://arxiv.org/abs/1910.10683
+
+    In float32 as `two_sided_buckets`.
+    """
+    exact = count // 2
+    scaled = torch.log(distance.clamp(min=1).float() / exact) / math.log(furthest / exact) * (count - exact)
+    coarse = (exact + scaled.to(torch.int64)).clamp(max=count - 1)
+    return torch.where(distance < exact, distance, coarse)
 
 
 def signed_log_bins(distance: Tensor, count: int, furthest: int) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from precast.export.blocks.cache import Step, number
 from precast.export.blocks.norms import Norm
 
-__all__ = ["Decoder", "DecoderLayer", "ParallelLayer", "TokenEmbeddings"]
+__all__ = ["Decoder", "DecoderLayer", "ParallelLayer", "PostNormDecoderLayer", "TokenEmbeddings"]
 
 
 class TokenEmbeddings(nn.Module):
@@ -27,7 +27,7 @@ class TokenEmbeddings(nn.Module):
         *,
         scale: float | None = None,
         positions: nn.Module | None = None,
-        norm: nn.Module | None = None,
+        norm: Norm | None = None,
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(vocab, size)
@@ -39,9 +39,10 @@ class TokenEmbeddings(nn.Module):
         x: Tensor = self.words(input_ids)
         if self.scale is not None:
             x = x * self.scale
-        if self.positions is not None:
-            x = x + self.positions(input_ids, step)
-        return x if self.norm is None else self.norm(x)
+        if self.positions is None:
+            return x if self.norm is None else self.norm(x)
+        positions = self.positions(input_ids, step)
+        return x + positions if self.norm is None else self.norm.add(x, positions)[0]
 
 
 class DecoderLayer(nn.Module):
@@ -86,6 +87,40 @@ class DecoderLayer(nn.Module):
             update = self.cross_attn(normed, step)
         normed, x = self.mlp_norm.add(update, x)
         return x, self.mlp(normed)
+
+
+class PostNormDecoderLayer(nn.Module):
+    """x = norm(x + attention(x)); [x = norm(x + cross(x));] x = norm(x + mlp(x)). https://arxiv.org/abs/1706.03762
+
+    Args:
+        cross, cross_norm: attention over an encoder, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        attention: nn.Module,
+        attention_norm: Norm,
+        mlp: nn.Module,
+        mlp_norm: Norm,
+        cross: nn.Module | None = None,
+        cross_norm: Norm | None = None,
+    ) -> None:
+        super().__init__()
+        self.self_attn = attention
+        self.attention_norm = attention_norm
+        self.cross_attn = cross
+        self.cross_norm = cross_norm
+        self.mlp = mlp
+        self.mlp_norm = mlp_norm
+
+    def forward(self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None) -> tuple[Tensor, None]:
+        """As `DecoderLayer`; each norm ends in a whole state, so there is never an update beside it."""
+        x, _ = self.attention_norm.add(self.self_attn(x, step, bias), x)
+        if self.cross_attn is not None and self.cross_norm is not None:
+            x, _ = self.cross_norm.add(self.cross_attn(x, step), x)
+        x, _ = self.mlp_norm.add(self.mlp(x), x)
+        return x, None
 
 
 class ParallelLayer(nn.Module):

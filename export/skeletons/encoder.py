@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from precast.export.blocks.norms import LayerNorm
+from precast.export.blocks.norms import LayerNorm, Norm
 
 __all__ = ["Encoder", "PostNormLayer", "PreNormEncoder", "PreNormLayer"]
 
@@ -37,9 +37,7 @@ class PreNormLayer(nn.Module):
         attention_norm: None where the first layer's input is normalised already.
     """
 
-    def __init__(
-        self, *, attention: nn.Module, attention_norm: LayerNorm | None, mlp: nn.Module, mlp_norm: LayerNorm
-    ) -> None:
+    def __init__(self, *, attention: nn.Module, attention_norm: Norm | None, mlp: nn.Module, mlp_norm: Norm) -> None:
         super().__init__()
         self.attention_norm = attention_norm
         self.self_attn = attention
@@ -72,7 +70,7 @@ class PreNormEncoder(nn.Module):
         *,
         embeddings: nn.Module,
         layers: Iterable[nn.Module],
-        norm: LayerNorm,
+        norm: Norm,
         bias: nn.Module | None = None,
     ) -> None:
         super().__init__()
