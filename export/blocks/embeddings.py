@@ -12,7 +12,7 @@ from precast.export.blocks.cache import Step
 from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.tables import Table
 
-__all__ = ["CountedPositions", "LearnedPositions", "SinusoidTable", "PlacedPositions", "TextEmbeddings"]
+__all__ = ["CountedPositions", "LearnedPositions", "PlacedPositions", "SinusoidTable", "TextEmbeddings"]
 
 
 class SinusoidTable(nn.Module):
