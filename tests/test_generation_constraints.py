@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from generation_tokenizers import KINDS, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders
 
 from precast.runtime.errors import DependencyError, InputError
+from precast.runtime.generation.api import generate
 from precast.runtime.generation.config import GenerationConfig
 from precast.runtime.generation.constraints import GrammarConstraint, build_constraint
 from precast.runtime.generation.history import History
@@ -290,3 +292,96 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build_constraint(backend, 400, [EOS]) is None
     with pytest.raises(DependencyError, match=r'not installed: pip install "precast\[grammar\]"'):
         build_constraint(backend, 400, [EOS], regex="a")
+
+
+class _Guesser:
+    """An engine whose logits are random, and the same after the same tokens."""
+
+    max_length = None
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def open(self, rows: int, capacity: int, context: Any = None) -> _Rows:
+        return _Rows(self.vocab_size, rows, capacity)
+
+
+class _Rows:
+    def __init__(self, vocab_size: int, rows: int, capacity: int) -> None:
+        self.vocab_size, self.capacity, self.rollback = vocab_size, capacity, capacity
+        self.texts: list[list[int]] = [[] for _ in range(rows)]
+
+    @property
+    def rows(self) -> int:
+        return len(self.texts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(text) for text in self.texts], dtype=np.int64)
+
+    def feed(self, tokens: Any, keep: int = 1) -> np.ndarray:
+        logits = np.zeros((self.rows, keep, self.vocab_size), dtype=np.float32)
+        for row, new in enumerate(tokens):
+            self.texts[row] += new
+            for back in range(min(keep, len(new))):
+                rng = np.random.default_rng(self.texts[row][: len(self.texts[row]) - back])
+                logits[row, -1 - back] = rng.normal(scale=3, size=self.vocab_size)
+        return logits
+
+    def select(self, rows: Any) -> None:
+        self.texts = [list(self.texts[row]) for row in rows]
+
+    def truncate(self, lengths: Any) -> None:
+        self.texts = [text[:length] for text, length in zip(self.texts, lengths, strict=True)]
+
+
+def _model(kind: str) -> Any:
+    tokenizer = Ours(tiny_tokenizer(kind), Settings.from_kwargs({}))
+    engine = _Guesser(len(tokenizer) + 3)
+    return SimpleNamespace(
+        config={},
+        generation_config={"eos_token_id": EOS, "pad_token_id": 1},
+        tokenizer=tokenizer,
+        engine=lambda: engine,
+    )
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"do_sample": True, "num_return_sequences": 3, "seed": 4, "top_p": 0.9},
+        {"num_beams": 4, "num_return_sequences": 4},
+        {"num_beams": 4, "num_return_sequences": 2, "do_sample": True, "seed": 1},
+        {"num_beams": 4, "num_return_sequences": 4, "num_beam_groups": 2, "diversity_penalty": 0.5},
+        {"prompt_lookup_num_tokens": 4},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback"])
+def test_every_way_of_searching_follows_a_schema(how: dict[str, Any], kind: str) -> None:
+    model = _model(kind)
+    prompts = [[5, 6, 7], [8]] if "prompt_lookup_num_tokens" not in how else [[5, 6, 7]]
+    output = generate(model, prompts, json_schema=SCHEMA, max_new_tokens=160, return_dict_in_generate=True, **how)
+    texts = []
+    for row, reason in zip(output.sequences, output.finish_reasons, strict=True):
+        new = row[max(map(len, prompts)) :].tolist()
+        assert reason == "eos"
+        texts.append(_spelt(model.tokenizer.backend_tokenizer, new[: new.index(EOS) + 1]))
+        assert {"name", "age"} <= set(json.loads(texts[-1]))
+    if how == {"prompt_lookup_num_tokens": 4}:
+        plain = generate(model, prompts, json_schema=SCHEMA, max_new_tokens=160)
+        assert plain.tolist() == output.sequences.tolist()
+
+
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"do_sample": True, "seed": 3}], ids=str)
+def test_a_stop_string_ends_a_text_where_the_grammar_would_go_on(how: dict[str, Any]) -> None:
+    model = _model("byte_level")
+    output = generate(
+        model, [[5, 6], [9]], regex="(ab|cd|e)*", stop_strings=["cde", "bcd"], return_dict_in_generate=True,
+        max_new_tokens=300, bad_words_ids=[[EOS, 1], [1]], min_new_tokens=299, **how,
+    )  # fmt: skip
+    for row, new, reason in zip(output.sequences, output.new_tokens, output.finish_reasons, strict=True):
+        pieces = [model.tokenizer.backend_tokenizer.id_to_token(token) for token in row[2 : 2 + new].tolist()]
+        assert reason == "stop" and re.search("cde|bcd", "".join(pieces)), pieces
+        assert not re.search("cde|bcd", "".join(pieces[:-1])), pieces

@@ -130,7 +130,10 @@ class _States:
         return matcher
 
     def select(self, rows: Sequence[int]) -> None:
-        self.matchers = [self.matchers[row].deep_copy() for row in rows]
+        # A row that becomes several is copied for all but the last of them.
+        last = {row: index for index, row in enumerate(rows)}
+        old = self.matchers
+        self.matchers = [old[row] if last[row] == index else old[row].deep_copy() for index, row in enumerate(rows)]
         self.seen = [self.seen[row] for row in rows]
         self.ended = [self.ended[row] for row in rows]
         self.lost = [self.lost[row] for row in rows]

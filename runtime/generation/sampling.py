@@ -61,26 +61,6 @@ class RandomSampler:
             chosen[index] = ids[_position(_weights(row, ids, index), generator.random())]
         return chosen
 
-    def choose_several(self, scores: Array, count: int) -> Array:
-        """``count`` different ones of each row's entries, [R, N] to [R, count] int64, drawn one after the other without
-        replacement, in that order: what a beam search that draws needs. Where fewer than ``count`` entries are above
-        -inf, banned ones of low index fill up.
-
-        :raises InputError: as for ``choose``."""
-        chosen = np.empty((len(scores), count), dtype=np.int64)
-        for index, (row, generator) in enumerate(zip(scores, self._rows, strict=True)):
-            ids = survivors(row)
-            weights = _weights(row, ids, index).astype(np.float64)
-            # Waiting times with these rates end in the order of successive draws.
-            with np.errstate(divide="ignore"):
-                times = generator.standard_exponential(len(ids)) / weights
-            picked = ids[np.argsort(times, kind="stable")[:count]]
-            if len(picked) < count:
-                others = np.setdiff1d(np.arange(len(row)), ids)
-                picked = np.concatenate([picked, others[: count - len(picked)]])
-            chosen[index] = picked
-        return chosen
-
     def select(self, rows: Sequence[int]) -> None:
         """New row i continues the generator of old row rows[i]."""
         self._rows = [self._rows[row] for row in rows]
