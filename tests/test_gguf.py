@@ -19,7 +19,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 from precast.export.checkpoint import Checkpoint
 from precast.export.gguf.ggml_types import READABLE, UNREADABLE, dequantize
 from precast.export.gguf.repack import REPACKABLE, Packed, repack
-from precast.runtime.auto import AutoTokenizer
+from precast.runtime.auto import AutoModel, AutoTokenizer
 from precast.runtime.errors import CheckpointError, ConfigError, InputError, UnsupportedModelError, WeightsError
 
 ARCHITECTURES = ("llama", "qwen2", "gemma3", "gpt2")
@@ -392,3 +392,25 @@ def test_a_file_is_a_checkpoint(tmp_path: Path) -> None:
     assert not Checkpoint.open(bare).has("tokenizer.json")
     with pytest.raises(InputError, match="holds a model without a tokenizer"):
         AutoTokenizer.from_pretrained(bare)
+
+
+class CausalLM(AutoModel):
+    task = "text-generation"
+
+
+def test_from_the_file_to_its_tokens(tmp_path: Path) -> None:
+    """Exported on first use, and found the next time."""
+    model = random_model("llama", eos_token_id=None, pad_token_id=0)
+    path = write_model(tmp_path / "tiny.gguf", "llama", model.state_dict(), tokenizer=True)
+    stages: list[str] = []
+    ours = CausalLM.from_pretrained(path, cache_dir=tmp_path / "cache", progress=stages.append)
+    assert stages
+    prompt = ours.tokenizer("hello the world")["input_ids"]
+    assert prompt[0] == 1
+    theirs = model.generate(torch.tensor([prompt]), max_new_tokens=16, do_sample=False)
+    found = ours.generate(np.array([prompt]), max_new_tokens=16, do_sample=False, eos_token_id=None)
+    np.testing.assert_array_equal(found, theirs.numpy())
+    assert list(ours.artifact.manifest.source.files) == ["tiny.gguf"]
+    stages.clear()
+    CausalLM.from_pretrained(path, cache_dir=tmp_path / "cache", progress=stages.append)
+    assert stages == []
