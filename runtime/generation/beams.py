@@ -60,104 +60,155 @@ def beam_search(
     Args:
         generators: one a prompt, for beam sampling; None: the best continuations are taken.
     """
-    beams = settings.beams
-    run.returns = beams
+    run.returns = settings.beams
     logits = run.first_logits()
-    items = list(range(len(logits) // beams))
-    best: list[list[Hypothesis | None]] = [[None] * beams for _ in items]
-    trails: list[Trail] = [None] * len(logits)
-    draws = list(generators) if generators is not None else None
-    wide = max(2, 1 + len(run.eos)) * beams
-    among_best = np.arange(wide) < beams
-    eos = np.fromiter(run.eos, dtype=np.int64)
-
-    running = np.zeros((len(items), beams), dtype=np.float32)
-    running[:, 1:] = _NEVER  # all beams are the same prompt, and only one may speak for it
-    finished_scores = np.full((len(items), beams), _NEVER, dtype=np.float32)
-    finished = np.zeros((len(items), beams), dtype=bool)
-    improvable = np.ones(len(items), dtype=bool)
-
-    steps = 0
+    search = _Search(run, settings, len(logits) // settings.beams, generators)
     while True:
-        count, vocab = len(items), logits.shape[-1]
-        alive = [item * beams + beam for item in items for beam in range(beams)]
-        run.recorder.keep_logits(logits, alive)
+        onward = search.step(logits)
+        if onward is None:
+            return search.results()
+        rows, tokens = onward
+        run.session.select(rows)
+        run.history.select(rows)
+        run.history.append(tokens)
+        logits = run.session.feed(tokens[:, None].tolist())[:, -1]
+
+
+@dataclass
+class _Candidates:
+    """The best continuations of each prompt, [N, K], best (or first drawn) first."""
+
+    scores: Array
+    """Summed log-probabilities, float32."""
+    parents: Array
+    """The rows they continue."""
+    tokens: Array
+    is_eos: Array
+    ending: Array
+    over: FinishReason
+    """Why those end that end without an end token."""
+
+
+class _Search:
+    """The state of a beam search: N prompts still searched for, of B beams each."""
+
+    def __init__(
+        self, run: Run, settings: BeamSettings, prompts: int, generators: Sequence[np.random.Generator] | None
+    ) -> None:
+        self.run, self.settings, self.beams = run, settings, settings.beams
+        self.wide = max(2, 1 + len(run.eos)) * self.beams
+        self.eos = np.fromiter(run.eos, dtype=np.int64)
+        self.draws = None if generators is None else list(generators)
+        self.steps = 0
+        self.best: list[list[Hypothesis | None]] = [[None] * self.beams for _ in range(prompts)]
+        """Of every prompt, searched for or decided."""
+        self.items = list(range(prompts))
+        """[N] which of them each is."""
+        self.trails: list[Trail] = [None] * (prompts * self.beams)
+        self.running: Array = np.zeros((prompts, self.beams), dtype=np.float32)
+        self.running[:, 1:] = _NEVER  # all beams are the same prompt, and only one may speak for it
+        self.finished_scores: Array = np.full((prompts, self.beams), _NEVER, dtype=np.float32)
+        self.finished: Array = np.zeros((prompts, self.beams), dtype=bool)
+        self.improvable: Array = np.ones(prompts, dtype=bool)
+
+    def step(self, logits: Array) -> tuple[list[int], Array] | None:
+        """The rows that go on and the token each gets, [N * B]; None at the end."""
+        numbers = [item * self.beams + beam for item in self.items for beam in range(self.beams)]
+        found = self._candidates(logits, numbers)
+        self._finish(found, numbers)
+
+        # What goes on: the best that have not ended.
+        scores = found.scores + np.where(found.ending, _NEVER, np.float32(0))
+        onward = _ranked(scores)[:, : self.beams]
+        self.running = np.take_along_axis(scores, onward, axis=1)
+        parents = np.take_along_axis(found.parents, onward, axis=1).ravel().tolist()
+        tokens = np.take_along_axis(found.tokens, onward, axis=1).ravel()
+        self.trails = [(self.trails[parent], numbers[parent]) for parent in parents]
+
+        decided = self._decided()
+        if decided.all() or found.ending.all():
+            return None
+        # Nothing can change a prompt that is decided: its beams cost nothing from here on.
+        if decided.any() and not self.run.recorder.wanted:
+            picked = self._leave(decided)
+            parents, tokens = [parents[row] for row in picked], tokens[picked]
+        return parents, tokens
+
+    def results(self) -> list[list[Hypothesis]]:
+        nothing = Hypothesis(np.empty(0, dtype=np.int64), [], float(_NEVER), "stop")
+        return [[each or nothing for each in hypotheses[: self.settings.returns]] for hypotheses in self.best]
+
+    def _candidates(self, logits: Array, numbers: list[int]) -> _Candidates:
+        run, count, vocab = self.run, len(self.items), logits.shape[-1]
+        run.recorder.keep_logits(logits, numbers)
         values = log_softmax(logits)
         for processor in run.processors:
             processor(values, run.history)
-        run.recorder.keep_scores(values, alive)
-        sums = (values.reshape(count, beams, vocab) + running[:, :, None]).reshape(count, beams * vocab)
-        chosen = top(sums, wide) if draws is None else _drawn(sums, wide, draws)
-        scores = np.take_along_axis(sums, chosen, axis=1)
-        parents = chosen // vocab + (np.arange(count) * beams)[:, None]
+        run.recorder.keep_scores(values, numbers)
+        sums = (values.reshape(count, self.beams, vocab) + self.running[:, :, None]).reshape(count, -1)
+        chosen = top(sums, self.wide) if self.draws is None else _drawn(sums, self.wide, self.draws)
+        parents = chosen // vocab + (np.arange(count) * self.beams)[:, None]
         tokens = chosen % vocab
-        steps += 1
+        self.steps += 1
         run.tick()
+        is_eos = np.isin(tokens, self.eos)
+        ending, over = candidates_end(run, parents, tokens, is_eos, self.steps)
+        return _Candidates(np.take_along_axis(sums, chosen, axis=1), parents, tokens, is_eos, ending, over)
 
-        is_eos = np.isin(tokens, eos)
-        ending, over = candidates_end(run, parents, tokens, is_eos, steps)
-
-        # What is finished now, and among the best: it competes with what finished before.
-        ended = scores / np.float32(steps**settings.length_penalty)
-        if settings.early_stopping is True:
-            ended += np.where(finished.all(axis=1, keepdims=True), _NEVER, np.float32(0))
-        ended += np.where(improvable[:, None], np.float32(0), _NEVER)
-        closing = ending & among_best
-        ended += np.where(closing, np.float32(0), _NEVER)
-        merged = np.concatenate([finished_scores, ended], axis=1)
-        keep = np.argsort(-merged, axis=1, kind="stable")[:, :beams]
-        for index, item in enumerate(items):
-            if (keep[index] < beams).all() and (keep[index] == np.arange(beams)).all():
-                continue
-            before = best[item]
-            best[item] = [
+    def _finish(self, found: _Candidates, numbers: list[int]) -> None:
+        """What has just ended, and is among the best, competes with what ended before."""
+        scores = found.scores / np.float32(self.steps**self.settings.length_penalty)
+        if self.settings.early_stopping is True:
+            scores += np.where(self.finished.all(axis=1, keepdims=True), _NEVER, np.float32(0))
+        scores += np.where(self.improvable[:, None], np.float32(0), _NEVER)
+        closing = found.ending & (np.arange(self.wide) < self.beams)
+        scores += np.where(closing, np.float32(0), _NEVER)
+        merged = np.concatenate([self.finished_scores, scores], axis=1)
+        keep = _ranked(merged)[:, : self.beams]
+        self.finished = np.take_along_axis(np.concatenate([self.finished, closing], axis=1), keep, axis=1)
+        self.finished_scores = np.take_along_axis(merged, keep, axis=1)
+        for index in np.flatnonzero((keep != np.arange(self.beams)).any(axis=1)).tolist():
+            before = self.best[self.items[index]]
+            self.best[self.items[index]] = [
                 before[place]
-                if place < beams
-                else _hypothesis(
-                    run, trails, alive, int(parents[index, place - beams]), int(tokens[index, place - beams]),
-                    float(merged[index, place]), "eos" if is_eos[index, place - beams] else over,
-                )
+                if place < self.beams
+                else self._hypothesis(found, numbers, (index, place - self.beams), float(merged[index, place]))
                 for place in keep[index].tolist()
-            ]  # fmt: skip
-        finished = np.take_along_axis(np.concatenate([finished, closing], axis=1), keep, axis=1)
-        finished_scores = np.take_along_axis(merged, keep, axis=1)
+            ]
 
-        # What goes on: the best that have not ended.
-        open_scores = scores + np.where(ending, _NEVER, np.float32(0))
-        onward = np.argsort(-open_scores, axis=1, kind="stable")[:, :beams]
-        running = np.take_along_axis(open_scores, onward, axis=1)
-        parent_rows = np.take_along_axis(parents, onward, axis=1).ravel()
-        next_tokens = np.take_along_axis(tokens, onward, axis=1).ravel()
+    def _hypothesis(self, found: _Candidates, numbers: list[int], place: tuple[int, int], score: float) -> Hypothesis:
+        parent = int(found.parents[place])
+        beams = [numbers[parent]]
+        trail = self.trails[parent]
+        while trail is not None:
+            trail, beam = trail
+            beams.append(beam)
+        tokens = np.append(self.run.history.generated(parent), found.tokens[place])
+        return Hypothesis(tokens, beams[::-1], score, "eos" if found.is_eos[place] else found.over)
 
-        attainable = run.budget if settings.early_stopping == "never" and settings.length_penalty > 0 else steps
-        possible = running[:, :1] / np.float32(attainable**settings.length_penalty)
-        worst = np.where(finished, finished_scores.min(axis=1, keepdims=True), _NEVER)
-        improvable = improvable & (possible > worst).any(axis=1)
-        decided = ~improvable
-        if settings.early_stopping is True:
-            decided |= finished.all(axis=1)
-        if decided.all() or ending.all():
-            nothing = Hypothesis(np.empty(0, dtype=np.int64), [], float(_NEVER), "stop")
-            return [[each or nothing for each in hypotheses[: settings.returns]] for hypotheses in best]
+    def _decided(self) -> Array:
+        """[N] bool: whether no running beam could still get among the finished ones, as far as is foreseen."""
+        never, penalty = self.settings.early_stopping == "never", self.settings.length_penalty
+        length = self.run.budget if never and penalty > 0 else self.steps
+        possible = self.running[:, :1] / np.float32(length**penalty)
+        worst = np.where(self.finished, self.finished_scores.min(axis=1, keepdims=True), _NEVER)
+        self.improvable &= (possible > worst).any(axis=1)
+        decided: Array = ~self.improvable
+        if self.settings.early_stopping is True:
+            decided |= self.finished.all(axis=1)
+        return decided
 
-        trails = [(trails[parent], alive[parent]) for parent in parent_rows.tolist()]
-        rows = parent_rows.tolist()
-        if decided.any() and not run.recorder.wanted:
-            # Nothing can change a prompt that is decided: its beams cost nothing from here on.
-            going = np.flatnonzero(~decided)
-            picked = (going[:, None] * beams + np.arange(beams)).ravel()
-            rows = [rows[row] for row in picked]
-            trails = [trails[row] for row in picked]
-            next_tokens = next_tokens[picked]
-            items = [items[index] for index in going]
-            running, improvable = running[going], improvable[going]
-            finished, finished_scores = finished[going], finished_scores[going]
-            if draws is not None:
-                draws = [draws[index] for index in going]
-        run.session.select(rows)
-        run.history.select(rows)
-        run.history.append(next_tokens)
-        logits = run.session.feed(next_tokens[:, None].tolist())[:, -1]
+    def _leave(self, decided: Array) -> Array:
+        """Go on without some prompts; the rows that remain."""
+        going = np.flatnonzero(~decided)
+        rows: Array = (going[:, None] * self.beams + np.arange(self.beams)).ravel()
+        self.items = [self.items[index] for index in going]
+        self.trails = [self.trails[row] for row in rows]
+        self.running, self.improvable = self.running[going], self.improvable[going]
+        self.finished, self.finished_scores = self.finished[going], self.finished_scores[going]
+        if self.draws is not None:
+            self.draws = [self.draws[index] for index in going]
+        return rows
 
 
 def candidates_end(run: Run, parents: Array, tokens: Array, is_eos: Array, steps: int) -> tuple[Array, FinishReason]:
@@ -189,7 +240,7 @@ def log_softmax(logits: Array) -> Array:
 def top(values: Array, count: int) -> Array:
     """Indexes [R, count] of the largest of each row [R, M], best first, lower indexes first among equals.
 
-    The count-th largest maximum of blocks bounds the answer from below, so that few values are ever sorted.
+    The count-th largest maximum of parts bounds the answer from below, so that few values are ever sorted.
     """
     size = 64
     picked = np.empty((len(values), count), dtype=np.int64)
@@ -197,7 +248,7 @@ def top(values: Array, count: int) -> Array:
     for row, out in zip(values, picked, strict=True):
         bound = -np.inf
         if blocks > count:
-            peaks = row[: blocks * size].reshape(blocks, size).max(axis=1)
+            peaks = row[: blocks * size].reshape(size, blocks).max(axis=0)  # this way round it is vectorised
             bound = np.partition(peaks, blocks - count)[blocks - count]
         ids = np.flatnonzero(row >= bound if bound > -np.inf else row > -np.inf)
         if len(ids) < count:
@@ -216,12 +267,6 @@ def _drawn(sums: Array, count: int, generators: Sequence[np.random.Generator]) -
     return top(keys, count)
 
 
-def _hypothesis(
-    run: Run, trails: Sequence[Trail], alive: Sequence[int], parent: int, token: int, score: float, reason: FinishReason
-) -> Hypothesis:
-    steps = [alive[parent]]
-    trail = trails[parent]
-    while trail is not None:
-        trail, beam = trail
-        steps.append(beam)
-    return Hypothesis(np.append(run.history.generated(parent), token), steps[::-1], score, reason)
+def _ranked(scores: Array) -> Array:
+    """[R, M] indexes, best first."""
+    return np.argsort(-scores, axis=1, kind="stable")

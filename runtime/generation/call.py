@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -32,11 +32,17 @@ __all__ = ["Call", "GenerativeModel", "Streamer"]
 class GenerativeModel(Protocol):
     """What `generate` needs of a model."""
 
-    config: Any
-    """config.json, as a mapping or an object with its keys as attributes."""
-    generation_config: Any
-    """generation_config.json, or None where there is none."""
-    tokenizer: Any
+    @property
+    def config(self) -> Any:
+        """config.json, as a mapping or an object with its keys as attributes."""
+
+    @property
+    def generation_config(self) -> Mapping[str, Any] | None:
+        """generation_config.json, or None where there is none."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """What decodes, or None."""
 
     def engine(self) -> Engine: ...
 
