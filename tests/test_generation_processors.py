@@ -167,7 +167,7 @@ MASS: list[tuple[str, float]] = [
 @pytest.mark.parametrize("arguments", EXACT, ids=str)
 @pytest.mark.parametrize("flavour", ["normal", "ties", "banned", "flat"])
 def test_processors_that_sum_no_probability_are_equal_to_the_byte(arguments: dict[str, Any], flavour: str) -> None:
-    for seed in range(25):
+    for seed in range(12):
         size = (5, 8, 40, 700)[seed % 4]
         rows, prompts, logits, encoder_ids = _sample(seed, size, flavour=flavour)
         encoder = encoder_ids if seed % 2 else None
@@ -180,10 +180,10 @@ def test_processors_that_sum_no_probability_are_equal_to_the_byte(arguments: dic
 
 @pytest.mark.parametrize(("name", "value"), MASS)
 @pytest.mark.parametrize("beams", [1, 3])
-@pytest.mark.parametrize("size", [2, 5, 40, 2000])
+@pytest.mark.parametrize("size", [1, 2, 5, 40, 2000])
 def test_filters_by_mass_keep_what_upstream_keeps(name: str, value: float, beams: int, size: int) -> None:
     arguments = {"do_sample": True, "top_k": 0, "num_beams": beams, name: value}
-    for seed in range(30):
+    for seed in range(12):
         flavour = ("normal", "ties", "banned", "flat")[seed % 4] if name != "top_h" else "normal"
         rows, prompts, logits, _ = _sample(seed, size, flavour=flavour)
         ours = _ours(arguments, rows, prompts, logits, eos=(0, 1))
@@ -196,7 +196,7 @@ def test_filters_by_mass_keep_what_upstream_keeps(name: str, value: float, beams
                 _assert_close(ours[index], theirs)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_combination_in_upstreams_order(data: st.DataObject) -> None:
     """All arguments at once: an order of ours that differed from upstream's would change some result."""

@@ -44,6 +44,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "dola_layers": ((None,), "DoLa needs the logits of inner layers, which artifacts do not have: leave it out"),
     "guidance_scale": ((None, 1), "classifier-free guidance needs a second forward pass a token: leave it out"),
     "watermarking_config": ((None,), "watermarking is not offered: leave it out"),
+    "generation_kwargs": ((None, {}), "name the arguments themselves"),
     "token_healing": ((None, False), "token healing is not offered: end the prompt at a token's border"),
     "use_mtp": ((None, False), "use prompt_lookup_num_tokens or assistant_model to speculate"),
     "speculation_type": ((None,), "use prompt_lookup_num_tokens or assistant_model to speculate"),
