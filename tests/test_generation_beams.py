@@ -57,6 +57,9 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+LEAVING = {"several ends", "early", "never", "returns early", "short is good"}
+
+
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("case", CASES)
 def test_beam_search_is_upstreams(name: str, case: str) -> None:
@@ -66,7 +69,8 @@ def test_beam_search_is_upstreams(name: str, case: str) -> None:
         mask = np.ones_like(mask)  # upstream takes padding for text: two of it are an n-gram
     asked = {**CASES[case], "return_dict_in_generate": True, "output_scores": True}
     expected = upstream(model, ids, mask, **asked)
-    for keeps in (True, False):  # with scores every beam stays to the end, without them decided prompts go
+    # With scores every beam stays to the end; without them decided prompts leave.
+    for keeps in (True, False) if case in LEAVING else (True,):
         asked["output_scores"] = keeps
         found = generate(ours, ids, attention_mask=mask, **asked)
         assert np.array_equal(found.sequences, expected.sequences)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import re
 import threading
+import weakref
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
 from torch_engine import random_prompts, served, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, upstream
 
 from precast.runtime.errors import InputError
@@ -148,6 +152,70 @@ def test_lengths_that_leave_no_room_are_refused() -> None:
         generate(ours, np.full((1, 9), 5), max_length=9)
     with pytest.raises(InputError, match="max_new_tokens must be"):
         generate(ours, [[3]], max_new_tokens=0)
+
+
+# Whatever is asked
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(3, 39), min_size=1, max_size=8), min_size=1, max_size=4),
+    st.integers(1, 10),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "repetition_penalty": st.sampled_from([0.8, 1.6]),
+            "no_repeat_ngram_size": st.integers(1, 3),
+            "min_new_tokens": st.integers(1, 6),
+            "eos_token_id": st.sampled_from([[2, 10, 33], [2, 7, 27, 34, 16]]),
+            "forced_eos_token_id": st.just(2),
+            "suppress_tokens": st.just([10, 7]),
+        },
+    ),
+    st.just({})
+    | st.fixed_dictionaries(
+        {
+            "num_beams": st.integers(2, 4),
+            "length_penalty": st.sampled_from([-1.0, 0.0, 1.0, 2.0]),
+            "early_stopping": st.sampled_from([True, False, "never"]),
+        }
+    ),
+    st.sampled_from(["gpt2", "llama"]),
+)
+def test_every_row_of_a_batch_is_upstreams_answer_to_it_alone(
+    prompts: list[list[int]], budget: int, shape: Any, beams: Any, name: str
+) -> None:
+    model, ours = pair(name)
+    asked = {"max_new_tokens": max(budget, shape.get("min_new_tokens", 0)), **shape, **beams}
+    found = generate(ours, prompts, **asked)
+    width = max(len(prompt) for prompt in prompts)
+    for row, prompt in zip(found, prompts, strict=True):
+        alone = upstream(model, [prompt], **asked)[0, len(prompt) :]
+        assert row[width : width + len(alone)].tolist() == alone.tolist()
+        assert set(row[width + len(alone) :].tolist()) <= {0, 2}
+
+
+@pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"do_sample": True}, {"prompt_lookup_num_tokens": 2}])
+def test_a_call_leaves_nothing_behind(how: dict[str, Any]) -> None:
+    """Sessions go when the call ends, not when the garbage collector comes by: they hold the cache."""
+    _, ours = pair("llama")
+    engine, opened = ours.engine(), []
+    plain = engine.open
+
+    def watched(*arguments: Any) -> Any:
+        session = plain(*arguments)
+        opened.append(weakref.ref(session))
+        return session
+
+    engine.open = watched
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            generate(ours, [[5, 6, 7]], max_new_tokens=4, return_dict_in_generate=True, output_scores=True, **how)
+        assert len(opened) == 3 and all(session() is None for session in opened)
+    finally:
+        gc.enable()
 
 
 # Sampling
@@ -370,3 +438,75 @@ def test_arguments_that_exclude_each_other() -> None:
         generate(ours, [[5]], input_ids=[[5]])
     with pytest.raises(InputError, match="num_return_sequences"):
         generate(ours, [[5]], num_return_sequences=2)
+
+
+# Text: stop strings and grammars
+
+LETTERS = ["<pad>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz0123456789{"]
+
+
+@cache
+def letters() -> Tokenizer:
+    """A token a letter."""
+    tokenizer = Tokenizer(models.BPE(vocab={letter: n for n, letter in enumerate(LETTERS)}, merges=[]))
+    tokenizer.add_special_tokens(LETTERS[:3])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def said(tokens: Any) -> str:
+    return "".join(LETTERS[token] for token in tokens if token > 2)
+
+
+def test_stop_strings_end_the_row_that_says_them() -> None:
+    _, ours = pair("llama")
+    prompts = [[5, 6, 7], [8, 9, 10]]
+    plain = generate(ours, prompts, max_new_tokens=12, min_new_tokens=12)
+    string = said(plain[0, 5:8])
+    assert len(string) == 3 and string not in said(plain[1])
+    output = generate(
+        ours, prompts, max_new_tokens=12, min_new_tokens=12, stop_strings=string, tokenizer=letters(),
+        return_dict_in_generate=True,
+    )  # fmt: skip
+    assert output.finish_reasons == ["stop", "length"] and output.new_tokens == [5, 12]
+    assert said(output.sequences[0, 3:]).endswith(string)
+    assert np.array_equal(output.sequences[1], plain[1])
+    ours.tokenizer = letters()
+    assert np.array_equal(
+        generate(ours, prompts, max_new_tokens=12, min_new_tokens=12, stop_strings=[string, "zzzz"]), output.sequences
+    )
+    ours.tokenizer = None
+    with pytest.raises(InputError, match="needs a tokenizer, and this model has none"):
+        generate(ours, prompts, stop_strings=string)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"do_sample": True, "seed": 4, "temperature": 1.5, "num_return_sequences": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0},
+    ],
+)
+def test_texts_match_the_expression_they_are_held_to(how: dict[str, Any]) -> None:
+    _, ours = pair("llama")
+    output = generate(
+        ours, [[5, 6, 7], [8, 9], [10]], regex="[0-9]{1,6}x[a-c]{2}", tokenizer=letters(), max_new_tokens=20,
+        return_dict_in_generate=True, **how,
+    )  # fmt: skip
+    assert output.finish_reasons == ["eos"] * len(output.sequences)
+    for row in output.sequences[:, 3:]:
+        assert re.fullmatch("[0-9]{1,6}x[a-c]{2}", said(row))
+
+
+def test_a_grammar_speculated_under_and_one_alone() -> None:
+    _, ours = pair("llama")
+    asked = {"regex": "(ab|ba)+z", "tokenizer": letters(), "max_new_tokens": 24}
+    prompt = [[3, 4, 3, 4, 4, 3]]
+    plain = generate(ours, prompt, **asked)
+    assert np.array_equal(generate(ours, prompt, prompt_lookup_num_tokens=4, **asked), plain)
+    with pytest.raises(InputError, match="one of json_schema, regex and grammar; got regex and grammar"):
+        generate(ours, prompt, grammar='start: "a"', **asked)
+    with pytest.raises(InputError, match="json_schema describes text, which needs a tokenizer"):
+        generate(ours, prompt, json_schema={"type": "integer"})
