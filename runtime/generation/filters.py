@@ -50,6 +50,25 @@ def _log_mass(values: Array) -> float:
     return float(top) + math.log(float(np.exp(values - top).sum(dtype=np.float64)))
 
 
+def _leading(keys: Array, probabilities: Array, mass: float, keep: int) -> Array:
+    """Positions [M] of the largest keys [K], all that tie with the last included, that surely have a mass: few of a
+    long row. ``keep`` at least."""
+    count = max(_FIRST, keep)
+    while count < len(keys) // 2:
+        leading = np.flatnonzero(keys >= kth_largest(keys, count))
+        if probabilities[leading].sum(dtype=np.float64) > mass + _MARGIN:
+            return leading
+        count *= _GROWTH
+    return np.arange(len(keys))
+
+
+def _log_softmax(values: Array) -> tuple[Array, Array, float]:
+    """Logarithms [K] float32 of the probabilities of finite logits, these themselves, and their entropy."""
+    logarithms = values - np.float32(_log_mass(values))
+    probabilities = np.exp(logarithms)
+    return logarithms, probabilities, -float((logarithms * probabilities).sum(dtype=np.float64))
+
+
 class Temperature:
     """Divides logits. https://arxiv.org/abs/1503.02531"""
 
@@ -74,6 +93,8 @@ class TopH:
             ids = survivors(row)
             if not len(ids):
                 continue
+            if len(ids) > self.considered:
+                ids = np.flatnonzero(row >= kth_largest(row, self.considered))
             ids = ids[np.argsort(-row[ids], kind="stable")][: self.considered]
             values = row[ids].astype(np.float64)
             log_probabilities = values - _log_mass(values)
@@ -115,7 +136,7 @@ class TopP:
             probabilities = values - values.max()
             np.exp(probabilities, out=probabilities)
             probabilities /= probabilities.sum(dtype=np.float64).astype(np.float32)
-            near = self._near(values, probabilities)
+            near = _leading(values, probabilities, self.top_p, self.keep)
             order = near[np.argsort(values[near], kind="stable")]
             # The mass up to each token, from the mass above it: all that is not near is below.
             mass = probabilities[order].astype(np.float64)
@@ -131,16 +152,6 @@ class TopP:
                 banned = np.ones(len(ids), dtype=bool)
                 banned[kept] = False
                 row[ids[banned]] = -np.inf
-
-    def _near(self, values: Array, probabilities: Array) -> Array:
-        """Positions of the most likely tokens, all that tie with the last included, whose mass surely suffices."""
-        count = max(_FIRST, self.keep)
-        while count < len(values) // 2:
-            near = np.flatnonzero(values >= kth_largest(values, count))
-            if probabilities[near].sum(dtype=np.float64) > self.top_p + _MARGIN:
-                return near
-            count *= _GROWTH
-        return np.arange(len(values))
 
 
 class MinP:
@@ -174,17 +185,15 @@ class TypicalP:
             ids = survivors(row)
             if not len(ids):
                 continue
-            values = row[ids].astype(np.float64)
-            log_probabilities = values - _log_mass(values)
-            probabilities = np.exp(log_probabilities)
-            distance = np.abs(-log_probabilities + (log_probabilities * probabilities).sum())
-            # Rounded as upstream has it, so that equally likely tokens are equally far.
-            distance = distance.astype(np.float32)
-            order = np.argsort(distance, kind="stable")
-            last = min(int((np.cumsum(probabilities[order]) < self.mass).sum()), len(ids) - 1)
-            removed = distance[order] > distance[order[last]]
-            removed[: self.keep] = False
-            row[ids[order[removed]]] = -np.inf
+            logarithms, probabilities, entropy = _log_softmax(row[ids])
+            nearness = -np.abs(-logarithms - np.float32(entropy))
+            leading = _leading(nearness, probabilities, self.mass, self.keep)
+            order = leading[np.argsort(-nearness[leading], kind="stable")]
+            upto = np.cumsum(probabilities[order], dtype=np.float64)
+            last = min(int((upto < self.mass).sum()), len(order) - 1)
+            kept = nearness >= nearness[order[last]]
+            kept[order[: self.keep]] = True
+            row[ids[~kept]] = -np.inf
 
 
 class EpsilonCutoff:
@@ -210,13 +219,11 @@ class EtaCutoff:
 
     def __call__(self, logits: Array, history: History) -> None:
         for row in logits:
-            finite = row[survivors(row)].astype(np.float64)
+            finite = row[survivors(row)]
             if not len(finite):
                 continue
-            log_mass = _log_mass(finite)
-            log_probabilities = finite - log_mass
-            entropy = -float((np.exp(log_probabilities) * log_probabilities).sum())
-            _cut(row, min(self.log_epsilon, self.log_epsilon / 2 - entropy) + log_mass, self.keep)
+            entropy = _log_softmax(finite)[2]
+            _cut(row, min(self.log_epsilon, self.log_epsilon / 2 - entropy) + _log_mass(finite), self.keep)
 
 
 def _cut(row: Array, bound: float, keep: int) -> None:
