@@ -27,7 +27,7 @@ from precast.runtime import model as model_module
 from precast.runtime.cli import console
 from precast.runtime.cli.app import app
 
-COMMANDS = ("export", "run", "verify", "inspect", "bench", "diff", "push", "pull", "env", "demo")
+COMMANDS = ("export", "run", "chat", "verify", "inspect", "bench", "diff", "push", "pull", "env", "demo")
 PRECAST = [sys.executable, "-c", "from precast.runtime.cli import main; main()"]
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from precast.runtime.cli.console import guarded, note, write, write_json
+from precast.runtime.cli.generation import StreamedText, generation_arguments, parameters_of, shown
 from precast.runtime.errors import InputError
 
 __all__ = ["register", "run"]
@@ -38,7 +39,9 @@ def run(
     inputs: Annotated[
         list[str] | None, typer.Argument(metavar="INPUT...", help="Texts; - or nothing: the lines of stdin.")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="How many answers, best first.")] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="How many answers, best first; of a generation, tokens to draw from.")
+    ] = None,
     candidate_labels: Annotated[str | None, typer.Option(help="Labels, separated by commas (zero-shot).")] = None,
     hypothesis_template: Annotated[str | None, typer.Option(help='Such as "It is about {}." (zero-shot).')] = None,
     multi_label: Annotated[bool | None, typer.Option("--multi-label", help="Labels exclude none (zero-shot).")] = None,
@@ -48,6 +51,22 @@ def run(
         str | None, typer.Option(help="none, simple, first, average or max (token classification).")
     ] = None,
     targets: Annotated[str | None, typer.Option(help="Words to choose from, separated by commas (fill-mask).")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Write text while it is generated.")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens to generate.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, help="How freely tokens are drawn; 0: the most likely one (generation).")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the likeliest tokens that sum to this (generation).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draw the same tokens every time (generation).")] = None,
+    num_beams: Annotated[
+        int | None, typer.Option(min=1, help="Search with beams, not by drawing (generation).")
+    ] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token (generation).")] = False,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="End after this text; may be given again (generation).")
+    ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Any parameter of the task; the value is JSON or a text."),
@@ -64,9 +83,8 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line for each input.")] = False,
 ) -> None:
     """Answer a task with an artifact, without PyTorch: one result a line, in the order of the inputs."""
-    parameters = _parameters(param or [])
+    parameters = parameters_of(param or [])
     given = {
-        "top_k": top_k,
         "candidate_labels": candidate_labels,
         "hypothesis_template": hypothesis_template,
         "multi_label": multi_label,
@@ -74,6 +92,16 @@ def run(
         "targets": targets.split(",") if targets is not None else None,
     }
     parameters |= {name: value for name, value in given.items() if value is not None}
+    generation: dict[str, Any] = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "num_beams": num_beams,
+        "greedy": greedy or None,
+        "stop": stop or None,
+    }
+    generation = {name: value for name, value in generation.items() if value is not None}
     if context is not None and context_file is not None:
         raise typer.BadParameter("--context and --context-file say the same: give one of them.")
     if context_file is not None:
@@ -90,6 +118,14 @@ def run(
     from precast.runtime.tasks import TASKS, pipeline
 
     name = task if task == _EMBEDDING else TASKS.resolve(task)
+    generates = name != _EMBEDDING and hasattr(TASKS[name], "stream")
+    if (generation or stream) and not generates:
+        option = next(iter(generation), "stream").replace("_", "-")
+        raise typer.BadParameter(f"--{option} is for tasks that generate text, not for {task}.")
+    if generates:
+        parameters = generation_arguments(top_k=top_k, **generation) | parameters
+    elif top_k is not None:
+        parameters["top_k"] = top_k
     if name == "question-answering":
         items = _questions(items, context)
     elif context is not None:
@@ -98,11 +134,18 @@ def run(
     if name == _EMBEDDING:
         results = _embeddings(model, items, batch_size, parameters)
     else:
+        answer = pipeline(task, model, batch_size=batch_size, **parameters)
+        if stream:
+            _stream(answer, items, seed=parameters.get("seed"), as_json=as_json)
+            return
         # An iterator in, an iterator out: answers come as soon as they are there, and one text is like many.
-        results = pipeline(name, model, batch_size=batch_size, **parameters)(iter(items))
+        results = answer(iter(items))
     for result in results:
         if as_json:
             write_json(result, compact=True)
+        elif generates:
+            for text in _texts(result):
+                write(shown(text))
         else:
             for line in _lines(result):
                 write(line)
@@ -152,19 +195,6 @@ def _questions(items: Iterable[Any], context: str | None) -> Iterator[Any]:
             yield {"question": item, "context": context}
 
 
-def _parameters(pairs: list[str]) -> dict[str, Any]:
-    parameters = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.isidentifier():
-            raise typer.BadParameter(f"--param takes KEY=VALUE, such as top_k=3; received {pair!r}.")
-        try:
-            parameters[name] = json.loads(value)
-        except ValueError:
-            parameters[name] = value
-    return parameters
-
-
 def _embeddings(
     model: Any, items: Iterable[Any], batch_size: int | None, parameters: Mapping[str, Any]
 ) -> Iterator[Any]:
@@ -177,6 +207,26 @@ def _embeddings(
         if "keyword argument" not in str(error):
             raise
         raise InputError(f"{_EMBEDDING} does not know a parameter: {error}.") from error
+
+
+def _stream(answer: Any, items: Iterable[Any], *, seed: Any, as_json: bool) -> None:
+    """One input after the other, each answer written while it is made."""
+    from precast.runtime.tasks.text_generation import TextGeneration
+
+    whole = isinstance(answer, TextGeneration) and answer.returns_full_text
+    for number, item in enumerate(items):
+        own = {"seed": seed + number} if isinstance(seed, int) else {}
+        before = item if whole and isinstance(item, str) else ""
+        StreamedText(as_json=as_json)(answer.stream(item, **own), before=before)
+
+
+def _texts(result: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What a generating task wrote: of a chat, the last message."""
+    for entry in result:
+        (text,) = entry.values()
+        if isinstance(text, list) and text and isinstance(text[-1], Mapping):
+            text = text[-1]["content"]
+        yield text if isinstance(text, str) else " ".join(map(str, text))
 
 
 def _lines(result: Any) -> Iterator[str]:
@@ -211,5 +261,7 @@ def register(app: typer.Typer) -> None:
         short_help="Answer a task with an artifact.",
         epilog='\b\nExample:\n  precast run text-classification sst2 "We are very happy." --top-k 2\n'
         "  cat lines.txt | precast run ner my-ner --aggregation-strategy simple --json\n"
-        '  precast run question-answering my-qa "Who wrote it?" --context-file book.txt',
+        '  precast run question-answering my-qa "Who wrote it?" --context-file book.txt\n'
+        '  precast run text-generation my-llama "Once upon a time" --stream --max-new-tokens 60\n'
+        '  precast run translation my-nllb "Hello" --param src_lang=eng_Latn --param tgt_lang=fra_Latn',
     )(run)

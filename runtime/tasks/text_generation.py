@@ -149,6 +149,11 @@ class TextGeneration(GenerationTask):
             results.append({"generated_text": self._whole(request.state["item"], text, parameters, form)})
         return results
 
+    @property
+    def returns_full_text(self) -> bool:
+        """Whether the pipeline's results begin with their prompts."""
+        return bool(self._defaults.get("form", "full") == "full")
+
     def stream(self, item: Any, **parameters: Any) -> Any:
         return super().stream(_wrapped(item), **parameters)
 
