@@ -351,6 +351,15 @@ def _with(key: str, value: Any) -> Any:
         ("llama.block_count", None, ConfigError, r"must state llama\.block_count, and does not"),
         ("llama.block_count", "two", ConfigError, r"llama\.block_count must be a whole number; it is 'two'"),
         ("llama.block_count", 0, ConfigError, r"llama\.block_count must be positive; it is 0"),
+        ("llama.block_count", 2**32 - 1, ConfigError, r"is 4294967295, and the file holds tensors of 2 blocks"),
+        ("llama.attention.head_count_kv", 0, ConfigError, r"llama\.attention\.head_count_kv must be positive; it is 0"),
+        ("llama.attention.key_length", 0, ConfigError, r"llama\.attention\.key_length must be positive; it is 0"),
+        (
+            "llama.attention.value_length",
+            8,
+            UnsupportedModelError,
+            "heads must have one size.*they have 16, 8 and None",
+        ),
         ("llama.attention.layer_norm_rms_epsilon", float("nan"), ConfigError, "must be a finite number; it is nan"),
         ("llama.embedding_length", 65, ConfigError, r"embedding_length is 65, and token_embd\.weight has rows of 64"),
         ("llama.attention.head_count", [4, 4], ConfigError, "head_count must be a whole number"),
@@ -363,6 +372,25 @@ def test_metadata_that_make_no_model(key: str, value: Any, kind: type, message: 
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=_with(key, value))
     with pytest.raises(kind, match=message):
         Checkpoint.open(path)
+
+
+def test_a_window_makes_a_mistral(tmp_path: Path) -> None:
+    extra = _with("llama.attention.sliding_window", 8)
+    path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
+    config = Checkpoint.open(path).config
+    assert (config["model_type"], config["sliding_window"]) == ("mistral", 8)
+    assert "attention_bias" not in config
+
+
+def test_yarn_is_stated(tmp_path: Path) -> None:
+    def extra(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(4.0)
+        writer.add_rope_scaling_orig_ctx_len(32)
+
+    path = write_model(tmp_path / "m.gguf", "qwen2", random_model("qwen2").state_dict(), extra=extra)
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+    assert Checkpoint.open(path).config["rope_scaling"] == scaling
 
 
 # -- as a checkpoint -------------------------------------------------------------------------------------------------
@@ -382,6 +410,10 @@ def test_a_file_is_a_checkpoint(tmp_path: Path) -> None:
     assert json.loads(checkpoint.read_bytes("tokenizer.json"))["model"]["type"] == "BPE"
     with pytest.raises(CheckpointError, match=r"tiny is a GGUF file, and has nothing that stands for vocab\.txt"):
         checkpoint.read_bytes("vocab.txt")
+    with pytest.raises(CheckpointError, match="the folder it lies in is none of its"):
+        _ = checkpoint.transformer_folder
+    with pytest.raises(CheckpointError, match="has no folder '2_Dense'"):
+        checkpoint.weights("2_Dense")
     with pytest.raises(CheckpointError, match="A revision belongs to a Hub id"):
         Checkpoint.open(path, revision="main")
     with pytest.raises(InputError, match=r"A revision belongs to a Hub id, and '.*tiny\.gguf' is a file"):

@@ -42,6 +42,10 @@ class GGUFCheckpoint(Checkpoint):
             f"{self.id} is a GGUF file: what it says in place of {name} has no path. Read it by its content."
         )
 
+    @property
+    def transformer_folder(self) -> Path:
+        raise CheckpointError(f"{self.id} is a GGUF file, and the folder it lies in is none of its. Read its content.")
+
     def note_used(self, name: str) -> None:
         """No effect: all of it comes from the file itself."""
 

@@ -80,7 +80,7 @@ def _common(model: GGUF) -> dict[str, Any]:
     heads = _positive(model, "{arch}.attention.head_count")
     hidden = _positive(model, "{arch}.embedding_length")
     rotary = metadata.whole("{arch}.rope.dimension_count", None)
-    size = metadata.whole("{arch}.attention.key_length", hidden // heads)
+    size = _positive(model, "{arch}.attention.key_length", hidden // heads)
     values = metadata.whole("{arch}.attention.value_length", size)
     if values != size or (rotary is not None and rotary != size):
         raise UnsupportedModelError(
@@ -90,9 +90,9 @@ def _common(model: GGUF) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "intermediate_size": _positive(model, "{arch}.feed_forward_length"),
-        "num_hidden_layers": _positive(model, "{arch}.block_count"),
+        "num_hidden_layers": _layers(model),
         "num_attention_heads": heads,
-        "num_key_value_heads": metadata.whole("{arch}.attention.head_count_kv", heads),
+        "num_key_value_heads": _positive(model, "{arch}.attention.head_count_kv", heads),
         "head_dim": size,
         "max_position_embeddings": _positive(model, "{arch}.context_length"),
         "rms_norm_eps": metadata.number("{arch}.attention.layer_norm_rms_epsilon"),
@@ -100,8 +100,20 @@ def _common(model: GGUF) -> dict[str, Any]:
     }
 
 
-def _positive(model: GGUF, key: str) -> int:
-    value = model.metadata.whole(key)
+def _layers(model: GGUF) -> int:
+    """As many as the metadata say, and the file has."""
+    stated = _positive(model, "{arch}.block_count")
+    held = {name.split(".")[1] for name in model.tensors if name.startswith("blk.")}
+    if len(held) != stated:
+        raise ConfigError(
+            f"{model.metadata.file}: {model.metadata.architecture}.block_count is {stated}, and the file holds tensors "
+            f"of {len(held)} blocks. Convert the model anew."
+        )
+    return stated
+
+
+def _positive(model: GGUF, key: str, *default: int) -> int:
+    value = model.metadata.whole(key, *default)
     if value < 1:
         key = key.replace("{arch}", model.metadata.architecture)
         raise ConfigError(f"{model.metadata.file}: {key} must be positive; it is {value}. Convert the model anew.")
@@ -189,7 +201,7 @@ def _gpt2(model: GGUF) -> dict[str, Any]:
         "architectures": ["GPT2LMHeadModel"],
         "n_embd": hidden,
         "n_head": _positive(model, "gpt2.attention.head_count"),
-        "n_layer": _positive(model, "gpt2.block_count"),
+        "n_layer": _layers(model),
         "n_positions": positions,
         "n_ctx": positions,
         "n_inner": _positive(model, "gpt2.feed_forward_length"),

@@ -158,7 +158,7 @@ def _merges(metadata: Metadata, vocabulary: Vocabulary) -> list[tuple[str, str]]
     plain = np.isin(vocabulary.kinds, (NORMAL, UNUSED)).tolist()
     pieces = {token: index for index, token in enumerate(vocabulary.tokens) if plain[index]}
     merges: list[tuple[str, str]] = []
-    for index in np.argsort(-scores, kind="stable").tolist():
+    for index in np.argsort(-scores.astype(np.float64), kind="stable").tolist():
         token = vocabulary.tokens[index]
         if plain[index] and len(token) > 1:
             for cut in range(len(token) - 1, 0, -1):
