@@ -111,6 +111,20 @@ _ALL = (
         doc="x @ weight.T + bias; weight: [out, in], as checkpoints store it.",
     ),
     Operator(
+        name="BlockLinear",
+        inputs=("x", "weight", "scales", "zeros?", "bias?"),
+        attributes={"bits": 4, "block": 32, "in": 0, "out": 0},
+        doc="""Linear with a weight [out, in] in blocks of 4 or 8 bits, as com.microsoft::MatMulNBits stores it: uint8
+        [out, blocks, block * bits / 8], scales float32 [out, blocks], zero points uint8 [out, blocks * bits / 8] or
+        none: 2^(bits - 1). blocks is in / block, rounded up. graphs/dialects/blocks.py packs and unpacks it.""",
+    ),
+    Operator(
+        name="BlockEmbedding",
+        inputs=("ids", "weight", "scales", "zeros?"),
+        attributes={"bits": 4, "block": 32, "in": 0, "out": 0},
+        doc="Rows of such a weight, as float32: ids of any shape -> [..., in].",
+    ),
+    Operator(
         name="Gelu",
         inputs=("x",),
         attributes={"approximate": "none"},

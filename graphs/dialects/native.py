@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from precast.graphs.dialects.base import Dialect, attributes
+from precast.graphs.dialects.blocks import native_block_embedding, native_block_linear
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
 
 __all__ = ["DOMAIN", "NATIVE"]
@@ -98,6 +99,8 @@ NATIVE = Dialect(
         "RMSNorm": _rms_norm,
         "AddRMSNorm": _add_rms_norm,
         "GatedActivation": _gated_activation,
+        "BlockLinear": native_block_linear,
+        "BlockEmbedding": native_block_embedding,
         "Gelu": _gelu,
     },
     {**ONNXRUNTIME.opsets, DOMAIN: 1},

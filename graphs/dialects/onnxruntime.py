@@ -22,6 +22,7 @@ from precast.graphs.dialects.base import (
     weight_is_shared,
     window_bias,
 )
+from precast.graphs.dialects.blocks import gather_block_quantized, matmul_nbits
 from precast.graphs.dialects.cached import group_query_attention
 
 __all__ = ["ONNXRUNTIME"]
@@ -133,6 +134,8 @@ _SPELLINGS = {
     "LayerNorm": layer_norm,
     "AddLayerNorm": _add_layer_norm,
     "Linear": _linear,
+    "BlockLinear": matmul_nbits,
+    "BlockEmbedding": gather_block_quantized,
     "Gelu": _gelu,
 }
 _OPSETS = {"": 23, _MS: 1}

@@ -10,11 +10,14 @@ constexpr int64_t kPanelColumns = 8;  // weight columns that lie together
 constexpr int64_t kRowTile = 4;       // rows whose quantised values lie together
 constexpr int64_t kFold = 32;         // products of 4 bits by 8 that a sum of 16 bits holds: 32 / 2 * 2 * 15 * 127 / 2
 
+constexpr uint32_t kScaleShift = 13, kScaleOffset = (127 - 48) << 10;
+
 // Where the parts of a panel of eight weight columns lie. Column c and channel k of a panel:
 //   4 bits: byte k/8*32 + c*4 + k%4, its low half where k/4 is even;    unsigned
 //   8 bits: byte k/4*32 + c*4 + k%4;                                    signed: what is stored minus 128
-// then the scales in half precision [blocks][8], then where there are any the zero points: 4 bits [blocks][4] bytes,
-// column c in half c%2 of byte c/2; 8 bits [blocks][8] bytes, what is stored minus 128 again.
+// then the scales [blocks][8] in 16 bits: those of a float32 from its tenth bit of mantissa up, minus kScaleOffset, which
+// is 2^-48 to 2^16 at the precision of half floats, with nothing subnormal; then, where there are any, the zero points:
+// 4 bits [blocks][4] bytes, column c in half c%2 of byte c/2; 8 bits [blocks][8] bytes, what is stored minus 128 again.
 struct PanelLayout {
   int64_t blocks, scales, zeros, bytes;
 
@@ -33,6 +36,7 @@ struct BlockCall {
   const float* bias;      // [columns]; null: none
   float* out;             // [rows, columns]
   // What `quantize` makes of x, tiles of kRowTile rows (fewer in the last) one after the other. A tile of R rows:
+  // (for 8 bits some instruction sets want them as 16 bits and in another order within the four: room for that is there)
   int8_t* quants;  // [depth / 4][R][4], depth rounded up to whole blocks, zeros behind the last channel
   float* scales;   // [blocks][R][2]: the scale, the sum of the block's quants
   int64_t rows, depth, columns, block, bits;

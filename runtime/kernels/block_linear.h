@@ -25,9 +25,6 @@ inline float from_bits(uint32_t bits) {
   return x;
 }
 
-// Half precision, not negative, to float32: the bits, shifted, name a number 2^112 too small. Subnormals come out too.
-constexpr float kHalfFactor = 5192296858534827628530496329220096.0f;  // 2^112
-
 // One block of one row: out[i * stride .. + 4] = the quants of x[4 * i .. + 4]. Returns their sum.
 template <bool Wide>
 inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_t* out, int64_t stride) {
@@ -161,8 +158,9 @@ inline __m256i four_of(const int8_t* p) {
 }
 
 inline __m256 scales_of(const uint8_t* p) {
-  const __m256i half = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(half, 13)), _mm256_set1_ps(kHalfFactor));
+  const __m256i code = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m256i bits = _mm256_slli_epi32(_mm256_add_epi32(code, _mm256_set1_epi32(kScaleOffset)), kScaleShift);
+  return _mm256_castsi256_ps(bits);
 }
 
 template <int Bits>
@@ -352,9 +350,9 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
       }
     }
     for (int64_t c = 0; c < kPanelColumns; ++c) {
-      uint16_t half;
-      __builtin_memcpy(&half, parts + layout.scales + (b * kPanelColumns + c) * 2, sizeof half);
-      const float scale = from_bits(static_cast<uint32_t>(half) << 13) * kHalfFactor;
+      uint16_t code;
+      __builtin_memcpy(&code, parts + layout.scales + (b * kPanelColumns + c) * 2, sizeof code);
+      const float scale = from_bits((code + kScaleOffset) << kScaleShift);
       float zero = Bits == 4 ? 8.0f : 0.0f;
       if (Zeros) {
         const uint8_t* stored = parts + layout.zeros + (b * kPanelColumns + c) * Bits / 8;

@@ -85,12 +85,11 @@ struct EmbeddingWork {
     const int64_t c = id % kPanelColumns;
     const uint8_t* panel = weight + id / kPanelColumns * layout.bytes;
     for (int64_t b = 0; b < layout.blocks; ++b) {
-      uint16_t half;
-      std::memcpy(&half, panel + layout.scales + (b * kPanelColumns + c) * 2, sizeof half);
-      const uint32_t shifted = static_cast<uint32_t>(half) << 13;
+      uint16_t code;
+      std::memcpy(&code, panel + layout.scales + (b * kPanelColumns + c) * 2, sizeof code);
+      const uint32_t scale_bits = (code + kScaleOffset) << kScaleShift;
       float scale;
-      std::memcpy(&scale, &shifted, sizeof scale);
-      scale *= 5192296858534827628530496329220096.0f;  // 2^112: the difference of the exponents' offsets
+      std::memcpy(&scale, &scale_bits, sizeof scale);
       int zero = bits == 4 ? 8 : 0;
       if (zeros) {
         const uint8_t* stored = panel + layout.zeros + (b * kPanelColumns + c) * bits / 8;

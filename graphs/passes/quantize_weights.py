@@ -1,0 +1,248 @@
+"""Weights of linear layers and of token embeddings in blocks of 4 or 8 bits; what is multiplied by them stays float.
+
+Each block of a row has a scale and, where it is not symmetric, a zero point. In 4 bits they are searched for: of
+several ranges the one wins whose least-squares scale leaves the smallest squared error of the weights. That is the
+clipping of https://arxiv.org/abs/2306.00978 with the weights' own error in place of the layer's, which would need data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from precast.graphs import schema
+from precast.graphs.dialects.blocks import pack_bits, packed_size, rounded_scales
+from precast.graphs.passes.base import GraphPass, constant
+from precast.graphs.tensors import computed, sizes
+
+__all__ = ["BLOCKS", "QuantizeWeights", "quantized"]
+
+Array = np.ndarray[Any, Any]
+Parts = tuple[Array, Array, "Array | None"]
+
+BLOCKS = (32, 64, 128, 256)
+# Shares of a block's range that 4 bits are tried on. For normally distributed weights the error they leave is within
+# 0.2 % of that of forty-one shares and seven zero points each.
+_SHARES = (1.06, 1.03, 1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.8)
+_CHUNK = 1 << 16  # elements quantised at a time: they stay in a processor's cache
+
+
+def quantized(weight: Array, bits: int, block: int, symmetric: bool) -> Parts:
+    """A weight [N, K] in the canonical layout: (uint8 [N, blocks, bytes], scales [N, blocks], zero points or None).
+
+    Raises:
+        ValueError: the weight holds infinities or NaN, or numbers too large for a scale below 2^16.
+    """
+    rows, depth = weight.shape
+    blocks = -(-depth // block)
+    values = np.empty((rows, blocks, packed_size(block, bits)), np.uint8)
+    scales = np.empty((rows, blocks), np.float32)
+    zeros = None if symmetric else np.empty((rows, packed_size(blocks, bits)), np.uint8)
+    step = max(1, _CHUNK // (blocks * block))
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        x = np.zeros((len(weight[part]), blocks * block), np.float32)
+        x[:, :depth] = weight[part]
+        if not np.isfinite(x).all():
+            raise ValueError("it holds infinities or NaN")
+        # Channels of a block first: what is done to all of them at once then runs along memory.
+        x = np.ascontiguousarray(x.reshape(-1, block).T)
+        scale, zero = _range_of_8(x, symmetric) if bits == 8 else _search(x, symmetric)
+        if (scale >= 65520).any():
+            raise ValueError(f"it holds numbers up to {np.abs(x).max():.3g}")
+        codes = (_steps(x, scale, zero, 2**bits - 1) + zero).astype(np.uint8)
+        values[part] = pack_bits(codes.T, bits).reshape(-1, *values.shape[1:])
+        scales[part] = scale.reshape(-1, blocks)
+        if zeros is not None:
+            zeros[part] = pack_bits(zero.astype(np.uint8).reshape(-1, blocks), bits)
+    return values, scales, zeros
+
+
+# Below: x [block, M] of M blocks; scales and zero points [M].
+
+
+def _ratio(above: Array, below: Array) -> Array:
+    """above / below, 0 where below is."""
+    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+
+
+def _steps(x: Array, scale: Array, zero: Array, most: int) -> Array:
+    """x in steps of the scale, as far as codes from 0 to ``most`` reach."""
+    steps = x * _ratio(np.ones_like(scale), scale)
+    np.rint(steps, out=steps)
+    np.maximum(steps, -zero, out=steps)
+    return np.minimum(steps, most - zero, out=steps)
+
+
+def _range_of_8(x: Array, symmetric: bool) -> tuple[Array, Array]:
+    """Scales and zero points that cover the block: with 8 bits nothing is gained by cutting it."""
+    if symmetric:
+        scale = rounded_scales(np.abs(x).max(0) / np.float32(127), up=True)
+        return scale, np.full_like(scale, 128)
+    low, high = np.minimum(x.min(0), 0), np.maximum(x.max(0), 0)
+    # The zero point is rounded: one code more than the range needs.
+    scale = rounded_scales((high - low) / np.float32(254), up=True)
+    return scale, np.clip(np.rint(_ratio(-low, scale)), 0, 255)
+
+
+def _search(x: Array, symmetric: bool) -> tuple[Array, Array]:
+    """Scales and zero points of 4 bits with the smallest squared error found."""
+    low, high = np.minimum(x.min(0), 0), np.maximum(x.max(0), 0)
+    largest = np.maximum(high, -low)
+    best, best_scale, best_zero = np.full_like(low, -1), np.zeros_like(low), np.full_like(low, 8)
+    for share in _SHARES:
+        if symmetric:
+            scale, zero = largest * np.float32(share / 7), best_zero
+        else:
+            scale = (high - low) * np.float32(share / 15)
+            zero = np.clip(np.rint(np.float32(7.5) - _ratio(low + high, 2 * scale)), 0, 15)
+        steps = _steps(x, scale, zero, 15)
+        along = (x * steps).sum(0)
+        fitted = _ratio(along, np.square(steps, out=steps).sum(0))
+        # |x - s d|^2 is smallest at s = x.d / d.d, and smaller there by (x.d)^2 / d.d than |x|^2.
+        better = fitted * along > best
+        best = np.where(better, fitted * along, best)
+        best_scale = np.where(better, fitted, best_scale)
+        best_zero = np.where(better, zero, best_zero)
+    return rounded_scales(best_scale), best_zero
+
+
+@dataclass
+class _Last:
+    """The weight that was quantised last: its parts are written one after the other."""
+
+    name: str = ""
+    parts: Parts | None = None
+
+
+class QuantizeWeights(GraphPass):
+    """Linear and the Gather of a token embedding become BlockLinear and BlockEmbedding; a tied weight is stored once.
+
+    Nothing is computed before a weight is written, and one weight at a time is held.
+
+    Args:
+        bits: 4 or 8.
+        block: channels that share a scale, one of `BLOCKS`.
+        symmetric: no zero points; None is what is usual: not in 4 bits, yes in 8.
+        keep: names of weights (shell patterns) that stay as they are.
+        wide: names of weights (shell patterns) that get 8 symmetric bits instead of 4.
+    """
+
+    def __init__(
+        self,
+        bits: int,
+        block: int = 32,
+        symmetric: bool | None = None,
+        keep: Sequence[str] = (),
+        wide: Sequence[str] = (),
+    ) -> None:
+        if bits not in (4, 8):
+            raise ValueError(f"bits must be 4 or 8, not {bits}")
+        if block not in BLOCKS:
+            raise ValueError(f"block must be one of {', '.join(map(str, BLOCKS))}, not {block}")
+        self.bits, self.block = bits, block
+        self.symmetric = bits == 8 if symmetric is None else symmetric
+        self.keep, self.wide = tuple(keep), tuple(wide)
+        self._last = _Last()
+
+    @property
+    def name(self) -> str:
+        return f"QuantizeWeights[{self.bits}, {self.block}{', symmetric' if self.symmetric else ''}]"
+
+    def requires(self, model: ir.Model) -> None:
+        if not any(node.domain == schema.DOMAIN for node in model.graph):
+            raise ValueError("weights are quantised before operators are spelled: put QuantizeWeights before Lower")
+
+    def call(self, model: ir.Model) -> None:
+        graph = model.graph
+        tied = {node.inputs[1] for node in graph if _is_linear(node)}
+        for node in list(graph):
+            if _is_linear(node):
+                self._replace(graph, node, "BlockLinear", node.inputs[1], node.inputs[0], (*node.inputs, None)[2])
+            elif _is_lookup(node):
+                table, ids = node.inputs[0], node.inputs[1]
+                if table not in tied and not _is_tokens(ids):
+                    self.declined["Gather: not of tokens"] += constant(table) is not None
+                    continue
+                self._replace(graph, node, "BlockEmbedding", table, ids, None)
+
+    def _replace(
+        self, graph: ir.Graph, node: ir.Node, op_type: str, weight: ir.Value | None, x: ir.Value | None,
+        bias: ir.Value | None,
+    ) -> None:  # fmt: skip
+        tensor = constant(weight)
+        name = "" if weight is None else str(weight.name)
+        if weight is None or tensor is None or not weight.is_initializer():
+            self.declined[f"{node.op_type}: the weight is computed"] += 1
+            return
+        shape = sizes(tensor.shape)
+        if any(fnmatchcase(name, pattern) for pattern in self.keep):
+            self.declined[f"{node.op_type}: kept"] += 1
+            return
+        if tensor.dtype != ir.DataType.FLOAT or len(shape) != 2:
+            self.declined[f"{node.op_type}: the weight is not a float32 matrix"] += 1
+            return
+        if op_type == "BlockEmbedding" and shape[1] % self.block:
+            self.declined[f"Gather: {shape[1]} channels are no multiple of the block"] += 1
+            return
+        wide = self.bits == 8 or any(fnmatchcase(name, pattern) for pattern in self.wide)
+        bits = 8 if wide else 4
+        parts = self._parts(graph, name, tensor, shape, bits, self.symmetric or bits > self.bits)
+        inputs = [x, *parts, bias] if op_type == "BlockLinear" else [x, *parts]
+        attributes = {"bits": bits, "block": self.block, "in": shape[1], "out": shape[0]}
+        new = ir.Node(
+            schema.DOMAIN, op_type, inputs, [ir.AttrInt64(key, value) for key, value in attributes.items()],
+            name=node.name,
+        )  # fmt: skip
+        old, fresh = node.outputs[0], new.outputs[0]
+        fresh.name, fresh.shape, fresh.type = old.name, old.shape, old.type
+        ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old], [fresh])
+        self.changed += 1
+
+    def _parts(
+        self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol, shape: tuple[int, ...], bits: int, symmetric: bool
+    ) -> list[ir.Value | None]:
+        """The initializers (weight, scales, zero points or None) of a weight; made once."""
+        names = [f"{name}.int{bits}", f"{name}.int{bits}.scales", f"{name}.int{bits}.zeros"]
+        rows, blocks, block = shape[0], -(-shape[1] // self.block), self.block
+
+        def part(index: int) -> Array:
+            if self._last.name != names[0] or self._last.parts is None:
+                self._last.parts = None
+                try:
+                    self._last.parts = quantized(tensor.numpy(), bits, block, symmetric)
+                except ValueError as error:
+                    raise ValueError(f"weight {name!r} cannot be quantised: {error}") from error
+                self._last.name = names[0]
+            found = self._last.parts[index]
+            assert found is not None
+            return found
+
+        shapes = [(rows, blocks, packed_size(block, bits)), (rows, blocks), (rows, packed_size(blocks, bits))]
+        kinds = [ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8]
+        return [
+            None
+            if index == 2 and symmetric
+            else graph.initializers.get(names[index])
+            or computed(graph, lambda index=index: part(index), shapes[index], kinds[index], names[index])  # type: ignore[misc]
+            for index in range(3)
+        ]
+
+
+def _is_linear(node: ir.Node) -> bool:
+    return node.domain == schema.DOMAIN and node.op_type == "Linear"
+
+
+def _is_lookup(node: ir.Node) -> bool:
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+    return node.domain == "" and node.op_type == "Gather" and axis == 0
+
+
+def _is_tokens(ids: ir.Value | None) -> bool:
+    """Whether a lookup is by token: positions and types have tables too, small ones."""
+    return ids is not None and ids.is_graph_input() and str(ids.name).endswith("input_ids")
