@@ -68,26 +68,36 @@ def _llama3(file: str, divisors: np.ndarray, theta: float, size: int) -> dict[st
             f"{file}: rope_freqs.weight must hold {size // 2} positive divisors, half of the rotary dimensions; it "
             f"holds {len(divisors)}. Convert the model anew."
         )
-    factor = float(divisors.max())
-    inverse = theta ** (-2.0 * np.arange(len(divisors)) / size) / (2 * np.pi)
-    smooth = (1 / divisors - 1 / factor) / (1 - 1 / factor)
-    between = (smooth > 1e-4) & (smooth < 1 - 1e-4)
-    if between.sum() >= 2:
-        slope, start = np.polyfit(inverse[between], smooth[between], 1)
-        spread = _ORIGINAL / slope
-        low, high = -start * spread, (1 - start) * spread
-        low, high = round(low, 3), round(high, 3)
-        if 0 < low < high:
-            found = np.clip((_ORIGINAL * inverse - low) / (high - low), 0, 1)
-            if np.allclose(1 / ((1 - found) / factor + found), divisors, rtol=1e-4):
-                return {
-                    "rope_type": "llama3",
-                    "factor": factor,
-                    "low_freq_factor": low,
-                    "high_freq_factor": high,
-                    "original_max_position_embeddings": _ORIGINAL,
-                }
+    with np.errstate(all="ignore"):  # what comes out is compared with what is there
+        found = _parameters(divisors, theta ** (-2.0 * np.arange(len(divisors)) / size) / (2 * np.pi))
+    if found is not None:
+        return found
     raise UnsupportedModelError(
         f"{file}: rope_freqs.weight holds divisors that Llama 3's rule does not give, and config.json has no place "
         "for others. Export the model's checkpoint instead."
     )
+
+
+def _parameters(divisors: np.ndarray, inverse: np.ndarray) -> dict[str, Any] | None:
+    """``inverse``: 1 / wavelength of each frequency. None: no parameters give these divisors."""
+    factor = float(divisors.max())
+    smooth = (1 / divisors - 1 / factor) / (1 - 1 / factor)
+    (between,) = np.nonzero((smooth > 1e-4) & (smooth < 1 - 1e-4))
+    if len(between) < 2:
+        return None
+    first, last = between[0], between[-1]
+    slope = (smooth[last] - smooth[first]) / (inverse[last] - inverse[first])
+    start = smooth[first] - slope * inverse[first]
+    low, high = (round(float(value * _ORIGINAL / slope), 3) for value in (-start, 1 - start))
+    if not 0 < low < high:
+        return None
+    remade = np.clip((_ORIGINAL * inverse - low) / (high - low), 0, 1)
+    if not np.allclose(1 / ((1 - remade) / factor + remade), divisors, rtol=1e-4):
+        return None
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "low_freq_factor": low,
+        "high_freq_factor": high,
+        "original_max_position_embeddings": _ORIGINAL,
+    }
