@@ -12,7 +12,7 @@ from precast.export.blocks.cache import Step
 from precast.export.blocks.tables import Table
 from precast.export.operators import rotary, rotary_angles
 
-__all__ = ["Frequencies", "RotaryPositions", "SteppedRotary", "llama3", "plain"]
+__all__ = ["Frequencies", "RotaryPositions", "SteppedRotary", "llama3", "plain", "yarn", "yarn_scale"]
 
 Frequencies = Callable[[], Tensor]
 """Computes the angle a pair of channels turns by from one position to the next, [R/2] float32."""
@@ -50,6 +50,51 @@ def llama3(
         return torch.where((wavelength >= high) & (wavelength <= low), between, slow)
 
     return compute
+
+
+def yarn(
+    size: int,
+    base: float,
+    *,
+    factor: float,
+    original_max_position_embeddings: int,
+    beta_fast: float = 32.0,
+    beta_slow: float = 1.0,
+    truncate: bool = True,
+) -> Frequencies:
+    """YaRN's scaling: pairs that turn more than ``beta_fast`` times in the original context stay, those that turn less
+    than ``beta_slow`` times are slowed by ``factor``, and those between by a share linear in their index.
+    https://arxiv.org/abs/2309.00071, section 3.2
+
+    Args:
+        truncate: the indexes between which the share grows are rounded outwards.
+    """
+
+    def index(turns: float) -> float:
+        """The pair, counted in fractions, that turns so often in the original context."""
+        return size * math.log(original_max_position_embeddings / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    def compute() -> Tensor:
+        low, high = index(beta_fast), index(beta_slow)
+        if truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, size - 1)
+        width = high - low or 0.001
+        slowed = ((torch.arange(size // 2, dtype=torch.float32) - low) / width).clamp(0, 1)
+        frequencies = plain(size, base)()
+        return frequencies / factor * slowed + frequencies * (1 - slowed)
+
+    return compute
+
+
+def yarn_scale(factor: float, mscale: float | None = None, mscale_all_dim: float | None = None) -> float:
+    """What YaRN multiplies queries and keys by, 0.1 ln(factor) + 1; the two weights are DeepSeek's.
+    https://arxiv.org/abs/2309.00071, section 3.4"""
+
+    def grown(weight: float) -> float:
+        return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    return grown(mscale) / grown(mscale_all_dim) if mscale and mscale_all_dim else grown(1.0)
 
 
 class RotaryPositions(nn.Module):

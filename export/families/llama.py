@@ -99,15 +99,18 @@ def layer(
     )
 
 
-def causal_lm(spec: LlamaSpec, layers: list[nn.Module]) -> CausalLM:
-    """The layers between embeddings and head."""
+def causal_lm(
+    spec: LlamaSpec, layers: list[nn.Module], *, embedding_scale: float | None = None, softcap: float | None = None
+) -> CausalLM:
+    """The layers between embeddings and head; ``softcap`` is that of the logits."""
     return CausalLM(
         Decoder(
-            embeddings=TokenEmbeddings(spec.vocab_size, spec.hidden_size),
+            embeddings=TokenEmbeddings(spec.vocab_size, spec.hidden_size, scale=embedding_scale),
             layers=layers,
             norm=RMSNorm(spec.hidden_size, spec.rms_norm_eps),
         ),
         nn.Linear(spec.hidden_size, spec.vocab_size, bias=False),
+        softcap=softcap,
     )
 
 

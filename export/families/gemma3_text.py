@@ -1,0 +1,216 @@
+"""Gemma 3, text only: Gemma with norms before and after each part, normed queries and keys, and layers that mostly see
+the last tokens alone, those with rotary positions of a base of their own. https://arxiv.org/abs/2503.19786"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from precast.export import heads
+from precast.export.blocks.activations import Activation, activation
+from precast.export.blocks.attention import CachedSelfAttention
+from precast.export.blocks.cache import Step
+from precast.export.blocks.layer_types import FULL, SLIDING, check_layer_types
+from precast.export.blocks.mlp import GatedMLP
+from precast.export.blocks.norms import RMSNorm
+from precast.export.blocks.rope import Rope, rope
+from precast.export.blocks.rotary import SteppedRotary
+from precast.export.families import Family
+from precast.export.families.llama import LlamaSpec, causal_lm
+from precast.export.spec import hf
+from precast.export.weights import Fold, Ignore, Rename, Rule, Tie
+from precast.runtime.errors import ConfigError
+
+__all__ = ["FAMILY", "Gemma3Spec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gemma3Spec(LlamaSpec):
+    """Upstream's defaults; ``rope_theta`` and ``rope_scaling`` are those of the layers that see everything."""
+
+    vocab_size: int = hf(default=262208)
+    hidden_size: int = hf(default=2304)
+    intermediate_size: int = hf(default=9216)
+    num_hidden_layers: int = hf(default=26)
+    num_attention_heads: int = hf(default=8)
+    num_key_value_heads: int | None = hf(default=4)
+    head_dim: int | None = hf(default=256)
+    hidden_act: Activation = hf("hidden_activation", default=activation("gelu_pytorch_tanh"), read=activation)
+    max_position_embeddings: int = hf(default=131072)
+    tie_word_embeddings: bool = hf(default=True)
+    mlp_bias: bool = hf(default=False, only=(False,))
+    rope_local_base_freq: float = hf(default=10000.0)
+    query_pre_attn_scalar: float = hf(default=256)
+    sliding_window: int | None = hf(default=4096)
+    sliding_window_pattern: int = hf(("sliding_window_pattern", "_sliding_window_pattern"), default=6)
+    layer_types: list[str] | None = hf(default=None)
+    final_logit_softcapping: float | None = hf(default=None)
+    # Upstream reads it and computes nothing with it; Gemma 3 was trained without.
+    attn_logit_softcapping: float | None = hf(default=None, only=(None,))
+    use_bidirectional_attention: bool | None = hf(default=False, only=(None, False))
+
+    def __post_init__(self) -> None:
+        if self.sliding_window_pattern < 1:
+            raise ConfigError(
+                "'sliding_window_pattern' is every how many layers one sees everything: at least 1; "
+                f"received {self.sliding_window_pattern}"
+            )
+        if self.query_pre_attn_scalar <= 0 or (self.final_logit_softcapping or 1) <= 0:
+            raise ConfigError(
+                "'query_pre_attn_scalar' and 'final_logit_softcapping' must be positive; received "
+                f"{self.query_pre_attn_scalar} and {self.final_logit_softcapping}"
+            )
+        check_layer_types(self.kinds, self.num_hidden_layers, self.sliding_window)
+        given = self.rope_parameters
+        if given is not None and not (
+            set(given) <= {FULL, SLIDING} and all(isinstance(v, dict) for v in given.values())
+        ):
+            raise ConfigError(
+                f"'rope_parameters' holds those of {FULL!r} and of {SLIDING!r}, each an object; received {given}"
+            )
+        super().__post_init__()
+        self.local_rope.check()
+
+    @property
+    def kinds(self) -> list[str]:
+        """What each layer sees."""
+        if self.layer_types is not None:
+            return self.layer_types
+        every = self.sliding_window_pattern
+        return [SLIDING if (index + 1) % every else FULL for index in range(self.num_hidden_layers)]
+
+    @property
+    def rope(self) -> Rope:
+        """How rotary angles are made where a layer sees everything."""
+        return self._rope(FULL, self.rope_scaling, self.rope_theta or 1e6)
+
+    @property
+    def local_rope(self) -> Rope:
+        """And where it sees the last tokens alone."""
+        return self._rope(SLIDING, None, self.rope_local_base_freq)
+
+    def _rope(self, kind: str, scaling: Mapping[str, Any] | None, theta: float) -> Rope:
+        given = (self.rope_parameters or {}).get(kind)
+        return rope(self.size, parameters=given, scaling=scaling, theta=theta, longest=self.max_position_embeddings)
+
+
+class _SandwichLayer(nn.Module):
+    """x = x + norm(attention(norm(x))); x = x + norm(mlp(norm(x))); the state travels as in `DecoderLayer`."""
+
+    def __init__(self, spec: Gemma3Spec, positions: SteppedRotary, window: int | None) -> None:
+        super().__init__()
+
+        def norm(size: int = spec.hidden_size) -> RMSNorm:
+            return RMSNorm(size, spec.rms_norm_eps)
+
+        self.attention_norm, self.attention_post_norm = norm(), norm()
+        self.mlp_norm, self.mlp_post_norm = norm(), norm()
+        self.self_attn = CachedSelfAttention(
+            spec.hidden_size,
+            heads=spec.num_attention_heads,
+            kv_heads=spec.kv_heads,
+            head_dim=spec.size,
+            bias=spec.attention_bias,
+            positions=positions,
+            query_norm=norm(spec.size),
+            key_norm=norm(spec.size),
+            window=window,
+            scale=spec.query_pre_attn_scalar**-0.5,
+        )
+        self.mlp = GatedMLP(spec.hidden_size, spec.intermediate_size, spec.hidden_act, bias=False)
+
+    def forward(
+        self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x, update [B, S, H] (None: there is no update yet) -> the same two after this layer."""
+        if update is None:
+            normed = self.attention_norm(x)
+        else:
+            normed, x = self.attention_norm.add(update, x)
+        update = self.attention_post_norm(self.self_attn(normed, step, bias))
+        normed, x = self.mlp_norm.add(update, x)
+        return x, self.mlp_post_norm(self.mlp(normed))
+
+
+def _causal_lm(spec: Gemma3Spec, absent: frozenset[str]) -> nn.Module:
+    everywhere, nearby = spec.rope.module(), spec.local_rope.module()
+    layers: list[nn.Module] = [
+        _SandwichLayer(spec, nearby, spec.sliding_window) if kind == SLIDING else _SandwichLayer(spec, everywhere, None)
+        for kind in spec.kinds
+    ]
+    return causal_lm(spec, layers, embedding_scale=spec.hidden_size**0.5, softcap=spec.final_logit_softcapping)
+
+
+def _weights(spec: Gemma3Spec) -> tuple[Rule, ...]:
+    tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
+    layers = "model.layers.{}."
+    return (
+        Ignore("model.rotary_emb*.inv_freq"),
+        Rename("model.embed_tokens.*", "model.embeddings.words.*"),
+        Rename(layers + "input_layernorm.*", layers + "attention_norm.*"),
+        Rename(layers + "post_attention_layernorm.*", layers + "attention_post_norm.*"),
+        Rename(layers + "pre_feedforward_layernorm.*", layers + "mlp_norm.*"),
+        Rename(layers + "post_feedforward_layernorm.*", layers + "mlp_post_norm.*"),
+        Fold("*norm.weight", add=1.0),
+        *tie,
+    )
+
+
+def _fused(spec: Gemma3Spec, head: heads.Head) -> Mapping[str, int]:
+    """A layer: one attention on normed and turned queries and keys, and four norms of which two follow a sum."""
+    layers = spec.num_hidden_layers
+    return {
+        "CachedAttention": layers,
+        "Rotary": 2 * layers,
+        "AddRMSNorm": 2 * layers,
+        "RMSNorm": 4 * layers + 1,
+        "GatedActivation": layers,
+    }
+
+
+FAMILY = Family(
+    spec=Gemma3Spec,
+    heads={heads.CAUSAL_LM: _causal_lm},
+    weights=_weights,
+    limits=lambda spec: spec.max_position_embeddings,
+    fused=_fused,
+    final_norm=True,
+    inert=frozenset({"cache_implementation"}),
+    tiny={
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "intermediate_size": 48,
+        "max_position_embeddings": 160,
+        "vocab_size": 99,
+        "pad_token_id": 0,
+        "query_pre_attn_scalar": 20,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "rope_theta": 3000.0, "factor": 8.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        },
+    },
+    variations=(
+        # Every layer local but one, nothing said of rotary positions, capped logits, biases, an untied head.
+        {
+            "hidden_size": 18,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "head_dim": 8,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "final_logit_softcapping": 3.0,
+            "layer_types": None,
+            "sliding_window_pattern": 2,
+            "rope_parameters": None,
+        },
+    ),
+)
