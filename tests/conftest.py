@@ -8,6 +8,5 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # One worker a core: more threads than cores would only wait for each other.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Models are tiny and tests run side by side: more threads than cores would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
