@@ -104,7 +104,7 @@ def test_prompts_together_are_as_alone() -> None:
         np.testing.assert_allclose(together.sequences_scores[part], alone.sequences_scores, atol=1e-5)
 
 
-def test_criteria_of_the_caller_end_beams_as_upstreams_do() -> None:
+def test_the_callers_functions_see_beams_as_upstreams_do() -> None:
     model, ours = upstream_model("gpt2"), served(upstream_model("gpt2"))
     ids, mask = random_prompts(13, rows=5)
 
@@ -112,8 +112,18 @@ def test_criteria_of_the_caller_end_beams_as_upstreams_do() -> None:
         return (tokens[:, -1] == 10) | (tokens[:, -1] == 27)
 
     asked = {"num_beams": 3, "max_new_tokens": 10, "return_dict_in_generate": True, "output_scores": True}
-    expected = upstream(model, ids, mask, stopping_criteria=[stops], **asked)
-    found = generate(ours, ids, attention_mask=mask, stopping_criteria=[stops], **asked)
+    given_to: list[tuple[int, ...]] = []
+
+    def dearer(tokens: Any, scores: Any) -> Any:
+        given_to.append(tuple(scores.shape))
+        scores[:, 14] -= 2.0
+        return scores
+
+    expected = upstream(model, ids, mask, stopping_criteria=[stops], logits_processor=[dearer], **asked)
+    theirs = given_to.copy()
+    given_to.clear()
+    found = generate(ours, ids, attention_mask=mask, stopping_criteria=[stops], logits_processor=dearer, **asked)
+    assert given_to == theirs
     assert np.array_equal(found.sequences, expected.sequences) and "stop" in found.finish_reasons
     np.testing.assert_allclose(found.sequences_scores, expected.sequences_scores, atol=1e-5)
 

@@ -417,6 +417,8 @@ def test_where_the_configuration_comes_from() -> None:
     asked = {"max_new_tokens": 3, "min_new_tokens": 3}
     assert np.array_equal(generate(ours, [[5]], generation_config=asked), by_keyword)
     assert np.array_equal(generate(ours, [[5]], generation_config=GenerationConfig(**asked)), by_keyword)
+    inputs = {"input_ids": [[5]], "attention_mask": [[1]], "token_type_ids": [[0]]}
+    assert np.array_equal(generate(ours, **inputs, **asked, use_cache=True, synced_gpus=False), by_keyword)
     longer = generate(ours, [[5]], generation_config=asked, max_new_tokens=5, min_new_tokens=5)
     assert longer.shape == (1, 6)
     with pytest.raises(InputError, match=r"generation_config is a GenerationConfig or a mapping .* received int"):
@@ -436,6 +438,8 @@ def test_arguments_that_exclude_each_other() -> None:
     _, ours = pair("llama")
     with pytest.raises(InputError, match="two names of one argument"):
         generate(ours, [[5]], input_ids=[[5]])
+    with pytest.raises(InputError, match=r"passed as keywords: generate\(\*\*inputs\)"):
+        generate(ours, {"input_ids": [[5]]})
     with pytest.raises(InputError, match="num_return_sequences"):
         generate(ours, [[5]], num_return_sequences=2)
 

@@ -182,7 +182,7 @@ def test_speculation_within_a_conversation() -> None:
 
 def test_speculation_that_cannot_be() -> None:
     model = upstream_model("llama")
-    with pytest.raises(InputError, match="needs a model that can take tokens back; this model cannot"):
+    with pytest.raises(InputError, match="needs a model that can take tokens back; this one cannot"):
         generate(served(model, rollback=0), [[5, 6, 5, 6]], max_new_tokens=9, min_new_tokens=9, **LOOKUP)
     with pytest.raises(InputError, match=r"one prompt and gives one return; received 2 prompts with\s+1 returns"):
         generate(served(model), [[5], [6]], **LOOKUP)

@@ -59,6 +59,7 @@ def prepare(
     attention_mask: Any = None,
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
+    token_type_ids: Any = None,
     past: Conversation | None = None,
     tokenizer: Any = None,
     json_schema: Any = None,
@@ -79,6 +80,7 @@ def prepare(
         input_ids: [N, S] integers with padding on either side, or N lists of ids; an encoder-decoder's source.
         attention_mask: [N, S], 1 for a token and 0 for padding.
         decoder_input_ids: what an encoder-decoder's outputs begin with, the start token being added where it lacks.
+        token_type_ids: what some tokenizers add, and no model here looks at.
         past: what this conversation's calls have processed before need not be processed again.
         tokenizer: in place of the model's, for stop strings and grammars.
         json_schema, regex, grammar: what the generated text has to match, one of them.
@@ -88,6 +90,8 @@ def prepare(
     _refuse_unknown(arguments)
     if inputs is not None and input_ids is not None:
         raise InputError("inputs and input_ids are two names of one argument; pass one of them.")
+    if isinstance(inputs, Mapping):
+        raise InputError("What a tokenizer gives is passed as keywords: generate(**inputs), not generate(inputs).")
     config = _merged(model, generation_config, arguments)
     engine = model.engine()
     encoder = bool(_entry(model.config, "is_encoder_decoder"))

@@ -20,7 +20,7 @@ from precast.runtime.generation.results import Acceptance, FinishReason
 __all__ = ["DraftModel", "Drafter", "PromptLookup", "speculate"]
 
 _NO_ROLLBACK = (
-    "Speculative decoding needs a model that can take tokens back; this {what} cannot (its state goes one way). "
+    "Speculative decoding needs a model that can take tokens back; this one cannot (its state goes one way). "
     "Generate without prompt_lookup_num_tokens and assistant_model."
 )
 
@@ -95,6 +95,9 @@ class DraftModel:
         self._confidence, self._eos, self._context = confidence, eos, context
         self._session: Session | None = None
         self._held: list[int] = []
+        """What the session holds."""
+        self._sure = 0
+        """How many of those are the row's own tokens, as far as was known at the last proposal."""
 
     def propose(self, tokens: Array, limit: int) -> list[int]:
         count = min(self._count, limit)
@@ -102,10 +105,10 @@ class DraftModel:
             count = min(count, self._engine.max_length - len(tokens))
         if count < 1:
             return []
-        known = tokens.tolist()
-        session = self._caught_up(known, len(known) + limit)
+        session = self._caught_up(tokens, len(tokens) + limit)
         count = min(count, session.rollback + 1)
-        pending = known[len(self._held) :]
+        pending = tokens[len(self._held) :].tolist()
+        self._sure = len(tokens)
         draft: list[int] = []
         while True:
             logits = session.feed([pending])[0, -1]
@@ -122,23 +125,26 @@ class DraftModel:
         if self._adapts and drafted:
             self._count = self._count + 2 if accepted == drafted else max(1, self._count - 1)
 
-    def _caught_up(self, known: list[int], capacity: int) -> Session:
-        """The session, holding a beginning of ``known`` that lacks its last token at least."""
+    def _caught_up(self, tokens: Array, capacity: int) -> Session:
+        """The session, holding a beginning of ``tokens`` that lacks its last one at least."""
         session = self._session
         if session is not None and session.capacity >= capacity:
-            shared = _shared(self._held, known[:-1])
-            if len(self._held) - shared <= session.rollback or shared == len(self._held):
-                if shared < len(self._held):
-                    session.truncate([shared])
-                    del self._held[shared:]
+            # The row only ever grows, so what it began with need not be looked at again.
+            shared = min(self._sure, len(self._held))
+            while shared < min(len(self._held), len(tokens) - 1) and self._held[shared] == tokens[shared]:
+                shared += 1
+            shared = min(shared, len(tokens) - 1)
+            if shared == len(self._held):
                 return session
-            if session.rollback < 1:
-                raise InputError(_NO_ROLLBACK.format(what="draft model"))
+            if len(self._held) - shared <= session.rollback:
+                session.truncate([shared])
+                del self._held[shared:]
+                return session
         room = 2 * capacity
         if self._engine.max_length is not None:
             room = max(min(room, self._engine.max_length), capacity)
         self._session = session = self._engine.open(1, room, self._context)
-        self._held = []
+        self._held, self._sure = [], 0
         return session
 
 
@@ -191,7 +197,7 @@ def speculate(run: Run, drafter: Drafter) -> tuple[Ended, Acceptance]:
         if reason is not None:
             return _ended(run, reason), acceptance
         if session.rollback < 1:
-            raise InputError(_NO_ROLLBACK.format(what="model"))
+            raise InputError(_NO_ROLLBACK)
         # The guess and the token after it must fit the budget, and a guess that is wrong must be taken back.
         limit = min(run.budget - steps - 1, session.rollback)
         draft = drafter.propose(history.row(0), limit) if limit > 0 else []
@@ -204,11 +210,3 @@ def _ended(run: Run, reason: FinishReason) -> Ended:
 
 def _likelihood(logits: Array, token: int) -> float:
     return float(1.0 / np.exp(logits.astype(np.float64) - float(logits[token])).sum())
-
-
-def _shared(left: list[int], right: list[int]) -> int:
-    """How many tokens two rows begin with in common."""
-    for index, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return index
-    return min(len(left), len(right))
