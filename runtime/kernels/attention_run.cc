@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kTasks = 32;
 constexpr int64_t kSmallestChunk = 96;
 constexpr int64_t kChunkMultiple = 24;  // the query block of every instruction set
-constexpr int64_t kFewQueries = 8;
+constexpr int64_t kFewQueries = 12;
 
 struct Work {
   const AttentionCall& arguments;
@@ -56,7 +56,8 @@ void run_chunks(Call& call, const Kernels& kernels, AttentionCall& to) {
   call.check(!work.out_of_memory, "no memory for %zu bytes of scratch", work.floats * sizeof(float));
 }
 
-// Spans begin at whole multiples of their length, so that the keys a row's queries see may lie in one more.
+// Some microseconds of work each, and long enough to be read at memory's full speed: that begins slowly. Spans begin at
+// whole multiples of their length, so that the keys a row's queries see may lie in one more.
 int64_t most_spans(const AttentionCall& to) {
   int64_t most = 1;
   for (int64_t row = 0; row < to.batch; ++row) {
@@ -64,7 +65,7 @@ int64_t most_spans(const AttentionCall& to) {
     const int64_t keys = to.past == nullptr ? to.keys : to.past[row] + queries;
     int64_t from = to.window_left < 0 ? 0 : keys - queries - to.window_left;
     if (from < 0) from = 0;
-    const int64_t spans = (keys + kFewSpan - 1) / kFewSpan - from / kFewSpan;
+    const int64_t spans = (keys + to.span - 1) / to.span - from / to.span;
     if (spans > most) most = spans;
     if (to.past == nullptr) break;
   }
@@ -72,6 +73,7 @@ int64_t most_spans(const AttentionCall& to) {
 }
 
 void run_spans(Call& call, const Kernels& kernels, AttentionCall& to) {
+  to.span = to.size <= 64 ? 512 : to.size <= 128 ? 256 : 128;
   to.spans = most_spans(to);
   const size_t heads = static_cast<size_t>(to.batch * to.kv_heads);
   Work work{to, kernels, kernels.few_scratch(to), nullptr};

@@ -1,9 +1,10 @@
 // Attention of few queries, such as a decoder's next token, over many keys: bound by how fast these can be read.
 //
-// Keys and values are read where they lie, once for all the queries that share them. A task is a span of positions,
-// whose partial result needs another span's only to be merged (https://arxiv.org/abs/1805.02867). Spans begin at
-// multiples of kSpan and each query goes through the same arithmetic whichever others stand beside it: its result
-// depends neither on them nor on the number of threads.
+// Keys and values are read where they lie, once for all the queries that share them, and row after row from the first
+// float to the last: memory gives even two rows side by side at half the speed. A task is a span of positions, whose
+// partial result needs another span's only to be merged (https://arxiv.org/abs/1805.02867). Spans begin at multiples of
+// their length, and each query goes through the same arithmetic whichever others stand beside it: its result depends
+// neither on them nor on the number of threads.
 #pragma once
 
 #include "attention.h"
@@ -11,9 +12,10 @@
 namespace precast {
 namespace {
 
-constexpr int64_t kSpan = kFewSpan;
-constexpr int64_t kSlab = 32;   // query rows whose scores are kept at a time
-constexpr int64_t kAtOnce = 8;  // keys of a step, at most
+constexpr int64_t kLongest = 512;           // keys of a span at most
+constexpr int64_t kStride = kLongest + 16;  // from one row of scores to the next
+constexpr int64_t kSlab = 16;               // query rows whose scores are kept at a time
+constexpr int64_t kAtOnce = 8;              // keys of a step, at most
 
 struct FewLayout {
   int64_t width;  // head size, padded to whole vectors
@@ -28,11 +30,11 @@ struct FewLayout {
       return begin;
     };
     q = take(kSlab * width);
-    scores = take(kSlab * kSpan);
+    scores = take(kSlab * kStride);
     sums = take(kSlab * width);
-    positions = take(kSpan);
-    k = take(2 * kSpan);
-    v = take(2 * kSpan);
+    positions = take(kLongest);
+    k = take(2 * kLongest);
+    v = take(2 * kLongest);
     floats = at;
   }
 };
@@ -45,8 +47,8 @@ struct Shared {
   Shared(const AttentionCall& call, int64_t index)
       : head(call, index / call.kv_heads, index % call.kv_heads * (call.heads / call.kv_heads)),
         group(call.heads / call.kv_heads), rows(head.queries * group), from(head.first_seen(call, 0)),
-        to(head.last_seen(call, head.queries)), first(from / kSpan),
-        spans(to > from ? (to + kSpan - 1) / kSpan - first : 0) {}
+        to(head.last_seen(call, head.queries)), first(from / call.span),
+        spans(to > from ? (to + call.span - 1) / call.span - first : 0) {}
 
   // Row r is a query of a head: neighbouring rows are heads of one query.
   int64_t query(int64_t r) const { return r / group; }
@@ -61,41 +63,53 @@ void dots(const float* q, int64_t width, int64_t size, const float* const* k, in
   constexpr int kKeys = Rows == 1 ? 8 : Rows == 2 ? 4 : 2;
   const int64_t whole = size / kWidth * kWidth;
   for (int64_t j = 0; j < count; j += kKeys) {
-    const float* from[kKeys];
-#pragma GCC unroll 8
-    for (int i = 0; i < kKeys; ++i) from[i] = k[j + i];
     V sums[8];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) sums[i] = splat(0.0f);
-    for (int64_t d = 0; d < whole; d += kWidth) {
-      V x[kKeys];
 #pragma GCC unroll 8
-      for (int i = 0; i < kKeys; ++i) x[i] = load(from[i] + d);
+    for (int i = 0; i < kKeys; ++i) {
+      const float* from = k[j + i];
+      for (int64_t d = 0; d < whole; d += kWidth) {
+        const V x = load(from + d);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) sums[r * kKeys + i] = fma(load(q + r * width + d), x, sums[r * kKeys + i]);
+      }
+      if (whole == size) continue;
+      const V x = load_part(from + whole, size - whole);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
-        const V y = load(q + r * width + d);
-#pragma GCC unroll 8
-        for (int i = 0; i < kKeys; ++i) sums[r * kKeys + i] = fma(y, x[i], sums[r * kKeys + i]);
-      }
-    }
-    if (whole < size) {
-#pragma GCC unroll 8
-      for (int i = 0; i < kKeys; ++i) {
-        const V x = load_part(from[i] + whole, size - whole);
-#pragma GCC unroll 4
-        for (int r = 0; r < Rows; ++r) {
-          sums[r * kKeys + i] = fma(load(q + r * width + whole), x, sums[r * kKeys + i]);
-        }
+        sums[r * kKeys + i] = fma(load(q + r * width + whole), x, sums[r * kKeys + i]);
       }
     }
     float lanes[8];
     sums_of_eight(sums, lanes);
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) __builtin_memcpy(out + r * kSpan + j, lanes + r * kKeys, kKeys * sizeof(float));
+    for (int r = 0; r < Rows; ++r) __builtin_memcpy(out + r * kStride + j, lanes + r * kKeys, kKeys * sizeof(float));
   }
 }
 
-// out[r] += p[r] @ v over `Vectors` vectors of channels from d on.
+// out[r] += p[r] @ v, value after value: for those that come from memory.
+template <int Rows>
+void mix_first(const float* p, const float* const* v, int64_t count, int64_t size, float* out, int64_t width) {
+  const int64_t whole = size / kWidth * kWidth;
+  for (int64_t j = 0; j < count; ++j) {
+    const float* from = v[j];
+    V y[Rows];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) y[r] = splat(p[r * kStride + j]);
+    for (int64_t d = 0; d < whole; d += kWidth) {
+      const V x = load(from + d);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) store(out + r * width + d, fma(y[r], x, load(out + r * width + d)));
+    }
+    if (whole == size) continue;
+    const V x = load_part(from + whole, size - whole);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) store(out + r * width + whole, fma(y[r], x, load(out + r * width + whole)));
+  }
+}
+
+// The same over `Vectors` vectors of channels from d on, the sums in registers: for values that have just been read.
 template <int Rows, int Vectors>
 inline void mix_columns(const float* p, const float* const* v, int64_t count, int64_t d, float* out, int64_t width) {
   V sums[Rows][Vectors];
@@ -111,7 +125,7 @@ inline void mix_columns(const float* p, const float* const* v, int64_t count, in
     for (int i = 0; i < Vectors; ++i) x[i] = load(from + i * kWidth);
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
-      const V y = splat(p[r * kSpan + j]);
+      const V y = splat(p[r * kStride + j]);
 #pragma GCC unroll 8
       for (int i = 0; i < Vectors; ++i) sums[r][i] = fma(y, x[i], sums[r][i]);
     }
@@ -142,7 +156,7 @@ void mix(const float* p, const float* const* v, int64_t count, int64_t size, flo
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
       float* to = out + r * width + d;
-      store(to, fma(splat(p[r * kSpan + j]), x, load(to)));
+      store(to, fma(splat(p[r * kStride + j]), x, load(to)));
     }
   }
 }
@@ -175,6 +189,18 @@ inline float* part_of(const AttentionCall& call, const Shared& shared, int64_t i
   return call.parts + ((index * call.queries * shared.group + r) * call.spans + span) * (call.size + 2);
 }
 
+// Where each key stands. Most stand one behind the other, without a new one or the end of a ring between them.
+inline void rows_of(const Source& source, const int32_t* positions, int64_t count, const float** rows) {
+  const int64_t low = positions[0], high = positions[count - 1];
+  int64_t j = 0;
+  if (high - low == count - 1 && low < source.past && low % source.slots + high - low < source.slots) {
+    const float* from = source.at(low);
+    const int64_t held = high < source.past ? count : source.past - low;
+    for (; j < held; ++j, from += source.stride) rows[j] = from;
+  }
+  for (; j < count; ++j) rows[j] = source.at(positions[j]);
+}
+
 void few_task(const AttentionCall& call, int64_t task, float* scratch) {
   const FewLayout layout(call);
   const int64_t index = task / call.spans, span = task % call.spans, size = call.size, width = layout.width;
@@ -195,9 +221,9 @@ void few_task(const AttentionCall& call, int64_t task, float* scratch) {
   int32_t* positions = reinterpret_cast<int32_t*>(scratch + layout.positions);
   const float** k = reinterpret_cast<const float**>(scratch + layout.k);
   const float** v = reinterpret_cast<const float**>(scratch + layout.v);
-  const int64_t begin = (shared.first + span) * kSpan;
+  const int64_t begin = (shared.first + span) * call.span;
   const int64_t from = shared.from > begin ? shared.from : begin;
-  const int64_t to = shared.to < begin + kSpan ? shared.to : begin + kSpan;
+  const int64_t to = shared.to < begin + call.span ? shared.to : begin + call.span;
   // A key's place in a vector is that of its position, whatever comes before it: the sum over keys has one order. The
   // places in front are nobody's; so are those behind, up to a whole step.
   const int64_t lead = (from - begin) % kTileColumns;
@@ -207,9 +233,9 @@ void few_task(const AttentionCall& call, int64_t task, float* scratch) {
   }
   const bool none = count == lead;
   for (int64_t j = 0; j < lead && !none; ++j) positions[j] = positions[lead];
-  for (int64_t j = 0; j < count && !none; ++j) {
-    k[j] = head.k.at(positions[j]);
-    v[j] = head.v.at(positions[j]);
+  if (!none) {
+    rows_of(head.k, positions, count, k);
+    rows_of(head.v, positions, count, v);
   }
   const int64_t steps = none ? 0 : padded(count, kAtOnce);
   for (int64_t j = count; j < steps; ++j) k[j] = k[count - 1];
@@ -237,7 +263,7 @@ void few_task(const AttentionCall& call, int64_t task, float* scratch) {
     for (int64_t j = 0; j < steps; j += block) {
       const int64_t some = steps - j < block ? steps - j : block;
       by_rows(rows, [&](int64_t r, auto n) {
-        dots<decltype(n)::value>(q + r * width, width, size, k + j, some, scores + r * kSpan + j);
+        dots<decltype(n)::value>(q + r * width, width, size, k + j, some, scores + r * kStride + j);
       });
     }
     float total[kSlab], largest[kSlab];
@@ -247,7 +273,7 @@ void few_task(const AttentionCall& call, int64_t task, float* scratch) {
       const int64_t low = call.window_left < 0 ? 0 : first_from(list, count - lead, position - call.window_left);
       const int64_t high =
           call.window_right < 0 ? count - lead : first_from(list, count - lead, position + call.window_right + 1);
-      float* line = scores + r * kSpan;
+      float* line = scores + r * kStride;
       if (head.k_bias != nullptr) {
         for (int64_t j = lead; j < count; ++j) line[j] += shift[r];
       }
@@ -262,7 +288,8 @@ void few_task(const AttentionCall& call, int64_t task, float* scratch) {
     for (int64_t j = lead; j < count; j += block) {
       const int64_t some = count - j < block ? count - j : block;
       by_rows(rows, [&](int64_t r, auto n) {
-        mix<decltype(n)::value>(scores + r * kSpan + j, v + j, some, size, sums + r * width, width);
+        const auto add = r == 0 ? mix_first<decltype(n)::value> : mix<decltype(n)::value>;
+        add(scores + r * kStride + j, v + j, some, size, sums + r * width, width);
       });
     }
 

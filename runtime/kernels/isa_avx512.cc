@@ -9,8 +9,10 @@
 
 namespace precast {
 
-extern const Kernels kAvx512 = {"avx512", norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows, attention_scratch, attention_task,
-                               few_scratch, few_task, few_merge,
-                               {quantize_tiles, block_linear}};
+extern const Kernels kAvx512 = {
+    "avx512",           norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows,
+    attention_scratch, attention_task,      few_scratch,        few_task,  few_merge,
+    {quantize_tiles, block_linear},
+};
 
 }  // namespace precast

@@ -72,12 +72,9 @@ struct AttentionCall {
   // How the work is divided: queries of a task and tasks of a head, where every task copies its keys; or, for few
   // queries, spans of keys, whose partial results of each query are kept in `parts` and then merged.
   int64_t chunk, chunks;
-  int64_t spans;
+  int64_t span, spans;  // keys of a span, at most 512; spans of a head
   float* parts;  // [batch, kv_heads, queries * heads / kv_heads, spans, size + 2]; null: one span
 };
-
-// Keys of a span: some microseconds of work.
-constexpr int64_t kFewSpan = 256;
 
 struct Kernels {
   const char* name;
