@@ -289,7 +289,8 @@ PRECAST_INLINE void panel_tile(const BlockCall& call, const PanelLayout& layout,
         // Integers below 2^24 all of them: exact in float32.
         __m256 total = _mm256_cvtepi32_ps(sums[p][r]);
         if (Zeros || Bits == 4) total = _mm256_fnmadd_ps(zero, _mm256_broadcast_ss(x_scales + 2 * r + 1), total);
-        out[p][r] = _mm256_fmadd_ps(_mm256_mul_ps(total, _mm256_broadcast_ss(x_scales + 2 * r)), scale, out[p][r]);
+        // The product of the scales first: large rows do not overflow before small weights are at them.
+        out[p][r] = _mm256_fmadd_ps(total, _mm256_mul_ps(scale, _mm256_broadcast_ss(x_scales + 2 * r)), out[p][r]);
       }
     }
     x_scales += 2 * Rows;
@@ -361,7 +362,7 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
       for (int r = 0; r < Rows; ++r) {
         const float* of_row = x_scales + (b * Rows + r) * 2;
         const float total = static_cast<float>(sums[r][c]) - zero * of_row[1];
-        result[r][c] += total * of_row[0] * scale;
+        result[r][c] += total * (of_row[0] * scale);
       }
     }
   }

@@ -1,0 +1,310 @@
+"""Products with weights in blocks on every instruction set: integers exact against NumPy, errors against float64."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from precast.graphs.dialects import blocks
+from precast.graphs.dialects.native import DOMAIN
+from precast.graphs.passes.quantize_weights import quantized
+from precast.runtime import kernels
+
+Array = np.ndarray[Any, Any]
+pytestmark = pytest.mark.skipif(
+    os.environ.get("PRECAST_KERNELS") == "off", reason="PRECAST_KERNELS=off: this build is meant to be without kernels"
+)
+ISAS = kernels.isas() or ("missing",)
+MIDDLE = {4: 8, 8: 128}
+
+
+@pytest.fixture(autouse=True)
+def _built() -> None:
+    assert kernels.available(), kernels.why_not()
+
+
+def session(op: str, inputs: dict[str, Array], isa: str = "", threads: int = 1, **attributes: int) -> Any:
+    """A session of one node; the first input is the call's, the others are weights."""
+    first, *rest = inputs
+    kind = helper.np_dtype_to_tensor_dtype(inputs[first].dtype)
+    graph = helper.make_graph(
+        [helper.make_node(op, list(inputs), ["out"], domain=DOMAIN, **attributes)],
+        "one",
+        [helper.make_tensor_value_info(first, kind, None)],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(inputs[name], name) for name in rest],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(kernels.library_path()))
+    before = os.environ.get("PRECAST_KERNELS_ISA")
+    os.environ["PRECAST_KERNELS_ISA"] = isa
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    finally:
+        os.environ.pop("PRECAST_KERNELS_ISA")
+        if before is not None:
+            os.environ["PRECAST_KERNELS_ISA"] = before
+
+
+class Weight:
+    """A weight in blocks, given by its codes [N, K], scales [N, blocks] and zero points."""
+
+    def __init__(self, codes: Array, scales: Array, zeros: Array | None, bits: int, block: int) -> None:
+        self.bits, self.block = bits, block
+        self.rows, self.depth = codes.shape
+        self.scales = scales.astype(np.float32)
+        padded = np.zeros((self.rows, scales.shape[1] * block), np.uint8)
+        padded[:, : self.depth] = codes
+        stored = blocks.pack_bits(padded.reshape(self.rows, -1, block), bits)
+        packed = None if zeros is None else blocks.pack_bits(zeros.astype(np.uint8), bits)
+        self.panels = blocks.panels(stored, self.scales, packed, bits)
+        self.values = blocks.dequantized(stored, self.scales, packed, bits, self.depth)
+        self.attributes = {"bits": bits, "block": block, "in": self.depth, "out": self.rows}
+        self.attributes["zeros"] = int(zeros is not None)
+
+    @classmethod
+    def of(cls, array: Array, bits: int, block: int, symmetric: bool) -> Weight:
+        stored, scales, packed = quantized(array, bits, block, symmetric)
+        codes = blocks.unpack_bits(stored, bits, block).reshape(len(array), -1)[:, : array.shape[1]]
+        zeros = None if packed is None else blocks.unpack_bits(packed, bits, scales.shape[1])
+        return cls(codes, scales, zeros, bits, block)
+
+    def __call__(self, x: Array, bias: Array | None = None, isa: str = "", threads: int = 1) -> Array:
+        inputs = {"x": x, "weight": self.panels} | ({} if bias is None else {"bias": bias})
+        (out,) = session("BlockLinear", inputs, isa, threads, **self.attributes).run(None, {"x": x})
+        return np.asarray(out)
+
+    def rows_in_8_bits(self, x: Array) -> Array:
+        """x as the operator rounds it, in float64."""
+        padded = np.zeros((len(x), self.scales.shape[1] * self.block), np.float32)
+        padded[:, : self.depth] = x
+        parts = padded.reshape(len(x), -1, self.block)
+        most = np.abs(parts).max(-1, keepdims=True)
+        held = most >= np.float32(1e-36)
+        most = np.where(held, most, np.float32(1))
+        codes = np.rint(parts * (np.float32(127) / most)) * held
+        return (codes * (most / np.float32(127)).astype(np.float64)).reshape(len(x), -1)[:, : self.depth]
+
+    def emulated(self, x: Array) -> Array:
+        return np.asarray(self.rows_in_8_bits(x) @ self.values.astype(np.float64).T)
+
+
+@st.composite
+def weights(draw: Any) -> tuple[Weight, Array, Array | None]:
+    """A weight of random codes, rows of several scales, a bias or none."""
+    bits = draw(st.sampled_from([4, 8]))
+    block = draw(st.sampled_from([32, 64, 96, 128, 256]))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    columns, depth = draw(st.integers(1, 70)), draw(st.integers(1, 300))
+    shape = (columns, -(-depth // block))
+    scales = blocks.rounded_scales(rng.lognormal(-4, 1, shape).astype(np.float32))
+    zeros = rng.integers(0, 2**bits, shape) if draw(st.booleans()) else None
+    weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, zeros, bits, block)
+    x = rng.standard_normal((draw(st.integers(1, 9)), depth)) * rng.lognormal(0, 2, depth)
+    return (
+        weight,
+        x.astype(np.float32),
+        rng.standard_normal(columns).astype(np.float32) if draw(st.booleans()) else None,
+    )
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(weights())
+def test_block_linear(isa: str, case: tuple[Weight, Array, Array | None]) -> None:
+    weight, x, bias = case
+    out = weight(x, bias, isa)
+    expected = weight.emulated(x) + (0 if bias is None else bias)
+    # Of the sums over blocks only: within a block they are exact.
+    size = np.abs(weight.rows_in_8_bits(x)) @ np.abs(weight.values).T.astype(np.float64) + 1
+    assert out.dtype == np.float32
+    assert (np.abs(out - expected) <= 1e-6 * size).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 130])
+def test_integers_are_exact(isa: str, bits: int, zeros: bool, rows: int) -> None:
+    """With scales that are powers of two every step can be held in float32: not one bit may differ."""
+    rng = np.random.default_rng(rows)
+    columns, depth, block = 37, 200, 64
+    shape = (columns, 4)
+    scales = 2.0 ** rng.integers(-2, 1, shape)
+    offsets = rng.integers(0, 2**bits, shape) if zeros else None
+    weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, offsets, bits, block)
+    x = rng.integers(-127, 128, (rows, depth)).astype(np.float32)
+    x[:, ::64] = 127  # the largest of every block: its scale is one
+    plain = x.astype(np.float64) @ weight.values.astype(np.float64).T
+    np.testing.assert_array_equal(weight(x, isa=isa), plain)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("block", [32, 256])
+@pytest.mark.parametrize(("bits", "code"), [(4, 0), (4, 15), (8, 0), (8, 1), (8, 255)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nothing_saturates(isa: str, bits: int, code: int, block: int, sign: int) -> None:
+    """Every product at its extreme: instructions that saturate would be seen here."""
+    for zero in (None, 0, 2**bits - 1):
+        zeros = None if zero is None else np.full((9, 2), zero)
+        weight = Weight(np.full((9, 2 * block), code), np.ones((9, 2)), zeros, bits, block)
+        for x in (np.full((5, 2 * block), 127.0 * sign), np.tile([127.0, -127.0], (5, block)) * sign):
+            exact = 2 * block * x[0].mean() * (code - (MIDDLE[bits] if zero is None else zero))
+            np.testing.assert_array_equal(weight(x.astype(np.float32), isa=isa), np.full((5, 9), exact))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_peculiar_rows(isa: str, bits: int) -> None:
+    rng = np.random.default_rng(0)
+    weight = Weight.of(rng.standard_normal((20, 96)).astype(np.float32), bits, 32, False)
+    x = rng.standard_normal((7, 96)).astype(np.float32)
+    x[0] = 0
+    x[1, 40] = 1e30  # an outlier leaves the blocks beside it alone
+    x[2] *= 1e-38
+    x[3, 64:] = 0
+    x[4, 5] = np.nan
+    x[5, 5] = -np.inf
+    out = weight(x, isa=isa)
+    assert (out[[0, 2]] == 0).all()
+    assert np.isnan(out[4:6]).all()
+    assert np.isfinite(out[[1, 3, 6]]).all()
+    np.testing.assert_allclose(out[[1, 3, 6]], weight.emulated(x[[1, 3, 6]]), rtol=2e-5, atol=1e-5)
+    largest = np.full((1, 96), np.finfo(np.float32).max, np.float32)
+    tiny = Weight(np.full((8, 96), 9), np.full((8, 3), 2.0**-30), None, 4, 32)
+    np.testing.assert_allclose(tiny(largest, isa=isa), np.full((1, 8), 96 * 2.0**-30 * float(largest[0, 0])), rtol=1e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 2.0**-48, 2.0**-24, 65504.0])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scales_of_any_size(isa: str, bits: int, scale: float) -> None:
+    codes = np.random.default_rng(0).integers(0, 2**bits, (11, 64))
+    weight = Weight(codes, np.full((11, 2), scale), None, bits, 32)
+    x = np.full((3, 64), 1.0, np.float32)
+    held = scale if scale >= 2.0**-48 else 0.0
+    exact = np.tile((codes.astype(np.float64) - MIDDLE[bits]).sum(-1) * held, (3, 1))
+    np.testing.assert_allclose(weight(x, isa=isa), exact, rtol=1e-5, atol=1e-5 * held)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_eight_bits_are_close_to_float(isa: str) -> None:
+    rng = np.random.default_rng(0)
+    array = (rng.standard_normal((200, 768)) / 28).astype(np.float32)
+    x = rng.standard_normal((16, 768)).astype(np.float32)
+    exact = x.astype(np.float64) @ array.T
+    for bits, bound in ((8, 0.008), (4, 0.08)):
+        out = Weight.of(array, bits, 32, bits == 8)(x, isa=isa)
+        assert np.linalg.norm(out - exact) < bound * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("rows", [1, 6, 300])
+def test_the_same_bytes_however_many_threads_and_rows(isa: str, bits: int, rows: int) -> None:
+    rng = np.random.default_rng(0)
+    weight = Weight.of(rng.standard_normal((333, 400)).astype(np.float32), bits, 32, False)
+    x = rng.standard_normal((rows, 400)).astype(np.float32)
+    expected = weight(x, isa=isa)
+    for threads in (2, 3):
+        assert weight(x, isa=isa, threads=threads).tobytes() == expected.tobytes()
+    # A row's result does not depend on the rows beside it.
+    assert weight(x[-1:], isa=isa).tobytes() == expected[-1:].tobytes()
+    inputs = {"x": x, "weight": weight.panels}
+    shared = session("BlockLinear", inputs, isa, 2, **weight.attributes)
+    with ThreadPoolExecutor(6) as pool:
+        runs = [pool.submit(shared.run, None, {"x": x}) for _ in range(18)]
+        assert {run.result()[0].tobytes() for run in runs} == {expected.tobytes()}
+
+
+def test_instruction_sets_agree() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6, 300)).astype(np.float32)
+    for bits in (4, 8):
+        weight = Weight.of(rng.standard_normal((50, 300)).astype(np.float32), bits, 64, False)
+        outputs = [weight(x, isa=isa) for isa in ISAS]
+        for output in outputs[1:]:
+            np.testing.assert_allclose(output, outputs[0], rtol=1e-5, atol=1e-5)
+
+
+# --- embedding ----------------------------------------------------------------------------------------------------
+
+
+@cache
+def table(bits: int, zeros: bool) -> Weight:
+    return Weight.of(np.random.default_rng(0).standard_normal((45, 72)).astype(np.float32), bits, 32, not zeros)
+
+
+def look_up(ids: Array, weight: Weight, isa: str = "", threads: int = 1) -> Array:
+    runner = session("BlockEmbedding", {"ids": ids, "weight": weight.panels}, isa, threads, **weight.attributes)
+    (out,) = runner.run(None, {"ids": ids})
+    return np.asarray(out)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 200), (0, 5)])
+def test_block_embedding(isa: str, bits: int, zeros: bool, shape: tuple[int, ...]) -> None:
+    weight = table(bits, zeros)
+    ids = np.asarray(np.random.default_rng(1).integers(0, 45, shape))
+    out = look_up(ids, weight, isa, threads=2)
+    assert out.shape == (*shape, 72)
+    np.testing.assert_array_equal(out, weight.values[ids])
+
+
+@pytest.mark.parametrize("wrong", [-1, 45, 2**40])
+def test_ids_outside_are_errors(wrong: int) -> None:
+    with pytest.raises(Exception, match=r"outside of \[0, 45\)"):
+        look_up(np.array([3, wrong]), table(4, True))
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+GOOD = {"bits": 4, "block": 32, "in": 64, "out": 9, "zeros": 0}
+PANELS = np.zeros((2, 288), np.uint8)
+
+
+def zeros(*shape: int) -> Array:
+    return np.zeros(shape, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes", "message"),
+    [
+        ({"x": zeros(2, 64), "w": PANELS}, {"bits": 5}, "bits must be 4 or 8, not 5"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"block": 16}, "block must be a multiple of 32 up to 256, not 16"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"block": 512}, "not 512"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"in": 0}, "in and out must be given"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"out": 17}, r"weight must be \[3, 288\] bytes"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"zeros": 1}, r"weight must be \[2, 296\] bytes"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"bits": 8}, r"weight must be \[2, 544\] bytes"),
+        ({"x": zeros(2, 64), "w": PANELS[0]}, {}, r"weight must be \[2, 288\] bytes"),
+        ({"x": zeros(2, 63), "w": PANELS}, {}, "x must have 64 channels"),
+        ({"x": zeros(), "w": PANELS}, {}, "x must have 64 channels"),
+        ({"x": zeros(2, 64), "w": PANELS, "b": zeros(8)}, {}, "bias must be a vector of 9"),
+    ],
+)
+def test_bad_shapes_are_errors(inputs: dict[str, Array], attributes: dict[str, int], message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        session("BlockLinear", inputs, **{**GOOD, **attributes}).run(None, {"x": inputs["x"]})
+
+
+def test_an_empty_batch_is_empty() -> None:
+    runner = session("BlockLinear", {"x": zeros(1, 64), "w": PANELS}, **GOOD)
+    assert runner.run(None, {"x": zeros(0, 64)})[0].shape == (0, 9)
+    assert runner.run(None, {"x": zeros(2, 0, 64)})[0].shape == (2, 0, 9)
+    assert runner.run(None, {"x": zeros(2, 3, 64)})[0].shape == (2, 3, 9)
