@@ -123,30 +123,44 @@ class IgnoreZeros(Rule):
 
 @dataclass(frozen=True)
 class Split(Rule):
-    """One tensor into several of equal size along ``axis``: a packed projection into its parts."""
+    """One tensor into several along ``axis``: a packed projection into its parts.
+
+    Args:
+        shares: sizes of the parts, in any unit; None: all are equal.
+        groups: how often the parts follow each other: [q k v q k v] of two heads is two groups of three parts.
+    """
 
     old: str
     new: tuple[str, ...]
     axis: int = 0
+    shares: tuple[int, ...] | None = None
+    groups: int = 1
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
         pattern = _regex(self.old)
+        shares = self.shares or (1,) * len(self.new)
         result: dict[str, Lazy] = {}
         for key, lazy in table.items():
             match = pattern.match(key)
             if match is None:
                 result[key] = lazy
                 continue
-            size, rest = divmod(lazy.shape[self.axis], len(self.new))
+            unit, rest = divmod(lazy.shape[self.axis], self.groups * sum(shares))
             if rest:
-                raise WeightsError(f"{lazy.keys[0]!r} of shape {lazy.shape} does not split into {len(self.new)} parts")
-            shape = tuple(size if axis == self.axis else dim for axis, dim in enumerate(lazy.shape))
-            for part, template in enumerate(self.new):
+                parts = f"{len(self.new)} parts" + (f" of sizes {shares}" if self.shares else "")
+                times = f", {self.groups} times" if self.groups > 1 else ""
+                raise WeightsError(f"{lazy.keys[0]!r} of shape {lazy.shape} does not split into {parts}{times}")
+            start = 0
+            for share, template in zip(shares, self.new, strict=True):
+                size = share * unit
+                shape = tuple(self.groups * size if axis == self.axis else dim for axis, dim in enumerate(lazy.shape))
 
-                def load(lazy: Lazy = lazy, start: int = part * size, size: int = size) -> Tensor:
-                    return lazy.load().narrow(self.axis, start, size)
+                def load(lazy: Lazy = lazy, start: int = start, size: int = size) -> Tensor:
+                    grouped = lazy.load().unflatten(self.axis, (self.groups, -1))
+                    return grouped.narrow(self.axis + 1, start, size).flatten(self.axis, self.axis + 1)
 
                 result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load)
+                start += size
         return result
 
 

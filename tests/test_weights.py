@@ -40,11 +40,22 @@ def test_merge_and_split_undo_each_other(axis: int) -> None:
     assert all(torch.equal(parts[f"h.0.{name}"], tensor) for name, tensor in zip("qkv", (A, B, C), strict=True))
 
 
+def test_split_takes_parts_of_unequal_size_from_each_group() -> None:
+    rows = torch.arange(16.0).reshape(8, 2)
+    found = mapped((Split("w", ("a", "b"), shares=(3, 1), groups=2),), w=rows)
+    assert found["a"][:, 0].tolist() == [0, 2, 4, 8, 10, 12]
+    assert found["b"][:, 0].tolist() == [6, 14]
+    vector = mapped((Split("v", ("a", "b"), shares=(1, 2)),), v=torch.arange(6.0))
+    assert vector["b"].tolist() == [2, 3, 4, 5]
+
+
 def test_merge_and_split_refuse_what_does_not_fit() -> None:
     with pytest.raises(WeightsError, match=r"needs all of"):
         mapped((Merge(("q", "k"), "qk"),), q=A)
     with pytest.raises(WeightsError, match=r"does not split into 3 parts"):
         mapped((Split("q", ("a", "b", "c")),), q=A)
+    with pytest.raises(WeightsError, match=r"does not split into 2 parts of sizes \(2, 1\), 4 times"):
+        mapped((Split("q", ("a", "b"), shares=(2, 1), groups=4),), q=A)
 
 
 def test_transpose_and_fold_change_values_of_what_matches() -> None:
