@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoModel",
+    "AutoModelForCausalLM",
     "AutoModelForMaskedLM",
     "AutoModelForMultipleChoice",
     "AutoModelForNextSentencePrediction",
     "AutoModelForQuestionAnswering",
+    "AutoModelForSeq2SeqLM",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
     "AutoTokenizer",
@@ -252,6 +254,18 @@ class AutoModel:
         return model
 
 
+class AutoModelForCausalLM(AutoModel):
+    """A decoder: ``generate(...)``, and ``logits`` over the vocabulary at every position."""
+
+    task = "text-generation"
+
+
+class AutoModelForSeq2SeqLM(AutoModel):
+    """An encoder-decoder: ``generate(...)``, and ``logits`` at every position of ``decoder_input_ids``."""
+
+    task = "text2text-generation"
+
+
 class AutoModelForMaskedLM(AutoModel):
     """``logits`` over the vocabulary at every position."""
 
@@ -290,6 +304,8 @@ class AutoModelForNextSentencePrediction(AutoModel):
 
 _CLASSES: tuple[type[AutoModel], ...] = (
     AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForMaskedLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,

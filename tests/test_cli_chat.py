@@ -16,13 +16,15 @@ import pytest
 import record_seq2seq_goldens as seq2seq
 import test_tasks_generation as generation
 import torch_engine
+import transformers
 from test_chat_template import CHATML, MISTRAL
 from test_cli import good, misused, refused
 
+import precast
 from precast.runtime import model as model_module
 from precast.runtime.cli import chat as chat_module
 from precast.runtime.cli.chat import Talk, _Terminal
-from precast.runtime.errors import InputError
+from precast.runtime.errors import InputError, UnsupportedTaskError
 from precast.runtime.processors.text import Tokenizer
 from precast.runtime.tasks import pipeline
 
@@ -316,3 +318,37 @@ def test_a_file_is_not_written_over(model: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is a file .* already\. Give another name"):
         talk.save(str(tmp_path / "x"))
     assert (tmp_path / "x").read_text() == "mine"
+
+
+# -- a real artifact --------------------------------------------------------------------------------------------------
+
+
+def test_from_a_checkpoint_to_a_chat(tmp_path: Path) -> None:
+    source = doubles.train_bpe(tmp_path / "checkpoint")
+    theirs = transformers.AutoTokenizer.from_pretrained(source)
+    theirs.chat_template = CHATML
+    theirs.save_pretrained(source)
+    upstream = doubles.randomise(generation.set_tokens(torch_engine.tiny_llama(vocab=len(theirs))), 3)
+    upstream.save_pretrained(source)
+    folder = tmp_path / "artifact"
+    assert good("export", source, folder).splitlines()[-1] == f"Try it: precast chat {folder}"
+
+    chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello"}]
+    expected = transformers.pipeline("text-generation", upstream, tokenizer=theirs, device="cpu")
+    options = {"max_new_tokens": 12, "do_sample": False}
+    found = precast.pipeline("text-generation", folder, **options)
+    for prompt in (chat, "Once upon a time", ["one", "two words", "three whole words"]):
+        doubles.assert_same(found(prompt), expected(prompt, **options))
+    answer = found(chat)[0]["generated_text"][-1]["content"]
+    given = ("--system", "Be kind.", "--max-new-tokens", "12", "--greedy")
+    assert good("chat", folder, "--message", "Hello", *given) == answer + "\n"
+    assert good("chat", folder, *given, stdin="Hello\n") == " ".join(answer.split("\n")) + "\n"
+    assert "a text may have 256 tokens here" in refused("chat", folder, "--message", "word " * 300).lower()
+
+    model = precast.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = precast.AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="np")["input_ids"]
+    ours = model.generate(input_ids=ids, max_new_tokens=12)
+    assert tokenizer.decode(ours[0, ids.shape[1] :], skip_special_tokens=True) == answer
+    with pytest.raises(UnsupportedTaskError, match=r"AutoModelForSeq2SeqLM needs .* Use AutoModelForCausalLM"):
+        precast.AutoModelForSeq2SeqLM.from_pretrained(folder)

@@ -244,6 +244,8 @@ def test_the_end_of_the_model_ends_a_text_not_its_neighbours(pair: tuple[Any, An
     alone = [ours(text, **parameters)[0]["generated_token_ids"] for text in (long, short)]
     assert len(alone[0]) == 40
     assert [result[0]["generated_token_ids"] for result in ours([long, short], **parameters)] == alone
+    stream = ours.stream(long, do_sample=False, eos_token_id=3)
+    assert list(stream) and stream.output.finish_reasons == ["model_length"]
     with pytest.raises(InputError, match=r"A text may have 40 tokens here.*Pass truncation=True"):
         ours(" ".join(["word"] * 60))
 

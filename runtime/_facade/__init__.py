@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from precast.export.exporter import export_model as export_model
     from precast.runtime.auto import AutoModel as AutoModel
+    from precast.runtime.auto import AutoModelForCausalLM as AutoModelForCausalLM
     from precast.runtime.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
     from precast.runtime.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
     from precast.runtime.auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
     from precast.runtime.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
+    from precast.runtime.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
     from precast.runtime.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
     from precast.runtime.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
     from precast.runtime.auto import AutoTokenizer as AutoTokenizer
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AutoModel": "precast.runtime.auto",
+    "AutoModelForCausalLM": "precast.runtime.auto",
     "AutoModelForMaskedLM": "precast.runtime.auto",
     "AutoModelForMultipleChoice": "precast.runtime.auto",
     "AutoModelForNextSentencePrediction": "precast.runtime.auto",
     "AutoModelForQuestionAnswering": "precast.runtime.auto",
+    "AutoModelForSeq2SeqLM": "precast.runtime.auto",
     "AutoModelForSequenceClassification": "precast.runtime.auto",
     "AutoModelForTokenClassification": "precast.runtime.auto",
     "AutoTokenizer": "precast.runtime.auto",

@@ -187,6 +187,7 @@ def chat(
             f"{artifact} has no chat template: it was not trained to chat, or its checkpoint came without one. "
             f'Continue texts with it: precast run text-generation {artifact} "Once upon a time" --stream'
         )
+    pipe.too_long = "Begin a new conversation (/clear), or shorten the message."
     talk = Talk(pipe, system)
     if message is not None:
         _answer_once(talk, message, as_json=as_json, one_line=False)

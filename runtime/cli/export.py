@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from precast.runtime.cli.console import Stages, guarded, size_text, table, write, write_json
+from precast.runtime.errors import PrecastError
 
 __all__ = ["export", "register"]
 
@@ -62,7 +63,20 @@ def export(
     columns = ("variant", "output", "max abs error", "cosine", "error to float64", "eager's own")
     table(columns, rows, title="Verified against eager PyTorch", numbers=(2, 3, 4, 5))
     write(f"Took {cost['seconds']:.1f} s, peak memory {size_text(cost['peak_memory_bytes'])}.")
-    write(f'Try it: precast run {summary["tasks"][0]} {summary["artifact"]} "Some text."')
+    write(f"Try it: {_first_use(path, summary['tasks'][0])}")
+
+
+def _first_use(path: Any, task: str) -> str:
+    """A command to begin with."""
+    if task != "text-generation":
+        return f'precast run {task} {path} "Some text."'
+    from precast.runtime.auto import AutoTokenizer
+
+    try:
+        chats = AutoTokenizer.from_pretrained(path).chat_template is not None
+    except PrecastError:
+        chats = False
+    return f"precast chat {path}" if chats else f'precast run {task} {path} "Once upon a time" --stream'
 
 
 def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:

@@ -180,7 +180,7 @@ class GenerationTask(TextTask):
     def call_arguments(self, rows: Sequence[Row], parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of `generate` for rows of one budget."""
         config = self.config(parameters)
-        new, least = self._lengths(rows[0], config)
+        new, least, _ = self._lengths(rows[0], config)
         changes: dict[str, Any] = {"return_dict_in_generate": True}
         if self.decoder_only and new is not None and new > 0:
             changes |= {"max_new_tokens": new, "min_new_tokens": least, "min_length": 0}
@@ -191,19 +191,19 @@ class GenerationTask(TextTask):
         others.setdefault("tokenizer", self.tokenizer)
         return {**others, "generation_config": replace(config, **changes)}
 
-    def _lengths(self, row: Row, config: GenerationConfig) -> tuple[int | None, int | None]:
-        """Tokens a row may get and must get, counted as if it were alone; an encoder-decoder's do not depend on it."""
+    def _lengths(self, row: Row, config: GenerationConfig) -> tuple[int | None, int | None, int | None]:
+        """Tokens a row may get, must get, and has room for in the model, counted as if it were alone; an
+        encoder-decoder's do not depend on it."""
         if not self.decoder_only:
-            return None, None
+            return None, None, None
         size = len(row["input_ids"])
         # A prefix does not count against a total length.
         counted = size - int(row.get("prefix", 0))
         new = config.total_length(counted) - counted
         limit = self.model.max_length
-        if limit is not None and size + new > limit:
-            new = limit - size
+        room = new if limit is None else min(new, limit - size)
         least = max(config.min_new_tokens or 0, (config.min_length or 0) - counted)
-        return new, min(least, new) or None
+        return new, min(least, room) or None, room
 
     def keep(self, outputs: Mapping[str, Any], index: int, span: slice, row: Row) -> list[np.ndarray]:
         """Each return's new tokens; of an encoder-decoder behind what it starts with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ __all__ = ["TextTask", "encode_texts", "tokenizer_options"]
 class TextTask(Task):
     """A task whose model reads token ids."""
 
-    too_long: ClassVar[str] = "Shorten the text."
+    too_long: str = "Shorten the text."
 
     def __init__(self, model: Any, *, tokenizer: Any = None, **defaults: Any) -> None:
         self.tokenizer: Any = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
