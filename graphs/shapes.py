@@ -353,6 +353,19 @@ def _convolution(node: ir.Node, inputs: _Inputs) -> Fact:
     return Fact((source[0], kernel[0], *made))
 
 
+def _block_linear(node: ir.Node, inputs: _Inputs) -> Fact:
+    """[..., K] with a weight in blocks, whose attributes say how many columns it has."""
+    return Fact((*_shape(inputs)[:-1], Polynomial.of(_attribute(node, "N", _attribute(node, "out")))))
+
+
+def _block_embedding(node: ir.Node, inputs: _Inputs) -> Fact:
+    """Ids of any shape, and a table in blocks: whole rows of bytes, or panels with attributes."""
+    if "in" in node.attributes:
+        return Fact((*_shape(inputs), Polynomial.of(_attribute(node, "in"))), ir.DataType.FLOAT)
+    width = _width(_shape(inputs)[1]) * 8 // _attribute(node, "bits", 4)
+    return Fact((*_shape(inputs, 1), Polynomial.of(width)), ir.DataType.FLOAT)
+
+
 def _sum_norm(_: ir.Node, inputs: _Inputs) -> Fact:
     return Fact(_together([_shape(inputs), _shape(inputs, 1)]))
 
@@ -373,6 +386,8 @@ _MOVES: Mapping[str, _Rule] = {
     "Range": _range,
     "Slice": _slice,
     "Transpose": _transpose,
+    "com.microsoft::GatherBlockQuantized": _block_embedding,
+    "precast.cpu::BlockEmbedding": _block_embedding,
 }
 _PRODUCTS: Mapping[str, _Rule] = {
     "Conv": _convolution,
@@ -380,8 +395,10 @@ _PRODUCTS: Mapping[str, _Rule] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul_integer,
     "com.microsoft::FusedMatMul": _matmul,
+    "com.microsoft::MatMulNBits": _block_linear,
     "com.microsoft::MultiHeadAttention": _attention,
     "precast.cpu::Attention": _attention,
+    "precast.cpu::BlockLinear": _block_linear,
 }
 _KEEP = (
     *("Abs", "Clip", "CumSum", "Erf", "Exp", "Gelu", "LayerNormalization", "Neg", "Not", "Reciprocal", "Relu"),

@@ -48,6 +48,8 @@ PER_ELEMENT: Mapping[str, int] = {
     f"{_MS}::QuickGelu": 5,
     # Two products and a sum; channels that are not turned are counted with the rest.
     **dict.fromkeys(("RotaryEmbedding", f"{_MS}::RotaryEmbedding"), 3),
+    # The zero point off, the scale at it.
+    **dict.fromkeys((f"{_MS}::GatherBlockQuantized", f"{_CPU}::BlockEmbedding"), 2),
 }
 # Operations for each element of the first input.
 PER_INPUT_ELEMENT: Mapping[str, int] = dict.fromkeys(("CumSum", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), 1)
@@ -59,6 +61,9 @@ _TABLES: Mapping[str, tuple[tuple[int, ...], int]] = {
     "Gather": ((0,), 1),
     "RotaryEmbedding": ((1, 2), 3),
     f"{_MS}::RotaryEmbedding": ((2, 3), 1),
+    f"{_MS}::GatherBlockQuantized": ((0, 2, 3), 1),
+    # Eight rows lie together: all of them are read for one.
+    f"{_CPU}::BlockEmbedding": ((1,), 0),
 }
 _FLOATS = frozenset((ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE))
 
@@ -201,6 +206,8 @@ _PRODUCTS: Mapping[str, _Cost] = {
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
     f"{_MS}::FusedMatMul": _matmul,
+    f"{_MS}::MatMulNBits": _matmul,
+    f"{_CPU}::BlockLinear": _matmul,
     f"{_MS}::MultiHeadAttention": _attention,
     f"{_CPU}::Attention": _attention,
 }
@@ -211,6 +218,8 @@ _BESIDE: Mapping[str, _Cost] = {
     "MatMul": _nothing,
     "MatMulInteger": _nothing,
     f"{_MS}::FusedMatMul": _nothing,
+    f"{_MS}::MatMulNBits": _nothing,
+    f"{_CPU}::BlockLinear": _biased,
     f"{_MS}::MultiHeadAttention": _soften,
     f"{_CPU}::Attention": _soften,
 }

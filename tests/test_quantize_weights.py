@@ -20,7 +20,10 @@ from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean
 from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.quantize_weights import BLOCKS, QuantizeWeights, quantized
+from precast.graphs.polynomials import Polynomial
+from precast.graphs.shapes import infer
 from precast.graphs.tensors import initializer
+from precast.graphs.work import products, work
 from precast.runtime import kernels
 
 Array = np.ndarray[Any, Any]
@@ -280,6 +283,19 @@ def test_weights_kept_and_weights_in_eight_bits() -> None:
     assert bits == [4, 8, 8]
     exact = expected(ARRAYS)
     assert np.linalg.norm(answer(model) - exact) < 0.1 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_a_quantised_graph_costs(dialect: Dialect) -> None:
+    model, _ = lowered(QuantizeWeights(4), dialect)
+    facts = infer(model)
+    assert [value.name for value, fact in facts.items() if fact.shape is None or fact.dtype is None] == []
+    tokens = Polynomial.of("batch") * Polynomial.of("sequence")
+    assert products(model) == tokens * (2 * (2 * WIDTH * HIDDEN + TOKENS * WIDTH))
+    cost = work(model)
+    assert cost["uncounted"] == []
+    small = tokens * (2 * WIDTH + WIDTH + HIDDEN)  # the embedding's, the sum with the places, the bias
+    assert cost["flops"] == (products(model) + small).to_json()
 
 
 def test_an_embedding_without_whole_blocks_stays() -> None:
