@@ -39,6 +39,10 @@ AUTO = {
 }
 
 
+# Attention as upstream computes it by default, where its eager form is another: Falcon's adds linear biases twice.
+_ATTENTION = {"falcon": "sdpa"}
+
+
 @dataclass(frozen=True)
 class TensorSource:
     """A state-dict entry in the form `precast.export.reference.build` reads."""
@@ -63,7 +67,15 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if value.ndim == 1:
                 value.copy_(1 + 0.2 * noise if norm else 0.3 * noise)
             else:
-                value.copy_(noise * (0.7 if "embed" in name.lower() else 1.2 / value.shape[-1] ** 0.5))
+                table = "embed" in name.lower() or "shared" in name
+                value.copy_(noise * (0.7 if table else 1.2 / value.shape[-1] ** 0.5))
+        for module in model.modules():
+            if hasattr(module, "key_value_proj_dim"):
+                # T5 scales no scores: its queries are small instead, in upstream's initial weights too.
+                module.q.weight.mul_(module.key_value_proj_dim**-0.5)  # type: ignore[union-attr, operator]
+        for name, value in model.named_buffers():
+            if name.endswith("final_logits_bias"):
+                value.copy_(0.3 * torch.randn(value.shape, generator=generator))
 
 
 def upstream(
@@ -74,8 +86,9 @@ def upstream(
     if head in (QUESTION_ANSWERING, MULTIPLE_CHOICE, NEXT_SENTENCE):
         values.pop("num_labels", None)  # the number of outputs is fixed by the task
     config = transformers.AutoConfig.for_model(model_type, **values)
-    config._attn_implementation = "eager"
-    model = AUTO[head].from_config(config, attn_implementation="eager").eval()
+    attention = _ATTENTION.get(model_type, "eager")
+    config._attn_implementation = attention
+    model = AUTO[head].from_config(config, attn_implementation=attention).eval()
     randomise(model, seed)
     written = json.loads(model.config.to_json_string(use_diff=False))
     written["architectures"] = [type(model).__name__]
