@@ -13,7 +13,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, closest
 from precast.runtime.generation.call import Call, GenerativeModel, Streamer
 from precast.runtime.generation.callbacks import as_callables
-from precast.runtime.generation.config import GenerationConfig
+from precast.runtime.generation.config import INERT_KEYS, GenerationConfig
 from precast.runtime.generation.constraints import build_constraint
 from precast.runtime.generation.conversation import Conversation
 from precast.runtime.generation.engine import Engine
@@ -23,6 +23,8 @@ from precast.runtime.generation.results import FinishReason, GenerateOutput
 from precast.runtime.generation.stopping import StopStrings
 
 __all__ = ["generate", "prepare"]
+
+_FIELDS = frozenset(each.name for each in dataclasses.fields(GenerationConfig))
 
 
 def generate(model: GenerativeModel, inputs: Any = None, **arguments: Any) -> Array | GenerateOutput:
@@ -155,11 +157,13 @@ def prepare(
 
 def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
     """GenerationConfig refuses what it does not know; a near miss of an argument of ours it cannot see."""
+    strange = [name for name in arguments if name not in _FIELDS and name not in INERT_KEYS]
+    if not strange:
+        return
     own = set(inspect.signature(prepare).parameters) - {"model", "arguments"}
-    fields = {each.name for each in dataclasses.fields(GenerationConfig)}
-    for name in arguments:
-        near = closest(name, own | fields)
-        if name not in fields and near and any(near.startswith(f"Closest: {each}") for each in own):
+    for name in strange:
+        near = closest(name, own | _FIELDS)
+        if any(near.startswith(f"Closest: {each}") for each in own):
             raise InputError(f"generate() has no argument {name!r}. {near}")
 
 
