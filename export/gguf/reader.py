@@ -235,16 +235,10 @@ def _array(cursor: _Cursor, what: str) -> list[str] | np.ndarray:
     if kind not in _NUMBERS:
         nested = "arrays of arrays are not allowed" if kind == _ARRAY else f"the element type {kind} does not exist"
         raise _damaged(cursor.file, f"{what} is an array, and {nested}")
-    dtype = np.dtype(_NUMBERS[kind].replace("B", "u1").replace("b", "i1")) if kind in (0, 1, 7) else _DTYPES[kind]
+    dtype = np.dtype(_NUMBERS[kind])
     count = cursor.count(dtype.itemsize, f"numbers in {what}")
     start = cursor.skip(count * dtype.itemsize, what)
     return np.frombuffer(cursor.file.map, dtype, count, start).copy()
-
-
-_DTYPES: Final = {
-    kind: np.dtype(form)
-    for kind, form in {2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}.items()
-}
 
 
 def _tensor(cursor: _Cursor) -> tuple[str, tuple[int, ...], BlockType, int]:
