@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from precast.export import parity
+from precast.export import parity, texts
 from precast.export.checkpoint import Checkpoint
 from precast.export.embedding import read_arrays, read_modules
 from precast.export.emit import Emitted, emit
@@ -110,7 +110,7 @@ def export_model(
     if add and overwrite:
         raise InputError("add and overwrite exclude each other: add keeps the other variants, overwrite replaces them.")
     # A variant that this machine cannot run cannot be verified here; the one that runs anywhere always is made.
-    recipes = [made for made in recipes_for(target, precision) if backend_for(made.provider).supports(made.isa)]
+    known = recipes_for(target, precision)
     cost = _Cost(progress)
     mode = "add" if add else "overwrite" if overwrite else "create"
     with ArtifactWriter(Path(out), mode=mode) as writer:
@@ -119,7 +119,8 @@ def export_model(
         reference = build(checkpoint.config, checkpoint.tensors, task)
         weights = sum(value.nbytes for value in {id(v): v for v in reference.model.parameters()}.values())
         writer.ensure_space(weights)
-        processing = _processing_files(checkpoint, reference, writer)
+        recipes = _fitting(known, reference)
+        processing, tokenizer = _processing_files(checkpoint, reference, writer)
 
         source_record = Source(
             checkpoint.id,
@@ -143,6 +144,7 @@ def export_model(
         cost.stage("computing the reference, in float32 and float64")
         with parity.streaming(reference.model, checkpoint.release):
             recorded = parity.record(reference.parts, parity.cases_for(reference.parts))
+            text = None if precision == "fp32" else texts.sample(reference.parts, tokenizer)
         record_name = f"parity/{names[-1]}.npz"
         writer.write_bytes(record_name, write_record(recorded))
         facts = _facts(reference)
@@ -159,7 +161,7 @@ def export_model(
             components[name] = Component(name, inputs, outputs[name], {}, signature.limits, states)
         for chosen in recipes:
             made = {item.part: item for item in lowered if item.recipe is chosen}
-            for variant, name in _verified(made, components, writer, recorded, promised):
+            for variant, name in _verified(made, components, writer, recorded, promised, text):
                 component = components[name]
                 components[name] = component._replace(variants={**component.variants, variant.name: variant})
 
@@ -194,8 +196,10 @@ def _facts(reference: Reference) -> dict[str, Any]:
     }
 
 
-def _processing_files(checkpoint: Checkpoint, reference: Reference, writer: ArtifactWriter) -> dict[str, Any]:
-    """Write config, tokenizer and pooling data; returns what the manifest says of them."""
+def _processing_files(
+    checkpoint: Checkpoint, reference: Reference, writer: ArtifactWriter
+) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Write config, tokenizer and pooling data; returns what the manifest says of them, and the tokenizer's files."""
     config = json.dumps(checkpoint.config, indent=1, sort_keys=True, ensure_ascii=False)
     writer.write_bytes("config.json", f"{config}\n".encode())
     processing: dict[str, Any] = {}
@@ -204,7 +208,8 @@ def _processing_files(checkpoint: Checkpoint, reference: Reference, writer: Arti
         if generation is not None:
             written = json.dumps(generation, indent=1, sort_keys=True, ensure_ascii=False)
             writer.write_bytes("generation_config.json", f"{written}\n".encode())
-    files, missing = {}, "its checkpoint came without one"
+    files: dict[str, bytes] = {}
+    missing = "its checkpoint came without one"
     try:
         files = checkpoint.tokenizer_files(reference.model_type)
     except UnsupportedModelError as error:
@@ -221,12 +226,28 @@ def _processing_files(checkpoint: Checkpoint, reference: Reference, writer: Arti
             packed = io.BytesIO()
             np.lib.format.write_array(packed, np.ascontiguousarray(array), allow_pickle=False)
             writer.write_bytes(name, packed.getvalue())
-    return processing
+    return processing, files
 
 
 def _trace(part: Part) -> ir.Model:
     signature = part.signature
     return trace(part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.longest)
+
+
+def _fitting(known: Sequence[Recipe], reference: Reference) -> list[Recipe]:
+    """The recipes that are for models of this kind and that this machine can run: others cannot be verified here.
+
+    Raises:
+        InputError: there is none for this kind of model.
+    """
+    language = bool(reference.parts[-1].signature.states)
+    fitting = [made for made in known if language or not made.language_models]
+    if not fitting:
+        raise InputError(
+            f"precision {known[0].precision!r} is made of language models only so far, and a {reference.model_type} "
+            f"for {reference.head.task} is none. Export it with precision fp32."
+        )
+    return [made for made in fitting if backend_for(made.provider).supports(made.isa)]
 
 
 def _promised(reference: Reference, traced: Mapping[str, ir.Model]) -> dict[str, Mapping[str, int]]:
@@ -273,6 +294,7 @@ def _verified(
     writer: ArtifactWriter,
     recorded: Sequence[Recorded],
     promised: Mapping[str, Mapping[str, int]],
+    text: texts.Sample | None,
 ) -> Iterator[tuple[Variant, str]]:
     """Run the staged graphs of one recipe, with the options they ship with, on every recorded input, and hold them to
     the gate; then the variant of each component."""
@@ -289,10 +311,17 @@ def _verified(
     }
     measured: list[Measured] = list(compare(parts, recorded))
     gate(chosen.precision, measured, chosen.variant)
+    divergence: dict[str, Any] = {}
+    if text is not None:
+        found = text.divergence(parts)
+        found.gate(chosen.precision, chosen.variant)
+        divergence = {"divergence": found.to_json()}
     for name, item in lowered.items():
         own = [figures for figures in measured if figures.component == name]
         state = chosen.dialect.state if components[name].states else {}
-        yield _variant(item, own, promised[name], state), name
+        made = _variant(item, own, promised[name], state)
+        decoding = bool(components[name].states)
+        yield (made._replace(parity={**made.parity, **divergence}) if decoding else made), name
 
 
 def _variant(

@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
+from torch.fx import config as fx_config
 
 from precast.export.operators import NODES
 from precast.graphs import schema
@@ -80,12 +81,17 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("torch.onnx")
     level, printed = logger.level, io.StringIO()
     logger.setLevel(logging.ERROR)
+    # Nobody reads where in the source each node came from, and to find out takes longer than tracing does.
+    places: Any = fx_config
+    emitted = getattr(places, "do_not_emit_stack_traces", False)
+    places.do_not_emit_stack_traces = True
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(printed):
             warnings.simplefilter("ignore")
             yield
     finally:
         logger.setLevel(level)
+        places.do_not_emit_stack_traces = emitted
 
 
 def trace(

@@ -17,6 +17,7 @@ from precast.graphs.passes.fold_constants import FoldConstants
 from precast.graphs.passes.fuse_bias import FuseBias
 from precast.graphs.passes.fuse_native_bias import FuseNativeBias
 from precast.graphs.passes.lower import Lower
+from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.runtime.errors import InputError, closest, listing
 
 __all__ = ["RECIPES", "Recipe", "recipes_for"]
@@ -31,6 +32,7 @@ class Recipe:
         provider: ONNX Runtime's execution provider.
         session: session options the artifact prescribes (see precast.runtime.backends.onnxruntime).
         isa: what a machine must have beyond the provider, or None; such a variant is made beside a general one.
+        language_models: only those are made so.
     """
 
     target: str
@@ -41,6 +43,7 @@ class Recipe:
     session: Mapping[str, Any] = field(default_factory=dict)
     isa: str | None = None
     suffix: str = ""
+    language_models: bool = False
 
     @property
     def variant(self) -> str:
@@ -57,6 +60,21 @@ def _native(dialect: Dialect) -> tuple[GraphPass, ...]:
 
 def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
     return (FoldConstants(), Clean(), Lower(dialect), FoldConstants(), Clean(), Canonical())
+
+
+def _blocks(dialect: Dialect, bits: int) -> tuple[GraphPass, ...]:
+    """Weights in blocks of 32 channels, which is what GGUF's types have, and what keeps 4 bits near the reference."""
+    fuse = FuseNativeBias() if dialect is NATIVE else FuseBias()
+    return (
+        FoldConstants(),
+        Clean(),
+        QuantizeWeights(bits),
+        Lower(dialect),
+        fuse,
+        FoldConstants(),
+        Clean(),
+        Canonical(),
+    )
 
 
 _ALL = (
@@ -83,6 +101,21 @@ _ALL = (
         session={"graph_optimization_level": "basic"},
         isa="precast-kernels-1",
         suffix="-native",
+    ),
+    *(
+        Recipe(
+            target="cpu",
+            precision=f"int{bits}",
+            dialect=dialect,
+            passes=lambda dialect=dialect, bits=bits: _blocks(dialect, bits),  # type: ignore[misc]
+            provider="CPUExecutionProvider",
+            session={"graph_optimization_level": "basic"},
+            isa="precast-kernels-1" if dialect is NATIVE else None,
+            suffix="-native" if dialect is NATIVE else "",
+            language_models=True,
+        )
+        for bits in (8, 4)
+        for dialect in (ONNXRUNTIME, NATIVE)
     ),
     Recipe(
         target="cuda",

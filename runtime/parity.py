@@ -16,6 +16,7 @@ import numpy as np
 
 from precast.runtime.artifact import StateSpec, TensorSpec
 from precast.runtime.backends.base import Array, Runner
+from precast.runtime.divergence import kl_divergence
 from precast.runtime.errors import ArtifactError, ParityError
 from precast.runtime.states import Memory
 
@@ -29,6 +30,8 @@ __all__ = [
     "gate",
     "measure",
     "read_record",
+    "replayed",
+    "run_cases",
     "write_record",
 ]
 
@@ -90,6 +93,7 @@ class Measured:
     reference_error: float
     scale: float
     excess: float  # largest of abs diff / allowed; above 1 the gate is broken
+    kl: float | None = None  # of logits: mean divergence in nats
 
     def to_json(self) -> dict[str, Any]:
         """Figures to three significant digits: they are evidence, not state."""
@@ -99,7 +103,7 @@ class Measured:
             **{
                 key: float(f"{value:.3g}")
                 for key, value in self.__dict__.items()
-                if key not in ("output", "case", "component", "cosine", "argmax")
+                if key not in ("output", "case", "component", "cosine", "argmax") and value is not None
             },
             "cosine": float(f"{self.cosine:.9f}"),
             "argmax": float(f"{self.argmax:.6f}"),
@@ -133,6 +137,7 @@ def measure(
         reference_error=float(np.abs(reference64 - exact).max(initial=0.0)),
         scale=scale,
         excess=float((difference / allowed).max(initial=0.0)),
+        kl=float(kl_divergence(reference, ours).mean()) if output == "logits" and ours.size else None,
     )
 
 
@@ -160,7 +165,38 @@ def check_fp32(measured: Sequence[Measured]) -> list[str]:
     return broken
 
 
-GATES: dict[str, Callable[[Sequence[Measured]], list[str]]] = {"fp32": check_fp32}
+def check_finite(measured: Sequence[Measured]) -> list[str]:
+    """What low precision owes on any input: numbers. How good they are is measured over text (`Divergence`)."""
+    return [f"{item.output} {item.case}: not finite" for item in measured if not np.isfinite(item.excess)]
+
+
+GATES: dict[str, Callable[[Sequence[Measured]], list[str]]] = {
+    "fp32": check_fp32,
+    "int8": check_finite,
+    "int4": check_finite,
+}
+# Another processor's kernels may round other ways; twice what the export saw is another model.
+_REPLAYED = 2.0
+_LEAST = 1e-4
+
+
+def replayed(precision: str, measured: Sequence[Measured], expected: Mapping[str, Any], variant: str) -> None:
+    """Hold a replay to the gate of its precision and, in low precision, to what its export measured (``expected``).
+
+    Raises:
+        ParityError: every broken bound is listed.
+    """
+    gate(precision, measured, variant)
+    if precision == "fp32":
+        return
+    seen = {(entry["output"], entry["case"]): entry for entry in expected.get("measured", ())}
+    broken = []
+    for item in measured:
+        before = seen.get((item.output, item.case), {}).get("kl")
+        if before is not None and item.kl is not None and not item.kl <= _REPLAYED * before + _LEAST:
+            broken.append(f"{item.output} {item.case}: KL divergence {item.kl:.2e}, at its export {before:.2e}")
+    if broken:
+        raise ParityError(f"variant {variant} does not compute here what its export measured: {'; '.join(broken)}")
 
 
 def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
@@ -178,7 +214,16 @@ def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
 
 
 def compare(parts: Mapping[str, Loaded], recorded: Sequence[Recorded]) -> Iterator[Measured]:
-    """Measure every recorded output of every case; ``parts`` are the components the cases call, by name.
+    """Measure every recorded output of every case; ``parts`` are the components the cases call, by name."""
+    for item, outputs in run_cases(parts, recorded):
+        for name, expected in item.reference.items():
+            yield measure(name, item.case.name, outputs[name], expected, item.exact[name], item.case.component)
+
+
+def run_cases(
+    parts: Mapping[str, Loaded], recorded: Sequence[Recorded]
+) -> Iterator[tuple[Recorded, Mapping[str, Array]]]:
+    """Every case with what the loaded components make of it.
 
     States go from case to case in place, as they do when the model is used.
     """
@@ -187,13 +232,12 @@ def compare(parts: Mapping[str, Loaded], recorded: Sequence[Recorded]) -> Iterat
     for item in recorded:
         case = item.case
         part = parts[case.component]
-        if not part.states:
+        if part.states:
+            outputs = _step(part, case, item.reference, memories, given)
+        else:
             outputs = dict(zip(part.runner.output_names, part.runner.run(case.inputs), strict=True))
             given[case.name] = outputs
-        else:
-            outputs = _step(part, case, item.reference, memories, given)
-        for name, expected in item.reference.items():
-            yield measure(name, case.name, outputs[name], expected, item.exact[name], case.component)
+        yield item, outputs
 
 
 def _step(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.base import backend_for
 from precast.runtime.errors import ArtifactError, DependencyError, ProviderError
-from precast.runtime.parity import Loaded, Measured, compare, gate, read_record
+from precast.runtime.parity import Loaded, Measured, compare, read_record, replayed
 
 __all__ = ["summarise", "verify"]
 
 
-def summarise(measured: list[Measured]) -> dict[str, dict[str, float]]:
+def summarise(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
     """The worst figures of each output over all cases."""
     worst: dict[str, dict[str, float]] = {}
     for item in measured:
@@ -75,7 +75,8 @@ def verify(
                 reasons.append(str(error))
                 continue
             measured = list(compare(parts, recorded))
-            gate(chosen[0].precision, measured, name)
+            expected = {"measured": [entry for one in chosen for entry in one.parity.get("measured", ())]}
+            replayed(chosen[0].precision, measured, expected, name)
             report["variants"][name] = {"status": "verified", "cases": len(recorded), "outputs": summarise(measured)}
     if not any(entry["status"] == "verified" for entry in report["variants"].values()):
         raise ProviderError(f"no variant of {artifact.path} can be run here: {'; '.join(reasons)}")

@@ -1,0 +1,95 @@
+"""Natural text a language model of low precision is tried on: the passages of `demo_corpus`, in the model's own tokens;
+random tokens where a checkpoint has no tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from precast.export.demo_corpus import PASSAGES
+from precast.export.parity import Reckoner
+from precast.export.reference import Part
+from precast.runtime.backends.base import Array
+from precast.runtime.divergence import Divergence, measured_over
+from precast.runtime.parity import Case, Loaded, Recorded, run_cases
+from precast.runtime.processors.text import Tokenizer
+
+__all__ = ["Sample", "sample"]
+
+_TEXTS = 24
+_LONGEST = 96
+# Logits of a wide vocabulary are a megabyte a position: so many bytes of them are held, at evenly spaced positions.
+_HELD = 320 << 20
+_MOST = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Texts as cases, and the reference's logits at some positions of each."""
+
+    recorded: Sequence[Recorded]
+    text: bool
+    data: str
+
+    def divergence(self, parts: Mapping[str, Loaded]) -> Divergence:
+        """How far the loaded components are from the reference."""
+        pairs = [
+            (item.reference["logits"][0], outputs["logits"][0])
+            for item, outputs in run_cases(parts, self.recorded)
+            if "logits" in item.reference
+        ]
+        return measured_over(pairs, text=self.text, data=self.data)
+
+
+def sample(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> Sample:
+    """Texts for a model of these parts; ``tokenizer`` are its files, none where it has no tokenizer."""
+    decoder = parts[-1]
+    vocab = decoder.signature.limits["vocab_size"]
+    longest = min(_LONGEST, decoder.signature.limits.get("max_positions", _LONGEST))
+    rows = _tokens(tokenizer, vocab, longest)
+    kept = max(1, min(_MOST, _HELD // (len(rows) * vocab * 4)))
+    reckoner = Reckoner(parts)
+    recorded: list[Recorded] = []
+    for number, row in enumerate(rows):
+        for case in _cases(parts, number, row, kept):
+            made = reckoner.run(case)
+            # Rounding to low precision is orders above what float64 would tell apart.
+            recorded.append(Recorded(case, made, made))
+    digest = hashlib.sha256(b"".join(np.array(row, dtype="<i8").tobytes() for row in rows)).hexdigest()
+    return Sample(recorded, bool(tokenizer), digest)
+
+
+def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int) -> list[list[int]]:
+    if not tokenizer:
+        rng = np.random.default_rng(7)
+        return [rng.integers(0, vocab, size=longest).tolist() for _ in range(_TEXTS)]
+    encode = Tokenizer.from_files(dict(tokenizer))
+    found = []
+    for passage, _ in PASSAGES:
+        row = [token for token in encode(passage)["input_ids"] if token < vocab]
+        if len(row) >= min(16, longest):
+            found.append(row[:longest])
+    return found[:_TEXTS]
+
+
+def _cases(parts: Sequence[Part], number: int, row: list[int], kept: int) -> list[Case]:
+    ids = np.array([row], dtype=np.int64)
+    count = len(row)
+    wanted: Array = np.unique(np.linspace(min(4, count - 1), count - 1, kept).astype(np.int64))[None]
+    inputs = {
+        "input_ids": ids,
+        "past_lengths": np.zeros(1, np.int64),
+        "lengths": np.full(1, count, np.int64),
+        "logit_positions": wanted,
+    }
+    if "position_ids" in parts[-1].signature.inputs:
+        inputs["position_ids"] = np.arange(count)[None]
+    name = f"text-{number}"
+    if len(parts) == 1:
+        return [Case(name, inputs, parts[-1].name, capacity=count)]
+    source = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    inputs["encoder_attention_mask"] = source["attention_mask"]
+    return [Case(f"{name}-source", source), Case(name, inputs, parts[-1].name, f"{name}-source", capacity=count)]

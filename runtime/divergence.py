@@ -1,0 +1,88 @@
+"""How far a language model of low precision is from its reference: Kullback-Leibler divergence and the most likely
+token, position by position of a text (P3 of PARITY.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.backends.base import Array
+from precast.runtime.errors import ParityError
+
+__all__ = ["BOUNDS", "Divergence", "kl_divergence", "measured_over"]
+
+# Precision -> (largest mean divergence in nats, least share of positions with the same most likely token or None).
+BOUNDS: dict[str, tuple[float, float | None]] = {"int8": (1e-3, 0.99), "int4": (5e-2, None)}
+
+
+def kl_divergence(reference: Array, ours: Array) -> Array:
+    """KL(softmax(reference) || softmax(ours)) in nats over the last axis, [..., V] -> [...], in float64."""
+    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (reference, ours))
+    divergence: Array = (np.exp(p) * (p - q)).sum(axis=-1)
+    # Rounding may leave a divergence of nothing below zero.
+    return np.maximum(divergence, 0.0)
+
+
+def _log_softmax(logits: Array) -> Array:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    normalised: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return normalised
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Figures over all positions of some texts.
+
+    Args:
+        text: the tokens are those of natural text; random ones leave near ties, whose most likely token says little.
+        data: SHA-256 of the tokens.
+    """
+
+    mean: float
+    worst: float
+    top: float
+    positions: int
+    text: bool
+    data: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kl_mean": float(f"{self.mean:.4g}"),
+            "kl_max": float(f"{self.worst:.4g}"),
+            "same_top": round(self.top, 5),
+            "positions": self.positions,
+            "text": self.text,
+            "data_sha256": self.data,
+        }
+
+    def gate(self, precision: str, variant: str) -> None:
+        """Hold the figures to the bounds of a precision.
+
+        Raises:
+            ParityError: naming what is broken and by how much.
+        """
+        most, least = BOUNDS[precision]
+        broken = []
+        if not self.mean <= most:
+            broken.append(f"mean KL divergence {self.mean:.2e} is above {most:g}")
+        if least is not None and self.text and not self.top >= least:
+            broken.append(f"the most likely token is the same at {self.top:.2%} of positions, below {least:.0%}")
+        if broken:
+            raise ParityError(
+                f"variant {variant} is too far from the reference over {self.positions} positions of text, and is "
+                f"refused: {'; '.join(broken)}. Export a higher precision."
+            )
+
+
+def measured_over(pairs: Sequence[tuple[Array, Array]], *, text: bool, data: str) -> Divergence:
+    """The figures of (reference, ours) logits, [K, V] each."""
+    divergences, same = [], []
+    for reference, ours in pairs:
+        finite = bool(np.isfinite(ours).all())
+        divergences.append(kl_divergence(reference, ours) if finite else np.full(len(reference), np.inf))
+        same.append(reference.argmax(-1) == ours.argmax(-1))
+    found, equal = np.concatenate(divergences), np.concatenate(same)
+    return Divergence(float(found.mean()), float(found.max()), float(equal.mean()), len(found), text, data)
