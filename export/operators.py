@@ -20,9 +20,11 @@ __all__ = [
     "attention",
     "cached_attention",
     "gated_activation",
+    "mixture_of_experts",
     "rms_norm",
     "rotary",
     "rotary_angles",
+    "selective_scan",
 ]
 
 
@@ -327,6 +329,51 @@ def gated_activation(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     return _gated_activation(gate, up, activation)
 
 
+@torch.library.custom_op("precast::mixture_of_experts", mutates_args=())
+def _mixture_of_experts(x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, top_k: int) -> Tensor:
+    tokens = x.reshape(-1, x.shape[-1])
+    scores, chosen = router.reshape(-1, router.shape[-1]).topk(top_k)
+    weights = torch.softmax(scores, dim=-1)
+    total = torch.zeros_like(tokens)
+    for expert in range(gate_up.shape[0]):
+        token, place = torch.nonzero(chosen == expert, as_tuple=True)
+        made = F.linear(tokens[token], gate_up[expert])
+        made = F.linear(F.silu(made[:, 0::2]) * made[:, 1::2], down[expert])
+        total.index_add_(0, token, made * weights[token, place, None])
+    return total.view(x.shape)
+
+
+@_mixture_of_experts.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def mixture_of_experts(x: Tensor, router: Tensor, gate_up: Tensor, down: Tensor, *, top_k: int) -> Tensor:
+    """Tokens [B, S, H] through the top_k of E gated MLPs each; see ``schema.OPERATORS['MoE']``."""
+    return _mixture_of_experts(x, router, gate_up, down, top_k)
+
+
+@torch.library.custom_op("precast::selective_scan", mutates_args=())
+def _selective_scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    state = state.to(x.dtype)
+    made = []
+    for step in range(x.shape[1]):
+        decay = torch.exp(delta[:, step, :, None] * a)
+        state = decay * state + (delta[:, step] * x[:, step])[..., None] * b[:, step, None]
+        made.append((state * c[:, step, None]).sum(-1))
+    return torch.stack(made, dim=1), state.clone()
+
+
+@_selective_scan.register_fake
+def _(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), state.new_empty(state.shape)
+
+
+def selective_scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """(output [B, S, I], present_state [B, I, N]); see ``schema.OPERATORS['SelectiveScan']``."""
+    return _selective_scan(x, delta, a, b, c, state)
+
+
 def _layer_norm_node(
     emit: Any, x: Any, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
 ) -> Any:
@@ -375,6 +422,10 @@ NODES: dict[Any, Callable[..., Any]] = {
     torch.ops.precast.gated_activation.default: lambda emit, gate, up, activation: emit.GatedActivation(
         gate, up, activation=activation
     ),
+    torch.ops.precast.mixture_of_experts.default: lambda emit, x, router, gate_up, down, top_k: emit.MoE(
+        x, router, gate_up, down, top_k=top_k
+    ),
+    torch.ops.precast.selective_scan.default: lambda emit, *inputs: emit.SelectiveScan(*inputs),
     torch.ops.aten.layer_norm.default: _layer_norm_node,
     torch.ops.aten.linear.default: lambda emit, x, weight, bias=None: emit.Linear(x, weight, bias),
     torch.ops.aten.gelu.default: lambda emit, x, approximate="none": emit.Gelu(x, approximate=approximate),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from precast.runtime.errors import WeightsError
 
 __all__ = [
+    "Alternate",
     "Flatten",
     "Fold",
     "Ignore",
@@ -27,6 +28,7 @@ __all__ = [
     "Source",
     "Split",
     "SplitGroups",
+    "Stack",
     "Tie",
     "Transpose",
     "WeightMap",
@@ -234,6 +236,56 @@ class Merge(Rule):
             names = tuple(key for part in parts for key in part.keys)
             result[_fill(self.new, wildcards)] = Lazy(names, tuple(shape), load)
         return result
+
+
+@dataclass(frozen=True)
+class Stack(Rule):
+    """Tensors that the last ``{}`` of their name numbers, as one with a new first axis: experts kept apart."""
+
+    old: str
+    new: str
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        pattern = _regex(self.old)
+        groups: dict[tuple[str, ...], dict[int, str]] = {}
+        for key in table:
+            match = pattern.match(key)
+            if match:
+                *others, index = match.groups()
+                groups.setdefault(tuple(others), {})[int(index)] = key
+        result = dict(table)
+        for wildcards, keys in groups.items():
+            name = _fill(self.new, wildcards)
+            if set(keys) != set(range(len(keys))):
+                raise WeightsError(f"{name!r} needs one tensor for each number from 0; found {sorted(keys)}")
+            parts = [result.pop(keys[index]) for index in range(len(keys))]
+            if len({part.shape for part in parts}) > 1:
+                raise WeightsError(f"{name!r} needs tensors of one shape; found {[part.shape for part in parts]}")
+
+            def load(parts: list[Lazy] = parts) -> Tensor:
+                return torch.stack([part.load() for part in parts])
+
+            shape = (len(parts), *parts[0].shape)
+            result[name] = Lazy(tuple(key for part in parts for key in part.keys), shape, load)
+        return result
+
+
+@dataclass(frozen=True)
+class Alternate(Rule):
+    """Two halves along ``axis`` as alternating rows: first of the one, first of the other, second of the one ..."""
+
+    pattern: str
+    axis: int = 0
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        def changed(lazy: Lazy) -> Lazy:
+            def load() -> Tensor:
+                halves = lazy.load().unflatten(self.axis, (2, -1))
+                return halves.transpose(self.axis, self.axis + 1).flatten(self.axis, self.axis + 1)
+
+            return Lazy(lazy.keys, lazy.shape, load)
+
+        return _changed(table, self.pattern, changed)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "AddLayerNorm": ("com.microsoft::SkipLayerNormalization",),
         "LayerNorm": ("LayerNormalization",),
         "Rotary": ("com.microsoft::RotaryEmbedding",),
+        "MoE": ("com.microsoft::MoE",),
+        "SelectiveScan": ("Scan",),
         "Gelu": ("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu"),
     },
     "native": {
@@ -30,9 +32,16 @@ FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "AddLayerNorm": ("precast.cpu::AddLayerNorm",),
         "LayerNorm": ("precast.cpu::LayerNorm",),
         "Rotary": ("com.microsoft::RotaryEmbedding",),
+        "MoE": ("com.microsoft::MoE",),
+        "SelectiveScan": ("Scan",),
         "Gelu": ("precast.cpu::BiasGelu",),
     },
-    "portable": {"LayerNorm": ("LayerNormalization",), "Rotary": ("RotaryEmbedding",), "Gelu": ("Gelu",)},
+    "portable": {
+        "LayerNorm": ("LayerNormalization",),
+        "Rotary": ("RotaryEmbedding",),
+        "Gelu": ("Gelu",),
+        "SelectiveScan": ("Scan",),
+    },
 }
 
 

@@ -106,6 +106,22 @@ _ALL = (
         doc="act(gate) * up; activation is silu, gelu (erf), gelu_tanh or relu. https://arxiv.org/abs/2002.05202",
     ),
     Operator(
+        name="MoE",
+        inputs=("x", "router", "gate_up", "down"),
+        attributes={"top_k": 2},
+        doc="""Mixture of E gated MLPs: of each token of x [B, S, H] the top_k experts by router [B, S, E], weighted by
+        the softmax of these top_k logits. Expert e makes down[e] @ (silu(gate) * up), with down [E, H, I]; rows of gate
+        and up alternate in gate_up [E, 2I, H]. https://arxiv.org/abs/2401.04088""",
+    ),
+    Operator(
+        name="SelectiveScan",
+        inputs=("x", "delta", "A", "B", "C", "state"),
+        outputs=("output", "present_state"),
+        doc="""Recurrence over the S steps of x, delta [B, S, I] and B, C [B, S, N], with A [I, N] and state [B, I, N]:
+        state = exp(delta * A) * state + delta * x * B; output [B, S, I] is the sum over N of C * state. A step whose
+        delta is zero leaves the state as it is. https://arxiv.org/abs/2312.00752, section 3.2""",
+    ),
+    Operator(
         name="Linear",
         inputs=("x", "weight", "bias?"),
         doc="x @ weight.T + bias; weight: [out, in], as checkpoints store it.",

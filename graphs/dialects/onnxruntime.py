@@ -24,6 +24,8 @@ from precast.graphs.dialects.base import (
 )
 from precast.graphs.dialects.blocks import gather_block_quantized, matmul_nbits
 from precast.graphs.dialects.cached import group_query_attention
+from precast.graphs.dialects.experts import mixture_of_experts
+from precast.graphs.dialects.scan import selective_scan
 
 __all__ = ["ONNXRUNTIME"]
 
@@ -133,6 +135,8 @@ _SPELLINGS = {
     "Rotary": _rotary,
     "LayerNorm": layer_norm,
     "AddLayerNorm": _add_layer_norm,
+    "MoE": mixture_of_experts,
+    "SelectiveScan": selective_scan,
     "Linear": _linear,
     "BlockLinear": matmul_nbits,
     "BlockEmbedding": gather_block_quantized,

@@ -20,6 +20,8 @@ from precast.graphs.dialects.base import (
     weight_is_shared,
 )
 from precast.graphs.dialects.cached import unfused_cached_attention
+from precast.graphs.dialects.experts import dense_experts
+from precast.graphs.dialects.scan import selective_scan
 
 __all__ = ["PORTABLE"]
 
@@ -95,6 +97,8 @@ PORTABLE = Dialect(
         "Rotary": _rotary,
         "LayerNorm": layer_norm,
         "AddLayerNorm": _add_layer_norm,
+        "MoE": dense_experts,
+        "SelectiveScan": selective_scan,
         "Linear": _linear,
         "Gelu": _gelu,
     },
