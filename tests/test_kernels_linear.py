@@ -275,7 +275,7 @@ def test_ids_outside_are_errors(wrong: int) -> None:
 # --- refusals -----------------------------------------------------------------------------------------------------
 
 GOOD = {"bits": 4, "block": 32, "in": 64, "out": 9, "zeros": 0}
-PANELS = np.zeros((2, 288), np.uint8)
+PANELS = np.zeros((1, 576), np.uint8)
 
 
 def zeros(*shape: int) -> Array:
@@ -289,10 +289,10 @@ def zeros(*shape: int) -> Array:
         ({"x": zeros(2, 64), "w": PANELS}, {"block": 16}, "block must be a multiple of 32 up to 256, not 16"),
         ({"x": zeros(2, 64), "w": PANELS}, {"block": 512}, "not 512"),
         ({"x": zeros(2, 64), "w": PANELS}, {"in": 0}, "in and out must be given"),
-        ({"x": zeros(2, 64), "w": PANELS}, {"out": 17}, r"weight must be \[3, 288\] bytes"),
-        ({"x": zeros(2, 64), "w": PANELS}, {"zeros": 1}, r"weight must be \[2, 296\] bytes"),
-        ({"x": zeros(2, 64), "w": PANELS}, {"bits": 8}, r"weight must be \[2, 544\] bytes"),
-        ({"x": zeros(2, 64), "w": PANELS[0]}, {}, r"weight must be \[2, 288\] bytes"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"out": 17}, r"weight must be \[2, 576\] bytes"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"zeros": 1}, r"weight must be \[1, 592\] bytes"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"bits": 8}, r"weight must be \[1, 1088\] bytes"),
+        ({"x": zeros(2, 64), "w": PANELS[0]}, {}, r"weight must be \[1, 576\] bytes"),
         ({"x": zeros(2, 63), "w": PANELS}, {}, "x must have 64 channels"),
         ({"x": zeros(), "w": PANELS}, {}, "x must have 64 channels"),
         ({"x": zeros(2, 64), "w": PANELS, "b": zeros(8)}, {}, "bias must be a vector of 9"),

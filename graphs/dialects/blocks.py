@@ -37,7 +37,7 @@ Array = np.ndarray[Any, Any]
 _MS, _CPU = "com.microsoft", "precast.cpu"
 
 # Weight columns of a panel; runtime/kernels/linear_calls.h has the layout in words.
-COLUMNS = 8
+COLUMNS = 16
 # Their scales are 16 bits of a float32: without the lowest ones, and minus those of 2^-48.
 _SHIFT, _OFFSET = 13, (127 - 48) << 10
 
@@ -88,7 +88,7 @@ def rounded_scales(scales: Array, up: bool = False) -> Array:
 
 
 def panels(weight: Array, scales: Array, zeros: Array | None, bits: int) -> Array:
-    """A weight in the canonical layout as uint8 [ceil(N / 8), panel_bytes], what ``precast.cpu::BlockLinear`` reads.
+    """A weight in the canonical layout as uint8 [ceil(N / 16), panel_bytes], what ``precast.cpu::BlockLinear`` reads.
 
     Scales are rounded to eleven significant bits: those of `QuantizeWeights` have no more, and neither have the half
     floats of GGUF, GPTQ and AWQ files.
@@ -107,14 +107,13 @@ def panels(weight: Array, scales: Array, zeros: Array | None, bits: int) -> Arra
     codes = np.where(nothing, 0, codes - np.uint32(_OFFSET)).astype("<u2")
     quants, codes, offsets = (_whole(part) for part in (quants, codes, offsets))
     count = len(quants) // COLUMNS
-    # Quads of channels, the eight columns side by side. In 4 bits, two neighbouring quads share their bytes.
-    quads = quants.reshape(count, COLUMNS, -1, 4).transpose(0, 2, 1, 3)
-    values = quads[:, 0::2] | quads[:, 1::2] << 4 if bits == 4 else quads ^ 128
-    parts = [np.ascontiguousarray(values).reshape(count, -1), _columns(codes, count).view(np.uint8)]
+    # Quads of channels, the columns side by side. In 4 bits, two neighbouring quads share their bytes.
+    quads = quants.reshape(count, COLUMNS, blocks, -1, 4).transpose(0, 2, 3, 1, 4)
+    values = quads[:, :, 0::2] | quads[:, :, 1::2] << 4 if bits == 4 else quads ^ 128
+    parts = [values.reshape(count, blocks, -1), np.ascontiguousarray(_columns(codes)).view(np.uint8)]
     if zeros is not None:
-        columns = _columns(offsets if bits == 4 else offsets ^ 128, count)
-        parts.append(pack_bits(columns, bits))
-    return np.concatenate(parts, axis=1)
+        parts.append(pack_bits(_columns(offsets if bits == 4 else offsets ^ 128), bits))
+    return np.concatenate(parts, axis=2).reshape(count, -1)
 
 
 def _whole(values: Array) -> Array:
@@ -123,9 +122,9 @@ def _whole(values: Array) -> Array:
     return np.concatenate([values, np.zeros((missing, *values.shape[1:]), values.dtype)]) if missing else values
 
 
-def _columns(values: Array, count: int) -> Array:
-    """[count * 8, blocks] -> [count, blocks * 8], a panel's columns side by side."""
-    return np.ascontiguousarray(values.reshape(count, COLUMNS, -1).transpose(0, 2, 1)).reshape(count, -1)
+def _columns(values: Array) -> Array:
+    """[count * 16, blocks] -> [count, blocks, 16], a panel's columns side by side."""
+    return np.asarray(values.reshape(-1, COLUMNS, values.shape[1]).transpose(0, 2, 1))
 
 
 def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:

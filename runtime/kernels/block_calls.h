@@ -6,26 +6,28 @@
 
 namespace precast {
 
-constexpr int64_t kPanelColumns = 8;  // weight columns that lie together
-constexpr int64_t kRowTile = 4;       // rows whose quantised values lie together
-constexpr int64_t kFold = 32;         // products of 4 bits by 8 that a sum of 16 bits holds: 32 / 2 * 2 * 15 * 127 / 2
+constexpr int64_t kPanelColumns = 16;  // weight columns that lie together
+constexpr int64_t kRowTile = 4;        // rows whose quantised values lie together
+constexpr int64_t kFold = 32;          // products of 4 bits by 8 that a sum of 16 bits holds: 32 / 2 * 15 * 127
 
 constexpr uint32_t kScaleShift = 13, kScaleOffset = (127 - 48) << 10;
 
-// Where the parts of a panel of eight weight columns lie. Column c and channel k of a panel:
-//   4 bits: byte k/8*32 + c*4 + k%4, its low half where k/4 is even;    unsigned
-//   8 bits: byte k/4*32 + c*4 + k%4;                                    signed: what is stored minus 128
-// then the scales [blocks][8] in 16 bits: those of a float32 from its tenth bit of mantissa up, minus kScaleOffset, which
-// is 2^-48 to 2^16 at the precision of half floats, with nothing subnormal; then, where there are any, the zero points:
-// 4 bits [blocks][4] bytes, column c in half c%2 of byte c/2; 8 bits [blocks][8] bytes, what is stored minus 128 again.
+// How a panel of sixteen weight columns lies: block after block, all that is needed of a block together, so that memory
+// is read from front to back. First the values; column c and channel k of the block are
+//   4 bits: byte k/8*64 + c*4 + k%4, its low half where k/4 is even;    unsigned
+//   8 bits: byte k/4*64 + c*4 + k%4;                                    signed: what is stored minus 128
+// then the scales of the columns in 16 bits: those of a float32 from its tenth bit of mantissa up, minus kScaleOffset,
+// which is 2^-48 to 2^16 at the precision of half floats, with nothing subnormal; then, where there are any, the zero
+// points: 4 bits 8 bytes, column c in half c%2 of byte c/2; 8 bits 16 bytes, what is stored minus 128 again.
 struct PanelLayout {
-  int64_t blocks, scales, zeros, bytes;
+  int64_t blocks, scales, zeros, of_block, bytes;
 
   PanelLayout(int64_t depth, int64_t block, int64_t bits, bool with_zeros) {
     blocks = (depth + block - 1) / block;
-    scales = blocks * block * kPanelColumns * bits / 8;
-    zeros = scales + blocks * kPanelColumns * 2;
-    bytes = zeros + (with_zeros ? blocks * kPanelColumns * bits / 8 : 0);
+    scales = block * kPanelColumns * bits / 8;
+    zeros = scales + kPanelColumns * 2;
+    of_block = zeros + (with_zeros ? kPanelColumns * bits / 8 : 0);
+    bytes = blocks * of_block;
   }
 };
 

@@ -137,10 +137,11 @@ void quantize_tiles(const BlockCall& call, int64_t first, int64_t last) {
 #ifdef PRECAST_TRANSPOSES
 
 #define PRECAST_INLINE __attribute__((always_inline)) inline
-// Panels that share what is broadcast of x. With two, products of 4 bits take 0.98 cycles for 32 multiplications instead
-// of 1.08, of 8 bits 1.51 instead of 1.71 (4 rows and more, one core of an EPYC 9004, whose AVX2 does 1.0 in float32 for
-// 16); for one row 1.49 instead of 1.69 and 2.31 instead of 2.82.
-constexpr int kSidePanels = 2;
+// A panel is two vectors wide, which share what is broadcast of x. With two, 32 multiplications by 4 bits take 0.98 cycles
+// instead of 1.08, by 8 bits 1.51 instead of 1.71 (4 rows and more, one core of an EPYC 9004, whose AVX2 does 16 in
+// float32 in 1.0); for one row 1.49 instead of 1.69 and 2.31 instead of 2.82.
+constexpr int kHalves = 2;
+constexpr int kHalfColumns = kPanelColumns / kHalves;
 
 // Sums stay in one register each: left alone, GCC reorders integer additions into trees and spills their leaves.
 inline void pin(__m256i& v) { __asm__("" : "+x"(v)); }
@@ -171,152 +172,152 @@ inline __m256 zeros_of(const uint8_t* p) {
   return _mm256_cvtepi32_ps(_mm256_and_si256(halves, _mm256_set1_epi32(15)));
 }
 
-// sums[p][r] = products of one block of panel p's eight columns with row r; panels lie `stride` bytes apart.
-template <bool Single, int Panels, int Rows>  // Single: the block is one fold
-PRECAST_INLINE void block_of_4(const uint8_t* w, int64_t stride, const int8_t* x, int64_t block,
-                               __m256i (&sums)[Panels][Rows]) {
+// sums[h][r] = products of one block of half h of a panel with row r.
+template <bool Single, int Rows>  // Single: the block is one fold
+PRECAST_INLINE void block_of_4(const uint8_t* w, const int8_t* x, int64_t block,
+                               __m256i (&sums)[kHalves][Rows]) {
   const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 2
-  for (int p = 0; p < Panels && !Single; ++p) {
+  for (int h = 0; h < kHalves && !Single; ++h) {
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) sums[p][r] = _mm256_setzero_si256();
+    for (int r = 0; r < Rows; ++r) sums[h][r] = _mm256_setzero_si256();
   }
   int64_t i = 0;
   do {
-    __m256i words[Panels][Rows];
+    __m256i words[kHalves][Rows];
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
-      __m256i even[Panels], odd[Panels];
+      __m256i even[kHalves], odd[kHalves];
 #pragma GCC unroll 2
-      for (int p = 0; p < Panels; ++p) {
-        const __m256i raw = load_bytes(w + p * stride + 32 * v);
-        even[p] = _mm256_and_si256(raw, low);
-        odd[p] = _mm256_and_si256(_mm256_srli_epi16(raw, 4), low);
+      for (int h = 0; h < kHalves; ++h) {
+        const __m256i raw = load_bytes(w + (v * kHalves + h) * 32);
+        even[h] = _mm256_and_si256(raw, low);
+        odd[h] = _mm256_and_si256(_mm256_srli_epi16(raw, 4), low);
       }
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
         const __m256i four = four_of(x + (2 * v * Rows + r) * 4);
 #pragma GCC unroll 2
-        for (int p = 0; p < Panels; ++p) {
-          const __m256i product = _mm256_maddubs_epi16(even[p], four);
-          words[p][r] = v == 0 ? product : _mm256_add_epi16(words[p][r], product);
-          pin(words[p][r]);
+        for (int h = 0; h < kHalves; ++h) {
+          const __m256i product = _mm256_maddubs_epi16(even[h], four);
+          words[h][r] = v == 0 ? product : _mm256_add_epi16(words[h][r], product);
+          pin(words[h][r]);
         }
       }
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
         const __m256i four = four_of(x + ((2 * v + 1) * Rows + r) * 4);
 #pragma GCC unroll 2
-        for (int p = 0; p < Panels; ++p) {
-          words[p][r] = _mm256_add_epi16(words[p][r], _mm256_maddubs_epi16(odd[p], four));
-          pin(words[p][r]);
+        for (int h = 0; h < kHalves; ++h) {
+          words[h][r] = _mm256_add_epi16(words[h][r], _mm256_maddubs_epi16(odd[h], four));
+          pin(words[h][r]);
         }
       }
     }
 #pragma GCC unroll 2
-    for (int p = 0; p < Panels; ++p) {
+    for (int h = 0; h < kHalves; ++h) {
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
-        const __m256i folded = _mm256_madd_epi16(words[p][r], ones);
-        sums[p][r] = Single ? folded : _mm256_add_epi32(sums[p][r], folded);
+        const __m256i folded = _mm256_madd_epi16(words[h][r], ones);
+        sums[h][r] = Single ? folded : _mm256_add_epi32(sums[h][r], folded);
       }
     }
-    w += 128;
+    w += 256;
     x += kFold * Rows;
     i += kFold;
   } while (!Single && i < block);
 }
 
 // Two products of 16 bits a lane: (k, k + 2), then (k + 1, k + 3), the order in which `quantize_tiles` lays x for it.
-template <int Panels, int Rows>
-PRECAST_INLINE void block_of_8(const uint8_t* w, int64_t stride, const int8_t* x, int64_t block,
-                               __m256i (&sums)[Panels][Rows]) {
+template <int Rows>
+PRECAST_INLINE void block_of_8(const uint8_t* w, const int8_t* x, int64_t block,
+                               __m256i (&sums)[kHalves][Rows]) {
 #pragma GCC unroll 2
-  for (int p = 0; p < Panels; ++p) {
+  for (int h = 0; h < kHalves; ++h) {
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) sums[p][r] = _mm256_setzero_si256();
+    for (int r = 0; r < Rows; ++r) sums[h][r] = _mm256_setzero_si256();
   }
   for (int64_t i = 0; i < block; i += kFold) {
 #pragma GCC unroll 8
     for (int v = 0; v < 8; ++v) {
-      __m256i even[Panels], odd[Panels];
+      __m256i even[kHalves], odd[kHalves];
 #pragma GCC unroll 2
-      for (int p = 0; p < Panels; ++p) {
-        const __m256i raw = load_bytes(w + p * stride + 32 * v);
-        even[p] = _mm256_srai_epi16(_mm256_slli_epi16(raw, 8), 8);
-        odd[p] = _mm256_srai_epi16(raw, 8);
+      for (int h = 0; h < kHalves; ++h) {
+        const __m256i raw = load_bytes(w + (v * kHalves + h) * 32);
+        even[h] = _mm256_srai_epi16(_mm256_slli_epi16(raw, 8), 8);
+        odd[h] = _mm256_srai_epi16(raw, 8);
       }
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
         const __m256i first = four_of(x + (v * Rows + r) * 8), second = four_of(x + (v * Rows + r) * 8 + 4);
 #pragma GCC unroll 2
-        for (int p = 0; p < Panels; ++p) {
-          sums[p][r] = _mm256_add_epi32(sums[p][r], _mm256_madd_epi16(even[p], first));
-          pin(sums[p][r]);
-          sums[p][r] = _mm256_add_epi32(sums[p][r], _mm256_madd_epi16(odd[p], second));
-          pin(sums[p][r]);
+        for (int h = 0; h < kHalves; ++h) {
+          sums[h][r] = _mm256_add_epi32(sums[h][r], _mm256_madd_epi16(even[h], first));
+          pin(sums[h][r]);
+          sums[h][r] = _mm256_add_epi32(sums[h][r], _mm256_madd_epi16(odd[h], second));
+          pin(sums[h][r]);
         }
       }
     }
-    w += 256;
+    w += 512;
     x += kFold * Rows * 2;
   }
 }
 
-// Eight columns each of Panels panels, of Rows rows.
-template <int Bits, bool Zeros, bool Single, int Panels, int Rows>
-PRECAST_INLINE void panel_tile(const BlockCall& call, const PanelLayout& layout, const uint8_t* panel, const int8_t* x,
-                               const float* x_scales, __m256 (&out)[Panels][Rows]) {
+// The columns of a panel of Rows rows.
+template <int Bits, bool Zeros, bool Single, int Rows>
+PRECAST_INLINE void panel_tile(const BlockCall& call, const PanelLayout& layout, const uint8_t* w, const int8_t* x,
+                               const float* x_scales, __m256 (&out)[kHalves][Rows]) {
 #pragma GCC unroll 2
-  for (int p = 0; p < Panels; ++p) {
+  for (int h = 0; h < kHalves; ++h) {
 #pragma GCC unroll 4
-    for (int r = 0; r < Rows; ++r) out[p][r] = _mm256_setzero_ps();
+    for (int r = 0; r < Rows; ++r) out[h][r] = _mm256_setzero_ps();
   }
   const int64_t block = Single ? kFold : call.block;
   for (int64_t b = 0; b < layout.blocks; ++b) {
-    __m256i sums[Panels][Rows];
-    const uint8_t* w = panel + b * block * kPanelColumns * Bits / 8;
-    const int8_t* of_block = x + b * block * Rows * Bits / 4;
-    if constexpr (Bits == 4) block_of_4<Single, Panels, Rows>(w, layout.bytes, of_block, block, sums);
-    else block_of_8<Panels, Rows>(w, layout.bytes, of_block, block, sums);
+    __m256i sums[kHalves][Rows];
+    if constexpr (Bits == 4) block_of_4<Single, Rows>(w, x, block, sums);
+    else block_of_8<Rows>(w, x, block, sums);
 #pragma GCC unroll 2
-    for (int p = 0; p < Panels; ++p) {
-      const uint8_t* scales = panel + p * layout.bytes + layout.scales + b * 2 * kPanelColumns;
-      const uint8_t* zeros = panel + p * layout.bytes + layout.zeros + b * kPanelColumns * Bits / 8;
-      const __m256 scale = scales_of(scales), zero = Zeros ? zeros_of<Bits>(zeros) : _mm256_set1_ps(8.0f);
+    for (int h = 0; h < kHalves; ++h) {
+      const __m256 scale = scales_of(w + layout.scales + h * kHalfColumns * 2);
+      const __m256 zero =
+          Zeros ? zeros_of<Bits>(w + layout.zeros + h * kHalfColumns * Bits / 8) : _mm256_set1_ps(8.0f);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
         // Integers below 2^24 all of them: exact in float32.
-        __m256 total = _mm256_cvtepi32_ps(sums[p][r]);
+        __m256 total = _mm256_cvtepi32_ps(sums[h][r]);
         if (Zeros || Bits == 4) total = _mm256_fnmadd_ps(zero, _mm256_broadcast_ss(x_scales + 2 * r + 1), total);
         // The product of the scales first: large rows do not overflow before small weights are at them.
-        out[p][r] = _mm256_fmadd_ps(total, _mm256_mul_ps(scale, _mm256_broadcast_ss(x_scales + 2 * r)), out[p][r]);
+        out[h][r] = _mm256_fmadd_ps(total, _mm256_mul_ps(scale, _mm256_broadcast_ss(x_scales + 2 * r)), out[h][r]);
       }
     }
+    w += layout.of_block;
+    x += block * Rows * Bits / 4;
     x_scales += 2 * Rows;
   }
 }
 
-template <int Bits, bool Zeros, int Panels, int Rows>
+template <int Bits, bool Zeros, int Rows>
 void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel, int64_t begin) {
-  const uint8_t* parts = call.weight + panel * layout.bytes;
+  const uint8_t* w = call.weight + panel * layout.bytes;
   const int8_t* x = call.quants + begin * layout.blocks * call.block * Bits / 4;
   const float* x_scales = call.scales + begin * layout.blocks * 2;
-  __m256 result[Panels][Rows];
-  if (call.block == kFold) panel_tile<Bits, Zeros, true, Panels, Rows>(call, layout, parts, x, x_scales, result);
-  else panel_tile<Bits, Zeros, false, Panels, Rows>(call, layout, parts, x, x_scales, result);
+  __m256 result[kHalves][Rows];
+  if (call.block == kFold) panel_tile<Bits, Zeros, true, Rows>(call, layout, w, x, x_scales, result);
+  else panel_tile<Bits, Zeros, false, Rows>(call, layout, w, x, x_scales, result);
 #pragma GCC unroll 2
-  for (int p = 0; p < Panels; ++p) {
-    const int64_t column = (panel + p) * kPanelColumns, left = call.columns - column;
+  for (int h = 0; h < kHalves; ++h) {
+    const int64_t column = panel * kPanelColumns + h * kHalfColumns, left = call.columns - column;
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
       float* to = call.out + (begin + r) * call.columns + column;
-      if (left >= kPanelColumns) {
-        if (call.bias != nullptr) result[p][r] = _mm256_add_ps(result[p][r], _mm256_loadu_ps(call.bias + column));
-        _mm256_storeu_ps(to, result[p][r]);
+      if (left >= kHalfColumns) {
+        if (call.bias != nullptr) result[h][r] = _mm256_add_ps(result[h][r], _mm256_loadu_ps(call.bias + column));
+        _mm256_storeu_ps(to, result[h][r]);
       } else {
-        float lanes[kPanelColumns];
-        _mm256_storeu_ps(lanes, result[p][r]);
+        float lanes[kHalfColumns];
+        _mm256_storeu_ps(lanes, result[h][r]);
         for (int64_t c = 0; c < left; ++c) to[c] = call.bias == nullptr ? lanes[c] : lanes[c] + call.bias[column + c];
       }
     }
@@ -325,11 +326,8 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
 
 #else
 
-constexpr int kSidePanels = 1;
-
-template <int Bits, bool Zeros, int Panels, int Rows>
+template <int Bits, bool Zeros, int Rows>
 void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel, int64_t begin) {
-  static_assert(Panels == 1, "one at a time");
   const int64_t depth = layout.blocks * call.block, column = panel * kPanelColumns;
   const int64_t wide = call.columns - column < kPanelColumns ? call.columns - column : kPanelColumns;
   const uint8_t* parts = call.weight + panel * layout.bytes;
@@ -338,13 +336,14 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
   float result[Rows][kPanelColumns] = {};
   for (int64_t b = 0; b < layout.blocks; ++b) {
     int32_t sums[Rows][kPanelColumns] = {};
-    for (int64_t k = b * call.block / 4; k < (b + 1) * call.block / 4; ++k) {
+    const int8_t* of_block = x + b * call.block * Rows;
+    for (int64_t k = 0; k < call.block / 4; ++k) {
       int32_t w[4 * kPanelColumns];
       for (int64_t i = 0; i < 4 * kPanelColumns; ++i) {
-        w[i] = Bits == 4 ? (parts[k / 2 * 32 + i] >> (k % 2 * 4)) & 15 : static_cast<int8_t>(parts[k * 32 + i]);
+        w[i] = Bits == 4 ? (parts[k / 2 * 4 * kPanelColumns + i] >> (k % 2 * 4)) & 15 : static_cast<int8_t>(parts[k * 4 * kPanelColumns + i]);
       }
       for (int r = 0; r < Rows; ++r) {
-        const int8_t* four = x + (k * Rows + r) * 4;
+        const int8_t* four = of_block + (k * Rows + r) * 4;
         for (int64_t c = 0; c < kPanelColumns; ++c) {
           for (int64_t i = 0; i < 4; ++i) sums[r][c] += w[c * 4 + i] * four[i];
         }
@@ -352,11 +351,11 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
     }
     for (int64_t c = 0; c < kPanelColumns; ++c) {
       uint16_t code;
-      __builtin_memcpy(&code, parts + layout.scales + (b * kPanelColumns + c) * 2, sizeof code);
+      __builtin_memcpy(&code, parts + layout.scales + c * 2, sizeof code);
       const float scale = from_bits((code + kScaleOffset) << kScaleShift);
       float zero = Bits == 4 ? 8.0f : 0.0f;
       if (Zeros) {
-        const uint8_t* stored = parts + layout.zeros + (b * kPanelColumns + c) * Bits / 8;
+        const uint8_t* stored = parts + layout.zeros + c * Bits / 8;
         zero = static_cast<float>(Bits == 4 ? *stored >> (c % 2 * 4) & 15 : static_cast<int8_t>(*stored));
       }
       for (int r = 0; r < Rows; ++r) {
@@ -365,6 +364,7 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
         result[r][c] += total * (of_row[0] * scale);
       }
     }
+    parts += layout.of_block;
   }
   for (int r = 0; r < Rows; ++r) {
     for (int64_t c = 0; c < wide; ++c) {
@@ -376,26 +376,19 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
 
 #endif
 
-template <int Bits, bool Zeros, int Panels>
-void tiles(const BlockCall& call, const PanelLayout& layout, int64_t panel, int64_t first, int64_t last) {
-  static_assert(kRowTile == 4, "one case a number of rows");
-  for (int64_t tile = first; tile < last; ++tile) {
-    const int64_t begin = tile * kRowTile, left = call.rows - begin;
-    if (left >= 4) panel_rows<Bits, Zeros, Panels, 4>(call, layout, panel, begin);
-    else if (left == 3) panel_rows<Bits, Zeros, Panels, 3>(call, layout, panel, begin);
-    else if (left == 2) panel_rows<Bits, Zeros, Panels, 2>(call, layout, panel, begin);
-    else panel_rows<Bits, Zeros, Panels, 1>(call, layout, panel, begin);
-  }
-}
-
 template <int Bits, bool Zeros>
 void panels(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
   const PanelLayout layout(call.depth, call.block, Bits, Zeros);
-  int64_t panel = first;
-  for (; panel + kSidePanels <= last; panel += kSidePanels) {
-    tiles<Bits, Zeros, kSidePanels>(call, layout, panel, first_tile, last_tile);
+  static_assert(kRowTile == 4, "one case a number of rows");
+  for (int64_t panel = first; panel < last; ++panel) {
+    for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+      const int64_t begin = tile * kRowTile, left = call.rows - begin;
+      if (left >= 4) panel_rows<Bits, Zeros, 4>(call, layout, panel, begin);
+      else if (left == 3) panel_rows<Bits, Zeros, 3>(call, layout, panel, begin);
+      else if (left == 2) panel_rows<Bits, Zeros, 2>(call, layout, panel, begin);
+      else panel_rows<Bits, Zeros, 1>(call, layout, panel, begin);
+    }
   }
-  for (; panel < last; ++panel) tiles<Bits, Zeros, 1>(call, layout, panel, first_tile, last_tile);
 }
 
 void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {

@@ -84,22 +84,22 @@ struct EmbeddingWork {
     }
     const int64_t c = id % kPanelColumns;
     const uint8_t* panel = weight + id / kPanelColumns * layout.bytes;
-    for (int64_t b = 0; b < layout.blocks; ++b) {
+    for (int64_t b = 0; b < layout.blocks; ++b, panel += layout.of_block) {
       uint16_t code;
-      std::memcpy(&code, panel + layout.scales + (b * kPanelColumns + c) * 2, sizeof code);
+      std::memcpy(&code, panel + layout.scales + c * 2, sizeof code);
       const uint32_t scale_bits = (code + kScaleOffset) << kScaleShift;
       float scale;
       std::memcpy(&scale, &scale_bits, sizeof scale);
       int zero = bits == 4 ? 8 : 0;
       if (zeros) {
-        const uint8_t* stored = panel + layout.zeros + (b * kPanelColumns + c) * bits / 8;
+        const uint8_t* stored = panel + layout.zeros + c * bits / 8;
         zero = bits == 4 ? *stored >> (c % 2 * 4) & 15 : static_cast<int8_t>(*stored);
       }
-      const int64_t last = (b + 1) * block < depth ? (b + 1) * block : depth;
-      for (int64_t k = b * block; k < last; ++k) {
-        const int quant = bits == 4 ? panel[k / 8 * 32 + c * 4 + k % 4] >> (k / 4 % 2 * 4) & 15
-                                    : static_cast<int8_t>(panel[k / 4 * 32 + c * 4 + k % 4]);
-        out[i * depth + k] = static_cast<float>(quant - zero) * scale;
+      const int64_t count = smaller(block, depth - b * block);
+      for (int64_t k = 0; k < count; ++k) {
+        const int quant = bits == 4 ? panel[k / 8 * 4 * kPanelColumns + c * 4 + k % 4] >> (k / 4 % 2 * 4) & 15
+                                    : static_cast<int8_t>(panel[k / 4 * 4 * kPanelColumns + c * 4 + k % 4]);
+        out[i * depth + b * block + k] = static_cast<float>(quant - zero) * scale;
       }
     }
   }
@@ -115,7 +115,7 @@ bool check_blocks(Call& call, const Node& node, const Tensor& weight) {
   const PanelLayout layout(node.in, node.block, node.bits, node.zeros != 0);
   const int64_t panels = ceiling(node.out, kPanelColumns);
   call.check(weight.rank == 2 && weight.dims[0] == panels && weight.dims[1] == layout.bytes,
-             "weight must be [%lld, %lld] bytes: %lld columns in panels of 8, %lld channels in blocks of %lld",
+             "weight must be [%lld, %lld] bytes: %lld columns in panels of 16, %lld channels in blocks of %lld",
              (long long)panels, (long long)layout.bytes, (long long)node.out, (long long)node.in,
              (long long)node.block);
   return call.ok();
@@ -158,8 +158,7 @@ ort::Status* block_linear(const Node& node, ort::KernelContext* context) {
   to.quants = static_cast<int8_t*>(memory) + scales;
 
   BlockWork work{to, node.kernels, ceiling(to.rows, kRowTile), ceiling(to.columns, kPanelColumns)};
-  // Pairs of panels, which share what they read of x.
-  if (layout.bytes < kTaskBytes) work.panels_of_task = ceiling(kTaskBytes / layout.bytes, 2) * 2;
+  if (layout.bytes < kTaskBytes) work.panels_of_task = kTaskBytes / layout.bytes;
   const int64_t down = ceiling(work.tiles, kTaskTiles);
   call.parallel(BlockWork::quantize, static_cast<size_t>(ceiling(work.tiles, BlockWork::kQuantizedTiles)), &work);
   call.parallel(BlockWork::product, static_cast<size_t>(work.across() * down), &work);
