@@ -1,0 +1,106 @@
+"""BlenderBot-small: post-norm layers, and words that are normalised before the decoder adds their positions.
+https://arxiv.org/abs/2004.13637"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from precast.export import heads
+from precast.export.blocks.cache import Step
+from precast.export.blocks.embeddings import LearnedPositions, PlacedPositions, TextEmbeddings
+from precast.export.families import Family
+from precast.export.families.bart import (
+    INERT,
+    LOGITS_BIAS,
+    TINY,
+    VARIATION,
+    BartSpec,
+    lm_head,
+    names,
+    norm,
+    post_norm_decoder_layer,
+    post_norm_encoder_layer,
+)
+from precast.export.generative import Seq2SeqLM
+from precast.export.skeletons.decoder import Decoder
+from precast.export.skeletons.encoder import Encoder
+from precast.export.spec import hf
+
+__all__ = ["FAMILY"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(BartSpec):
+    """Defaults are BlenderBot-small 90M's."""
+
+    hidden_size: int = hf(("d_model", "hidden_size"), default=512)
+    encoder_layers: int = hf(default=8)
+    encoder_ffn_dim: int = hf(default=2048)
+    decoder_layers: int = hf(default=8)
+    decoder_ffn_dim: int = hf(default=2048)
+    max_position_embeddings: int = hf(default=512)
+
+
+class _DecoderEmbeddings(nn.Module):
+    """norm(words * scale) + positions, ids [B, S] -> [B, S, E]; the encoder's norm is over the sum."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.words = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.scale = spec.scale
+        self.norm = norm(spec)
+        self.positions = PlacedPositions(spec.max_position_embeddings, spec.hidden_size)
+
+    def forward(self, input_ids: Tensor, step: Step) -> Tensor:
+        x = self.words(input_ids)
+        if self.scale is not None:
+            x = x * self.scale
+        return self.norm(x) + self.positions(input_ids, step)
+
+
+def _seq2seq_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    return Seq2SeqLM(
+        Encoder(
+            embeddings=TextEmbeddings(
+                spec.vocab_size,
+                spec.hidden_size,
+                scale=spec.scale,
+                positions=LearnedPositions(spec.max_position_embeddings, spec.hidden_size),
+                token_types=0,
+                norm=norm(spec),
+            ),
+            layers=[post_norm_encoder_layer(spec) for _ in range(spec.encoder_layers)],
+        ),
+        Decoder(
+            embeddings=_DecoderEmbeddings(spec),
+            layers=[post_norm_decoder_layer(spec) for _ in range(spec.decoder_layers)],
+            norm=None,
+        ),
+        lm_head(spec, absent),
+    )
+
+
+def _fused(spec: Spec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
+    """By part. Every norm follows a sum, but for the one of the decoder's words."""
+    layers, deep = spec.encoder_layers, spec.decoder_layers
+    return {
+        "encoder": {"Attention": layers, "AddLayerNorm": 2 * layers + 1},
+        "decoder": {"CachedAttention": deep, "Attention": deep, "AddLayerNorm": 3 * deep, "LayerNorm": 1},
+    }
+
+
+FAMILY = Family(
+    model_type="blenderbot-small",
+    spec=Spec,
+    heads={heads.SEQ2SEQ_LM: _seq2seq_lm},
+    weights=names,
+    optional=(LOGITS_BIAS,),
+    limits=lambda spec: spec.max_position_embeddings,
+    fused=_fused,
+    inert=INERT,
+    tiny=TINY,
+    variations=(VARIATION,),
+)
