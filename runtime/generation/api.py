@@ -100,7 +100,7 @@ def prepare(
     source = read_prompts(
         inputs if input_ids is None else input_ids,
         attention_mask,
-        vocab_size=engine.vocab_size,
+        vocab_size=getattr(engine, "source_vocab_size", engine.vocab_size) if encoder else engine.vocab_size,
         bos=config.bos_token_id,
         pad=config.pad_token_id,
         eos=config.eos,

@@ -13,7 +13,7 @@ from precast.runtime.backends.base import Array, Runner
 from precast.runtime.errors import InputError
 from precast.runtime.states import RING_SLACK, Memory
 
-__all__ = ["GraphEngine", "GraphSession"]
+__all__ = ["GraphEngine", "GraphSession", "left_aligned"]
 
 # Tokens of a prompt that are processed at once: what a call holds between layers grows with them.
 CHUNK = 2048
@@ -25,11 +25,16 @@ class GraphEngine:
 
     Args:
         decoder, component: the loaded graph and what the manifest says of it; ``layout`` is its variant's.
-        encoder: the loaded graph of an encoder-decoder's encoder, or None.
+        encoder, source: the loaded graph of an encoder-decoder's encoder and what the manifest says of it, or None.
     """
 
     def __init__(
-        self, decoder: Runner, component: Component, layout: Mapping[str, Any], encoder: Runner | None = None
+        self,
+        decoder: Runner,
+        component: Component,
+        layout: Mapping[str, Any],
+        encoder: Runner | None = None,
+        source: Component | None = None,
     ) -> None:
         self.decoder, self.encoder = decoder, encoder
         self.component = component
@@ -37,6 +42,10 @@ class GraphEngine:
         self.vocab_size = int(component.limits["vocab_size"])
         longest = component.limits.get("max_positions")
         self.max_length: int | None = None if longest is None else int(longest)
+        limits = component.limits if source is None else source.limits
+        # Of the texts an encoder reads; the decoder's vocabulary may be another one.
+        self.source_vocab_size = int(limits["vocab_size"])
+        self.source_max_length: int | None = limits.get("max_positions")
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         self.cross = tuple(spec for spec in component.inputs if spec.name.startswith("cross_"))
         windows = [state.window for state in component.states]
@@ -60,11 +69,27 @@ class GraphEngine:
         if self.encoder is not None:
             if context is None:
                 raise InputError("an encoder-decoder continues an encoder's input: context is needed.")
-            ids, mask = (np.ascontiguousarray(context[name], np.int64) for name in ("input_ids", "attention_mask"))
+            ids, mask = left_aligned(context["input_ids"], context["attention_mask"])
+            if self.source_max_length is not None and ids.shape[1] > self.source_max_length:
+                raise InputError(
+                    f"this model reads texts of {self.source_max_length} tokens; received {ids.shape[1]}. Cut the text "
+                    "(tokenizer(..., truncation=True)), or split it."
+                )
             made = self.encoder.run({"input_ids": ids, "attention_mask": mask})
             given = dict(zip(self.encoder.output_names, made, strict=True))
             given["encoder_attention_mask"] = mask
         return GraphSession(self, rows, capacity, given)
+
+
+def left_aligned(input_ids: Array, attention_mask: Array) -> tuple[Array, Array]:
+    """Ids and mask [N, T'] with every row's real tokens at its beginning and no column without one: an encoder's
+    positions count real tokens, on whichever side padding stands. Padding is 0, which can be looked up."""
+    real = np.asarray(attention_mask) != 0
+    counts = real.sum(axis=-1)
+    mask = np.arange(counts.max())[None] < counts[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = np.asarray(input_ids)[real]
+    return ids, mask.astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ class LanguageModel(Model):
         self, artifact: Artifact, component: Component, variant: Variant, runner: Runner, encoder: Runner | None
     ) -> None:
         super().__init__(artifact, component, variant, runner)
-        self._engine = GraphEngine(runner, component, variant.state, encoder)
+        source = artifact.components.get("encoder") if encoder is not None else None
+        self._engine = GraphEngine(runner, component, variant.state, encoder, source)
         taken = ["input_ids", "attention_mask"]
         if encoder is not None:
             taken += ["decoder_input_ids", "decoder_attention_mask"]
@@ -71,7 +72,9 @@ class LanguageModel(Model):
         unknown = sorted(set(inputs) - set(self.input_names) - {"token_type_ids"})
         if unknown:
             raise InputError(f"this model takes {listing(self.input_names)}; received {listing(unknown)}.")
-        source = self._rows(inputs, "input_ids", "attention_mask")
+        source = self._rows(
+            inputs, "input_ids", "attention_mask", self._engine.source_vocab_size, self._engine.source_max_length
+        )
         if not self.is_encoder_decoder:
             positions = inputs.get("position_ids")
             return self._logits(source, None if positions is None else self._positions(positions, source), None)
@@ -79,7 +82,9 @@ class LanguageModel(Model):
             raise InputError(
                 "an encoder-decoder needs decoder_input_ids beside input_ids; generate() starts them by itself."
             )
-        target = self._rows(inputs, "decoder_input_ids", "decoder_attention_mask")
+        target = self._rows(
+            inputs, "decoder_input_ids", "decoder_attention_mask", self._engine.vocab_size, self.max_length
+        )
         if len(target[0]) != len(source[0]):
             raise InputError(
                 f"input_ids and decoder_input_ids have one row for each text; received {len(source[0])} and "
@@ -87,8 +92,10 @@ class LanguageModel(Model):
             )
         return self._logits(target, None, {"input_ids": source[0], "attention_mask": source[1]})
 
-    def _rows(self, inputs: Mapping[str, Any], ids_name: str, mask_name: str) -> tuple[Array, Array]:
-        """Ids and mask [B, S], checked."""
+    def _rows(
+        self, inputs: Mapping[str, Any], ids_name: str, mask_name: str, vocab: int, longest: int | None
+    ) -> tuple[Array, Array]:
+        """Ids and mask [B, S], checked: ids below ``vocab``, ``longest`` tokens a text at most."""
         if inputs.get(ids_name) is None:
             raise InputError(f"input {ids_name!r} is needed; received: {listing(inputs)}.")
         given = {"input_ids": inputs[ids_name]}
@@ -104,16 +111,16 @@ class LanguageModel(Model):
             row = int(np.argwhere(~mask.any(axis=-1))[0][0])
             raise InputError(f"every text needs one real token at least; the {mask_name} of row {row} is all zero.")
         real = ids[mask != 0]
-        if real.min() < 0 or real.max() >= self._engine.vocab_size:
+        if real.min() < 0 or real.max() >= vocab:
             worst = int(real.min()) if real.min() < 0 else int(real.max())
             raise InputError(
-                f"{ids_name} must be 0 to {self._engine.vocab_size - 1}; received {worst}. "
+                f"{ids_name} must be 0 to {vocab - 1}; received {worst}. "
                 "Is this the tokenizer the model was trained with?"
             )
-        longest = int(mask.astype(bool).sum(axis=-1).max())
-        if self.max_length is not None and longest > self.max_length:
+        most = int(mask.astype(bool).sum(axis=-1).max())
+        if longest is not None and most > longest:
             raise InputError(
-                f"a text may have {self.max_length} tokens; received {longest}. Cut it (tokenizer(..., "
+                f"a text may have {longest} tokens; received {most}. Cut it (tokenizer(..., "
                 "truncation=True)), or split it."
             )
         # Padding of an encoder may hold anything, -1 too: it must be an id to be looked up.
@@ -165,5 +172,10 @@ class LanguageModel(Model):
             logits[row, real] = found[row, longest - counts[row] :]
         outputs = {"logits": logits}
         if context is not None:
-            outputs["encoder_last_hidden_state"] = session.encoder_states
+            # Where the caller's tokens stand; padding has no state.
+            made, shown = session.encoder_states, context["attention_mask"] != 0
+            assert made is not None
+            states = np.zeros((*shown.shape, made.shape[-1]), np.float32)
+            states[shown] = made[np.arange(made.shape[1])[None] < shown.sum(axis=-1)[:, None]]
+            outputs["encoder_last_hidden_state"] = states
         return Outputs(outputs)
