@@ -73,6 +73,11 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if hasattr(module, "key_value_proj_dim"):
                 # T5 scales no scores: its queries are small instead, in upstream's initial weights too.
                 module.q.weight.mul_(module.key_value_proj_dim**-0.5)  # type: ignore[union-attr, operator]
+            if hasattr(module, "wi_0"):
+                module.wo.weight.mul_(0.5)  # type: ignore[union-attr, operator] # products of gates are larger
+            if hasattr(module, "A_log"):
+                # Mamba multiplies what this makes with itself and its input: rounding errors would grow with them.
+                module.x_proj.weight.mul_(0.5)  # type: ignore[union-attr, operator]
         for name, value in model.named_buffers():
             if name.endswith("final_logits_bias"):
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))
