@@ -201,6 +201,23 @@ def test_models_that_do_not_chat(model: Any, translator: Any, monkeypatch: pytes
     assert 'precast run text-generation my-model "Once upon a time" --stream' in found
 
 
+def test_a_template_of_one_s_own(model: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (expected,) = answers(model, "Hello")
+    path = tmp_path / "own.jinja"
+    path.write_text(CHATML, encoding="utf-8")
+    given = ("chat", "a", "--message", "Hello", *SHORT, "--chat-template")
+    monkeypatch.setattr(model.tokenizer, "chat_template", None)
+    assert good(*given, path) == expected + "\n"
+    monkeypatch.setattr(model.tokenizer, "chat_template", {"default": MISTRAL, "own": CHATML})
+    assert good(*given, "own") == expected + "\n"
+    monkeypatch.setattr(model.tokenizer, "chat_template", {"default": MISTRAL, "own": CHATML})
+    assert "no chat template and no file 'on'; the model's own are default, own" in refused(*given, "on")
+    path.write_text("{% for %}")
+    assert "the chat template is malformed, line 1" in refused(*given, path)
+    path.write_bytes(b"caf\xe9")
+    assert "takes UTF-8 text" in refused(*given, path)
+
+
 # -- chat, with a person ----------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ import typer
 
 from precast.runtime.cli.console import guarded, note, write, write_json
 from precast.runtime.cli.generation import StreamedText, figures, generation_arguments, parameters_of
-from precast.runtime.errors import ChatTemplateError, InputError, PrecastError, closest
+from precast.runtime.errors import ChatTemplateError, InputError, PrecastError, closest, listing
 
 __all__ = ["Talk", "chat", "register"]
 
@@ -158,6 +158,9 @@ def chat(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="End an answer after this text; may be given again.")
     ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="One of the model's templates, or a Jinja file.")
+    ] = None,
     param: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Any parameter of text-generation; the value is JSON or a text."),
@@ -182,10 +185,13 @@ def chat(
 
     model = load(artifact, device=device, threads=threads, variant=variant)
     pipe = pipeline("text-generation", model, **parameters)
+    if chat_template is not None:
+        pipe.tokenizer.chat_template = _template(pipe.tokenizer.chat_template, chat_template)
     if pipe.tokenizer.chat_template is None:
         raise ChatTemplateError(
             f"{artifact} has no chat template: it was not trained to chat, or its checkpoint came without one. "
-            f'Continue texts with it: precast run text-generation {artifact} "Once upon a time" --stream'
+            f'Continue texts with it: precast run text-generation {artifact} "Once upon a time" --stream; '
+            "or give the template it was trained with: --chat-template FILE."
         )
     pipe.too_long = "Begin a new conversation (/clear), or shorten the message."
     talk = Talk(pipe, system)
@@ -199,6 +205,19 @@ def chat(
         for line in _stdin():
             if line.strip():
                 _answer_once(talk, line, as_json=as_json, one_line=True)
+
+
+def _template(own: Any, wanted: str) -> str:
+    """The template of that name, or in the file of that name."""
+    if isinstance(own, dict) and wanted in own:
+        return str(own[wanted])
+    try:
+        return Path(wanted).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        names = f"; the model's own are {listing(sorted(own))}" if isinstance(own, dict) else ""
+        raise InputError(f"there is no chat template and no file {wanted!r}{names}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"--chat-template takes UTF-8 text; {wanted} is not: {error.reason}.") from error
 
 
 def _answer_once(talk: Talk, message: str, *, as_json: bool, one_line: bool) -> None:
