@@ -334,6 +334,12 @@ def _attention(node: ir.Node, inputs: _Inputs) -> Fact:
     return Fact((*query[:2], Polynomial.of(_width(value[2]) // groups * heads)))
 
 
+def _cached_attention(_: ir.Node, inputs: _Inputs) -> list[Fact]:
+    """[B, S, N*D] and the two caches, [B, G, R, D] each."""
+    caches = [inputs[index] for index in (3, 4)]
+    return [Fact(_shape(inputs)), *(Fact(_shape(inputs, 3 + i), c.dtype if c else None) for i, c in enumerate(caches))]
+
+
 def _convolution(node: ir.Node, inputs: _Inputs) -> Fact:
     """[B, C, spatial ...] with a kernel [M, C / groups, spatial ...] -> [B, M, spatial ...]."""
     source, kernel = _shape(inputs), _shape(inputs, 1)
@@ -396,21 +402,24 @@ _PRODUCTS: Mapping[str, _Rule] = {
     "MatMulInteger": _matmul_integer,
     "com.microsoft::FusedMatMul": _matmul,
     "com.microsoft::MatMulNBits": _block_linear,
+    "com.microsoft::GroupQueryAttention": _cached_attention,
     "com.microsoft::MultiHeadAttention": _attention,
+    "precast.cpu::CachedAttention": _cached_attention,
     "precast.cpu::Attention": _attention,
     "precast.cpu::BlockLinear": _block_linear,
 }
 _KEEP = (
-    *("Abs", "Clip", "CumSum", "Erf", "Exp", "Gelu", "LayerNormalization", "Neg", "Not", "Reciprocal", "Relu"),
-    *("RMSNormalization", "RotaryEmbedding", "Sigmoid", "Softmax", "Sqrt", "Tanh"),
+    *("Abs", "Clip", "Cos", "CumSum", "Erf", "Exp", "Gelu", "LayerNormalization", "Neg", "Not", "Reciprocal"),
+    *("Relu", "ScatterND", "Sin", "Softplus", "RMSNormalization", "RotaryEmbedding", "Sigmoid", "Softmax", "Sqrt", "Tanh"),
     *("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"),
     *("com.microsoft::RotaryEmbedding", "SimplifiedLayerNormalization"),
-    *("precast.cpu::BiasGelu", "precast.cpu::LayerNorm"),
+    *("precast.cpu::BiasGelu", "precast.cpu::LayerNorm", "precast.cpu::RMSNorm", "precast.cpu::GatedActivation"),
 )
 _SUM_NORMS = (
     "com.microsoft::SkipLayerNormalization",
     "com.microsoft::SkipSimplifiedLayerNormalization",
     "precast.cpu::AddLayerNorm",
+    "precast.cpu::AddRMSNorm",
 )
 _RULES: Mapping[str, _Rule] = {
     **_VIEWS,

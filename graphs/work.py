@@ -26,12 +26,14 @@ VIEWS = frozenset(("Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"))
 # No arithmetic on floating-point numbers; the result is written.
 _TRUTHS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or")
 FREE = frozenset(
-    (*VIEWS, *_TRUTHS, "ArgMax", "Cast", "Concat", "Expand", "Gather", "GatherElements", "Range", "Slice", "Transpose")
+    (*VIEWS, *_TRUTHS, "ArgMax", "Cast", "Concat", "Expand", "Gather", "GatherElements", "Range", "ScatterND", "Slice", "Transpose")
 )
 # Operations for each element of the result.
 PER_ELEMENT: Mapping[str, int] = {
-    **dict.fromkeys(("Abs", "Add", "Clip", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "Pow"), 1),
-    **dict.fromkeys(("Reciprocal", "Relu", "Sqrt", "Sub", "Tanh", "Where"), 1),
+    **dict.fromkeys(("Abs", "Add", "Clip", "Cos", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "Pow"), 1),
+    **dict.fromkeys(("Reciprocal", "Relu", "Sin", "Sqrt", "Sub", "Tanh", "Where"), 1),
+    # exp, sum, logarithm.
+    "Softplus": 3,
     "Sigmoid": 3,
     # Largest, difference, exp, sum, quotient.
     "Softmax": 5,
@@ -39,8 +41,10 @@ PER_ELEMENT: Mapping[str, int] = {
     **dict.fromkeys(("LayerNormalization", f"{_CPU}::LayerNorm"), 7),
     **dict.fromkeys((f"{_MS}::SkipLayerNormalization", f"{_CPU}::AddLayerNorm"), 8),
     # Square, mean of squares, quotient, weight.
-    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), 4),
-    f"{_MS}::SkipSimplifiedLayerNormalization": 5,
+    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization", f"{_CPU}::RMSNorm"), 4),
+    **dict.fromkeys((f"{_MS}::SkipSimplifiedLayerNormalization", f"{_CPU}::AddRMSNorm"), 5),
+    # An activation of about five, and the product.
+    f"{_CPU}::GatedActivation": 6,
     # x/2 * (1 + erf(x/sqrt(2))), and x/2 * (1 + tanh(c*(x + d*x**3))).
     **dict.fromkeys(("Gelu", f"{_MS}::Gelu", f"{_CPU}::BiasGelu"), 5),
     f"{_MS}::BiasGelu": 5,
@@ -56,6 +60,8 @@ PER_INPUT_ELEMENT: Mapping[str, int] = dict.fromkeys(("CumSum", "ReduceMax", "Re
 # Bias inputs that cost an addition an element beside the above.
 _BIAS = {f"{_MS}::SkipLayerNormalization": 4, f"{_CPU}::AddLayerNorm": 4, f"{_MS}::FastGelu": 1}
 _BIAS.update({f"{_MS}::BiasGelu": 1, f"{_CPU}::BiasGelu": 1})
+# Their second and third outputs are their fourth and fifth inputs with the second and third appended.
+_APPENDING = frozenset((f"{_MS}::GroupQueryAttention", f"{_CPU}::CachedAttention"))
 # Operator -> (its tables, the input that says which rows of them are read).
 _TABLES: Mapping[str, tuple[tuple[int, ...], int]] = {
     "Gather": ((0,), 1),
@@ -186,6 +192,22 @@ def _soften(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
     return total + product(query) + product(key) + product(value)
 
 
+def _seen(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
+    """Scores of an attention over a cache: taken for full, or as full as a window lets it be."""
+    query, cache = _shape(_input(node, 0, facts)), _shape(_input(node, 3, facts))
+    window = _attribute(node, "window", _attribute(node, "local_window_size", -1))
+    keys = cache[2] if window < 0 else cache[2].at_most(window) or cache[2]
+    return query[0] * query[1] * keys * int(_attribute(node, "heads", _attribute(node, "num_heads", 1)))
+
+
+def _cached_attention(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
+    return _seen(node, facts) * _shape(_input(node, 3, facts))[3] * 4
+
+
+def _cached_soften(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
+    return _seen(node, facts) * (1 + PER_ELEMENT["Softmax"])
+
+
 def _convolution(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
     """2 * elements of the result * (channels of a group * kernel): the kernel is [M, C / groups, spatial ...]."""
     return product(_shape(facts[node.outputs[0]])) * product(_shape(_input(node, 1, facts))[1:]) * 2
@@ -208,7 +230,9 @@ _PRODUCTS: Mapping[str, _Cost] = {
     f"{_MS}::FusedMatMul": _matmul,
     f"{_MS}::MatMulNBits": _matmul,
     f"{_CPU}::BlockLinear": _matmul,
+    f"{_MS}::GroupQueryAttention": _cached_attention,
     f"{_MS}::MultiHeadAttention": _attention,
+    f"{_CPU}::CachedAttention": _cached_attention,
     f"{_CPU}::Attention": _attention,
 }
 # What such a node does beside its products.
@@ -220,7 +244,9 @@ _BESIDE: Mapping[str, _Cost] = {
     f"{_MS}::FusedMatMul": _nothing,
     f"{_MS}::MatMulNBits": _nothing,
     f"{_CPU}::BlockLinear": _biased,
+    f"{_MS}::GroupQueryAttention": _cached_soften,
     f"{_MS}::MultiHeadAttention": _soften,
+    f"{_CPU}::CachedAttention": _cached_soften,
     f"{_CPU}::Attention": _soften,
 }
 
@@ -236,6 +262,10 @@ def _moved(value: ir.Value, facts: Mapping[ir.Value, Fact]) -> Polynomial:
     fact = facts[value]
     if not value.uses() and not value.is_graph_output():
         return ZERO
+    maker = value.producer()
+    if maker is not None and key_of(maker) in _APPENDING and value.index():
+        # A cache written in place: the new keys or values alone.
+        return _bytes(facts[maker.inputs[value.index() or 0]])  # type: ignore[index]
     if not value.is_initializer():
         return _bytes(fact)
     if fact.known is not None:

@@ -123,6 +123,8 @@ def lowerings() -> dict[str, tuple[Any, Any, str | None]]:
     found: dict[str, tuple[Any, Any, str | None]] = {}
     seen: set[tuple[str, ...]] = set()
     for item in RECIPES.values():
+        if item.precision != "fp32":
+            continue
         if item.isa is not None and os.environ.get("PRECAST_KERNELS") == "off":
             continue  # a build that is meant to be without kernels
         if item.precision != "fp32":
