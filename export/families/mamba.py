@@ -70,7 +70,7 @@ class MambaSpec(TextSpec):
 
 def _softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)). Step sizes are around a thousandth, where ONNX's Softplus keeps four digits: it adds the one
-    first. What that rounds away is made up for as Kahan does: log(1 + y) = y log(u) / (u - 1), with u the rounded 1 + y.
+    first. What that rounds away is made up for as Kahan does: log(1 + y) = y log(u) / (u - 1), u the rounded 1 + y.
     """
     small = torch.exp(-x.abs())
     above = 1 + small
