@@ -38,7 +38,7 @@ struct BlockCall {
   const float* bias;      // [columns]; null: none
   float* out;             // [rows, columns]
   // What `quantize` makes of x, tiles of kRowTile rows (fewer in the last) one after the other. A tile of R rows:
-  // (for 8 bits some instruction sets want them as 16 bits and in another order within the four: room for that is there)
+  // (For 8 bits an instruction set may want 16 bits and another order within the four: there is room for that.)
   int8_t* quants;  // [depth / 4][R][4], depth rounded up to whole blocks, zeros behind the last channel
   float* scales;   // [blocks][R][2]: the scale, the sum of the block's quants
   int64_t rows, depth, columns, block, bits;
