@@ -152,6 +152,8 @@ FAMILY = Family(
     limits=lambda spec: spec.max_position_embeddings,
     fused=fused,
     final_norm=True,
+    # The first conversions' name for max_position_embeddings, beside it.
+    inert=frozenset({"max_sequence_length"}),
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 2,
