@@ -8,8 +8,19 @@ from torch import Tensor, nn
 
 from precast.export.blocks.cache import CAPACITY, State, Stateful, Step
 from precast.export.operators import attention, cached_attention
+from precast.runtime.errors import ConfigError
 
-__all__ = ["CachedSelfAttention", "CrossAttention", "Positions", "SelfAttention"]
+__all__ = ["CachedSelfAttention", "CrossAttention", "Positions", "SelfAttention", "head_size"]
+
+
+def head_size(hidden: int, heads: int) -> int:
+    """Channels of a head where heads share those of the hidden states equally; raises ConfigError where they cannot."""
+    if hidden < 1 or heads < 1 or hidden % heads:
+        raise ConfigError(
+            "heads share the channels of the hidden states equally: their number must divide the size; received "
+            f"{heads} heads and {hidden} channels"
+        )
+    return hidden // heads
 
 
 class Positions(Protocol):

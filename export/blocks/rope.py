@@ -58,8 +58,8 @@ class Rope:
 
     def check(self) -> None:
         """Raises ConfigError where the parameters cannot be honoured."""
-        if self.size % 2:
-            raise ConfigError(f"heads have {self.size} channels to turn in pairs: an even number is needed")
+        if self.size % 2 or self.size < 2:
+            raise ConfigError(f"heads have {self.size} channels to turn in pairs: an even number from 2 on is needed")
         if self.kind not in _KINDS:
             near = closest(self.kind, _KINDS)
             raise ConfigError(
