@@ -10,7 +10,7 @@ from torch import nn
 
 from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.attention import CachedSelfAttention
+from precast.export.blocks.attention import CachedSelfAttention, head_size
 from precast.export.blocks.embeddings import PlacedPositions
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm
@@ -20,7 +20,7 @@ from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddi
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Split, Tie, Transpose
 
-__all__ = ["FAMILY", "GPT2Spec", "fused"]
+__all__ = ["FAMILY", "INERT_KEYS", "PACKED", "GPT2Spec", "causal_lm", "fused", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,29 +38,35 @@ class GPT2Spec(TextSpec):
     scale_attn_weights: bool = hf(default=True)
     scale_attn_by_inverse_layer_idx: bool = hf(default=False)
 
+    def __post_init__(self) -> None:
+        head_size(self.hidden_size, self.heads)
+
     def scale(self, layer: int) -> float:
         """The factor of a layer's attention scores."""
-        size = self.hidden_size // self.heads
+        size = head_size(self.hidden_size, self.heads)
         scale = size**-0.5 if self.scale_attn_weights else 1.0
         return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
 
-def _layer(spec: GPT2Spec, index: int) -> DecoderLayer:
+def _layer(spec: GPT2Spec, index: int, kv_heads: int | None) -> DecoderLayer:
     return DecoderLayer(
-        attention=CachedSelfAttention(spec.hidden_size, heads=spec.heads, bias=True, scale=spec.scale(index)),
+        attention=CachedSelfAttention(
+            spec.hidden_size, heads=spec.heads, kv_heads=kv_heads, bias=True, scale=spec.scale(index)
+        ),
         attention_norm=LayerNorm(spec.hidden_size, spec.layer_norm_epsilon),
         mlp=MLP(spec.hidden_size, spec.inner or 4 * spec.hidden_size, spec.activation_function),
         mlp_norm=LayerNorm(spec.hidden_size, spec.layer_norm_epsilon),
     )
 
 
-def _causal_lm(spec: GPT2Spec, absent: frozenset[str]) -> nn.Module:
+def causal_lm(spec: GPT2Spec, kv_heads: int | None = None) -> nn.Module:
+    """The whole model; GPTBigCode has the same one with ``kv_heads``."""
     return CausalLM(
         Decoder(
             embeddings=TokenEmbeddings(
                 spec.vocab_size, spec.hidden_size, positions=PlacedPositions(spec.positions, spec.hidden_size)
             ),
-            layers=[_layer(spec, index) for index in range(spec.layers)],
+            layers=[_layer(spec, index, kv_heads) for index in range(spec.layers)],
             norm=LayerNorm(spec.hidden_size, spec.layer_norm_epsilon),
         ),
         nn.Linear(spec.hidden_size, spec.vocab_size, bias=False),
@@ -72,16 +78,19 @@ def fused(spec: GPT2Spec, head: heads.Head) -> Mapping[str, int]:
     return {"CachedAttention": spec.layers, "AddLayerNorm": 2 * spec.layers, "LayerNorm": 1}
 
 
-def _weights(spec: GPT2Spec) -> tuple[Rule, ...]:
+# What splits a packed projection of queries, keys and values.
+PACKED = ("h.{}.attn.c_attn.*", tuple(f"model.layers.{{}}.self_attn.{part}_proj.*" for part in "qkv"))
+
+
+def weights(spec: GPT2Spec, *first: Rule) -> tuple[Rule, ...]:
+    """Rules from GPT-2's names; ``first`` bring weights to [out, in] and split `PACKED`."""
     old, new = "h.{}", "model.layers.{}"
     return (
         Rename("transformer.*", "*"),
         # Causal masks that were saved with the weights.
         Ignore(f"{old}.attn.bias"),
         Ignore(f"{old}.attn.masked_bias"),
-        # Upstream's Conv1D keeps [in, out].
-        *(Transpose(f"{old}.{name}.weight") for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")),
-        Split(f"{old}.attn.c_attn.*", tuple(f"{new}.self_attn.{part}_proj.*" for part in "qkv")),
+        *first,
         Rename(f"{old}.attn.c_proj.*", f"{new}.self_attn.o_proj.*"),
         Rename(f"{old}.ln_1.*", f"{new}.attention_norm.*"),
         Rename(f"{old}.ln_2.*", f"{new}.mlp_norm.*"),
@@ -94,17 +103,26 @@ def _weights(spec: GPT2Spec) -> tuple[Rule, ...]:
     )
 
 
+def _weights(spec: GPT2Spec) -> tuple[Rule, ...]:
+    # Upstream's Conv1D keeps [in, out].
+    names = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    return weights(spec, *(Transpose(f"h.{{}}.{name}.weight") for name in names), Split(*PACKED))
+
+
+# The first two are Megatron's, in configs of GPT-Sw3: how it kept numbers small in float16, computing the same.
+INERT_KEYS = frozenset(
+    """apply_query_key_layer_scaling normalize_attention_scores n_ctx reorder_and_upcast_attn attn_pdrop embd_pdrop
+    resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj""".split()
+)
+
 FAMILY = Family(
     spec=GPT2Spec,
-    heads={heads.CAUSAL_LM: _causal_lm},
+    heads={heads.CAUSAL_LM: lambda spec, absent: causal_lm(spec)},
     weights=_weights,
     limits=lambda spec: spec.positions,
     fused=fused,
     final_norm=True,
-    inert=frozenset(
-        """n_ctx reorder_and_upcast_attn attn_pdrop embd_pdrop resid_pdrop summary_activation summary_first_dropout
-        summary_proj_to_labels summary_type summary_use_proj""".split()
-    ),
+    inert=INERT_KEYS,
     tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160, "vocab_size": 99},
     variations=(
         # Odd sizes: 3 heads of 7 channels, another width, scores scaled by the layer, head apart.
