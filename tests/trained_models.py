@@ -1,0 +1,135 @@
+"""Two tiny language models that were taught something, so that what they say can be checked to be right: an
+encoder-decoder that turns digits around, and a decoder that repeats them. Trained once a process, in seconds."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizer_samples import write_json
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+__all__ = ["COPIER", "END", "LONGEST", "PADDING", "REVERSER", "SEPARATOR", "copier", "digits", "reverser"]
+
+PADDING, END, SEPARATOR = 0, 1, 2
+LONGEST = 5  # digits of a text
+REVERSER, COPIER = "3 2 1 for 1 2 3", "1 2 3 for 1 2 3 ="
+_FIRST_DIGIT = 3
+_BATCH = 64
+
+
+def digits(text: str) -> list[int]:
+    """Ids of the digits of ``text``, without the end's."""
+    return [_FIRST_DIGIT + int(digit) for digit in text]
+
+
+@cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="precast-trained-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@cache
+def reverser() -> Path:
+    """A checkpoint (BART) whose answer to "123" is "321"; texts end with </s>. Do not change it."""
+    torch.manual_seed(0)
+    model = transformers.BartForConditionalGeneration(
+        transformers.BartConfig(
+            vocab_size=16,
+            d_model=48,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_ffn_dim=96,
+            decoder_ffn_dim=96,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            max_position_embeddings=32,
+            dropout=0.0,
+            pad_token_id=PADDING,
+            bos_token_id=SEPARATOR,
+            eos_token_id=END,
+            decoder_start_token_id=PADDING,
+            forced_eos_token_id=None,
+            init_std=0.05,
+        )
+    )
+
+    def loss(texts: torch.Tensor) -> torch.Tensor:
+        end = torch.full((len(texts), 1), END)
+        found: torch.Tensor = model(
+            input_ids=torch.cat((texts, end), 1), labels=torch.cat((texts.flip(1), end), 1)
+        ).loss
+        return found
+
+    return _taught(model, loss, 300, "reverser", f"$A {_WORDS[END]}")
+
+
+@cache
+def copier() -> Path:
+    """A checkpoint (Llama) that continues "123=" with "123". Do not change it."""
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=16,
+            hidden_size=48,
+            num_hidden_layers=2,
+            intermediate_size=96,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            pad_token_id=PADDING,
+            bos_token_id=None,
+            eos_token_id=END,
+            initializer_range=0.08,
+        )
+    )
+
+    def loss(texts: torch.Tensor) -> torch.Tensor:
+        equals, end = (torch.full((len(texts), 1), token) for token in (SEPARATOR, END))
+        whole = torch.cat((texts, equals, texts, end), 1)
+        labels = whole.clone()
+        labels[:, : texts.shape[1] + 1] = -100
+        found: torch.Tensor = model(input_ids=whole, labels=labels).loss
+        return found
+
+    return _taught(model, loss, 400, "copier", "$A")
+
+
+_WORDS = ["<pad>", "</s>", "=", *"0123456789"]
+
+
+def _taught(
+    model: torch.nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], steps: int, name: str, template: str
+) -> Path:
+    """Adam on texts of one to five random digits, each batch of one length; saved as a checkpoint with a tokenizer."""
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * min(1.0, (step + 1) / 30) * (1 - 0.9 * step / steps)
+        length = int(torch.randint(1, LONGEST + 1, (1,), generator=generator)) if step % 2 else LONGEST
+        texts = torch.randint(_FIRST_DIGIT, _FIRST_DIGIT + 10, (_BATCH, length), generator=generator)
+        optimiser.zero_grad()
+        loss(texts).backward()
+        optimiser.step()
+    folder = _folder() / name
+    model.eval().save_pretrained(folder)  # type: ignore[operator]
+    tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(_WORDS)}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=template, pair=f"{template} $B", special_tokens=[(_WORDS[END], END)]
+    )
+    tokenizer.add_special_tokens(_WORDS[:2])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": _WORDS[PADDING], "eos_token": _WORDS[END]},
+    )
+    return folder
