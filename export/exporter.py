@@ -200,7 +200,8 @@ def _processing_files(
     checkpoint: Checkpoint, reference: Reference, writer: ArtifactWriter
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Write config, tokenizer and pooling data; returns what the manifest says of them, and the tokenizer's files."""
-    config = json.dumps(checkpoint.config, indent=1, sort_keys=True, ensure_ascii=False)
+    known = {**reference.family.generation, **checkpoint.config}
+    config = json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False)
     writer.write_bytes("config.json", f"{config}\n".encode())
     processing: dict[str, Any] = {}
     if reference.parts[-1].signature.states:

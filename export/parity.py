@@ -128,7 +128,9 @@ def generation_cases(
             continue
         after: str | None = None
         if len(parts) > 1:
-            [source] = cases(parts[0].signature, shapes=((rows, 1 + 9 * number, "right"),), seed=seed + number)
+            reads = parts[0].signature
+            wide = min(1 + 9 * number, reads.limits.get("max_positions", LONGEST))
+            [source] = cases(reads, shapes=((rows, wide, "right"),), seed=seed + number)
             after = f"{number}-source"
             made.append(Case(after, source.inputs))
         held = np.zeros(rows, dtype=np.int64)

@@ -60,6 +60,7 @@ class Family:
         padded_rows_defined: upstream gives padded positions the same states as we do; not where it masks them as
             queries too, or where a window leaves them nothing to see.
         inert: keys of config.json that this family knows not to matter.
+        generation: keys of config.json that only `generate` reads, and what upstream takes where they are absent.
         refused: endings of architectures that look like a head and are none, and what each one is.
     """
 
@@ -76,6 +77,7 @@ class Family:
     token_types: Callable[[Any], int] = lambda spec: 0
     optional: tuple[str, ...] = ()
     inert: frozenset[str] = field(default_factory=frozenset)
+    generation: Mapping[str, Any] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     model_type: str | None = None
 

@@ -268,6 +268,14 @@ FAMILY = Family(
     limits=lambda spec: spec.max_position_embeddings,
     fused=_fused,
     inert=INERT,
+    generation={
+        "is_encoder_decoder": True,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+        "forced_eos_token_id": 2,
+    },
     tiny=TINY,
     variations=(VARIATION, {"activation_function": "swish", "tie_word_embeddings": False}),
 )

@@ -88,6 +88,15 @@ FAMILY = Family(
     fused=_fused,
     final_norm=True,
     inert=INERT,
+    generation={
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 1,
+        "forced_eos_token_id": 2,
+        "encoder_no_repeat_ngram_size": 3,
+    },
     tiny={**TINY, "scale_embedding": True},
     variations=({**VARIATION, "activation_function": "gelu", "scale_embedding": False},),
 )

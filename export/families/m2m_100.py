@@ -151,6 +151,13 @@ FAMILY = Family(
     fused=_fused,
     final_norm=True,
     inert=INERT,
+    generation={
+        "is_encoder_decoder": True,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "decoder_start_token_id": 2,
+    },
     tiny={**TINY, "activation_function": "relu", "scale_embedding": True},
     variations=({**VARIATION, "activation_function": "gelu", "scale_embedding": False, "pad_token_id": 0},),
 )

@@ -116,6 +116,13 @@ FAMILY = Family(
     limits=lambda spec: spec.max_position_embeddings,
     fused=_fused,
     inert=INERT,
+    generation={
+        "is_encoder_decoder": True,
+        "pad_token_id": 58100,
+        "eos_token_id": 0,
+        "decoder_start_token_id": 58100,
+        "forced_eos_token_id": 0,
+    },
     tiny={**TINY, "activation_function": "swish", "scale_embedding": True, "decoder_start_token_id": 98},
     variations=(
         {**VARIATION, "scale_embedding": False, "share_encoder_decoder_embeddings": False, "decoder_vocab_size": 103},

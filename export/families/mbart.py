@@ -75,6 +75,13 @@ FAMILY = Family(
     fused=_fused,
     final_norm=True,
     inert=INERT,
+    generation={
+        "is_encoder_decoder": True,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 2,
+        "forced_eos_token_id": 2,
+    },
     tiny=TINY,
     variations=(VARIATION, {"tie_word_embeddings": False}),
 )

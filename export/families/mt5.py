@@ -29,6 +29,7 @@ class Spec(t5.T5Spec):
 FAMILY = replace(
     t5.FAMILY,
     spec=Spec,
+    generation={**t5.FAMILY.generation, "decoder_start_token_id": 0},
     variations=(
         {**t5.FAMILY.variations[0], "feed_forward_proj": "relu"},
         {**t5.FAMILY.variations[1], "tie_word_embeddings": True},

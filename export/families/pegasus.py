@@ -74,6 +74,13 @@ FAMILY = Family(
     fused=_fused,
     final_norm=True,
     inert=INERT,
+    generation={
+        "is_encoder_decoder": True,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "decoder_start_token_id": 0,
+        "forced_eos_token_id": 1,
+    },
     tiny={**TINY, "scale_embedding": True, "activation_function": "relu", "pad_token_id": 0, "eos_token_id": 1},
     variations=({**VARIATION, "activation_function": "gelu", "scale_embedding": False},),
 )

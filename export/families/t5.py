@@ -285,6 +285,7 @@ FAMILY = Family(
     fused=fused,
     final_norm=True,
     inert=INERT,
+    generation={"is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1},
     tiny={
         "d_model": 32,
         "d_kv": 8,
