@@ -18,7 +18,7 @@ from precast.runtime.errors import ConfigError
 
 Tensors = dict[str, TensorSource]
 
-# The keys of config.json files in the wild, from memory: what old versions of upstream wrote, what other programs added.
+# Keys of config.json files in the wild, from memory: what old versions of upstream wrote, and other programs.
 PUBLISHED: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "published_gpt_configs.json").read_text()
 )
