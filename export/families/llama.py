@@ -3,7 +3,7 @@ https://arxiv.org/abs/2307.09288, https://arxiv.org/abs/2407.21783"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +100,7 @@ def layer(
 
 
 def causal_lm(
-    spec: LlamaSpec, layers: list[nn.Module], *, embedding_scale: float | None = None, softcap: float | None = None
+    spec: LlamaSpec, layers: Sequence[nn.Module], *, embedding_scale: float | None = None, softcap: float | None = None
 ) -> CausalLM:
     """The layers between embeddings and head; ``softcap`` is that of the logits."""
     return CausalLM(
