@@ -3,11 +3,12 @@
 Each block of a row has a scale and, where it is not symmetric, a zero point. In 4 bits they are searched for: of
 several ranges the one wins whose least-squares scale leaves the smallest squared error of the weights. That is the
 clipping of https://arxiv.org/abs/2306.00978 with the weights' own error in place of the layer's, which would need data.
+What a checkpoint holds in blocks already is not rounded again, where the precision and the layout can hold it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from precast.graphs import schema
+from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
 from precast.graphs.dialects.blocks import pack_bits, packed_size, rounded_scales
 from precast.graphs.passes.base import GraphPass, constant
 from precast.graphs.tensors import computed, sizes
@@ -23,9 +25,7 @@ from precast.graphs.tensors import computed, sizes
 __all__ = ["BLOCKS", "QuantizeWeights", "quantized"]
 
 Array = np.ndarray[Any, Any]
-Parts = tuple[Array, Array, "Array | None"]
 
-BLOCKS = (32, 64, 128, 256)
 # Shares of a block's range that 4 bits are tried on. For normally distributed weights the error they leave is within
 # 0.2 % of that of forty-one shares and seven zero points each.
 _SHARES = (1.06, 1.03, 1.0, 0.97, 0.94, 0.91, 0.88, 0.84, 0.8)
@@ -68,7 +68,7 @@ def quantized(weight: Array, bits: int, block: int, symmetric: bool) -> Parts:
 
 def _ratio(above: Array, below: Array) -> Array:
     """above / below, 0 where below is."""
-    return np.divide(above, below, out=np.zeros_like(below), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.zeros_like(below), where=below > 0))
 
 
 def _steps(x: Array, scale: Array, zero: Array, most: int) -> Array:
@@ -123,7 +123,8 @@ class _Last:
 class QuantizeWeights(GraphPass):
     """Linear and the Gather of a token embedding become BlockLinear and BlockEmbedding; a tied weight is stored once.
 
-    Nothing is computed before a weight is written, and one weight at a time is held.
+    Nothing is computed before a weight is written, and one weight at a time is held. A weight whose initializer has
+    `Blocks` in its ``meta`` keeps their bits, block and zero points, if it has no more bits than are asked for.
 
     Args:
         bits: 4 or 8.
@@ -187,14 +188,21 @@ class QuantizeWeights(GraphPass):
         if tensor.dtype != ir.DataType.FLOAT or len(shape) != 2:
             self.declined[f"{node.op_type}: the weight is not a float32 matrix"] += 1
             return
-        if op_type == "BlockEmbedding" and shape[1] % self.block:
+        wide = self.bits == 8 or any(fnmatchcase(name, pattern) for pattern in self.wide)
+        bits, block, zeros = 8 if wide else 4, self.block, not (self.symmetric or (wide and self.bits == 4))
+
+        def make(block: int = block, bits: int = bits, zeros: bool = zeros) -> Parts:
+            return quantized(tensor.numpy(), bits, block, not zeros)
+
+        stored = self._stored(node, weight, bits)
+        if stored is not None:
+            bits, block, zeros, make = stored.bits, stored.block, stored.zeros, stored.load
+        if op_type == "BlockEmbedding" and shape[1] % block:
             self.declined[f"Gather: {shape[1]} channels are no multiple of the block"] += 1
             return
-        wide = self.bits == 8 or any(fnmatchcase(name, pattern) for pattern in self.wide)
-        bits = 8 if wide else 4
-        parts = self._parts(graph, name, tensor, shape, bits, self.symmetric or bits > self.bits)
+        parts = self._parts(graph, name, shape, bits, block, zeros, make)
         inputs = [x, *parts, bias] if op_type == "BlockLinear" else [x, *parts]
-        attributes = {"bits": bits, "block": self.block, "in": shape[1], "out": shape[0]}
+        attributes = {"bits": bits, "block": block, "in": shape[1], "out": shape[0]}
         new = ir.Node(
             schema.DOMAIN, op_type, inputs, [ir.AttrInt64(key, value) for key, value in attributes.items()],
             name=node.name,
@@ -204,18 +212,35 @@ class QuantizeWeights(GraphPass):
         ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old], [fresh])
         self.changed += 1
 
+    def _stored(self, node: ir.Node, weight: ir.Value, bits: int) -> BlockWeight | None:
+        """The blocks that the checkpoint holds this weight in, where they can be used as they are."""
+        find = weight.meta.get(META)
+        if find is None:
+            return None
+        stored: BlockWeight = find()
+        reason = stored.unfit
+        if not reason and stored.transposed:
+            reason = "its blocks lie along the outputs"
+        if not reason and stored.bits > bits:
+            reason = f"it has {stored.bits} bits"
+        if not reason:
+            return stored
+        self.declined[f"{node.op_type}: the checkpoint's blocks are quantised anew: {reason}"] += 1
+        return None
+
     def _parts(
-        self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol, shape: tuple[int, ...], bits: int, symmetric: bool
-    ) -> list[ir.Value | None]:
+        self, graph: ir.Graph, name: str, shape: tuple[int, ...], bits: int, block: int, zeros: bool,
+        make: Callable[[], Parts],
+    ) -> list[ir.Value | None]:  # fmt: skip
         """The initializers (weight, scales, zero points or None) of a weight; made once."""
         names = [f"{name}.int{bits}", f"{name}.int{bits}.scales", f"{name}.int{bits}.zeros"]
-        rows, blocks, block = shape[0], -(-shape[1] // self.block), self.block
+        rows, blocks = shape[0], -(-shape[1] // block)
 
         def part(index: int) -> Array:
             if self._last.name != names[0] or self._last.parts is None:
                 self._last.parts = None
                 try:
-                    self._last.parts = quantized(tensor.numpy(), bits, block, symmetric)
+                    self._last.parts = make()
                 except ValueError as error:
                     raise ValueError(f"weight {name!r} cannot be quantised: {error}") from error
                 self._last.name = names[0]
@@ -227,7 +252,7 @@ class QuantizeWeights(GraphPass):
         kinds = [ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8]
         return [
             None
-            if index == 2 and symmetric
+            if index == 2 and not zeros
             else graph.initializers.get(names[index])
             or computed(graph, lambda index=index: part(index), shapes[index], kinds[index], names[index])  # type: ignore[misc]
             for index in range(3)
