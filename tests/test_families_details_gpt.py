@@ -101,7 +101,13 @@ def test_the_head_of_gpt_neox_had_another_name() -> None:
     "old",
     [
         {"rotary_pct": 0.5, "rotary_emb_base": 500, "rope_scaling": {"type": "linear", "factor": 4.0}},
-        {"rotary_pct": 0.5, "rope_theta": 500.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        {
+            "rotary_pct": 0.5,
+            "partial_rotary_factor": 0.5,
+            "rotary_emb_base": 500,
+            "rope_theta": 500.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        },
     ],
 )
 @pytest.mark.parametrize("model_type", ["gpt_neox", "gpt_neox_japanese"])
@@ -126,6 +132,8 @@ def test_rotary_keys_of_both_versions_say_the_same(model_type: str, old: dict[st
         ("gpt_neox", {"num_attention_heads": 3}, r"received 3 heads and 32 channels"),
         ("gpt_neox", {"rotary_pct": 0.4}, r"heads have 3 channels to turn in pairs"),
         ("gpt_neox", {"rotary_pct": 0.05}, r"heads have 0 channels to turn in pairs"),
+        ("gpt_neox", {"rope_theta": 500.0}, r"'rope_theta' 500\.0 repeats 'rotary_emb_base', which is 10000\.0"),
+        ("gpt_neox", {"partial_rotary_factor": 0.5}, r"repeats 'rotary_pct', which is 0\.25"),
         ("gpt_neox", {"rotary_pct": 1.5}, r"above 0 and at most 1; 1\.5"),
         ("gpt_neox", {"rope_parameters": {"rope_type": "longrope"}}, r"'longrope', which is not computed here"),
         ("gpt_neox_japanese", {"rotary_emb_base": -1.0}, r"are positive numbers; received \{'rope_theta': -1\.0\}"),

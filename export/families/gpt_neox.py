@@ -21,6 +21,7 @@ from precast.export.generative import CausalLM
 from precast.export.skeletons.decoder import Decoder, DecoderLayer, ParallelLayer, TokenEmbeddings
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Split, Tie
+from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "GPTNeoXSpec", "NeoXSpec", "causal_lm", "weights"]
 
@@ -37,11 +38,19 @@ class NeoXSpec(TextSpec):
     layer_norm_eps: float = hf(default=1e-5)
     # The part of a head that is turned, and the base; transformers 5 says both in `rope_parameters`.
     rotary_pct: float = hf(default=0.25)
-    rotary_emb_base: float = hf(("rotary_emb_base", "rope_theta"), default=10000.0)
+    rotary_emb_base: float = hf(default=10000.0)
+    # Late versions of transformers 4 wrote the two once more under these names, and read them under those above.
+    partial_rotary_factor: float | None = hf(default=None)
+    rope_theta: float | None = hf(default=None)
     rope_scaling: dict[str, Any] | None = hf(default=None)
     rope_parameters: dict[str, Any] | None = hf(default=None)
 
     def __post_init__(self) -> None:
+        for name, copy in (("rotary_pct", "partial_rotary_factor"), ("rotary_emb_base", "rope_theta")):
+            if getattr(self, copy) not in (None, getattr(self, name)):
+                raise ConfigError(
+                    f"{copy!r} {getattr(self, copy)} repeats {name!r}, which is {getattr(self, name)}: give that alone"
+                )
         self.rope.check()
 
     @property
