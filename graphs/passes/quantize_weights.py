@@ -76,7 +76,8 @@ def _steps(x: Array, scale: Array, zero: Array, most: int) -> Array:
     steps = x * _ratio(np.ones_like(scale), scale)
     np.rint(steps, out=steps)
     np.maximum(steps, -zero, out=steps)
-    return np.minimum(steps, most - zero, out=steps)
+    np.minimum(steps, most - zero, out=steps)
+    return np.asarray(steps)
 
 
 def _range_of_8(x: Array, symmetric: bool) -> tuple[Array, Array]:
