@@ -102,7 +102,7 @@ def cases_for(parts: Sequence[Part]) -> list[Case]:
     if not parts[-1].signature.states:
         return cases(parts[0].signature)
     weights = sum(value.numel() for value in parts[-1].module.parameters())
-    return generation_cases(parts, longest=max(_SHORTEST, _BUDGET // max(1, weights)))
+    return generation_cases(parts, longest=min(LONGEST, max(_SHORTEST, _BUDGET // max(1, weights))))
 
 
 def generation_cases(

@@ -262,6 +262,8 @@ T5_NAMES: tuple[Rule, ...] = (
     Tie("encoder.embeddings.words.weight", "shared.weight"),
     Tie("model.embeddings.words.weight", "shared.weight"),
     Tie("lm_head.weight", "shared.weight"),
+    Tie("encoder.embeddings.words.weight", "shared.weight"),
+    Tie("model.embeddings.words.weight", "shared.weight"),
     Ignore("shared.weight"),
 )
 
@@ -296,14 +298,15 @@ FAMILY = Family(
         "decoder_start_token_id": 0,
     },
     variations=(
-        # v1.1: gates, logits that are not scaled, heads that do not add up to the width, more layers here than there.
+        # v1.1: gates, logits that are not scaled, heads that do not add up to the width, fewer layers here than there
+        # (upstream's cache has no room for more).
         {
             "d_model": 22,
             "d_kv": 6,
             "num_heads": 3,
             "d_ff": 37,
-            "num_layers": 1,
-            "num_decoder_layers": 3,
+            "num_layers": 3,
+            "num_decoder_layers": 2,
             "feed_forward_proj": "gated-gelu",
             "tie_word_embeddings": False,
             "relative_attention_num_buckets": 12,
