@@ -358,9 +358,9 @@ def _selective_scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, s
     state = state.to(x.dtype)
     made = []
     for step in range(x.shape[1]):
-        decay = torch.exp(delta[:, step, :, None] * a)
-        state = decay * state + (delta[:, step] * x[:, step])[..., None] * b[:, step, None]
-        made.append((state * c[:, step, None]).sum(-1))
+        decay = torch.exp(delta[:, step, None] * a)
+        state = decay * state + (delta[:, step] * x[:, step])[:, None] * b[:, step, :, None]
+        made.append((state * c[:, step, :, None]).sum(1))
     return torch.stack(made, dim=1), state.clone()
 
 
@@ -370,7 +370,7 @@ def _(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) 
 
 
 def selective_scan(x: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """(output [B, S, I], present_state [B, I, N]); see ``schema.OPERATORS['SelectiveScan']``."""
+    """(output [B, S, I], present_state [B, N, I]); see ``schema.OPERATORS['SelectiveScan']``."""
     return _selective_scan(x, delta, a, b, c, state)
 
 

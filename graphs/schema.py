@@ -117,8 +117,8 @@ _ALL = (
         name="SelectiveScan",
         inputs=("x", "delta", "A", "B", "C", "state"),
         outputs=("output", "present_state"),
-        doc="""Recurrence over the S steps of x, delta [B, S, I] and B, C [B, S, N], with A [I, N] and state [B, I, N]:
-        state = exp(delta * A) * state + delta * x * B; output [B, S, I] is the sum over N of C * state. A step whose
+        doc="""Recurrence over the S steps of x, delta [B, S, I] and B, C [B, S, N], with A [N, I] and state [B, N, I]:
+        state = exp(delta * A) * state + B * (delta * x); output [B, S, I] is the sum over N of C * state. A step whose
         delta is zero leaves the state as it is. https://arxiv.org/abs/2312.00752, section 3.2""",
     ),
     Operator(

@@ -19,7 +19,7 @@ from precast.export.generative import CausalLM
 from precast.export.operators import selective_scan
 from precast.export.skeletons.decoder import Decoder, TokenEmbeddings
 from precast.export.spec import hf
-from precast.export.weights import Lazy, Rename, Rule, Tie
+from precast.export.weights import Lazy, Rename, Rule, Tie, Transpose
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "MambaSpec"]
@@ -91,14 +91,14 @@ class _Mixer(Stateful):
         self.conv_bias = nn.Parameter(torch.empty(inner)) if spec.use_conv_bias else None
         self.x_proj = nn.Linear(inner, spec.rank + 2 * size, bias=False)
         self.dt_proj = nn.Linear(spec.rank, inner)
-        self.A = nn.Parameter(torch.empty(inner, size))
+        self.A = nn.Parameter(torch.empty(size, inner))
         self.D = nn.Parameter(torch.empty(inner))
         self.out_proj = nn.Linear(inner, spec.hidden_size, bias=spec.use_bias)
 
     def states(self) -> tuple[State, ...]:
         return (
             State("conv_state", ("batch", self.kernel - 1, self.inner)),
-            State("ssm_state", ("batch", self.inner, self.size)),
+            State("ssm_state", ("batch", self.size, self.inner)),
         )
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
@@ -180,6 +180,7 @@ def _weights(spec: MambaSpec) -> tuple[Rule, ...]:
         Rename("backbone.layers.*", "model.layers.*"),
         _NegativeExponential(".mixer.A_log"),
         Rename(mixer + "A_log", mixer + "A"),
+        Transpose(mixer + "A"),
         Rename(mixer + "conv1d.weight", mixer + "conv_weight"),
         Rename(mixer + "conv1d.bias", mixer + "conv_bias"),
         *tie,
