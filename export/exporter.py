@@ -31,6 +31,7 @@ from precast.export.heads import BASE
 from precast.export.reference import Part, Reference, build, served_tasks
 from precast.export.trace import trace
 from precast.graphs import contract
+from precast.graphs.block_weight import META, Blocks
 from precast.graphs.fingerprint import fingerprint
 from precast.graphs.passes.base import Report, run
 from precast.graphs.recipes import Recipe, recipes_for
@@ -131,7 +132,7 @@ def export_model(
         writer.admit(source_record, reference.model_type, [(name, made.variant) for name in names for made in recipes])
 
         cost.stage("tracing")
-        traced = {part.name: _trace(part) for part in reference.parts}
+        traced = {part.name: _trace(part, reference.blocks) for part in reference.parts}
         outputs = {name: _output_specs(model) for name, model in traced.items()}
         checkpoint.release()
 
@@ -230,9 +231,14 @@ def _processing_files(
     return processing, files
 
 
-def _trace(part: Part) -> ir.Model:
+def _trace(part: Part, blocks: Mapping[torch.nn.Parameter, Blocks]) -> ir.Model:
+    """The part's graph; initializers know the blocks that the checkpoint holds them in."""
     signature = part.signature
-    return trace(part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.longest)
+    traced = trace(part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.longest)
+    for name, parameter in part.module.named_parameters(remove_duplicate=False):
+        if parameter in blocks and name in traced.graph.initializers:
+            traced.graph.initializers[name].meta[META] = blocks[parameter]
+    return traced
 
 
 def _fitting(known: Sequence[Recipe], reference: Reference) -> list[Recipe]:
@@ -253,11 +259,8 @@ def _fitting(known: Sequence[Recipe], reference: Reference) -> list[Recipe]:
 
 def _promised(reference: Reference, traced: Mapping[str, ir.Model]) -> dict[str, Mapping[str, int]]:
     """What the family promises of each part. A family of several parts promises by part."""
-    promised = reference.family.fused(reference.spec, reference.head)
-    if len(traced) == 1:
-        return dict.fromkeys(traced, promised)
-    nested: Any = promised
-    return {name: nested[name] for name in traced}
+    promised: Any = reference.family.fused(reference.spec, reference.head)
+    return {name: promised if len(traced) == 1 else promised[name] for name in traced}
 
 
 @dataclass(frozen=True)

@@ -86,11 +86,14 @@ class EncoderPart(nn.Module):
         self.encoder = encoder
         self.cross = nn.ModuleList(cross)
 
+    def attentions(self) -> list[CrossAttention]:
+        """The decoder's attentions over this encoder, in order."""
+        return [attention for attention in self.cross if isinstance(attention, CrossAttention)]
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         states = self.encoder(input_ids, attention_mask)
         outputs = {"last_hidden_state": states}
-        for index, attention in enumerate(self.cross):
-            assert isinstance(attention, CrossAttention)
+        for index, attention in enumerate(self.attentions()):
             outputs[f"cross_key.{index}"], outputs[f"cross_value.{index}"] = attention.keys_and_values(states)
         return outputs
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from precast.export.blocks.cache import State, states_of
 from precast.export.families import Family
-from precast.export.generative import CausalLM, EncoderPart
+from precast.export.generative import ENCODER, CausalLM, EncoderPart
 from precast.export.heads import Head
 from precast.export.spec import Spec
 
@@ -106,11 +106,12 @@ def _decoder(module: CausalLM, limits: dict[str, int]) -> Signature:
     if module.positions:
         inputs["position_ids"] = row
     parts = module.parts()
-    cross = {}
-    if "encoder" in parts:
+    cross: dict[str, tuple[int | str, ...]] = {}
+    encoder = parts.get(ENCODER)
+    if isinstance(encoder, EncoderPart):
         inputs["encoder_attention_mask"] = ("batch", "source")
-        for index, attention in enumerate(parts["encoder"].cross):  # type: ignore[union-attr, arg-type]
-            width = attention.heads * attention.size  # type: ignore[union-attr]
+        for index, attention in enumerate(encoder.attentions()):
+            width = attention.heads * attention.size
             cross |= {f"cross_{kind}.{index}": ("batch", "source", width) for kind in ("key", "value")}
     states = states_of(module.model)
     outputs = ("logits", *(name.replace("past_", "present_", 1) for name in states))

@@ -23,6 +23,11 @@ from precast.runtime.errors import InputError, closest, listing
 __all__ = ["RECIPES", "Recipe", "recipes_for"]
 
 
+# What the native dialect's graphs ask of a machine (precast.runtime.kernels.ISA): 2 brought attention over caches, RMS
+# norms and weights in blocks.
+_KERNELS = "precast-kernels-2"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How the graph of one variant is made and run.
@@ -99,7 +104,7 @@ _ALL = (
         passes=lambda: _native(NATIVE),
         provider="CPUExecutionProvider",
         session={"graph_optimization_level": "basic"},
-        isa="precast-kernels-1",
+        isa=_KERNELS,
         suffix="-native",
     ),
     *(
@@ -110,7 +115,7 @@ _ALL = (
             passes=lambda dialect=dialect, bits=bits: _blocks(dialect, bits),  # type: ignore[misc]
             provider="CPUExecutionProvider",
             session={"graph_optimization_level": "basic"},
-            isa="precast-kernels-1" if dialect is NATIVE else None,
+            isa=_KERNELS if dialect is NATIVE else None,
             suffix="-native" if dialect is NATIVE else "",
             language_models=True,
         )

@@ -410,7 +410,8 @@ _PRODUCTS: Mapping[str, _Rule] = {
 }
 _KEEP = (
     *("Abs", "Clip", "Cos", "CumSum", "Erf", "Exp", "Gelu", "LayerNormalization", "Neg", "Not", "Reciprocal"),
-    *("Relu", "ScatterND", "Sin", "Softplus", "RMSNormalization", "RotaryEmbedding", "Sigmoid", "Softmax", "Sqrt", "Tanh"),
+    *("Relu", "RMSNormalization", "RotaryEmbedding", "ScatterND", "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt"),
+    "Tanh",
     *("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"),
     *("com.microsoft::RotaryEmbedding", "SimplifiedLayerNormalization"),
     *("precast.cpu::BiasGelu", "precast.cpu::LayerNorm", "precast.cpu::RMSNorm", "precast.cpu::GatedActivation"),

@@ -26,7 +26,10 @@ VIEWS = frozenset(("Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"))
 # No arithmetic on floating-point numbers; the result is written.
 _TRUTHS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or")
 FREE = frozenset(
-    (*VIEWS, *_TRUTHS, "ArgMax", "Cast", "Concat", "Expand", "Gather", "GatherElements", "Range", "ScatterND", "Slice", "Transpose")
+    (
+        *(*VIEWS, *_TRUTHS, "ArgMax", "Cast", "Concat", "Expand", "Gather", "GatherElements", "Range", "ScatterND"),
+        *("Slice", "Transpose"),
+    )
 )
 # Operations for each element of the result.
 PER_ELEMENT: Mapping[str, int] = {

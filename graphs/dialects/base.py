@@ -129,6 +129,8 @@ def gated(activate: Mapping[str, Callable[[Tape, ir.Value, ir.Value | None], ir.
 
     def spell(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         gate, up = node.inputs
+        if gate is None:
+            raise ValueError("a gated activation needs its gate")
         activated = activate[attributes(node)["activation"]](tape, gate, up)
         return [tape.op("Mul", [activated, up])]
 

@@ -18,8 +18,11 @@ class Session(Protocol):
     """[R] int64: how many tokens each row holds."""
     capacity: int
     """Tokens a row may hold."""
-    rollback: int
-    """How many tokens `truncate` can surely take back; 0 where the model's state cannot be undone."""
+
+    @property
+    def rollback(self) -> int:
+        """How many tokens `truncate` can surely take back now; 0 where the model's state cannot be undone."""
+        ...
 
     def feed(self, tokens: Sequence[Sequence[int]], keep: int = 1) -> Array:
         """Append each row's new tokens, one at least, and return logits [R, keep, V] float32.

@@ -113,14 +113,19 @@ class GraphSession:
         self.rows = rows
         self.capacity = capacity
         self.lengths: Array = np.zeros(rows, dtype=np.int64)
-        self.rollback = engine.rollback
+        self._highest: Array = np.zeros(rows, dtype=np.int64)
         self.encoder_states = context.get("last_hidden_state")
         wanted = {spec.name for spec in engine.component.inputs}
         self._context = {name: array for name, array in context.items() if name in wanted}
         self._sources = list(range(rows))  # which text each row belongs to
         self._memory: Memory | None = None
         self._room = rows
-        self._calls: dict[tuple[int, int, int], _Prepared] = {}
+        self._calls: dict[tuple[int, int, int, bool], _Prepared] = {}
+
+    @property
+    def rollback(self) -> int:
+        """See `Session.rollback`. What was written into a ring stays overwritten when tokens are taken back."""
+        return max(0, self._engine.rollback - int((self._highest - self.lengths).max()))
 
     def feed(self, tokens: Sequence[Sequence[int]], keep: int = 1, positions: Array | None = None) -> Array:
         """See `Session.feed`. ``positions`` [R, S] replace the count of tokens in models that use positions."""
@@ -167,10 +172,12 @@ class GraphSession:
         np.maximum(call.wanted, 0, out=call.wanted)
         call.run()
         self.lengths += call.lengths
+        np.maximum(self._highest, self.lengths, out=self._highest)
         return call.logits
 
     def _prepared(self, width: int, keep: int) -> _Prepared:
-        key = (self.rows, width, keep)
+        # What new tokens behind old ones ask of a graph may differ from what a prompt does (`Memory.prepare`).
+        key = (self.rows, width, keep, bool(self.lengths.any()))
         found = self._calls.get(key)
         if found is not None:
             return found
@@ -181,7 +188,7 @@ class GraphSession:
         rows = self.rows
         integers = {
             "input_ids": np.zeros((rows, width), np.int64),
-            "past_lengths": np.zeros(rows, np.int64),
+            "past_lengths": self.lengths.copy(),
             "lengths": np.zeros(rows, np.int64),
             "logit_positions": np.zeros((rows, keep), np.int64),
         }
@@ -235,6 +242,7 @@ class GraphSession:
             self._calls.clear()
         self._sources = sources
         self.lengths = self.lengths[chosen].copy()
+        self._highest = self._highest[chosen].copy()
         self.rows = len(chosen)
 
     def truncate(self, lengths: Sequence[int]) -> None:

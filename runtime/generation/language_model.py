@@ -64,7 +64,8 @@ class LanguageModel(Model):
         """Logits [B, S, V] of every position, without a cache; those of padded positions are zero.
 
         ``input_ids`` [B, S] with padding on either side, ``attention_mask``, and of encoder-decoders
-        ``decoder_input_ids`` and ``decoder_attention_mask``. Positions count real tokens, ``position_ids`` replace them.
+        ``decoder_input_ids`` and ``decoder_attention_mask``. Positions count real tokens unless ``position_ids`` say
+        otherwise.
 
         Raises:
             InputError: a name, dtype, rank, shape, id, length or mask is outside what the model takes.
