@@ -25,6 +25,7 @@ from precast.export.families.qwen2 import Qwen2Spec
 from precast.export.heads import CAUSAL_LM
 from precast.export.reference import Reference, build
 from precast.export.trace import trace
+from precast.export.weights import Alternate, Lazy, SplitGroups, Stack
 from precast.graphs.passes.base import run
 from precast.runtime.artifact import Component
 from precast.runtime.backends.onnxruntime import OnnxRuntime
@@ -166,6 +167,36 @@ def test_experts_packed_and_apart() -> None:
     missing = {name: value for name, value in old.items() if ".0.block_sparse_moe.experts.2.w1" not in name}
     with pytest.raises(WeightsError, match=r"needs one tensor for each number from 0; found \[0, 1, 3\]"):
         build(config, missing)
+
+
+def lazy(tensor: torch.Tensor, key: str = "saved") -> Lazy:
+    return Lazy((key,), tuple(tensor.shape), lambda: tensor)
+
+
+def test_packed_projections_come_apart() -> None:
+    """Two groups of three units of two rows, and who has which."""
+    rule = SplitGroups("a.{}.qkv", ("a.{}.q", "a.{}.k"), groups=2, shares=(2, 1))
+    rows = torch.arange(12.0)[:, None]
+    made = rule.apply({"a.7.qkv": lazy(rows), "b": lazy(rows)})
+    assert made.keys() == {"a.7.q", "a.7.k", "b"}
+    assert made["a.7.q"].load().flatten().tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
+    assert made["a.7.k"].load().flatten().tolist() == [4, 5, 10, 11]
+    assert all(made[name].shape == tuple(made[name].load().shape) for name in made)
+    with pytest.raises(WeightsError, match=r"'saved' of shape \(13, 1\) does not split into 2 groups of 3 equal parts"):
+        rule.apply({"a.7.qkv": lazy(torch.zeros(13, 1))})
+
+
+def test_numbered_tensors_become_one() -> None:
+    rule = Stack("x.{}.e.{}.w", "x.{}.all")
+    made = rule.apply({f"x.3.e.{index}.w": lazy(torch.full((2,), float(index))) for index in (10, *range(10))})
+    assert made["x.3.all"].load()[:, 0].tolist() == list(range(11)) and made["x.3.all"].shape == (11, 2)
+    with pytest.raises(WeightsError, match=r"'x.0.all' needs tensors of one shape; found \[\(2,\), \(3,\)\]"):
+        rule.apply({"x.0.e.0.w": lazy(torch.zeros(2)), "x.0.e.1.w": lazy(torch.zeros(3))})
+
+
+def test_halves_alternate() -> None:
+    made = Alternate("w", axis=1).apply({"w": lazy(torch.arange(12).view(2, 6))})
+    assert made["w"].load().tolist() == [[0, 3, 1, 4, 2, 5], [6, 9, 7, 10, 8, 11]]
 
 
 ROPES: list[Config] = [
