@@ -10,23 +10,57 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import AddedToken, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
 from precast.export.tokenizer_kinds import KINDS, Kind, Vocabulary
+from precast.export.tokenizer_kinds_decoders import DECODER_KINDS
+from precast.export.tokenizer_kinds_sequences import SEQUENCE_KINDS
 from precast.runtime.errors import CheckpointError, UnsafeFileError, UnsupportedModelError, listing
 from precast.runtime.processors.text import TOKENIZER_FILES, Tokenizer, parse_backend
-from precast.runtime.processors.tokenizer_settings import declared, merge, read_chat_templates, read_json
+from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, declared, merge, read_chat_templates, read_json
 
 __all__ = ["runtime_files", "tokenizer_class"]
+
+_KINDS = KINDS | SEQUENCE_KINDS | DECODER_KINDS
 
 # The class upstream registers for a model type; it yields to the class a checkpoint declares.
 _REGISTERED = {
     "albert": "AlbertTokenizer",
+    "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
+    "biogpt": "BioGptTokenizer",
+    "blenderbot": "BlenderbotTokenizer",
+    "blenderbot-small": "BlenderbotSmallTokenizer",
     "camembert": "CamembertTokenizer",
+    "codegen": "GPT2Tokenizer",
+    "ctrl": "CTRLTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
+    "gemma": "GemmaTokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "gpt_neo": "GPT2Tokenizer",
+    "gpt_neox_japanese": "GPTNeoXJapaneseTokenizer",
+    "gptj": "GPT2Tokenizer",
+    "llama": "LlamaTokenizer",
+    "m2m_100": "M2M100Tokenizer",
+    "marian": "MarianTokenizer",
+    "mbart": "MBartTokenizer",
+    "mistral": "LlamaTokenizer",
+    "mixtral": "LlamaTokenizer",
     "mpnet": "MPNetTokenizer",
+    "mt5": "T5Tokenizer",
+    "openai-gpt": "OpenAIGPTTokenizer",
+    "opt": "GPT2Tokenizer",
+    "pegasus": "PegasusTokenizer",
     "roberta": "RobertaTokenizer",
+    "t5": "T5Tokenizer",
+    "umt5": "T5Tokenizer",
+    "xglm": "XGLMTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
 # Model types whose declared class upstream does not believe: tokenizer.json is taken as it is.
@@ -35,15 +69,25 @@ _AS_WRITTEN = frozenset({"modernbert", "modernbert-decoder"})
 # Classes that no tokenizer.json can express, and why.
 _PYTHON_ONLY = {
     "BertJapaneseTokenizer": "it cuts words with MeCab, Sudachi or Juman++, programs with dictionaries of their own",
+    "BartphoTokenizer": "pieces of its sentencepiece model that its dictionary lacks count as unknown",
     "BertweetTokenizer": "it rewrites tweets with Python code and its BPE merges lead through pieces that have no id",
+    "BioGptTokenizer": "it cuts words with Moses's rules (sacremoses), which are Python code",
+    "BlenderbotSmallTokenizer": "its pieces are marked where a word goes on (@@) and its cuts are Python code",
+    "CTRLTokenizer": "its pieces are marked where a word goes on (@@), and the library's BPE has no such mark",
+    "CpmTokenizer": "it cuts words with jieba, a program with a dictionary of its own",
+    "GPTNeoXJapaneseTokenizer": "it normalises addresses, numbers and emoji with Python code",
+    "GPTSw3Tokenizer": "it normalises white space and drops unprintable characters with Python code",
     "PhobertTokenizer": "its BPE merges lead through pieces that have no id, and it wants words cut beforehand",
 }
+# Classes of which Hub checkpoints hold a tokenizer.json that says the same.
+_OFTEN_CONVERTED = frozenset({"BlenderbotSmallTokenizer", "GPTSw3Tokenizer"})
 _SLOW_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
     "bpe.codes",
     "sentencepiece.bpe.model",
+    "source.spm",
     "spiece.model",
     "spm.model",
     "tokenizer.model",
@@ -74,9 +118,11 @@ def runtime_files(folder: Path, model_type: str, config: dict[str, Any], *, stri
     folder = Path(folder)
     files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
     slow = [name for name in _SLOW_FILES if (folder / name).is_file()]
-    if "tokenizer.json" not in files and not slow:
-        return {}
     tokenizer_config = read_json(files.get("tokenizer_config.json"), "tokenizer_config.json")
+    if "tokenizer.json" not in files and not slow:
+        kind = _KINDS.get(tokenizer_class(model_type, {}, tokenizer_config) or "")
+        if kind is None or not kind.bare:
+            return {}
     if (templates := read_chat_templates(folder)) is not None:
         tokenizer_config["chat_template"] = templates
     try:
@@ -91,7 +137,7 @@ def runtime_files(folder: Path, model_type: str, config: dict[str, Any], *, stri
 
 def _kind(name: str | None, has_json: bool, slow: list[str], tokenizer_config: Mapping[str, Any]) -> Kind | None:
     """How to build this class; None: tokenizer.json is the tokenizer."""
-    if name in _PYTHON_ONLY:
+    if name in _PYTHON_ONLY and not (has_json and name in _OFTEN_CONVERTED):
         raise UnsupportedModelError(
             f"{name} cannot be expressed as a tokenizer.json: {_PYTHON_ONLY[name]}. Export the model without its "
             "tokenizer and pass token ids, or put a tokenizer.json made for it, with 'tokenizer_class': "
@@ -103,8 +149,8 @@ def _kind(name: str | None, has_json: bool, slow: list[str], tokenizer_config: M
             "a tokenizer.json for each library version (fast_tokenizer_files) is not supported; keep the newest as "
             f"tokenizer.json and remove the key; got {listing(versioned)}"
         )
-    if name in KINDS:
-        return KINDS[name]
+    if name in _KINDS:
+        return _KINDS[name]
     auto_map = tokenizer_config.get("auto_map")
     if name is not None and (
         isinstance(auto_map, list) or (isinstance(auto_map, dict) and "AutoTokenizer" in auto_map)
@@ -117,7 +163,7 @@ def _kind(name: str | None, has_json: bool, slow: list[str], tokenizer_config: M
         return None
     raise UnsupportedModelError(
         f"no conversion to tokenizer.json for {name or 'a tokenizer without a class'} from {listing(slow)}. Add the "
-        f"checkpoint's tokenizer.json; without one, these can be converted: {listing(sorted(KINDS))}"
+        f"checkpoint's tokenizer.json; without one, these can be converted: {listing(sorted(_KINDS))}"
     )
 
 
@@ -132,6 +178,8 @@ def _build(
         read_json(files.get("added_tokens.json"), "added_tokens.json"),
         None if written is None else written.get_added_tokens_decoder(),
     )
+    if kind is not None and kind.keep and written is not None:
+        return _as_written(written, kwargs, by_id, kind)
     # A file whose model is not the class's own is the better witness of what the checkpoint was trained with.
     if kind is None or (written is not None and type(written.model).__name__ != kind.model):
         if written is None:
@@ -155,3 +203,20 @@ def _build(
         backend.post_processor = written.post_processor
     finish = kind.finish
     return Tokenizer.assemble(backend, arguments, by_id, lambda ready, settings: finish(ready, settings, arguments))
+
+
+def _as_written(written: Backend, kwargs: dict[str, Any], by_id: Mapping[int, AddedToken], kind: Kind) -> Tokenizer:
+    """tokenizer.json with the settings that its class has where none are stated."""
+    for name, value in kind.arguments.items():
+        if name in NAMED_TOKENS and written.token_to_id(str(value)) is None:
+            continue  # of another vocabulary than the class's usual one
+        if name in NAMED_TOKENS or name == "padding_side":
+            kwargs.setdefault(name, value)
+    kwargs.setdefault("model_input_names", list(kind.input_names))
+    prefix, cut = kwargs.get("add_prefix_space"), written.pre_tokenizer
+    if prefix is not None and isinstance(cut, pre_tokenizers.ByteLevel):
+        cut.add_prefix_space = bool(prefix)
+        written.pre_tokenizer = cut
+    if not kind.refinish:
+        return Tokenizer.assemble(written, kwargs, by_id)
+    return Tokenizer.assemble(written, kwargs, by_id, lambda ready, settings: kind.finish(ready, settings, kwargs))

@@ -14,10 +14,11 @@ from typing import Any
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from precast.export.sentencepiece_models import SentencePiece
 from precast.runtime.errors import CheckpointError, DependencyError, listing
 from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, Settings
 
-__all__ = ["KINDS", "Kind", "Vocabulary"]
+__all__ = ["KINDS", "Arguments", "Kind", "Vocabulary", "byte_level", "existing", "library", "read_bpe"]
 
 Arguments = Mapping[str, Any]
 _SPM_UNIGRAM, _SPM_CONTROL, _SPM_USER_DEFINED = 1, 3, 4  # sentencepiece_model.proto
@@ -32,6 +33,7 @@ class Vocabulary:
     charsmap: bytes | None = None  # a sentencepiece model's own normalisation
     unk_id: int | None = None
     control: list[AddedToken] | None = None  # a sentencepiece model's control and user-defined pieces
+    source: SentencePiece | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], kind: Kind) -> Vocabulary:
@@ -51,7 +53,10 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One tokenizer class. ``arguments`` are its constructor's defaults, overridden by what a checkpoint states."""
+    """One tokenizer class. ``arguments`` are its constructor's defaults, overridden by what a checkpoint states.
+
+    ``keep``: a tokenizer.json is taken as it is, as transformers 4 did, instead of built anew; ``refinish``: but for
+    the tokens around a text, which follow from settings. ``bare``: there is no vocabulary file."""
 
     model: str
     read: Callable[[Path, Arguments], Vocabulary]
@@ -60,6 +65,9 @@ class Kind:
     arguments: Arguments
     prepare: Callable[[dict[str, Any]], None] | None = None
     input_names: tuple[str, ...] = ("input_ids", "attention_mask")
+    keep: bool = False
+    refinish: bool = False
+    bare: bool = False
 
     def defaults(self, stated: Arguments) -> dict[str, Any]:
         """All constructor arguments."""
@@ -73,7 +81,7 @@ class Kind:
 # -- vocabulary files ------------------------------------------------------------------------------------------------
 
 
-def _existing(folder: Path, *names: str) -> list[str]:
+def existing(folder: Path, *names: str) -> list[str]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -83,13 +91,13 @@ def _existing(folder: Path, *names: str) -> list[str]:
 
 
 def _read_wordpiece(folder: Path, stated: Arguments) -> Vocabulary:
-    (vocab,) = _existing(folder, "vocab.txt")
-    return Vocabulary(entries=_library(models.WordPiece.read_file, vocab))
+    (vocab,) = existing(folder, "vocab.txt")
+    return Vocabulary(entries=library(models.WordPiece.read_file, vocab))
 
 
-def _read_bpe(folder: Path, stated: Arguments) -> Vocabulary:
-    files = _existing(folder, "vocab.json", "merges.txt")
-    entries, merges = _library(models.BPE.read_file, *files)
+def read_bpe(folder: Path, stated: Arguments) -> Vocabulary:
+    files = existing(folder, "vocab.json", "merges.txt")
+    entries, merges = library(models.BPE.read_file, *files)
     return Vocabulary(entries=entries, merges=merges)
 
 
@@ -99,7 +107,7 @@ def _read_sentencepiece(
     """:param arrange: puts the pieces where the checkpoint's embedding has them."""
 
     def read(folder: Path, stated: Arguments) -> Vocabulary:
-        (path,) = _existing(folder, name)
+        (path,) = existing(folder, name)
         try:
             from sentencepiece import sentencepiece_model_pb2
         except ImportError as error:
@@ -147,7 +155,7 @@ def _arrange_camembert(pieces: list[tuple[str, float]], stated: Arguments) -> li
 _FAIRSEQ = (("bos", "s"), ("pad", "pad"), ("eos", "/s"), ("unk", "unk"))
 
 
-def _library(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+def library(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     try:
         return call(*arguments, **options)
     except BaseException as error:
@@ -160,7 +168,7 @@ def _library(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
 
 
 def _wordpiece(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
-    backend = Backend(_library(models.WordPiece, vocabulary.entries, unk_token=str(arguments["unk_token"])))
+    backend = Backend(library(models.WordPiece, vocabulary.entries, unk_token=str(arguments["unk_token"])))
     backend.normalizer = normalizers.BertNormalizer(
         clean_text=True,
         handle_chinese_chars=bool(arguments["tokenize_chinese_chars"]),
@@ -172,8 +180,8 @@ def _wordpiece(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
     return backend
 
 
-def _byte_level(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
-    model = _library(
+def byte_level(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
+    model = library(
         models.BPE,
         vocab=vocabulary.entries,
         merges=vocabulary.merges,
@@ -188,7 +196,7 @@ def _byte_level(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
 
 
 def _herbert(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
-    model = _library(
+    model = library(
         models.BPE,
         vocab=vocabulary.entries,
         merges=vocabulary.merges,
@@ -205,7 +213,7 @@ def _herbert(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
 
 
 def _unigram(entries: Any, unk_id: int) -> Backend:
-    return Backend(_library(models.Unigram, entries, unk_id=unk_id, byte_fallback=False))
+    return Backend(library(models.Unigram, entries, unk_id=unk_id, byte_fallback=False))
 
 
 def _metaspace(backend: Backend, before: list[Any], scheme: str) -> None:
@@ -385,14 +393,14 @@ KINDS: dict[str, Kind] = {
     ),
     "RobertaTokenizer": Kind(
         model="BPE",
-        read=_read_bpe,
-        construct=_byte_level,
+        read=read_bpe,
+        construct=byte_level,
         finish=_finish_roberta,
         arguments=_ANGLES | {"add_prefix_space": False, "trim_offsets": True},
     ),
     "HerbertTokenizer": Kind(
         model="BPE",
-        read=_read_bpe,
+        read=read_bpe,
         construct=_herbert,
         finish=_finish_herbert,
         arguments={name: token for name, token in _ANGLES.items() if name not in ("bos_token", "eos_token")},

@@ -116,12 +116,11 @@ def sentencepiece_model(folder: Path, name: str, **options: object) -> Path:
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus),
         model_prefix=str(prefix),
-        vocab_size=300,
         hard_vocab_limit=False,
         character_coverage=1.0,
         num_threads=1,
         minloglevel=2,
-        **options,
+        **({"vocab_size": 300} | options),
     )
     corpus.unlink()
     (folder / "spm.vocab").unlink()
