@@ -277,6 +277,8 @@ def _moved(value: ir.Value, facts: Mapping[ir.Value, Fact]) -> Polynomial:
     rows = shape[0].number if shape else None
     read: Polynomial | None = None
     for node, index in value.uses():
+        if any(made not in facts for made in node.outputs):
+            return whole  # read in the body of a loop
         tables, chosen = _TABLES.get(key_of(node), ((), 0))
         picked = _input(node, chosen, facts)
         row = whole.divided(shape[0]) if rows else None

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+import tokenizers
 import torch
 import transformers
-from oracle import TensorSource, sources, upstream
+from oracle import TensorSource, save_checkpoint, sources, upstream
 from released_configs import FOUND
 from test_families import Folder, lowerings
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+import precast
 from precast.export import parity
 from precast.export.blocks.alibi import slopes
 from precast.export.blocks.rope import rope
 from precast.export.emit import emit
+from precast.export.exporter import export_model
 from precast.export.families import find_family
 from precast.export.families.gemma3_text import Gemma3Spec
 from precast.export.families.qwen2 import Qwen2Spec
@@ -309,6 +313,24 @@ def test_rings_go_round(name: str, tmp_path: Path) -> None:
     slots = [buffer.shape[2] for buffer in session._memory.buffers.values()]
     ring = served.layout.get("ring") is True
     assert min(slots) == (6 + 64 if ring else max(slots)) and max(slots) >= 300
+
+
+def test_an_artifact_of_a_state_space_model(tmp_path: Path) -> None:
+    """Exported, loaded and asked: upstream's tokens, for more of them than its checks have; a Scan's cost is unknown
+    and said to be."""
+    config, model = upstream("mamba", CAUSAL_LM)
+    save_checkpoint(tmp_path / "checkpoint", config, model)
+    words = tokenizers.models.WordLevel({f"w{index}": index for index in range(99)}, unk_token="w0")
+    tokenizers.Tokenizer(words).save(str(tmp_path / "checkpoint" / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "w0"}
+    (tmp_path / "checkpoint" / "tokenizer_config.json").write_text(json.dumps(settings))
+    artifact = export_model(tmp_path / "checkpoint", tmp_path / "artifact")
+    ids = np.array([[5, 6, 7, 8, 9]])
+    keys: Any = {"max_new_tokens": 90, "do_sample": False, "eos_token_id": 2, "pad_token_id": 0}
+    with torch.no_grad():
+        wanted = model.generate(torch.tensor(ids), attention_mask=torch.ones(1, 5), **keys)  # type: ignore[operator]
+    np.testing.assert_array_equal(np.asarray(precast.load(artifact).generate(input_ids=ids, **keys)), wanted.numpy())
+    assert "Scan" in (artifact / "precast.json").read_text()
 
 
 def test_a_mamba_state_knows_nothing_of_padding(tmp_path: Path) -> None:
