@@ -301,7 +301,7 @@ FAMILY = Family(
         # v1.1: gates, logits that are not scaled, heads that do not add up to the width, fewer layers here than there
         # (upstream's cache has no room for more).
         {
-            "d_model": 22,
+            "d_model": 26,
             "d_kv": 6,
             "num_heads": 3,
             "d_ff": 37,
