@@ -97,18 +97,18 @@ class SentencePiece:
         return steps
 
     def backend(
-        self, entries: Sequence[tuple[str, float]], unknown: str, before: Sequence[Any] = (), after: Sequence[Any] = ()
+        self, entries: Sequence[tuple[str, float]], unknown: str, marks: Sequence[Any] = (), unmarks: Sequence[Any] = ()
     ) -> Backend:
         """A tokenizer whose ids are the places in ``entries``.
 
         :param unknown: the entry that stands for what no piece covers.
-        :param before: normalisation ahead of the model's own.
-        :param after: decoders ahead of the one that restores spaces."""
+        :param marks: normalisation after the model's own.
+        :param unmarks: decoders ahead of the one that restores spaces."""
         ids = {piece: index for index, (piece, _) in enumerate(entries)}
         if unknown not in ids:
             raise CheckpointError(f"the vocabulary of this tokenizer lacks its unk_token {unknown!r}; {self.name}")
         backend = Backend(self.model(entries, ids, unknown))
-        steps = [*before, *self.normalizers()]
+        steps = [*self.normalizers(), *marks]
         if steps:
             backend.normalizer = normalizers.Sequence(steps)
         scheme = "always" if self.dummy_prefix else "never"
@@ -116,7 +116,7 @@ class SentencePiece:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme=scheme, split=not whole)
         spaces = decoders.Metaspace(replacement=SPACE, prepend_scheme=scheme)
         first = [decoders.ByteFallback()] if self.byte_fallback else []
-        backend.decoder = decoders.Sequence([*first, *after, spaces]) if first or after else spaces
+        backend.decoder = decoders.Sequence([*first, *unmarks, spaces]) if first or unmarks else spaces
         if not self.unigram:
             self.add_user_defined(backend, ids)
         return backend

@@ -107,11 +107,19 @@ def _byt5(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]{1,64}"), "isolated")
     # Upstream leaves out bytes that make no character.
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("\ufffd", "")])
-    backend.add_tokens([AddedToken(str(arguments[name]), normalized=False, special=True) for name in _BYT5_FIRST])
+    backend.add_tokens([_spacious(str(arguments[name])) for name in _BYT5_FIRST])
     return backend
 
 
+def _spacious(token: str) -> AddedToken:
+    """With the space on both sides of it, as upstream has ByT5's own three."""
+    return AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True)
+
+
 def _prepare_byt5(arguments: dict[str, Any]) -> None:
+    for name in _BYT5_FIRST:
+        if isinstance(arguments[name], str):
+            arguments[name] = _spacious(arguments[name])
     number = arguments.get("extra_ids", 125)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise CheckpointError(f"extra_ids is a whole number; tokenizer_config.json has {number!r}")

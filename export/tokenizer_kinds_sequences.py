@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, decoders, normalizers, processors
+from tokenizers import AddedToken, Regex, decoders, normalizers, processors
 from tokenizers import Tokenizer as Backend
 
-from precast.export.sentencepiece_models import SentencePiece, read_sentencepiece
+from precast.export.sentencepiece_models import SPACE, SentencePiece, read_sentencepiece
 from precast.export.tokenizer_kinds import Arguments, Kind, Vocabulary, existing
 from precast.export.tokenizer_languages import M2M100, MBART, MBART50, NLLB, WMT21
 from precast.runtime.errors import CheckpointError, UnsupportedModelError, closest, listing
@@ -25,8 +25,9 @@ __all__ = ["SEQUENCE_KINDS"]
 Pieces = list[tuple[str, float]]
 Arrange = Callable[[SentencePiece, Arguments], Pieces]
 
-# Before pieces that only a target has: a noncharacter, which no text holds once it is normalised.
-_HIDDEN = "\U0010ffff"
+# Noncharacters, which no text holds once it is normalised: around a run of characters that no piece of the source
+# covers, and so around what such a run can be in vocab.json; before every other piece that only a target has.
+_HIDDEN, _END = "\U0010ffff", "\U0010fffe"
 _ENDS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _ANGLES = {"bos_token": "<s>", "sep_token": "</s>", "cls_token": "<s>", "mask_token": "<mask>"} | _ENDS
 _CODES = {"m2m100": M2M100, "wmt21": WMT21}
@@ -161,8 +162,9 @@ def _m2m100_languages(stated: Arguments) -> list[str]:
 def _read_marian(folder: Path, stated: Arguments) -> Vocabulary:
     """Ids of both sides' pieces in one vocab.json; a text is cut into the source's only.
 
-    The pieces of the target alone are hidden from the search. Those of the source that vocab.json lacks are left out:
-    upstream makes them unknown, here the text is cut into the next best pieces."""
+    The pieces of the target alone are hidden from the search. But upstream looks up what is unknown in vocab.json by
+    its text, a run of unknown characters as a whole, so that it may be one of them. Pieces of the source that
+    vocab.json lacks are left out: upstream makes them unknown, here the text is cut into the next best pieces."""
     if stated.get("separate_vocabs"):
         raise UnsupportedModelError(
             "a Marian tokenizer with separate vocabularies (separate_vocabs) gives one id two meanings, which no "
@@ -173,7 +175,13 @@ def _read_marian(folder: Path, stated: Arguments) -> Vocabulary:
         raise UnsupportedModelError("source.spm must be a unigram model; of BPE pieces ids cannot be taken apart")
     scores = dict(source.scored())
     tokens = sorted(ids, key=ids.__getitem__)
-    entries = [(token, scores[token]) if token in scores else (_HIDDEN + token, 0.0) for token in tokens]
+    known = _characters(source)
+    entries = [
+        (token, scores[token])
+        if token in scores
+        else (f"{_HIDDEN}{token}{_END if known.isdisjoint(token) else ''}", 0.0)
+        for token in tokens
+    ]
     plain = [_text(stated, name, text) for name, text in _ENDS.items()]
     shown = {*plain, *_codes(tokens)}
     entries = [(token, 0.0) if token in shown else entry for token, entry in zip(tokens, entries, strict=True)]
@@ -185,14 +193,35 @@ def _codes(tokens: Sequence[str]) -> list[str]:
     return [token for token in tokens if token.startswith(">>") and token.endswith("<<")]
 
 
+def _characters(source: SentencePiece) -> set[str]:
+    """The characters that pieces of the model cover."""
+    return {" ", SPACE}.union(*source.of_kind(1, 4))
+
+
+def _ranges(characters: set[str]) -> str:
+    """Characters as the inside of a regular expression's brackets."""
+    codes = set(map(ord, characters))
+    starts = sorted(code for code in codes if code - 1 not in codes)
+    ends = sorted(code for code in codes if code + 1 not in codes)
+    return "".join(rf"\x{{{start:X}}}-\x{{{end:X}}}" for start, end in zip(starts, ends, strict=True))
+
+
 def _construct_marian(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
     if vocabulary.source is None:
         raise CheckpointError("this tokenizer needs its sentencepiece model")
+    known = _characters(vocabulary.source)
+    marks = [normalizers.Replace(mark, "\ufffd") for mark in (_HIDDEN, _END)]
+    if not vocabulary.source.byte_fallback:
+        unknown = f"[^{_ranges(known)}]"
+        marks += [
+            normalizers.Replace(Regex(f"(?<!{unknown})(?={unknown})"), _HIDDEN),
+            normalizers.Replace(Regex(f"(?<={unknown})(?!{unknown})"), _END),
+        ]
     backend = vocabulary.source.backend(
         vocabulary.entries,
         str(arguments["unk_token"]),
-        before=[normalizers.Replace(_HIDDEN, "\ufffd")],
-        after=[decoders.Replace(_HIDDEN, "")],
+        marks=marks,
+        unmarks=[decoders.Replace(_HIDDEN, ""), decoders.Replace(_END, "")],
     )
     codes = _codes([token for token, _ in vocabulary.entries])
     backend.add_tokens([AddedToken(code, normalized=False, special=False) for code in codes])

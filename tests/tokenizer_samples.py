@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -107,11 +108,11 @@ def suffix_bpe(folder: Path, special: tuple[str, ...]) -> Path:
     return _bpe_files(folder, tokenizer)
 
 
-def sentencepiece_model(folder: Path, name: str, **options: object) -> Path:
+def sentencepiece_model(folder: Path, name: str, sentences: Sequence[str] = CORPUS, **options: object) -> Path:
     """A unigram sentencepiece model under this file name."""
     folder.mkdir(parents=True, exist_ok=True)
     corpus = folder / "corpus.txt"
-    corpus.write_text("\n".join(CORPUS * 3), encoding="utf-8")
+    corpus.write_text("\n".join([*sentences] * 3), encoding="utf-8")
     prefix = folder / "spm"
     sentencepiece.SentencePieceTrainer.train(
         input=str(corpus),
