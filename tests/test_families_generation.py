@@ -44,6 +44,8 @@ CHAINS: tuple[tuple[int, tuple[int, ...], str], ...] = (
 )
 # Upstream's hidden states begin behind the first layer, and the last is there before the final norm and after it.
 WITHOUT_EMBEDDINGS = ("mamba",)
+# Upstream counts a padding token that the decoder itself is fed among its positions with a cache, and not without one.
+NO_PADDING_FED = ("m2m_100",)
 
 
 def ident(value: Any) -> str:
@@ -112,6 +114,9 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
         for layer in decoder.layers  # type: ignore[union-attr]
     ]
     cases = parity.generation_cases(ours.parts, chains=CHAINS, seed=1)
+    if model_type in NO_PADDING_FED:
+        for fed in (case.inputs["input_ids"] for case in cases if case.component != "encoder"):
+            fed[fed == model.config.pad_token_id] += 1
     reckoner = parity.Reckoner(ours.parts)
     made = {}
     for case in cases:

@@ -45,20 +45,16 @@ class Spec(BartSpec):
 
 
 class _DecoderEmbeddings(nn.Module):
-    """norm(words * scale) + positions, ids [B, S] -> [B, S, E]; the encoder's norm is over the sum."""
+    """norm(words) + positions, ids [B, S] -> [B, S, E]; the encoder's norm is over the sum, and its words are scaled."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.words = nn.Embedding(spec.vocab_size, spec.hidden_size)
-        self.scale = spec.scale
         self.norm = norm(spec)
         self.positions = PlacedPositions(spec.max_position_embeddings, spec.hidden_size)
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
-        x = self.words(input_ids)
-        if self.scale is not None:
-            x = x * self.scale
-        return self.norm(x) + self.positions(input_ids, step)
+        return self.norm(self.words(input_ids)) + self.positions(input_ids, step)
 
 
 def _seq2seq_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
