@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from precast.export.sentencepiece_models import SPACE, read_sentencepiece
@@ -87,26 +87,23 @@ _BYT5_FIRST = ("pad_token", "eos_token", "unk_token")
 
 
 def _read_byt5(folder: Path, stated: Arguments) -> Vocabulary:
-    """Three tokens and every byte: nothing else is known, so that BPE falls back to bytes everywhere."""
+    """Three tokens and every byte, by the character that stands for it in the library's byte-level parts."""
     first = [str(stated.get(name) or _BYT5.arguments[name]) for name in _BYT5_FIRST]
-    tokens = [*first, *(f"<0x{byte:02X}>" for byte in range(256))]
-    return Vocabulary(entries={token: index for index, token in enumerate(tokens)})
+    return Vocabulary(entries={token: index for index, token in enumerate([*first, *_byte_characters()])})
+
+
+def _byte_characters() -> list[str]:
+    """GPT-2's characters for the bytes 0 to 255: themselves where they are visible, else those from U+0100 on."""
+    visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
 
 
 def _byt5(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
-    backend = Backend(
-        library(
-            models.BPE,
-            vocab=vocabulary.entries,
-            merges=[],
-            unk_token=str(arguments["unk_token"]),
-            byte_fallback=True,
-        )
-    )
-    # A text is cut for speed alone: BPE looks at each part for merges, and there are none.
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]{1,64}"), "isolated")
+    backend = Backend(library(models.BPE, vocab=vocabulary.entries, merges=[], unk_token=str(arguments["unk_token"])))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     # Upstream leaves out bytes that make no character.
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("\ufffd", "")])
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("\ufffd", "")])
     backend.add_tokens([_spacious(str(arguments[name])) for name in _BYT5_FIRST])
     return backend
 
