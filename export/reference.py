@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ from precast.export.blocks.tables import fill_tables, table_names
 from precast.export.families import Family, find_family
 from precast.export.generative import parts_of
 from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
+from precast.export.quantized import dequantized
 from precast.export.signatures import Signature, signature
 from precast.export.spec import Spec
 from precast.export.weights import Lazy, Source, WeightMap, plan, rename
+from precast.graphs.block_weight import Blocks
 from precast.runtime.errors import ConfigError, UnsupportedTaskError, closest, listing
 
 __all__ = ["Part", "Reference", "build", "head_for", "served_tasks"]
@@ -41,7 +43,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference model with its weights, and what is known of it; ``parts`` in the order they run."""
+    """A reference model with its weights, and what is known of it; ``parts`` in the order they run.
+
+    ``blocks``: by parameter, the integers that the checkpoint holds it in, where it does.
+    """
 
     model: nn.Module
     model_type: str
@@ -50,6 +55,7 @@ class Reference:
     head: Head
     parts: tuple[Part, ...]
     ignored: tuple[str, ...]
+    blocks: Mapping[nn.Parameter, Blocks] = field(default_factory=dict)
 
     @property
     def signature(self) -> Signature:
@@ -122,6 +128,7 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
         UnsupportedModelError, UnsupportedTaskError, ConfigError, WeightsError
     """
     family = find_family(config.get("model_type"))
+    config, tensors, zero_biases = dequantized(config, tensors)
     spec = family.read(config)
     head = head_for(family, config, task)
     table = rename(tensors, family.weights(spec))
@@ -136,6 +143,7 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
     model = models[head].eval()
     _check_head(family, head, table, names, config)
     elsewhere = set().union(*(names[other] for other in models if other is not head))
+    elsewhere |= {name for name, lazy in table.items() if lazy.keys and zero_biases.issuperset(lazy.keys)}
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
     weights.bind(model)
     fill_tables(model)
@@ -143,7 +151,10 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
         Part(name, module.eval(), signature(family, spec, head, module, absent))
         for name, module in parts_of(model).items()
     )
-    return Reference(model, str(config["model_type"]), family, spec, head, parts, weights.ignored)
+    blocks = {
+        model.get_parameter(name): lazy.blocks for name, lazy in weights.tensors.items() if lazy.blocks is not None
+    }
+    return Reference(model, str(config["model_type"]), family, spec, head, parts, weights.ignored, blocks)
 
 
 def _check_head(

@@ -7,11 +7,13 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from precast.graphs.block_weight import Blocks
 from precast.runtime.errors import WeightsError
 
 __all__ = [
@@ -38,7 +40,10 @@ __all__ = [
 
 
 class Source(Protocol):
-    """A tensor of a checkpoint, loaded when asked for (``precast.export.checkpoint.TensorSource``)."""
+    """A tensor of a checkpoint, loaded when asked for (``precast.export.checkpoint.TensorSource``).
+
+    It may have ``blocks`` and ``upright`` too, which mean what they mean in `Lazy`.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -48,11 +53,24 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Lazy:
-    """A tensor to be computed from checkpoint tensors; ``keys`` are the checkpoint's names, for messages."""
+    """A tensor to be computed from checkpoint tensors; ``keys`` are the checkpoint's names, for messages.
+
+    ``blocks``: the integers it is stored in, where it is. Rules that only name, turn or pick rows keep them.
+    ``upright``: it is [out, in], whichever way upstream's class has it: `Transpose` leaves it alone.
+    """
 
     keys: tuple[str, ...]
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
+    blocks: Blocks | None = None
+    upright: bool = False
+
+    def picked(self, axis: int, indexes: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Blocks | None:
+        """The blocks of what ``indexes`` keeps of [0, 1, ...], the positions along ``axis``."""
+        find = self.blocks
+        if find is None:
+            return None
+        return lambda: find().taken(indexes(np.arange(self.shape[axis])), axis)
 
 
 def _regex(pattern: str) -> re.Pattern[str]:
@@ -162,7 +180,11 @@ class Split(Rule):
                     grouped = lazy.load().unflatten(self.axis, (self.groups, -1))
                     return grouped.narrow(self.axis + 1, start, size).flatten(self.axis, self.axis + 1)
 
-                result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load)
+                def rows(all_: np.ndarray[Any, Any], start: int = start, size: int = size) -> np.ndarray[Any, Any]:
+                    return all_.reshape(self.groups, -1)[:, start : start + size].reshape(-1)
+
+                blocks = lazy.picked(self.axis, rows)
+                result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load, blocks, lazy.upright)
                 start += size
         return result
 
@@ -200,8 +222,14 @@ class SplitGroups(Rule):
                     units = lazy.load().unflatten(0, (self.groups, sum(self.shares), size))
                     return units[:, start : start + share].flatten(0, 2)
 
+                def rows(
+                    all_: np.ndarray[Any, Any], start: int = start, share: int = share, size: int = size
+                ) -> np.ndarray[Any, Any]:
+                    return all_.reshape(self.groups, -1, size)[:, start : start + share].reshape(-1)
+
                 shape = (self.groups * share * size, *lazy.shape[1:])
-                result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load)
+                blocks = lazy.picked(0, rows)
+                result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load, blocks, lazy.upright)
                 start += share
         return result
 
@@ -295,7 +323,14 @@ class Transpose(Rule):
     pattern: str
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
-        return _changed(table, self.pattern, lambda lazy: Lazy(lazy.keys, lazy.shape[::-1], lambda: lazy.load().t()))
+        def turned(lazy: Lazy) -> Lazy:
+            if lazy.upright:
+                return lazy
+            find = lazy.blocks
+            blocks = None if find is None else lambda: find().turned()
+            return Lazy(lazy.keys, lazy.shape[::-1], lambda: lazy.load().t(), blocks)
+
+        return _changed(table, self.pattern, turned)
 
 
 @dataclass(frozen=True)
@@ -320,7 +355,8 @@ class Narrow(Rule):
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
         def narrowed(lazy: Lazy) -> Lazy:
             shape = (max(lazy.shape[0] - self.start, 0), *lazy.shape[1:])
-            return Lazy(lazy.keys, shape, lambda: lazy.load()[self.start :])
+            blocks = lazy.picked(0, lambda rows: rows[self.start :])
+            return Lazy(lazy.keys, shape, lambda: lazy.load()[self.start :], blocks, lazy.upright)
 
         return _changed(table, self.pattern, narrowed)
 
@@ -401,7 +437,16 @@ class WeightMap:
 
 def rename(sources: Mapping[str, Source], rules: Iterable[Rule]) -> dict[str, Lazy]:
     """A checkpoint's tensors under the reference model's names."""
-    table = {key: Lazy((key,), tuple(source.shape), source.load) for key, source in sources.items()}
+    table = {
+        key: Lazy(
+            (key,),
+            tuple(source.shape),
+            source.load,
+            getattr(source, "blocks", None),
+            getattr(source, "upright", False),
+        )
+        for key, source in sources.items()
+    }
     for rule in rules:
         table = rule.apply(table)
     return table

@@ -12,9 +12,11 @@ from typing import Final
 
 import numpy as np
 
+from precast.graphs.block_weight import BlockWeight, Parts, canonical
+from precast.graphs.dialects.blocks import unpack_bits
 from precast.runtime.errors import InputError, listing
 
-__all__ = ["REPACKABLE", "Blockwise", "Packed", "repack"]
+__all__ = ["REPACKABLE", "Blockwise", "Packed", "block_weight", "repack"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,29 @@ def repack(packed: Packed) -> Blockwise:
         )
     size, unpack = _TYPES[packed.kind]
     return unpack(packed.data.reshape(len(packed.data), -1, size))
+
+
+def block_weight(packed: Packed) -> BlockWeight:
+    """The weight as graphs hold it, or why they cannot: their zero points are integers, and their blocks 32 or more."""
+    if packed.kind not in _WHOLE:
+        unfit = "its zero points are no integers"
+        if packed.kind not in _TYPES:
+            unfit = "its integers are not evenly spaced"
+        elif packed.kind == "Q6_K":
+            unfit = "its blocks have 16 channels"
+        return BlockWeight.none(f"{packed.kind}: {unfit}")
+    bits = _WHOLE[packed.kind]
+    size = _TYPES[packed.kind][0]
+    # ggml's 4-bit scales take the sign of what is largest in a block, and integers reach further on one side.
+    zeros = bool((_half(packed.data.reshape(len(packed.data), -1, size), 0) < 0).any())
+
+    def load() -> Parts:
+        found = repack(packed)
+        codes = unpack_bits(found.values, bits, found.block)
+        middle = np.full(found.scales.shape, 2 ** (bits - 1), np.uint8) if zeros else None
+        return canonical(codes, found.scales, middle, bits)
+
+    return BlockWeight(bits, 32, zeros, load, "", packed.transposed)
 
 
 # Every function below takes [N, K / values of a block, bytes of a block] uint8.
@@ -163,3 +188,5 @@ _TYPES: Final[Mapping[str, tuple[int, Callable[[np.ndarray], Blockwise]]]] = {
     "Q6_K": (210, _q6_k),
 }
 REPACKABLE: Final = tuple(_TYPES)
+# Those of integers around a fixed middle, 32 to a scale: the bits they take in the operator.
+_WHOLE: Final = {"Q8_0": 8, "Q4_0": 4, "Q5_0": 8}

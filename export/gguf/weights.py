@@ -17,7 +17,8 @@ import torch
 
 from precast.export.gguf.ggml_types import dequantize
 from precast.export.gguf.reader import GGUF, TensorInfo
-from precast.export.gguf.repack import Packed
+from precast.export.gguf.repack import Packed, block_weight
+from precast.graphs.block_weight import Blocks, BlockWeight
 from precast.runtime.errors import UnsupportedModelError, WeightsError, listing
 
 __all__ = ["GGUFTensor", "is_tied", "model_tensors"]
@@ -56,9 +57,23 @@ class GGUFTensor:
     @property
     def packed(self) -> Packed | None:
         """The quantised blocks, rows in this tensor's order; None where there are none, or they do not say it all."""
-        if self.stored.kind.values == 1 or len(self.stored.shape) != 2 or self.add:
+        if not self._is_packed:
             return None
         return Packed(self.stored.kind.name, self._ordered(self.stored.rows()), self.transposed)
+
+    @property
+    def blocks(self) -> Blocks | None:
+        """As of `precast.export.weights.Lazy`."""
+        return self._blocks if self._is_packed else None
+
+    def _blocks(self) -> BlockWeight:
+        packed = self.packed
+        assert packed is not None
+        return block_weight(packed)
+
+    @property
+    def _is_packed(self) -> bool:
+        return self.stored.kind.values > 1 and len(self.stored.shape) == 2 and not self.add
 
     def load(self) -> torch.Tensor:
         """``shape`` in float32. It aliases the file where that holds just this: treat it as read-only."""

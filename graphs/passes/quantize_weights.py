@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from precast.graphs.dialects.blocks import pack_bits, packed_size, rounded_scale
 from precast.graphs.passes.base import GraphPass, constant
 from precast.graphs.tensors import computed, sizes
 
-__all__ = ["BLOCKS", "QuantizeWeights", "quantized"]
+__all__ = ["BLOCKS", "Parts", "QuantizeWeights", "quantized"]
 
 Array = np.ndarray[Any, Any]
 
@@ -61,6 +62,10 @@ def quantized(weight: Array, bits: int, block: int, symmetric: bool) -> Parts:
         if zeros is not None:
             zeros[part] = pack_bits(zero.astype(np.uint8).reshape(-1, blocks), bits)
     return values, scales, zeros
+
+
+def _anew(tensor: ir.TensorProtocol, bits: int, block: int, zeros: bool) -> Parts:
+    return quantized(tensor.numpy(), bits, block, not zeros)
 
 
 # Below: x [block, M] of M blocks; scales and zero points [M].
@@ -191,10 +196,7 @@ class QuantizeWeights(GraphPass):
             return
         wide = self.bits == 8 or any(fnmatchcase(name, pattern) for pattern in self.wide)
         bits, block, zeros = 8 if wide else 4, self.block, not (self.symmetric or (wide and self.bits == 4))
-
-        def make(block: int = block, bits: int = bits, zeros: bool = zeros) -> Parts:
-            return quantized(tensor.numpy(), bits, block, not zeros)
-
+        make: Callable[[], Parts] = partial(_anew, tensor, bits, block, zeros)
         stored = self._stored(node, weight, bits)
         if stored is not None:
             bits, block, zeros, make = stored.bits, stored.block, stored.zeros, stored.load
