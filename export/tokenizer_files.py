@@ -120,7 +120,7 @@ def runtime_files(folder: Path, model_type: str, config: dict[str, Any], *, stri
     slow = [name for name in _SLOW_FILES if (folder / name).is_file()]
     tokenizer_config = read_json(files.get("tokenizer_config.json"), "tokenizer_config.json")
     if "tokenizer.json" not in files and not slow:
-        kind = _KINDS.get(tokenizer_class(model_type, {}, tokenizer_config) or "")
+        kind = _KINDS.get(tokenizer_class(model_type, config, tokenizer_config) or "")
         if kind is None or not kind.bare:
             return {}
     if (templates := read_chat_templates(folder)) is not None:

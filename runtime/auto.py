@@ -52,7 +52,7 @@ Progress: TypeAlias = Callable[[str], None]
 
 # What the export room imports, and the only packages whose absence means "the extra is not installed".
 _EXTRA = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
-_TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model", "*.codes", "*.jinja")
+_TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model", "*.spm", "*.codes", "*.jinja")
 _INSTALL = 'pip install "precast[export]"'
 # Arguments of upstream's from_pretrained that mean something else here.
 _ADVICE = {

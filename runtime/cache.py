@@ -36,7 +36,7 @@ _REMEMBERED_FROM = 1 << 20
 _REMEMBERED = 2000  # files
 _RACY = 2_000_000_000  # nanoseconds; the coarsest clock of a file system in use
 # Besides what a download of the checkpoint fetches: whatever a local folder may spell differently.
-_DATA = (".json", ".txt", ".model", ".jinja", ".codes", ".tiktoken")
+_DATA = (".json", ".txt", ".model", ".spm", ".jinja", ".codes", ".tiktoken")
 
 
 def cache_folder(override: str | os.PathLike[str] | None = None) -> Path:

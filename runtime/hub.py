@@ -58,6 +58,7 @@ _DATA: Final = (
     "entity_vocab.json",
     "normalizer.json",
     "*.model",
+    "*.spm",
     "*.tiktoken",
     "preprocessor_config.json",
     "processor_config.json",

@@ -114,6 +114,7 @@ def test_only_what_an_export_reads_is_wanted() -> None:
         "openvino/openvino_model.bin",
         "sentence_bert_config.json",
         "spm.model",
+        "source.spm",
         "model.gguf",
         "flax_model.msgpack",
     ]
@@ -125,6 +126,7 @@ def test_only_what_an_export_reads_is_wanted() -> None:
         "model.safetensors",
         "modules.json",
         "sentence_bert_config.json",
+        "source.spm",
         "spm.model",
         "tokenizer.json",
     ]
