@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from random import Random
 
 import torch
 import transformers
@@ -25,6 +26,7 @@ _FIRST_DIGIT = 3
 # ours, are then those of a population and not of a few numbers.
 _VOCABULARY, _POSITIONS = 64, 160
 _BATCH = 64
+_UNSEEN = -100  # a label that is not learnt
 
 
 def digits(text: str) -> list[int]:
@@ -64,11 +66,10 @@ def reverser() -> Path:
         )
     )
 
-    def loss(texts: torch.Tensor) -> torch.Tensor:
-        end = torch.full((len(texts), 1), END)
-        found: torch.Tensor = model(
-            input_ids=torch.cat((texts, end), 1), labels=torch.cat((texts.flip(1), end), 1)
-        ).loss
+    def loss(texts: list[list[int]]) -> torch.Tensor:
+        source = _rectangle([[*text, END] for text in texts], PADDING)
+        labels = _rectangle([[*text[::-1], END] for text in texts], _UNSEEN)
+        found: torch.Tensor = model(input_ids=source, attention_mask=(source != PADDING).long(), labels=labels).loss
         return found
 
     return _taught(model, loss, 300, "reverser", f"$A {_WORDS[END]}")
@@ -94,31 +95,35 @@ def copier() -> Path:
         )
     )
 
-    def loss(texts: torch.Tensor) -> torch.Tensor:
-        equals, end = (torch.full((len(texts), 1), token) for token in (SEPARATOR, END))
-        whole = torch.cat((texts, equals, texts, end), 1)
-        labels = whole.clone()
-        labels[:, : texts.shape[1] + 1] = -100
+    def loss(texts: list[list[int]]) -> torch.Tensor:
+        whole = _rectangle([[*text, SEPARATOR, *text, END] for text in texts], PADDING)
+        labels = _rectangle([[_UNSEEN] * (len(text) + 1) + [*text, END] for text in texts], _UNSEEN)
         found: torch.Tensor = model(input_ids=whole, labels=labels).loss
         return found
 
-    return _taught(model, loss, 400, "copier", "$A")
+    return _taught(model, loss, 550, "copier", "$A")
 
 
 _WORDS = ["<pad>", "</s>", "=", *"0123456789"]
 
 
+def _rectangle(rows: list[list[int]], fill: int) -> torch.Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([row + [fill] * (width - len(row)) for row in rows])
+
+
 def _taught(
-    model: torch.nn.Module, loss: Callable[[torch.Tensor], torch.Tensor], steps: int, name: str, template: str
+    model: torch.nn.Module, loss: Callable[[list[list[int]]], torch.Tensor], steps: int, name: str, template: str
 ) -> Path:
-    """AdamW on texts of one to five random digits, each batch of one length; saved as a checkpoint with a tokenizer."""
-    generator = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    """Adam on texts of one to five random digits; saved as a checkpoint with a tokenizer."""
+    random = Random(0)
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 30) * (1 - 0.9 * step / steps)
-        length = int(torch.randint(1, LONGEST + 1, (1,), generator=generator)) if step % 2 else LONGEST
-        texts = torch.randint(_FIRST_DIGIT, _FIRST_DIGIT + 10, (_BATCH, length), generator=generator)
+        texts = [
+            [_FIRST_DIGIT + random.randrange(10) for _ in range(random.randint(1, LONGEST))] for _ in range(_BATCH)
+        ]
         optimiser.zero_grad()
         loss(texts).backward()
         optimiser.step()

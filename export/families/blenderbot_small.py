@@ -45,7 +45,7 @@ class Spec(BartSpec):
 
 
 class _DecoderEmbeddings(nn.Module):
-    """norm(words) + positions, ids [B, S] -> [B, S, E]; the encoder's norm is over the sum, and its words are scaled."""
+    """norm(words) + positions, ids [B, S] -> [B, S, E]. The encoder scales its words, and its norm is over the sum."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
