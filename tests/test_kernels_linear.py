@@ -87,7 +87,12 @@ class Weight:
         (out,) = session("BlockLinear", inputs, isa, threads, **self.attributes).run(None, {"x": x})
         return np.asarray(out)
 
-    def rows_in_8_bits(self, x: Array) -> Array:
+    @property
+    def finest(self) -> np.float32:
+        """What the largest of a block of x becomes."""
+        return np.float32(127 if self.bits == 4 else 65504 // self.block)
+
+    def rounded_rows(self, x: Array) -> Array:
         """x as the operator rounds it, in float64."""
         padded = np.zeros((len(x), self.scales.shape[1] * self.block), np.float32)
         padded[:, : self.depth] = x
@@ -95,11 +100,11 @@ class Weight:
         most = np.abs(parts).max(-1, keepdims=True)
         held = most >= np.float32(1e-36)
         most = np.where(held, most, np.float32(1))
-        codes = np.rint(parts * (np.float32(127) / most)) * held
-        return (codes * (most / np.float32(127)).astype(np.float64)).reshape(len(x), -1)[:, : self.depth]
+        codes = np.rint(parts * (self.finest / most)) * held
+        return (codes * (most / self.finest).astype(np.float64)).reshape(len(x), -1)[:, : self.depth]
 
     def emulated(self, x: Array) -> Array:
-        return np.asarray(self.rows_in_8_bits(x) @ self.values.astype(np.float64).T)
+        return np.asarray(self.rounded_rows(x) @ self.values.astype(np.float64).T)
 
 
 @st.composite
@@ -129,7 +134,7 @@ def test_block_linear(isa: str, case: tuple[Weight, Array, Array | None]) -> Non
     out = weight(x, bias, isa)
     expected = weight.emulated(x) + (0 if bias is None else bias)
     # Of the sums over blocks only: within a block they are exact.
-    size = np.abs(weight.rows_in_8_bits(x)) @ np.abs(weight.values).T.astype(np.float64) + 1
+    size = np.abs(weight.rounded_rows(x)) @ np.abs(weight.values).T.astype(np.float64) + 1
     assert out.dtype == np.float32
     assert (np.abs(out - expected) <= 1e-6 * size).all()
 
@@ -146,8 +151,9 @@ def test_integers_are_exact(isa: str, bits: int, zeros: bool, rows: int) -> None
     scales = 2.0 ** rng.integers(-2, 1, shape)
     offsets = rng.integers(0, 2**bits, shape) if zeros else None
     weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, offsets, bits, block)
-    x = rng.integers(-127, 128, (rows, depth)).astype(np.float32)
-    x[:, ::64] = 127  # the largest of every block: its scale is one
+    most = int(weight.finest)
+    x = rng.integers(-most, most + 1, (rows, depth)).astype(np.float32)
+    x[:, ::64] = most  # the largest of every block: its scale is one
     plain = x.astype(np.float64) @ weight.values.astype(np.float64).T
     np.testing.assert_array_equal(weight(x, isa=isa), plain)
 
@@ -161,7 +167,8 @@ def test_nothing_saturates(isa: str, bits: int, code: int, block: int, sign: int
     for zero in (None, 0, 2**bits - 1):
         zeros = None if zero is None else np.full((9, 2), zero)
         weight = Weight(np.full((9, 2 * block), code), np.ones((9, 2)), zeros, bits, block)
-        for x in (np.full((5, 2 * block), 127.0 * sign), np.tile([127.0, -127.0], (5, block)) * sign):
+        most = float(weight.finest) * sign
+        for x in (np.full((5, 2 * block), most), np.tile([most, -most], (5, block))):
             exact = 2 * block * x[0].mean() * (code - (MIDDLE[bits] if zero is None else zero))
             np.testing.assert_array_equal(weight(x.astype(np.float32), isa=isa), np.full((5, 9), exact))
 

@@ -128,13 +128,14 @@ def _columns(values: Array) -> Array:
 
 
 def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
-    """com.microsoft::MatMulNBits, which quantises the rows it multiplies to 8 bits."""
+    """com.microsoft::MatMulNBits. With 4 bits it quantises the rows it multiplies to 8 (``accuracy_level`` 4), with 8
+    it does not: their rounding would be four times that of the weights."""
     at = attributes(node)
     x, weight, scales, zeros, bias = (*node.inputs, None, None)[:5]
     product = tape.op(
         "MatMulNBits",
         [x, weight, scales, zeros],
-        {"K": at["in"], "N": at["out"], "bits": at["bits"], "block_size": at["block"], "accuracy_level": 4},
+        {"K": at["in"], "N": at["out"], "bits": at["bits"], "block_size": at["block"], "accuracy_level": 4 if at["bits"] == 4 else 0},
         domain=_MS,
     )
     product.dtype = ir.DataType.FLOAT

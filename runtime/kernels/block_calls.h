@@ -31,14 +31,15 @@ struct PanelLayout {
   }
 };
 
-// Rows of x in 8 bits, a scale for each block, times weights in blocks of 4 or 8 bits, plus a bias.
+// Rows of x in 8 bits (12 beside weights of 8), a scale for each block, times weights in blocks of 4 or 8 bits, plus a
+// bias.
 struct BlockCall {
   const float* x;         // [rows, depth]
   const uint8_t* weight;  // panels
   const float* bias;      // [columns]; null: none
   float* out;             // [rows, columns]
   // What `quantize` makes of x, tiles of kRowTile rows (fewer in the last) one after the other. A tile of R rows:
-  // (For 8 bits an instruction set may want 16 bits and another order within the four: there is room for that.)
+  // beside weights of 8 bits in 16, where an instruction set may want another order within the four.
   int8_t* quants;  // [depth / 4][R][4], depth rounded up to whole blocks, zeros behind the last channel
   float* scales;   // [blocks][R][2]: the scale, the sum of the block's quants
   int64_t rows, depth, columns, block, bits;

@@ -1,8 +1,8 @@
-// Products of rows in 8 bits with weights in blocks of 4 or 8, a scale for each block of either. The layouts are
+// Products of rows in 8 or 12 bits with weights in blocks of 4 or 8, a scale for each block of either. The layouts are
 // described in block_calls.h; the idea is that of https://arxiv.org/abs/2208.07339 with finer scales.
 //
 // Sums within a block are exact integers on every instruction set, nothing saturates: 4 bits by 8 give at most
-// 2 * 15 * 127 a lane of 16 bits, of which eight fit; 8 by 8 bits are multiplied as 16 bits into lanes of 32.
+// 2 * 15 * 127 a lane of 16 bits, of which eight fit; 8 by 12 bits are multiplied as 16 bits into lanes of 32.
 #pragma once
 
 #include "block_rows.h"
@@ -208,12 +208,12 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
   const int64_t depth = layout.blocks * call.block, column = panel * kPanelColumns;
   const int64_t wide = call.columns - column < kPanelColumns ? call.columns - column : kPanelColumns;
   const uint8_t* parts = call.weight + panel * layout.bytes;
-  const int8_t* x = call.quants + begin * depth;
+  const int8_t* x = call.quants + begin * depth * (Bits / 4);
   const float* x_scales = call.scales + begin * layout.blocks * 2;
   float result[Rows][kPanelColumns] = {};
   for (int64_t b = 0; b < layout.blocks; ++b) {
     int32_t sums[Rows][kPanelColumns] = {};
-    const int8_t* of_block = x + b * call.block * Rows;
+    const int8_t* of_block = x + b * call.block * Rows * (Bits / 4);
     for (int64_t k = 0; k < call.block / 4; ++k) {
       int32_t w[4 * kPanelColumns];
       for (int64_t i = 0; i < 4 * kPanelColumns; ++i) {
@@ -221,7 +221,10 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
         else w[i] = static_cast<int8_t>(parts[k * 4 * kPanelColumns + i]);
       }
       for (int r = 0; r < Rows; ++r) {
-        const int8_t* four = of_block + (k * Rows + r) * 4;
+        int16_t four[4];
+        const int8_t* from = of_block + (k * Rows + r) * Bits;
+        if (Bits == 8) __builtin_memcpy(four, from, sizeof four);
+        else for (int64_t i = 0; i < 4; ++i) four[i] = from[i];
         for (int64_t c = 0; c < kPanelColumns; ++c) {
           for (int64_t i = 0; i < 4; ++i) sums[r][c] += w[c * 4 + i] * four[i];
         }
