@@ -6,7 +6,20 @@ import pytest
 import torch
 from oracle import TensorSource
 
-from precast.export.weights import Fold, Ignore, Merge, Rename, Rule, Split, Tie, Transpose, rename
+from precast.export.weights import (
+    Flatten,
+    Fold,
+    Ignore,
+    IgnoreZeros,
+    Merge,
+    Narrow,
+    Rename,
+    Rule,
+    Split,
+    Tie,
+    Transpose,
+    rename,
+)
 from precast.runtime.errors import WeightsError
 
 A, B, C = (torch.arange(start, start + 12.0).reshape(4, 3) for start in (0, 100, 200))
@@ -29,6 +42,19 @@ def test_rename_carries_wildcards_across() -> None:
 
 def test_ignore_drops() -> None:
     assert set(mapped((Ignore("*.position_ids"),), a__position_ids=A, b=B)) == {"b"}
+
+
+def test_zeros_are_dropped_and_nothing_else() -> None:
+    found = mapped((IgnoreZeros("*.bias"),), a__bias=torch.zeros(3), b__bias=A, c__weight=torch.zeros(3))
+    assert set(found) == {"b.bias", "c.weight"}
+
+
+def test_flatten_and_narrow_change_shapes_of_what_matches() -> None:
+    found = mapped((Flatten("*.bias"), Narrow("*.table", 3)), a__bias=A, b__table=A, c__other=A, d__table=A[:2])
+    assert torch.equal(found["a.bias"], A.flatten())
+    assert torch.equal(found["b.table"], A[3:])
+    assert torch.equal(found["c.other"], A)
+    assert found["d.table"].shape == (0, 3)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
