@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import AddedToken, Regex, decoders, normalizers, processors
@@ -30,6 +31,7 @@ Arrange = Callable[[SentencePiece, Arguments], Pieces]
 _HIDDEN, _END = "\U0010ffff", "\U0010fffe"
 _ENDS = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 _ANGLES = {"bos_token": "<s>", "sep_token": "</s>", "cls_token": "<s>", "mask_token": "<mask>"} | _ENDS
+_NO_BOS = {name: token for name, token in _ANGLES.items() if name != "bos_token"}
 _CODES = {"m2m100": M2M100, "wmt21": WMT21}
 
 
@@ -279,6 +281,8 @@ def _finish_language(default: str, *, before: bool, form: str = "{}") -> Callabl
         code = _text(arguments, "src_lang", default)
         token, eos = form.format(code), _eos(settings)
         if backend.token_to_id(token) is None:
+            if arguments.get("src_lang") is None and backend.post_processor is not None:
+                return  # a tokenizer.json cut down to other languages knows how it marks them
             near = closest(token, backend.get_vocab())
             raise CheckpointError(f"src_lang must be a language of the tokenizer; got {code!r}. {near}".strip())
         if before and not arguments.get("legacy_behaviour"):
@@ -328,13 +332,15 @@ _T5 = Kind(
 )
 
 
-def _multilingual(languages: Sequence[str], default: str, *, before: bool) -> Kind:
+def _multilingual(
+    languages: Sequence[str], default: str, *, before: bool, named: Arguments = MappingProxyType(_ANGLES)
+) -> Kind:
     return Kind(
         model="Unigram",
         read=_reads("sentencepiece.bpe.model", _and_mask(languages)),
         construct=_construct,
         finish=_finish_language(default, before=before),
-        arguments=_ANGLES,
+        arguments=named,
         prepare=_prepare_languages(languages),
         keep=True,
         refinish=True,
@@ -345,7 +351,7 @@ SEQUENCE_KINDS: dict[str, Kind] = {
     "T5Tokenizer": _T5,
     "MT5Tokenizer": _T5,
     "MBartTokenizer": _multilingual(MBART, "en_XX", before=False),
-    "MBart50Tokenizer": _multilingual(MBART50, "en_XX", before=True),
+    "MBart50Tokenizer": _multilingual(MBART50, "en_XX", before=True, named=_NO_BOS),
     "NllbTokenizer": _multilingual(NLLB, "eng_Latn", before=True),
     "M2M100Tokenizer": Kind(
         model="BPE",

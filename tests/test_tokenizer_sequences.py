@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import sentencepiece
-from tokenizer_samples import CORPUS, TEXTS, sentencepiece_model, write_json
-from transformers import M2M100Tokenizer, MarianTokenizer
+from tokenizer_samples import CORPUS, PAIRS, TEXTS, sentencepiece_model, write_json
+from transformers import AutoTokenizer, M2M100Tokenizer, MarianTokenizer
 
 from precast.export.tokenizer_files import runtime_files
 from precast.export.tokenizer_languages import M2M100, MBART, MBART50, NLLB, WMT21
@@ -318,3 +318,44 @@ def test_a_tokenizer_json_is_kept(name: str, t5: Path, fairseq: Path, tmp_path: 
     again = tokenizer(tmp_path / "saved", "t5", tokenizer_class=name)
     assert again.files()["tokenizer.json"] == mine.files()["tokenizer.json"]
     assert again.special_tokens_map == mine.special_tokens_map
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("T5Tokenizer", {}),
+        ("PegasusTokenizer", {}),
+        ("MBartTokenizer", {"src_lang": "ro_RO"}),
+        ("MBart50Tokenizer", {"src_lang": "sl_SI"}),
+        ("XGLMTokenizer", {}),
+    ],
+)
+def test_what_transformers_saves(name: str, settings: dict[str, Any], t5: Path, fairseq: Path, tmp_path: Path) -> None:
+    """With the tokenizer.json that transformers 5 makes, everything is as transformers 5 has it."""
+    folder = copied(t5 if name[0] in "TP" else fairseq, tmp_path)
+    write_json(folder / "config.json", {"model_type": "t5"})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": name, **settings})
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    theirs = AutoTokenizer.from_pretrained(folder)
+    mine = Tokenizer.from_files(runtime_files(folder, "t5", {"model_type": "t5"}))
+    assert type(theirs).__name__ == name
+    assert mine.special_tokens_map == theirs.special_tokens_map
+    assert mine.get_vocab() == theirs.get_vocab()
+    for text in [*TEXTS, *PAIRS]:
+        first, second = (text, None) if isinstance(text, str) else text
+        wanted = theirs(first, second)["input_ids"]
+        assert mine(first, second)["input_ids"] == wanted, text
+        assert mine.decode(wanted) == theirs.decode(wanted), text
+
+
+def test_a_file_of_other_languages(fairseq: Path, tmp_path: Path) -> None:
+    """Cut down to the languages of one's own, a tokenizer.json says itself which one it marks."""
+    folder = copied(fairseq, tmp_path)
+    mine = tokenizer(folder, "mbart", tokenizer_class="MBartTokenizer", src_lang="ro_RO")
+    mine.save_pretrained(tmp_path / "saved")
+    path = tmp_path / "saved" / "tokenizer.json"
+    path.write_text(path.read_text().replace("en_XX", "en_YY"))
+    again = tokenizer(tmp_path / "saved", "mbart", tokenizer_class="MBartTokenizer")
+    assert again.src_lang == "ro_RO"
+    with pytest.raises(CheckpointError, match=r"src_lang must be a language of the tokenizer; got 'en_XX'"):
+        tokenizer(tmp_path / "saved", "mbart", tokenizer_class="MBartTokenizer", src_lang="en_XX")
