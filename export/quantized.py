@@ -180,9 +180,9 @@ class QuantizedLinear:
 
     def _blocks(self) -> BlockWeight:
         bits, (outputs, inputs) = self.scheme.bits, self.shape
-        zeros, scales = self._zeros(), self._scales()
         if not np.array_equal(self._groups(), np.arange(inputs) // self.group):
             return BlockWeight.none("its groups are not of neighbouring inputs (desc_act)")
+        zeros, scales = self._zeros(), self._scales()
         if not scales_fit(scales):
             return BlockWeight.none("its scales have more than eleven significant bits, or are out of range")
         block = _block(self.group, inputs)
@@ -194,11 +194,12 @@ class QuantizedLinear:
         plain = bool((zeros == middle).all()) and not (scales < 0).any()
 
         def load() -> Parts:
-            offsets = zeros[:, groups]
+            # Read again: what is kept here would be kept of every layer.
+            offsets, scales = self._zeros()[:, groups], self._scales()[:, groups]
             codes = np.repeat(offsets, block, axis=1)  # inputs beyond the last count as zero
             codes[:, :inputs] = self._codes()
             codes = codes.reshape(outputs, count, block)
-            return canonical(codes, scales[:, groups], None if plain else offsets, bits)
+            return canonical(codes, scales, None if plain else offsets, bits)
 
         return BlockWeight(bits, block, not plain, load)
 
@@ -266,11 +267,17 @@ def dequantized(
     Raises:
         ConfigError: the quantisation is none of those read here. WeightsError: its tensors do not fit together.
     """
+    layers = [key.removesuffix("qweight") for key in tensors if key.endswith(".qweight")]
     if config.get("quantization_config") is None:
+        if layers:
+            raise ConfigError(
+                f"the weights are quantised ({layers[0]}qweight and {len(layers) - 1} more), and config.json has no "
+                "'quantization_config' to say how. Put the content of quantize_config.json there, with the "
+                "'quant_method' gptq or awq."
+            )
         return config, tensors, frozenset()
     scheme = read_scheme(config["quantization_config"])
     plain = {key: value for key, value in config.items() if key != "quantization_config"}
-    layers = [key.removesuffix("qweight") for key in tensors if key.endswith(".qweight")]
     if not layers:
         raise WeightsError(
             f"config.json says the weights are quantised by {scheme.method}, and no tensor is named '*.qweight'. "

@@ -191,27 +191,57 @@ def error(artifact: Path, variant: str, model: Any) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-def products(artifact: Path, variant: str) -> dict[str, tuple[dict[str, Any], Array]]:
-    """By weight: attributes and float values of the products in blocks that the variant's graph holds."""
+@dataclass
+class Product:
+    """A product or a look-up in blocks, in the layout of the operators' vocabulary."""
+
+    attributes: dict[str, Any]
+    weight: Array
+    scales: Array
+    zeros: Array | None
+
+    @property
+    def depth(self) -> int:
+        return int(self.attributes.get("K", self.weight.shape[1] * self.attributes["block_size"]))
+
+    @property
+    def exact(self) -> Array:
+        """float32 [N, K]"""
+        return blocks.dequantized(self.weight, self.scales, self.zeros, self.attributes["bits"], self.depth)
+
+
+def graph_of(artifact: Path, variant: str) -> ir.Graph:
     opened = Artifact.open(artifact)
-    graph = opened.manifest.components["decoder"].variants[variant].graph
-    found = {}
-    for node in ir.load(opened.file(graph)).graph:
+    return ir.load(opened.file(opened.manifest.components["decoder"].variants[variant].graph)).graph
+
+
+def products(artifact: Path, variant: str) -> dict[str, Product]:
+    """By weight; a second reader of the same weight by its operator."""
+    found: dict[str, Product] = {}
+    for node in graph_of(artifact, variant):
         if node.op_type not in ("MatMulNBits", "GatherBlockQuantized"):
             continue
-        at = {name: attribute.value for name, attribute in node.attributes.items()}
         held = node.inputs[1:] if node.op_type == "MatMulNBits" else (node.inputs[0], *node.inputs[2:])
         weight, scales, zeros = (
             None if value is None else value.const_value.numpy()  # type: ignore[union-attr]
             for value in (*held, None)[:3]
         )
         assert weight is not None and scales is not None
-        weight = weight.reshape(len(weight), scales.reshape(len(weight), -1).shape[1], -1)
-        depth = at.get("K", weight.shape[1] * at["block_size"])
-        exact = blocks.dequantized(weight, scales.reshape(weight.shape[:2]), zeros, at["bits"], depth)
+        scales = scales.reshape(len(weight), -1)
+        weight = weight.reshape(*scales.shape, -1)
         name = str(held[0].name).rsplit(".int", 1)[0]  # type: ignore[union-attr]
-        found[node.op_type if name in found else name] = (at, exact)
+        at = {name: attribute.value for name, attribute in node.attributes.items()}
+        found[node.op_type if name in found else name] = Product(at, weight, scales, zeros)
     return found
+
+
+def panels(artifact: Path, variant: str) -> dict[str, Array]:
+    """By weight: the panels of a native variant's products."""
+    return {
+        str(node.inputs[1].name).rsplit(".int", 1)[0]: node.inputs[1].const_value.numpy()  # type: ignore[union-attr]
+        for node in graph_of(artifact, variant)
+        if node.op_type == "BlockLinear"
+    }
 
 
 def report(artifact: Path, variant: str) -> dict[str, int]:

@@ -13,11 +13,12 @@ import torch
 import transformers
 from gguf_samples import random_model, write_model
 from oracle import sources
-from quantized_samples import AWQ, GPTQ, Held, checkpoint, error, gptq, integers, products, report, values
+from quantized_samples import AWQ, GPTQ, Held, checkpoint, error, gptq, integers, panels, products, report, values
 
 import precast
 from precast.export.checkpoint import Checkpoint
 from precast.export.reference import build
+from precast.graphs.dialects import blocks
 from precast.runtime.artifact import Artifact
 from precast.runtime.errors import WeightsError
 
@@ -32,15 +33,20 @@ def test_int4_holds_the_checkpoints_integers(name: str, tmp_path: Path) -> None:
     found = products(artifact, "cpu-int4")
     assert set(made.layers) | {"lm_head.weight", EMBEDDING} == set(found)
     for key, layer in made.layers.items():
-        at, weight = found[key]
+        at, weight = found[key].attributes, found[key].exact
         assert (at["bits"], at["block_size"]) == (4, 32 if config["group_size"] == 32 else 64 if at["K"] == 64 else 32)
         np.testing.assert_array_equal(weight, layer.weight, err_msg=key)
     assert report(artifact, "cpu-int4") == {}
+    if "cpu-int4-native" in Artifact.open(artifact).manifest.components["decoder"].variants:
+        packed = panels(artifact, "cpu-int4-native")
+        for key in made.layers:
+            expected = blocks.panels(found[key].weight, found[key].scales, found[key].zeros, 4)
+            np.testing.assert_array_equal(packed[key], expected, err_msg=key)
     # With the plain weights rounded alike, what is left is the rounding of activations to 8 bits.
     exact = made.model
     with torch.no_grad():
-        exact.lm_head.weight.copy_(torch.from_numpy(found["lm_head.weight"][1]))
-        exact.model.embed_tokens.weight.copy_(torch.from_numpy(found[EMBEDDING][1]))
+        exact.lm_head.weight.copy_(torch.from_numpy(found["lm_head.weight"].exact))
+        exact.model.embed_tokens.weight.copy_(torch.from_numpy(found[EMBEDDING].exact))
     for variant in Artifact.open(artifact).manifest.components["decoder"].variants:
         assert error(artifact, variant, exact) < 0.02, variant
 
@@ -52,9 +58,9 @@ def test_float_and_8_bits_of_what_4_bits_hold(tmp_path: Path) -> None:
     precast.export_model(made.folder, artifact, precision="int8", add=True)
     found = products(artifact, "cpu-int8")
     for key, layer in made.layers.items():
-        assert found[key][0]["bits"] == 4
-        np.testing.assert_array_equal(found[key][1], layer.weight, err_msg=key)
-    assert found["lm_head.weight"][0]["bits"] == 8
+        assert found[key].attributes["bits"] == 4
+        np.testing.assert_array_equal(found[key].exact, layer.weight, err_msg=key)
+    assert found["lm_head.weight"].attributes["bits"] == 8
     for variant in ("cpu-int8", "cpu-int8-native"):
         if variant in Artifact.open(artifact).manifest.components["decoder"].variants:
             assert error(artifact, variant, made.model) < 0.02
@@ -65,7 +71,7 @@ def test_8_bits_are_kept_in_8_and_rounded_anew_in_4(tmp_path: Path) -> None:
     artifact = precast.export_model(made.folder, tmp_path / "artifact", precision="int8")
     found = products(artifact, "cpu-int8")
     for key, layer in made.layers.items():
-        np.testing.assert_array_equal(found[key][1], layer.weight, err_msg=key)
+        np.testing.assert_array_equal(found[key].exact, layer.weight, err_msg=key)
     precast.export_model(made.folder, artifact, precision="int4", add=True)
     reason = "Linear: the checkpoint's blocks are quantised anew: it has 8 bits"
     assert report(artifact, "cpu-int4") == {reason: len(made.layers)}
@@ -151,9 +157,9 @@ def test_an_artifact_of_a_gguf_file_holds_its_integers(kind: str, precision: str
                 parameter.copy_(torch.from_numpy(exact[name].copy()))
     found = products(artifact, f"cpu-{precision}")
     assert len(found) == 16  # the embedding is the head
-    for key, (_, weight) in found.items():
+    for key, product in found.items():
         name = "model.embed_tokens.weight" if key in ("lm_head.weight", EMBEDDING, "MatMulNBits") else key
-        assert np.array_equal(weight, exact[name]) == kept, key
+        assert np.array_equal(product.exact, exact[name]) == kept, key
     declined = report(artifact, f"cpu-{precision}")
     assert sum(declined.values()) == (0 if kept else 16), declined
     assert all(name.split(": ", 2)[1] == "the checkpoint's blocks are quantised anew" for name in declined)
@@ -170,6 +176,6 @@ def test_a_turned_gpt2_of_ggml_keeps_its_integers(tmp_path: Path) -> None:
     written = state["transformer.h.0.attn.c_attn.weight"].T.contiguous().numpy()
     rows = gguf.quantize(written, gguf.GGMLQuantizationType.Q4_0)
     expected = gguf.dequantize(rows, gguf.GGMLQuantizationType.Q4_0)
-    found = [weight for _, weight in products(artifact, "cpu-int4").values()]
+    found = [product.exact for product in products(artifact, "cpu-int4").values()]
     for part in np.split(expected, 3):
         assert sum(np.array_equal(weight, part) for weight in found) == 1

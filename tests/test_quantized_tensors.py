@@ -153,7 +153,7 @@ def test_rules_keep_blocks_where_they_can() -> None:
 def test_ggml_blocks_are_the_layouts(kind: str) -> None:
     weight = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32)
     data = gguf.quantize(weight, gguf.GGMLQuantizationType[kind])
-    stored = block_weight(Packed(kind, data, transposed=True))
+    stored = block_weight(kind, True, lambda: Packed(kind, data))
     assert (stored.bits, stored.block, stored.transposed) == (4 if kind == "Q4_0" else 8, 32, True)
     assert stored.zeros == (repack(Packed(kind, data)).scales < 0).any() == (kind != "Q8_0")
     np.testing.assert_array_equal(values(stored, 96), gguf.dequantize(data, gguf.GGMLQuantizationType[kind]))
@@ -169,7 +169,8 @@ def test_ggml_blocks_are_the_layouts(kind: str) -> None:
     ],
 )
 def test_ggml_blocks_that_are_not_the_layouts(kind: str, size: int, reason: str) -> None:
-    assert block_weight(Packed(kind, np.zeros((2, size), np.uint8))).unfit == f"{kind}: {reason}"
+    stored = block_weight(kind, False, lambda: Packed(kind, np.zeros((2, size), np.uint8)))
+    assert stored.unfit == f"{kind}: {reason}"
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -247,3 +248,7 @@ def test_a_checkpoint_that_says_it_is_quantised_and_is_not() -> None:
     with pytest.raises(WeightsError, match=r"quantised by awq, and no tensor is named '\*\.qweight'\. Are these"):
         dequantized({"quantization_config": AWQ}, tensors)
     assert dequantized({"quantization_config": None}, tensors)[1] is tensors
+    with pytest.raises(
+        ConfigError, match=r"quantised \(a\.qweight and 0 more\), and config\.json has no 'quantization_co"
+    ):
+        dequantized({}, {"a.qweight": Held(torch.zeros(4, 4))})

@@ -62,27 +62,33 @@ def repack(packed: Packed) -> Blockwise:
     return unpack(packed.data.reshape(len(packed.data), -1, size))
 
 
-def block_weight(packed: Packed) -> BlockWeight:
-    """The weight as graphs hold it, or why they cannot: their zero points are integers, and their blocks 32 or more."""
-    if packed.kind not in _WHOLE:
+def block_weight(kind: str, transposed: bool, find: Callable[[], Packed]) -> BlockWeight:
+    """The weight as graphs hold it, or why they cannot: their zero points are integers, and their blocks 32 or more.
+
+    ``find`` is called when its data are needed, and they are not kept.
+    """
+    if kind not in _WHOLE:
         unfit = "its zero points are no integers"
-        if packed.kind not in _TYPES:
+        if kind not in _TYPES:
             unfit = "its integers are not evenly spaced"
-        elif packed.kind == "Q6_K":
+        elif kind == "Q6_K":
             unfit = "its blocks have 16 channels"
-        return BlockWeight.none(f"{packed.kind}: {unfit}")
-    bits = _WHOLE[packed.kind]
-    size = _TYPES[packed.kind][0]
+        return BlockWeight.none(f"{kind}: {unfit}")
+    bits, (size, unpack) = _WHOLE[kind], _TYPES[kind]
+
+    def blocks() -> np.ndarray:
+        data = find().data
+        return data.reshape(len(data), -1, size)
+
     # ggml's 4-bit scales take the sign of what is largest in a block, and integers reach further on one side.
-    zeros = bool((_half(packed.data.reshape(len(packed.data), -1, size), 0) < 0).any())
+    zeros = bool((_half(blocks(), 0) < 0).any())
 
     def load() -> Parts:
-        found = repack(packed)
-        codes = unpack_bits(found.values, bits, found.block)
+        found = unpack(blocks())
         middle = np.full(found.scales.shape, 2 ** (bits - 1), np.uint8) if zeros else None
-        return canonical(codes, found.scales, middle, bits)
+        return canonical(unpack_bits(found.values, bits, found.block), found.scales, middle, bits)
 
-    return BlockWeight(bits, 32, zeros, load, "", packed.transposed)
+    return BlockWeight(bits, 32, zeros, load, "", transposed)
 
 
 # Every function below takes [N, K / values of a block, bytes of a block] uint8.

@@ -57,19 +57,18 @@ class GGUFTensor:
     @property
     def packed(self) -> Packed | None:
         """The quantised blocks, rows in this tensor's order; None where there are none, or they do not say it all."""
-        if not self._is_packed:
-            return None
-        return Packed(self.stored.kind.name, self._ordered(self.stored.rows()), self.transposed)
+        return self._pack() if self._is_packed else None
 
     @property
     def blocks(self) -> Blocks | None:
         """As of `precast.export.weights.Lazy`."""
         return self._blocks if self._is_packed else None
 
+    def _pack(self) -> Packed:
+        return Packed(self.stored.kind.name, self._ordered(self.stored.rows()), self.transposed)
+
     def _blocks(self) -> BlockWeight:
-        packed = self.packed
-        assert packed is not None
-        return block_weight(packed)
+        return block_weight(self.stored.kind.name, self.transposed, self._pack)
 
     @property
     def _is_packed(self) -> bool:
