@@ -24,6 +24,10 @@ def demo(
     top_k: Annotated[int, typer.Option(min=1, help="Answers for each query.")] = 2,
     seconds: Annotated[float, typer.Option(min=0.01, help="Time for each point of the timing.")] = 1.5,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
+    chat: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Instead: export the real Gemma 3 270M from its GGUF file, and ask it this."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Export the real all-MiniLM-L6-v2, verify it, search a small library with it, and time it beside PyTorch.
@@ -32,6 +36,9 @@ def demo(
     """
     from precast.runtime.auto import load_exporter
 
+    if chat is not None:
+        _chat(chat, out, threads, as_json=as_json)
+        return
     with Stages() as stage, redirect_stdout(sys.stderr):
         stage("starting PyTorch")
         load_exporter(source or "all-MiniLM-L6-v2")
@@ -84,6 +91,41 @@ def demo(
         write(f'\nThe artifact is in {found["artifact"]}: precast run sentence-embedding {found["artifact"]} "A text."')
 
 
+def _chat(question: str, out: str | None, threads: int | None, *, as_json: bool) -> None:
+    """From the file with the weights to an answer."""
+    from precast.runtime.auto import load_exporter
+
+    with Stages() as stage, redirect_stdout(sys.stderr):
+        stage("starting PyTorch")
+        load_exporter("Gemma 3 270M")
+        from precast.export.demo_chat import STOP, TEMPLATE, cast
+
+        artifact, cost = cast(out, progress=stage)
+        stage("loading it")
+        from precast.runtime.model import load
+        from precast.runtime.tasks import pipeline
+
+        model = load(artifact, threads=threads, check="size")
+        pipe = pipeline("text-generation", model, do_sample=False, max_new_tokens=64, stop_strings=list(STOP))
+        pipe.tokenizer.chat_template = TEMPLATE
+    from precast.runtime.cli.chat import Talk
+    from precast.runtime.cli.generation import figures
+
+    text, output = Talk(pipe, None).answer(question)
+    for stop in STOP:
+        text = text.partition(stop)[0]
+    told = figures(output)
+    if as_json:
+        write_json({"artifact": str(artifact), "question": question, "answer": text.strip(), "export": cost, **told})
+        return
+    if cost is not None:
+        peak = size_text(cost["peak_memory_bytes"])
+        write(f"Gemma 3 270M: exported from GGUF in {cost['seconds']:.0f} s, peak memory {peak}, verified.")
+    write(f"> {question}")
+    write(text.strip())
+    write(f"\nThe artifact is in {artifact}: precast run text-generation {artifact} 'Once upon a time' --stream")
+
+
 def _cut(text: str, width: int = 60) -> str:
     return text if len(text) <= width else f"{text[: width - 3].rstrip()}..."
 
@@ -91,5 +133,6 @@ def _cut(text: str, width: int = 60) -> str:
 def register(app: typer.Typer) -> None:
     app.command(
         short_help="The whole way on real weights.",
-        epilog="\b\nExample:\n  precast demo\n  precast demo --out minilm --json",
+        epilog="\b\nExample:\n  precast demo\n  precast demo --out minilm --json\n"
+        "  precast demo --chat 'What is the capital of France?'",
     )(demo)

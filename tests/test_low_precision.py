@@ -1,0 +1,164 @@
+"""int8 and int4 of language models: held to their divergence from the reference, stored once, replayed and refused."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from tokenizer_samples import write_json
+
+import precast
+from precast.export.exporter import export_model
+from precast.export.heads import BASE, CAUSAL_LM
+from precast.runtime.artifact import Artifact
+from precast.runtime.divergence import BOUNDS, Divergence, kl_divergence, measured_over
+from precast.runtime.errors import InputError, ParityError
+
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def calm(model: torch.nn.Module) -> None:
+    """Weights as wide as training leaves them: with the wild ones of the parity tests, rounding is far."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.ndim == 2:
+                value.copy_(torch.randn(value.shape, generator=generator) * 0.3 / value.shape[-1] ** 0.5)
+
+
+def checkpoint(folder: Path, *, wild: bool = False, **overrides: Any) -> tuple[Path, Any]:
+    config, model = oracle.upstream("llama", CAUSAL_LM, {**SIZES, **overrides})
+    if not wild:
+        calm(model)
+    return oracle.save_checkpoint(folder, config, model), model
+
+
+@cache
+def artifacts() -> tuple[Path, Any]:
+    """One artifact with fp32, int8 and int4, of a model whose head is tied to its embedding."""
+    import atexit
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="precast-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    source, model = checkpoint(folder / "checkpoint", tie_word_embeddings=True)
+    export_model(source, folder / "artifact")
+    for precision in ("int8", "int4"):
+        export_model(source, folder / "artifact", precision=precision, add=True)
+    return folder / "artifact", model
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_divergence_is_measured_and_small(precision: str) -> None:
+    path, model = artifacts()
+    artifact = Artifact.open(path)
+    ids = np.random.default_rng(0).integers(3, 99, size=(4, 40))
+    with torch.no_grad():
+        expected = model(torch.tensor(ids)).logits.numpy()
+    variants = [variant for variant in artifact.variants("decoder") if variant.precision == precision]
+    assert {variant.isa is None for variant in variants} == {True, False}
+    for variant in variants:
+        recorded = variant.parity["divergence"]
+        assert recorded["kl_mean"] <= BOUNDS[precision][0]
+        assert recorded["positions"] > 100 and recorded["text"] is False
+        logits = precast.load(path, variant=variant.name)(input_ids=ids)["logits"]
+        found = kl_divergence(expected, logits).mean()
+        assert 0 < found <= BOUNDS[precision][0]
+
+
+def test_rounding_is_rounding() -> None:
+    """8 bits are nearer to the reference than 4, by far, and neither is the reference."""
+    path, model = artifacts()
+    ids = np.random.default_rng(1).integers(3, 99, size=(2, 50))
+    with torch.no_grad():
+        expected = model(torch.tensor(ids)).logits.numpy()
+    errors = [
+        np.abs(precast.load(path, variant=name)(input_ids=ids)["logits"] - expected).max()
+        for name in ("cpu-fp32", "cpu-int8", "cpu-int4")
+    ]
+    assert errors[0] < 1e-5 < errors[1] * 0.1
+    assert errors[1] * 5 < errors[2]
+
+
+def test_tied_weights_are_stored_once() -> None:
+    path, _ = artifacts()
+    artifact = Artifact.open(path)
+    table = 99 * 64
+    for precision, bits in (("int8", 8), ("int4", 4)):
+        for variant in artifact.variants("decoder"):
+            if variant.precision != precision:
+                continue
+            held = sum(artifact.manifest.files[name].size for name in variant.weights)
+            layers = 2 * (64 * 64 * 2 + 2 * 64 * 32 + 3 * 64 * 96)
+            # Values and a scale (and zero point) for every 32 of them; small weights lie in the graph.
+            assert held <= (table + layers) * (bits / 8 + 0.2) + 8 * 64 * 4
+
+
+def test_verify_replays_low_precision() -> None:
+    path, _ = artifacts()
+    report = precast.verify(path)
+    assert {entry["status"] for entry in report["variants"].values()} == {"verified"}
+    assert len(report["variants"]) == 6
+
+
+def test_generation_follows_the_precision() -> None:
+    """Greedy tokens of int8 are those of fp32 wherever the reference is sure."""
+    path, model = artifacts()
+    ids = np.random.default_rng(2).integers(3, 99, size=(6, 9))
+    full, low = (
+        precast.load(path, variant=name).generate(ids, max_new_tokens=16, do_sample=False)
+        for name in ("cpu-fp32", "cpu-int8")
+    )
+    for row, other in zip(full, low, strict=True):
+        differing = np.flatnonzero(row != other)
+        if len(differing):
+            with torch.no_grad():
+                logits = model(torch.tensor(row[None, : differing[0]])).logits[0, -1]
+            best = logits.topk(2).values
+            assert best[0] - best[1] < 0.05
+
+
+def test_a_model_that_rounding_ruins_is_refused(tmp_path: Path) -> None:
+    source, _ = checkpoint(tmp_path / "checkpoint", wild=True, hidden_size=32, intermediate_size=48)
+    with pytest.raises(
+        ParityError, match=r"variant cpu-int4 is too far .*KL divergence .* is above 0\.05.*Export"
+    ):
+        export_model(source, tmp_path / "out", precision="int4")
+    assert not (tmp_path / "out").exists()
+
+
+def test_encoders_are_refused(tmp_path: Path) -> None:
+    config, model = oracle.upstream("bert", BASE)
+    source = oracle.save_checkpoint(tmp_path / "checkpoint", config, model)
+    write_json(source / "config.json", config)
+    with pytest.raises(InputError, match=r"precision 'int8' is made of language models only so far, and a bert"):
+        export_model(source, tmp_path / "out", precision="int8")
+
+
+def test_bounds_can_break() -> None:
+    reference = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
+    near = measured_over([(reference, reference + 1e-4)], text=True, data="")
+    assert near.mean < 1e-9 and near.top == 1.0
+    far = measured_over([(reference, reference[:, ::-1])], text=True, data="")
+    with pytest.raises(
+        ParityError, match=r"divergence .* is above 0.001; the most likely token is the same at"
+    ):
+        far.gate("int8", "cpu-int8")
+    lost = measured_over([(reference, np.full_like(reference, np.nan))], text=False, data="")
+    with pytest.raises(ParityError, match="mean KL divergence inf"):
+        lost.gate("int4", "cpu-int4")
+    Divergence(1e-3, 1.0, 0.99, 5, True, "").gate("int8", "cpu-int8")
+
+
+def test_divergence_is_the_definition() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.standard_normal((2, 7, 11)) * 4
+    p, q = (torch.log_softmax(torch.tensor(x), -1) for x in (a, b))
+    expected = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1).numpy()
+    np.testing.assert_allclose(kl_divergence(a, b), expected, rtol=1e-12)
