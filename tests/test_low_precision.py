@@ -126,9 +126,7 @@ def test_generation_follows_the_precision() -> None:
 
 def test_a_model_that_rounding_ruins_is_refused(tmp_path: Path) -> None:
     source, _ = checkpoint(tmp_path / "checkpoint", wild=True, hidden_size=32, intermediate_size=48)
-    with pytest.raises(
-        ParityError, match=r"variant cpu-int4 is too far .*KL divergence .* is above 0\.05.*Export"
-    ):
+    with pytest.raises(ParityError, match=r"variant cpu-int4 is too far .*KL divergence .* is above 0\.05.*Export"):
         export_model(source, tmp_path / "out", precision="int4")
     assert not (tmp_path / "out").exists()
 
@@ -146,9 +144,7 @@ def test_bounds_can_break() -> None:
     near = measured_over([(reference, reference + 1e-4)], text=True, data="")
     assert near.mean < 1e-9 and near.top == 1.0
     far = measured_over([(reference, reference[:, ::-1])], text=True, data="")
-    with pytest.raises(
-        ParityError, match=r"divergence .* is above 0.001; the most likely token is the same at"
-    ):
+    with pytest.raises(ParityError, match=r"divergence .* is above 0.001; the most likely token is the same at"):
         far.gate("int8", "cpu-int8")
     lost = measured_over([(reference, np.full_like(reference, np.nan))], text=False, data="")
     with pytest.raises(ParityError, match="mean KL divergence inf"):

@@ -135,7 +135,13 @@ def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     product = tape.op(
         "MatMulNBits",
         [x, weight, scales, zeros],
-        {"K": at["in"], "N": at["out"], "bits": at["bits"], "block_size": at["block"], "accuracy_level": 4 if at["bits"] == 4 else 0},
+        {
+            "K": at["in"],
+            "N": at["out"],
+            "bits": at["bits"],
+            "block_size": at["block"],
+            "accuracy_level": 4 if at["bits"] == 4 else 0,
+        },
         domain=_MS,
     )
     product.dtype = ir.DataType.FLOAT
