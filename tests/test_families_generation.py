@@ -202,7 +202,10 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
     """T2 and T3: each dialect unoptimised and each recipe within P0 and P1, states in place; and what ships generates
     upstream's tokens: greedily 64 for each of 20 prompts, and with 3 beams."""
     ours, model = reference(model_type, head, index)
-    recorded = parity.record(ours.parts, parity.generation_cases(ours.parts, chains=CHAINS))
+    # Variations differ in what a graph holds: how dialects spell it unoptimised, long chains of steps and how a loop
+    # drives it they share with the first.
+    chains = [chain for chain in CHAINS if len(chain[1]) < 10] if index else CHAINS
+    recorded = parity.record(ours.parts, parity.generation_cases(ours.parts, chains=chains))
     promised: Any = ours.family.fused(ours.spec, ours.head)
     traced = {}
     for part in ours.parts:
@@ -217,10 +220,12 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
         special["decoder_start_token_id"] = 0
     steps = {"max_new_tokens": 64, "do_sample": False, **special}
     beams = {"max_new_tokens": 12, "do_sample": False, "num_beams": 3, **special}
-    # Variations differ in what a graph holds; how a loop drives it they share.
-    ids, mask = prompts(ours.parts[0].signature.limits["vocab_size"], count=3 if index else 20)
-    expected = [upstream_tokens(model, head, ids, mask, **arguments) for arguments in (steps, beams)]
+    ids, mask = prompts(ours.parts[0].signature.limits["vocab_size"])
+    if not index:
+        expected = [upstream_tokens(model, head, ids, mask, **arguments) for arguments in (steps, beams)]
     for name, (dialect, passes, isa) in lowerings().items():
+        if index and name.startswith("raw-"):
+            continue
         parts: dict[str, Loaded] = {}
         runners: dict[str, Runner] = {}
         for part in ours.parts:
@@ -237,7 +242,7 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
             inputs, states = parity.specs(part.signature)
             parts[part.name], runners[part.name] = Loaded(runner, inputs, states, dialect.state), runner
         gate("fp32", list(compare(parts, recorded)), name)
-        if name.startswith("raw-"):
+        if index or name.startswith("raw-"):
             continue
         components = {
             part.name: Component(
