@@ -125,7 +125,7 @@ def test_which_variant() -> None:
     ("source", "options", "message"),
     [
         ("no/such/folder", {}, "There is no folder 'no/such/folder', and it is no Hub id"),
-        ("FILE", {}, "is a folder; "),
+        ("FILE", {}, "is a folder, or a .gguf file; "),
         ("FOLDER", {"revision": "main"}, "A revision belongs to a Hub id"),
         ("FOLDER", {"torch_dtype": "float16"}, "Precision is chosen at export"),
         ("FOLDER", {"trust_remote_code": True}, "never executed"),
