@@ -23,6 +23,7 @@ from precast.runtime.artifact import (
     FileRecord,
     Manifest,
     Source,
+    StateSpec,
     TensorSpec,
     Variant,
 )
@@ -318,7 +319,7 @@ def versioned(version: Any, features: Any = (), **extra: Any) -> Any:
 
 def test_newer_major_is_named(folder: Path) -> None:
     samples.reseal(folder, versioned("2.0"))
-    refused(folder, r"has format 2\.0; this precast reads formats up to 1\.1\. Upgrade it: pip", FormatVersionError)
+    refused(folder, r"has format 2\.0; this precast reads formats up to 1\.2\. Upgrade it: pip", FormatVersionError)
     (folder / "precast.json").write_text('{"format": {"version": "7.1", "features": ["x"]}, "whatever": 1}')
     refused(folder, r"has format 7\.1", FormatVersionError)
 
@@ -346,7 +347,40 @@ def test_older_minor_is_read(folder: Path) -> None:
 
 def test_unknown_required_feature(folder: Path) -> None:
     samples.reseal(folder, versioned("1.4", ["chunked-weights"]))
-    refused(folder, r"\(format 1\.4\) needs chunked-weights, which this precast \(format 1\.1\)", FormatVersionError)
+    refused(folder, r"\(format 1\.4\) needs chunked-weights, which this precast \(format 1\.2\)", FormatVersionError)
+
+
+def remembering(made: Manifest) -> Manifest:
+    """The sample with something it remembers between calls."""
+    encoder = made.components["encoder"]
+    cache = ("batch", 2, "capacity", 4)
+    changed = encoder._replace(
+        inputs=(*encoder.inputs, TensorSpec("past_key.0", "float32", cache)),
+        outputs=(*encoder.outputs, TensorSpec("present_key.0", "float32", cache)),
+        states=(StateSpec("past_key.0", "present_key.0", window=8),),
+    )
+    return made._replace(components={"encoder": changed})
+
+
+def test_states_are_a_required_feature(tmp_path: Path, folder: Path) -> None:
+    artifact = Artifact.open(samples.make(tmp_path / "remembering", edit=remembering))
+    assert artifact.manifest.features == ("states",)
+    assert artifact.component("encoder").states == (StateSpec("past_key.0", "present_key.0", 8),)
+    assert Artifact.open(folder).manifest.features == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": "past_value.0"}, "states must be an input and an output of the component"),
+        ({"window": -1}, r"states\[0\].window must be an integer, 0 or more, or null"),
+        ({"slots": 3}, r"states\[0\].slots is not a field of this format version"),
+    ],
+)
+def test_malformed_states(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    made = samples.make(tmp_path / "remembering", edit=remembering)
+    samples.reseal(made, lambda document: document["components"]["encoder"]["states"][0].update(change))
+    refused(made, message)
 
 
 @pytest.mark.parametrize("version", ["1", "1.0.0", "01.0", "1.x", "", 1.0, None, "1.1 "])
