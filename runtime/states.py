@@ -57,12 +57,9 @@ class Memory:
             self.buffers[spec.name] = np.zeros(shape, dtype=np.dtype(spec.dtype))
             has_slots = any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
             self._growing[spec.name] = slots if has_slots else None
-
-    @property
-    def slots(self) -> int | None:
-        """Slots of a buffer that has room for all tokens; None where there is none."""
-        whole = (slots for name, slots in self._growing.items() if not (self._ring and self._window[name]))
-        return min((slots for slots in whole if slots is not None), default=None)
+        whole = [slots for name, slots in self._growing.items() if not (ring and windows[name])]
+        # Slots of a buffer that has room for all tokens; None where there is none.
+        self.slots = min((slots for slots in whole if slots is not None), default=None)
 
     def grow(self, capacity: int) -> None:
         """Room for ``capacity`` tokens a row in buffers that hold all of them."""
@@ -72,6 +69,7 @@ class Memory:
             larger = np.zeros((*buffer.shape[:2], capacity, *buffer.shape[3:]), buffer.dtype)
             larger[:, :, : buffer.shape[2]] = buffer
             self.buffers[name], self._growing[name] = larger, capacity
+        self.slots = capacity
 
     def widen(self, rows: int) -> None:
         """Room for ``rows`` rows."""
@@ -79,11 +77,6 @@ class Memory:
             larger = np.zeros((rows, *buffer.shape[1:]), buffer.dtype)
             larger[: len(buffer)] = buffer
             self.buffers[name] = larger
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all buffers."""
-        return sum(buffer.nbytes for buffer in self.buffers.values())
 
     def prepare(self, rows: int, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
         """A call that takes the first ``rows`` rows of every state and leaves their successors in their place."""

@@ -47,7 +47,6 @@ class GraphEngine:
         self.source_vocab_size = int(limits["vocab_size"])
         self.source_max_length: int | None = limits.get("max_positions")
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
-        self.cross = tuple(spec for spec in component.inputs if spec.name.startswith("cross_"))
         windows = [state.window for state in component.states]
         slots = [
             any(isinstance(dim, str) and dim.startswith("capacity") for dim in spec.shape)
@@ -178,13 +177,14 @@ class GraphSession:
     def _prepared(self, width: int, keep: int) -> _Prepared:
         # What new tokens behind old ones ask of a graph may differ from what a prompt does (`Memory.prepare`).
         key = (self.rows, width, keep, bool(self.lengths.any()))
-        found = self._calls.get(key)
-        if found is not None:
-            return found
         memory = self._memory or self._remember(width)
+        # Padding of shorter rows takes slots too, behind the longest row: more than a session was opened with.
         if memory.slots is not None and int(self.lengths.max()) + width > memory.slots:
             memory.grow(self.capacity + width)
             self._calls.clear()
+        found = self._calls.get(key)
+        if found is not None:
+            return found
         rows = self.rows
         integers = {
             "input_ids": np.zeros((rows, width), np.int64),
