@@ -110,7 +110,6 @@ def export_model(
     """
     if add and overwrite:
         raise InputError("add and overwrite exclude each other: add keeps the other variants, overwrite replaces them.")
-    # A variant that this machine cannot run cannot be verified here; the one that runs anywhere always is made.
     known = recipes_for(target, precision)
     cost = _Cost(progress)
     mode = "add" if add else "overwrite" if overwrite else "create"
@@ -242,7 +241,8 @@ def _trace(part: Part, blocks: Mapping[torch.nn.Parameter, Blocks]) -> ir.Model:
 
 
 def _fitting(known: Sequence[Recipe], reference: Reference) -> list[Recipe]:
-    """The recipes that are for models of this kind and that this machine can run: others cannot be verified here.
+    """The recipes that are for models of this kind and that this machine can run: others cannot be verified here, and
+    the one that runs anywhere always is made.
 
     Raises:
         InputError: there is none for this kind of model.

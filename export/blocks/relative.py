@@ -79,22 +79,16 @@ class SteppedRelativeBias(nn.Module):
 def two_sided_buckets(distance: Tensor, count: int, furthest: int) -> Tensor:
     """Buckets of distances query - key, for keys on both sides: half of ``count`` for each side, half of those
     exact, the rest on a logarithmic scale up to ``furthest``. https://arxiv.org/abs/1910.10683
-
-    In float32 as models were trained with it: the logarithm's rounding decides at the edges.
     """
     side = count // 2
-    exact = side // 2
-    away = distance.abs()
-    scaled = torch.log(away.clamp(min=1).float() / exact) / math.log(furthest / exact) * (side - exact)
-    coarse = (exact + scaled.to(torch.int64)).clamp(max=side - 1)
-    return torch.where(away < exact, away, coarse) + side * (distance < 0)
+    return one_sided_buckets(distance.abs(), side, furthest) + side * (distance < 0)
 
 
 def one_sided_buckets(distance: Tensor, count: int, furthest: int) -> Tensor:
     """Buckets of distances query - key from 0 on, for keys before the query: half of ``count`` exact, the rest on a
     logarithmic scale up to ``furthest``. https://arxiv.org/abs/1910.10683
 
-    In float32 as `two_sided_buckets`.
+    In float32 as models were trained with it: the logarithm's rounding decides at the edges.
     """
     exact = count // 2
     scaled = torch.log(distance.clamp(min=1).float() / exact) / math.log(furthest / exact) * (count - exact)

@@ -20,7 +20,7 @@ from precast.export.blocks.norms import LayerNorm
 from precast.export.families import Family, TextSpec
 from precast.export.generative import Seq2SeqLM
 from precast.export.skeletons.decoder import Decoder, DecoderLayer, PostNormDecoderLayer, TokenEmbeddings
-from precast.export.skeletons.encoder import Encoder, PostNormLayer, PreNormLayer
+from precast.export.skeletons.encoder import Encoder, PostNormLayer, PreNormEncoder, PreNormLayer
 from precast.export.spec import hf
 from precast.export.weights import Flatten, Ignore, IgnoreZeros, Narrow, Rename, Rule, Tie
 from precast.runtime.errors import ConfigError
@@ -41,6 +41,8 @@ __all__ = [
     "post_norm_encoder_layer",
     "pre_norm_decoder_layer",
     "pre_norm_encoder_layer",
+    "pre_norm_fused",
+    "pre_norm_lm",
 ]
 
 OFFSET = 2  # rows of the table of positions that upstream never reads
@@ -126,6 +128,57 @@ def pre_norm_decoder_layer(spec: BartSpec) -> DecoderLayer:
 def lm_head(spec: BartSpec, absent: frozenset[str], vocab: int | None = None) -> nn.Linear:
     """With a bias where the checkpoint has one that is not all zeros."""
     return nn.Linear(spec.hidden_size, vocab or spec.vocab_size, bias=LOGITS_BIAS not in absent)
+
+
+def pre_norm_lm(
+    spec: BartSpec,
+    absent: frozenset[str],
+    *,
+    tables: tuple[nn.Module | None, nn.Module | None] = (None, None),
+    normed: bool = False,
+) -> Seq2SeqLM:
+    """mBART, Pegasus and BlenderBot: pre-norm layers on both sides, a norm behind the last.
+
+    Args:
+        tables: of the encoder's and the decoder's positions, in place of learned ones.
+        normed: embeddings end in a norm of their own.
+    """
+    rows, size = spec.max_position_embeddings, spec.hidden_size
+    return Seq2SeqLM(
+        PreNormEncoder(
+            embeddings=TextEmbeddings(
+                spec.vocab_size,
+                size,
+                scale=spec.scale,
+                positions=LearnedPositions(rows, size, tables[0]),
+                token_types=0,
+                norm=norm(spec) if normed else None,
+            ),
+            layers=[pre_norm_encoder_layer(spec) for _ in range(spec.encoder_layers)],
+            norm=norm(spec),
+        ),
+        Decoder(
+            embeddings=TokenEmbeddings(
+                spec.vocab_size,
+                size,
+                scale=spec.scale,
+                positions=PlacedPositions(rows, size, tables[1]),
+                norm=norm(spec) if normed else None,
+            ),
+            layers=[pre_norm_decoder_layer(spec) for _ in range(spec.decoder_layers)],
+            norm=norm(spec),
+        ),
+        lm_head(spec, absent),
+    )
+
+
+def pre_norm_fused(spec: BartSpec, *, normed: bool = False) -> Mapping[str, Mapping[str, int]]:
+    """By part, of `pre_norm_lm`: all norms but a layer's first follow a sum, those of embeddings included."""
+    layers, deep = spec.encoder_layers, spec.decoder_layers
+    return {
+        "encoder": {"Attention": layers, "AddLayerNorm": 2 * layers + normed, "LayerNorm": 1},
+        "decoder": {"CachedAttention": deep, "Attention": deep, "AddLayerNorm": 3 * deep + normed, "LayerNorm": 1},
+    }
 
 
 def _seq2seq_lm(spec: BartSpec, absent: frozenset[str]) -> nn.Module:

@@ -3,13 +3,9 @@ https://arxiv.org/abs/2004.13637"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
-
 from precast.export import heads
-from precast.export.blocks.embeddings import LearnedPositions, PlacedPositions, TextEmbeddings
 from precast.export.families import Family
 from precast.export.families.bart import (
     INERT,
@@ -17,15 +13,10 @@ from precast.export.families.bart import (
     TINY,
     VARIATION,
     BartSpec,
-    lm_head,
     names,
-    norm,
-    pre_norm_decoder_layer,
-    pre_norm_encoder_layer,
+    pre_norm_fused,
+    pre_norm_lm,
 )
-from precast.export.generative import Seq2SeqLM
-from precast.export.skeletons.decoder import Decoder, TokenEmbeddings
-from precast.export.skeletons.encoder import PreNormEncoder
 from precast.export.spec import hf
 
 __all__ = ["FAMILY"]
@@ -46,46 +37,13 @@ class Spec(BartSpec):
     max_position_embeddings: int = hf(default=128)
 
 
-def _seq2seq_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    rows, size = spec.max_position_embeddings, spec.hidden_size
-    return Seq2SeqLM(
-        PreNormEncoder(
-            embeddings=TextEmbeddings(
-                spec.vocab_size,
-                size,
-                scale=spec.scale,
-                positions=LearnedPositions(rows, size),
-                token_types=0,
-                norm=None,
-            ),
-            layers=[pre_norm_encoder_layer(spec) for _ in range(spec.encoder_layers)],
-            norm=norm(spec),
-        ),
-        Decoder(
-            embeddings=TokenEmbeddings(spec.vocab_size, size, scale=spec.scale, positions=PlacedPositions(rows, size)),
-            layers=[pre_norm_decoder_layer(spec) for _ in range(spec.decoder_layers)],
-            norm=norm(spec),
-        ),
-        lm_head(spec, absent),
-    )
-
-
-def _fused(spec: Spec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
-    """By part. All norms but the first follow a sum."""
-    layers, deep = spec.encoder_layers, spec.decoder_layers
-    return {
-        "encoder": {"Attention": layers, "AddLayerNorm": 2 * layers, "LayerNorm": 1},
-        "decoder": {"CachedAttention": deep, "Attention": deep, "AddLayerNorm": 3 * deep, "LayerNorm": 1},
-    }
-
-
 FAMILY = Family(
     spec=Spec,
-    heads={heads.SEQ2SEQ_LM: _seq2seq_lm},
+    heads={heads.SEQ2SEQ_LM: pre_norm_lm},
     weights=names,
     optional=(LOGITS_BIAS,),
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
+    fused=lambda spec, head: pre_norm_fused(spec),
     final_norm=True,
     inert=INERT,
     generation={

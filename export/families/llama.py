@@ -23,7 +23,7 @@ from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Tie
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "LLAMA_NAMES", "LlamaSpec", "causal_lm", "fused", "layer"]
+__all__ = ["FAMILY", "LLAMA_NAMES", "LlamaSpec", "causal_lm", "fused", "layer", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +140,8 @@ LLAMA_NAMES: tuple[Rule, ...] = (
 )
 
 
-def _weights(spec: LlamaSpec) -> tuple[Rule, ...]:
+def weights(spec: LlamaSpec) -> tuple[Rule, ...]:
+    """Checkpoint names, and the head tied where the config says so."""
     tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
     return (*LLAMA_NAMES, *tie)
 
@@ -148,7 +149,7 @@ def _weights(spec: LlamaSpec) -> tuple[Rule, ...]:
 FAMILY = Family(
     spec=LlamaSpec,
     heads={heads.CAUSAL_LM: _causal_lm},
-    weights=_weights,
+    weights=weights,
     limits=lambda spec: spec.max_position_embeddings,
     fused=fused,
     final_norm=True,

@@ -9,9 +9,8 @@ from torch import nn
 from precast.export import heads
 from precast.export.blocks.layer_types import check_window
 from precast.export.families import Family
-from precast.export.families.llama import LLAMA_NAMES, LlamaSpec, causal_lm, fused, layer
+from precast.export.families.llama import LlamaSpec, causal_lm, fused, layer, weights
 from precast.export.spec import hf
-from precast.export.weights import Rule, Tie
 
 __all__ = ["FAMILY", "MistralSpec"]
 
@@ -37,15 +36,10 @@ def _causal_lm(spec: MistralSpec, absent: frozenset[str]) -> nn.Module:
     return causal_lm(spec, [layer(spec, positions, window=spec.sliding_window) for _ in range(spec.num_hidden_layers)])
 
 
-def _weights(spec: MistralSpec) -> tuple[Rule, ...]:
-    tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
-    return (*LLAMA_NAMES, *tie)
-
-
 FAMILY = Family(
     spec=MistralSpec,
     heads={heads.CAUSAL_LM: _causal_lm},
-    weights=_weights,
+    weights=weights,
     limits=lambda spec: spec.max_position_embeddings,
     fused=fused,
     final_norm=True,

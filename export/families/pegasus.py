@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import nn
 
 from precast.export import heads
-from precast.export.blocks.embeddings import LearnedPositions, PlacedPositions, TextEmbeddings
 from precast.export.families import Family
 from precast.export.families.bart import (
     INERT,
@@ -15,16 +12,11 @@ from precast.export.families.bart import (
     TINY,
     VARIATION,
     BartSpec,
-    lm_head,
     names,
-    norm,
-    pre_norm_decoder_layer,
-    pre_norm_encoder_layer,
+    pre_norm_fused,
+    pre_norm_lm,
 )
 from precast.export.families.marian import POSITIONS, sinusoids
-from precast.export.generative import Seq2SeqLM
-from precast.export.skeletons.decoder import Decoder, TokenEmbeddings
-from precast.export.skeletons.encoder import PreNormEncoder
 
 __all__ = ["FAMILY"]
 
@@ -32,37 +24,7 @@ __all__ = ["FAMILY"]
 def _seq2seq_lm(spec: BartSpec, absent: frozenset[str]) -> nn.Module:
     rows, size = spec.max_position_embeddings, spec.hidden_size
     ours, theirs = (sinusoids(rows, size) if name in absent else None for name in POSITIONS)
-    return Seq2SeqLM(
-        PreNormEncoder(
-            embeddings=TextEmbeddings(
-                spec.vocab_size,
-                size,
-                scale=spec.scale,
-                positions=LearnedPositions(rows, size, ours),
-                token_types=0,
-                norm=None,
-            ),
-            layers=[pre_norm_encoder_layer(spec) for _ in range(spec.encoder_layers)],
-            norm=norm(spec),
-        ),
-        Decoder(
-            embeddings=TokenEmbeddings(
-                spec.vocab_size, size, scale=spec.scale, positions=PlacedPositions(rows, size, theirs)
-            ),
-            layers=[pre_norm_decoder_layer(spec) for _ in range(spec.decoder_layers)],
-            norm=norm(spec),
-        ),
-        lm_head(spec, absent),
-    )
-
-
-def _fused(spec: BartSpec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
-    """By part. All norms but the first follow a sum."""
-    layers, deep = spec.encoder_layers, spec.decoder_layers
-    return {
-        "encoder": {"Attention": layers, "AddLayerNorm": 2 * layers, "LayerNorm": 1},
-        "decoder": {"CachedAttention": deep, "Attention": deep, "AddLayerNorm": 3 * deep, "LayerNorm": 1},
-    }
+    return pre_norm_lm(spec, absent, tables=(ours, theirs))
 
 
 FAMILY = Family(
@@ -71,7 +33,7 @@ FAMILY = Family(
     weights=names,
     optional=(LOGITS_BIAS, *POSITIONS),
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
+    fused=lambda spec, head: pre_norm_fused(spec),
     final_norm=True,
     inert=INERT,
     generation={

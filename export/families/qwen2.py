@@ -10,9 +10,8 @@ from torch import nn
 from precast.export import heads
 from precast.export.blocks.layer_types import FULL, SLIDING, check_layer_types
 from precast.export.families import Family
-from precast.export.families.llama import LLAMA_NAMES, LlamaSpec, causal_lm, fused, layer
+from precast.export.families.llama import LlamaSpec, causal_lm, fused, layer, weights
 from precast.export.spec import hf
-from precast.export.weights import Rule, Tie
 
 __all__ = ["FAMILY", "Qwen2Spec"]
 
@@ -57,15 +56,10 @@ def _causal_lm(spec: Qwen2Spec, absent: frozenset[str]) -> nn.Module:
     return causal_lm(spec, [layer(spec, positions, qkv_bias=True, window=window) for window in windows])
 
 
-def _weights(spec: Qwen2Spec) -> tuple[Rule, ...]:
-    tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
-    return (*LLAMA_NAMES, *tie)
-
-
 FAMILY = Family(
     spec=Qwen2Spec,
     heads={heads.CAUSAL_LM: _causal_lm},
-    weights=_weights,
+    weights=weights,
     limits=lambda spec: spec.max_position_embeddings,
     fused=fused,
     final_norm=True,

@@ -39,7 +39,7 @@ class _DecoderLayer(DecoderLayer):
 
     def forward(
         self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         return super().forward(x, update, step, self.bias(x, step))
 
 

@@ -75,8 +75,8 @@ class DecoderLayer(nn.Module):
 
     def forward(
         self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """x, update [B, S, H] (None: there is no update yet) -> the same two after this layer."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """x, update [B, S, H] (None: there is no update) -> the same two after this layer."""
         if update is None:
             normed = self.attention_norm(x)
         else:
@@ -89,32 +89,13 @@ class DecoderLayer(nn.Module):
         return x, self.mlp(normed)
 
 
-class PostNormDecoderLayer(nn.Module):
-    """x = norm(x + attention(x)); [x = norm(x + cross(x));] x = norm(x + mlp(x)). https://arxiv.org/abs/1706.03762
+class PostNormDecoderLayer(DecoderLayer):
+    """The same parts, norms last: x = norm(x + attention(x)); [x = norm(x + cross(x));] x = norm(x + mlp(x)).
+    https://arxiv.org/abs/1706.03762"""
 
-    Args:
-        cross, cross_norm: attention over an encoder, or None.
-    """
-
-    def __init__(
-        self,
-        *,
-        attention: nn.Module,
-        attention_norm: Norm,
-        mlp: nn.Module,
-        mlp_norm: Norm,
-        cross: nn.Module | None = None,
-        cross_norm: Norm | None = None,
-    ) -> None:
-        super().__init__()
-        self.self_attn = attention
-        self.attention_norm = attention_norm
-        self.cross_attn = cross
-        self.cross_norm = cross_norm
-        self.mlp = mlp
-        self.mlp_norm = mlp_norm
-
-    def forward(self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None) -> tuple[Tensor, None]:
+    def forward(
+        self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """As `DecoderLayer`; each norm ends in a whole state, so there is never an update beside it."""
         x, _ = self.attention_norm.add(self.self_attn(x, step, bias), x)
         if self.cross_attn is not None and self.cross_norm is not None:
