@@ -30,10 +30,12 @@ from precast.export.emit import Emitted, emit
 from precast.export.heads import BASE
 from precast.export.reference import Part, Reference, build, served_tasks
 from precast.export.trace import trace
+from precast.export.widening import widen
 from precast.graphs import contract
 from precast.graphs.block_weight import META, Blocks
 from precast.graphs.fingerprint import fingerprint
 from precast.graphs.passes.base import Report, run
+from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.graphs.recipes import Recipe, recipes_for
 from precast.graphs.work import work
 from precast.runtime.artifact import (
@@ -135,6 +137,17 @@ def export_model(
         outputs = {name: _output_specs(model) for name, model in traced.items()}
         checkpoint.release()
 
+        text: texts.Sample | None = None
+        if precision != "fp32":
+            cost.stage("reading text with the reference")
+            with parity.streaming(reference.model, checkpoint.release):
+                text = texts.sample(reference.parts, tokenizer)
+            rounding = _rounding(recipes[0])
+            if rounding is not None:
+                cost.stage("rounding each kind of weight, to see which need 8 bits")
+                with parity.streaming(reference.model, checkpoint.release):
+                    widen(reference.parts, traced, rounding, text)
+
         cost.stage("optimising the graph and writing the weights")
         promised = _promised(reference, traced)
         lowered = [
@@ -144,7 +157,6 @@ def export_model(
         cost.stage("computing the reference, in float32 and float64")
         with parity.streaming(reference.model, checkpoint.release):
             recorded = parity.record(reference.parts, parity.cases_for(reference.parts))
-            text = None if precision == "fp32" else texts.sample(reference.parts, tokenizer)
         record_name = f"parity/{names[-1]}.npz"
         writer.write_bytes(record_name, write_record(recorded))
         facts = _facts(reference)
@@ -255,6 +267,12 @@ def _fitting(known: Sequence[Recipe], reference: Reference) -> list[Recipe]:
             f"for {reference.head.task} is none. Export it with precision fp32."
         )
     return [made for made in fitting if backend_for(made.provider).supports(made.isa)]
+
+
+def _rounding(recipe: Recipe) -> QuantizeWeights | None:
+    """The pass of a recipe that rounds weights to 4 bits."""
+    found = [step for step in recipe.passes() if isinstance(step, QuantizeWeights) and step.bits == 4]
+    return found[0] if found else None
 
 
 def _promised(reference: Reference, traced: Mapping[str, ir.Model]) -> dict[str, Mapping[str, int]]:

@@ -184,7 +184,7 @@ class QuantizedLinear:
             return BlockWeight.none("its groups are not of neighbouring inputs (desc_act)")
         zeros, scales = self._zeros(), self._scales()
         if not scales_fit(scales):
-            return BlockWeight.none("its scales have more than eleven significant bits, or are out of range")
+            return BlockWeight.none("its scales are not finite, or out of range")
         block = _block(self.group, inputs)
         if block is None:
             return BlockWeight.none(f"its groups have {self.group} inputs, no multiple of {BLOCKS[0]}")
@@ -201,7 +201,7 @@ class QuantizedLinear:
             codes = codes.reshape(outputs, count, block)
             return canonical(codes, scales, None if plain else offsets, bits)
 
-        return BlockWeight(bits, block, not plain, load)
+        return BlockWeight(bits, block, "none" if plain else "integers", load)
 
     def _codes(self) -> Array:
         """uint8 [N, K]"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,21 @@ class Sample:
             if "logits" in item.reference
         ]
         return measured_over(pairs, text=self.text, data=self.data)
+
+    def moved(self, parts: Sequence[Part]) -> Divergence:
+        """How far the reference is from what it was, now that some of its weights are others."""
+        reckoner = Reckoner(parts)
+        pairs = []
+        for item in self.recorded:
+            made = reckoner.run(item.case)
+            if "logits" in item.reference:
+                pairs.append((item.reference["logits"][0], made["logits"][0]))
+        return measured_over(pairs, text=self.text, data=self.data)
+
+    def every(self, step: int) -> Sample:
+        """Of every step-th text."""
+        kept = [item for item in self.recorded if int(item.case.name.split("-")[1]) % step == 0]
+        return replace(self, recorded=kept)
 
 
 def sample(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> Sample:

@@ -131,8 +131,9 @@ _ALL = (
         inputs=("x", "weight", "scales", "zeros?", "bias?"),
         attributes={"bits": 4, "block": 32, "in": 0, "out": 0},
         doc="""Linear with a weight [out, in] in blocks of 4 or 8 bits, as com.microsoft::MatMulNBits stores it: uint8
-        [out, blocks, block * bits / 8], scales float32 [out, blocks], zero points uint8 [out, blocks * bits / 8] or
-        none: 2^(bits - 1). blocks is in / block, rounded up. graphs/dialects/blocks.py packs and unpacks it.""",
+        [out, blocks, block * bits / 8], scales float32 [out, blocks], zero points uint8 [out, blocks * bits / 8],
+        float32 [out, blocks], or none: 2^(bits - 1). blocks is in / block, rounded up, and exact where zero points are
+        floats. graphs/dialects/blocks.py packs and unpacks it.""",
     ),
     Operator(
         name="BlockEmbedding",

@@ -111,9 +111,13 @@ def linear(parts: Mapping[str, torch.Tensor], **config: Any) -> Any:
     return found["a.weight"]
 
 
+def kind_of(zeros: Array | None) -> blocks.Zeros:
+    return "none" if zeros is None else "floats" if zeros.dtype == np.float32 else "integers"
+
+
 def values(stored: BlockWeight, depth: int) -> Array:
     weight, scales, zeros = stored.load()
-    assert weight.dtype == np.uint8 and scales.dtype == np.float32 and (zeros is not None) == stored.zeros
+    assert weight.dtype == np.uint8 and scales.dtype == np.float32 and kind_of(zeros) == stored.zeros
     assert not np.signbit(scales).any()
     return blocks.dequantized(weight, scales, zeros, stored.bits, depth)
 
@@ -231,8 +235,22 @@ def products(artifact: Path, variant: str) -> dict[str, Product]:
         weight = weight.reshape(*scales.shape, -1)
         name = str(held[0].name).rsplit(".int", 1)[0]  # type: ignore[union-attr]
         at = {name: attribute.value for name, attribute in node.attributes.items()}
+        rest = held[2] if len(held) > 2 else None
+        if rest is not None and str(rest.name).endswith(".zeros.whole"):
+            zeros = _float_zeros(node, scales, zeros, at["bits"])
         found[node.op_type if name in found else name] = Product(at, weight, scales, zeros)
     return found
+
+
+def _float_zeros(node: ir.Node, scales: Array, whole: Array, bits: int) -> Array:
+    """The zero points that integers and the sum over blocks, or what is added to them, stand for."""
+    held = node.graph.initializers  # type: ignore[union-attr]
+    order = "columns" if node.op_type == "MatMulNBits" else "rows"
+    name = str(node.inputs[3].name)  # type: ignore[union-attr]
+    left = held[name.replace(".whole", f".{order}")].const_value.numpy()  # type: ignore[union-attr]
+    left = left.T if order == "columns" else left
+    rounded = blocks.offsets_of(whole, bits, scales.shape[1])
+    return np.asarray(rounded - np.divide(left, scales, out=np.zeros_like(left), where=scales > 0), np.float32)
 
 
 def panels(artifact: Path, variant: str) -> dict[str, Array]:

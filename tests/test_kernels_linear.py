@@ -60,7 +60,7 @@ def session(op: str, inputs: dict[str, Array], isa: str = "", threads: int = 1, 
 
 
 class Weight:
-    """A weight in blocks, given by its codes [N, K], scales [N, blocks] and zero points."""
+    """A weight in blocks, given by its codes [N, K], scales [N, blocks] and zero points, integers or floats."""
 
     def __init__(self, codes: Array, scales: Array, zeros: Array | None, bits: int, block: int) -> None:
         self.bits, self.block = bits, block
@@ -69,11 +69,13 @@ class Weight:
         padded = np.zeros((self.rows, scales.shape[1] * block), np.uint8)
         padded[:, : self.depth] = codes
         stored = blocks.pack_bits(padded.reshape(self.rows, -1, block), bits)
-        packed = None if zeros is None else blocks.pack_bits(zeros.astype(np.uint8), bits)
+        packed, kind = zeros, "none" if zeros is None else "floats"
+        if zeros is not None and zeros.dtype != np.float32:
+            packed, kind = blocks.pack_bits(zeros.astype(np.uint8), bits), "integers"
         self.panels = blocks.panels(stored, self.scales, packed, bits)
         self.values = blocks.dequantized(stored, self.scales, packed, bits, self.depth)
         self.attributes = {"bits": bits, "block": block, "in": self.depth, "out": self.rows}
-        self.attributes["zeros"] = int(zeros is not None)
+        self.attributes["zeros"] = blocks.KINDS.index(kind)
 
     @classmethod
     def of(cls, array: Array, bits: int, block: int, symmetric: bool) -> Weight:
@@ -107,16 +109,25 @@ class Weight:
         return np.asarray(self.rounded_rows(x) @ self.values.astype(np.float64).T)
 
 
+def half_floats(zeros: Array, bits: int) -> Array:
+    """Zero points that the kernels keep: those of eight bits are counted from the middle."""
+    middle = 128 if bits == 8 else 0
+    return np.asarray((zeros - middle).astype(np.float16).astype(np.float32) + middle)
+
+
 @st.composite
 def weights(draw: Any) -> tuple[Weight, Array, Array | None]:
     """A weight of random codes, rows of several scales, a bias or none."""
     bits = draw(st.sampled_from([4, 8]))
-    block = draw(st.sampled_from([32, 64, 96, 128, 256]))
+    block = draw(st.sampled_from([32, 64, 96, 128, 256] + [16] * (bits == 8)))
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     columns, depth = draw(st.integers(1, 70)), draw(st.integers(1, 300))
     shape = (columns, -(-depth // block))
     scales = blocks.rounded_scales(rng.lognormal(-4, 1, shape).astype(np.float32))
-    zeros = rng.integers(0, 2**bits, shape) if draw(st.booleans()) else None
+    kind = draw(st.sampled_from(blocks.KINDS))
+    zeros = None if kind == "none" else rng.integers(0, 2**bits, shape)
+    if kind == "floats":
+        zeros = half_floats(rng.uniform(-40, 40, shape), bits)
     weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, zeros, bits, block)
     x = rng.standard_normal((draw(st.integers(1, 9)), depth)) * rng.lognormal(0, 2, depth)
     return (
@@ -141,19 +152,25 @@ def test_block_linear(isa: str, case: tuple[Weight, Array, Array | None]) -> Non
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("zeros", blocks.KINDS)
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 130])
-def test_integers_are_exact(isa: str, bits: int, zeros: bool, rows: int) -> None:
+@pytest.mark.parametrize("block", [16, 32, 64])
+def test_integers_are_exact(isa: str, bits: int, zeros: str, rows: int, block: int) -> None:
     """With scales that are powers of two every step can be held in float32: not one bit may differ."""
+    if block == 16:
+        bits = 8  # the only ones in blocks that small
     rng = np.random.default_rng(rows)
-    columns, depth, block = 37, 200, 64
+    columns, depth = 37, 3 * block + 8
     shape = (columns, 4)
     scales = 2.0 ** rng.integers(-2, 1, shape)
-    offsets = rng.integers(0, 2**bits, shape) if zeros else None
+    offsets = None if zeros == "none" else rng.integers(0, 2**bits, shape)
+    if zeros == "floats":
+        offsets = rng.integers(-8, 2**bits + 8, shape).astype(np.float32)
     weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, offsets, bits, block)
     most = int(weight.finest)
-    x = rng.integers(-most, most + 1, (rows, depth)).astype(np.float32)
-    x[:, ::64] = most  # the largest of every block: its scale is one
+    reach = most * block // 64  # of short blocks the largest alone is at its most, or sums had more than 24 bits
+    x = rng.integers(-reach, reach + 1, (rows, depth)).astype(np.float32)
+    x[:, ::block] = most  # the largest of every block: its scale is one
     plain = x.astype(np.float64) @ weight.values.astype(np.float64).T
     np.testing.assert_array_equal(weight(x, isa=isa), plain)
 
@@ -251,8 +268,15 @@ def test_instruction_sets_agree() -> None:
 
 
 @cache
-def table(bits: int, zeros: bool) -> Weight:
-    return Weight.of(np.random.default_rng(0).standard_normal((45, 72)).astype(np.float32), bits, 32, not zeros)
+def table(bits: int, zeros: str) -> Weight:
+    if zeros != "floats":
+        array = np.random.default_rng(0).standard_normal((45, 72)).astype(np.float32)
+        return Weight.of(array, bits, 32, zeros == "none")
+    rng = np.random.default_rng(0)
+    shape = (45, 5 if bits == 8 else 3)
+    scales = blocks.rounded_scales(rng.lognormal(-4, 1, shape).astype(np.float32))
+    offsets = half_floats(rng.uniform(-40, 40, shape), bits)
+    return Weight(rng.integers(0, 2**bits, (45, 72)), scales, offsets, bits, 16 if bits == 8 else 32)
 
 
 def look_up(ids: Array, weight: Weight, isa: str = "", threads: int = 1) -> Array:
@@ -262,10 +286,10 @@ def look_up(ids: Array, weight: Weight, isa: str = "", threads: int = 1) -> Arra
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("zeros", blocks.KINDS)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("shape", [(), (3,), (2, 200), (0, 5)])
-def test_block_embedding(isa: str, bits: int, zeros: bool, shape: tuple[int, ...]) -> None:
+def test_block_embedding(isa: str, bits: int, zeros: str, shape: tuple[int, ...]) -> None:
     weight = table(bits, zeros)
     ids = np.asarray(np.random.default_rng(1).integers(0, 45, shape))
     out = look_up(ids, weight, isa, threads=2)
@@ -276,7 +300,7 @@ def test_block_embedding(isa: str, bits: int, zeros: bool, shape: tuple[int, ...
 @pytest.mark.parametrize("wrong", [-1, 45, 2**40])
 def test_ids_outside_are_errors(wrong: int) -> None:
     with pytest.raises(Exception, match=r"outside of \[0, 45\)"):
-        look_up(np.array([3, wrong]), table(4, True))
+        look_up(np.array([3, wrong]), table(4, "integers"))
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------
@@ -293,7 +317,10 @@ def zeros(*shape: int) -> Array:
     ("inputs", "attributes", "message"),
     [
         ({"x": zeros(2, 64), "w": PANELS}, {"bits": 5}, "bits must be 4 or 8, not 5"),
-        ({"x": zeros(2, 64), "w": PANELS}, {"block": 16}, "block must be a multiple of 32 up to 256, not 16"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"block": 16}, "a multiple of 32 up to 256, or 16 with 8 bits, not 16"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"bits": 8, "block": 8}, "or 16 with 8 bits, not 8"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"zeros": 3}, "zeros must be 0 .none., 1 .integers. or 2 .floats., not 3"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"zeros": 2}, r"weight must be \[1, 640\] bytes"),
         ({"x": zeros(2, 64), "w": PANELS}, {"block": 512}, "not 512"),
         ({"x": zeros(2, 64), "w": PANELS}, {"in": 0}, "in and out must be given"),
         ({"x": zeros(2, 64), "w": PANELS}, {"out": 17}, r"weight must be \[2, 576\] bytes"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -11,11 +12,19 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from quantized_samples import graph_of
 from tokenizer_samples import write_json
 
 import precast
+from precast.export import texts
+from precast.export.checkpoint import Checkpoint
 from precast.export.exporter import export_model
 from precast.export.heads import BASE, CAUSAL_LM
+from precast.export.reference import Part, build
+from precast.export.trace import trace
+from precast.export.widening import widen
+from precast.graphs.block_weight import WIDE
+from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.runtime.artifact import Artifact
 from precast.runtime.divergence import BOUNDS, Divergence, kl_divergence, measured_over
 from precast.runtime.errors import InputError, ParityError
@@ -124,11 +133,76 @@ def test_generation_follows_the_precision() -> None:
             assert best[0] - best[1] < 0.05
 
 
+def outliers(weight: torch.Tensor, size: float) -> None:
+    """One weight of every block that much larger than the others."""
+    weight[:, ::32] *= size
+
+
 def test_a_model_that_rounding_ruins_is_refused(tmp_path: Path) -> None:
-    source, _ = checkpoint(tmp_path / "checkpoint", wild=True, hidden_size=32, intermediate_size=48)
-    with pytest.raises(ParityError, match=r"variant cpu-int4 is too far .*KL divergence .* is above 0\.05.*Export"):
-        export_model(source, tmp_path / "out", precision="int4")
+    source, model = checkpoint(tmp_path / "checkpoint", wild=True)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            outliers(layer.mlp.up_proj.weight, 3000)
+    model.save_pretrained(source)
+    with pytest.raises(ParityError, match=r"variant cpu-int8 is too far .*KL divergence .* is above 0\.001.*Export"):
+        export_model(source, tmp_path / "out", precision="int8")
     assert not (tmp_path / "out").exists()
+
+
+# --- weights that 4 bits are too few for --------------------------------------------------------------------------
+
+
+def widths(path: Path, variant: str) -> dict[str, set[int]]:
+    """The bits of each kind of weight."""
+    found: dict[str, set[int]] = {}
+    for node in graph_of(path, variant):
+        if node.op_type == "MatMulNBits":
+            kind = re.sub(r"\d+", "*", str(node.inputs[1].name).split(".int")[0])  # type: ignore[union-attr]
+            found.setdefault(kind, set()).add(node.attributes["bits"].as_int())
+    return found
+
+
+def test_weights_that_four_bits_ruin_have_eight(tmp_path: Path) -> None:
+    """One kind of weight has outliers, beside which 4 bits leave nothing of the others: that kind is wide, no other."""
+    source, model = checkpoint(tmp_path / "checkpoint", tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight *= 4
+        for layer in model.model.layers:
+            outliers(layer.self_attn.v_proj.weight, 40)
+    model.save_pretrained(source)
+    path = export_model(source, tmp_path / "out", precision="int4")
+    artifact = Artifact.open(path)
+    found = widths(path, "cpu-int4")
+    assert found.pop("model.layers.*.self_attn.v_proj.weight") == {8}
+    assert len(found) == 7 and set(map(tuple, found.values())) == {(4,)}
+    for variant in artifact.variants("decoder"):
+        assert variant.parity["divergence"]["kl_mean"] <= BOUNDS["int4"][0]
+        declined = next(step["declined"] for step in variant.recipe if step["pass"].startswith("QuantizeWeights"))
+        assert declined["Linear: 4 bits are too few, it has 8"] >= len(model.model.layers)
+
+
+def traced_of(source: Path) -> tuple[Part, dict[str, Any]]:
+    opened = Checkpoint.open(source)
+    [part] = build(opened.config, opened.tensors).parts
+    at = part.signature
+    return part, {part.name: trace(part.module, at.example(), at.dynamic, at.outputs, part.name, at.longest)}
+
+
+def test_the_fewest_weights_are_wide_and_the_reference_is_left_as_it_was(tmp_path: Path) -> None:
+    source, _ = checkpoint(tmp_path / "checkpoint", wild=True, tie_word_embeddings=True)
+    part, traced = traced_of(source)
+    before = {name: value.clone() for name, value in part.module.named_parameters(remove_duplicate=False)}
+    sample = texts.sample([part], {})
+    wide = widen([part], traced, QuantizeWeights(4), sample)
+    assert sample.moved([part]).mean == 0
+    for name, value in part.module.named_parameters(remove_duplicate=False):
+        assert torch.equal(value, before[name]), name
+    assert wide and all(figure > 0 for figure in wide.values())
+    held = traced[part.name].graph.initializers
+    marked = {re.sub(r"\d+", "*", name) for name, value in held.items() if WIDE in value.meta}
+    assert {kind.split(": ")[1] for kind in wide} == marked
+    part, traced = traced_of(checkpoint(tmp_path / "calm", tie_word_embeddings=True)[0])
+    assert widen([part], traced, QuantizeWeights(4), texts.sample([part], {})) == {}
 
 
 def test_encoders_are_refused(tmp_path: Path) -> None:

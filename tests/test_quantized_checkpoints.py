@@ -58,7 +58,7 @@ def test_float_and_8_bits_of_what_4_bits_hold(tmp_path: Path) -> None:
     precast.export_model(made.folder, artifact, precision="int8", add=True)
     found = products(artifact, "cpu-int8")
     for key, layer in made.layers.items():
-        assert found[key].attributes["bits"] == 4
+        assert found[key].attributes["bits"] == 8  # 4 bits would be multiplied by rows of 8
         np.testing.assert_array_equal(found[key].exact, layer.weight, err_msg=key)
     assert found["lm_head.weight"].attributes["bits"] == 8
     for variant in ("cpu-int8", "cpu-int8-native"):
@@ -142,7 +142,8 @@ def test_scales_that_are_not_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "precision", "kept"),
     [("Q4_0", "int4", True), ("Q4_0", "int8", True), ("Q8_0", "int8", True), ("Q5_0", "int8", True),
-     ("Q8_0", "int4", False), ("Q4_1", "int8", False)],
+     ("Q8_0", "int4", False), ("Q5_0", "int4", True),
+     ("Q4_1", "int4", True), ("Q4_1", "int8", True), ("Q5_1", "int8", True)],
 )  # fmt: skip
 def test_an_artifact_of_a_gguf_file_holds_its_integers(kind: str, precision: str, kept: bool, tmp_path: Path) -> None:
     model = random_model("llama", tie_word_embeddings=True)
@@ -159,7 +160,8 @@ def test_an_artifact_of_a_gguf_file_holds_its_integers(kind: str, precision: str
     assert len(found) == 16  # the embedding is the head
     for key, product in found.items():
         name = "model.embed_tokens.weight" if key in ("lm_head.weight", EMBEDDING, "MatMulNBits") else key
-        assert np.array_equal(product.exact, exact[name]) == kept, key
+        same = np.abs(product.exact - exact[name]).max() <= 1e-6 * np.abs(exact[name]).max() * kind.endswith("_1")
+        assert same == kept, key
     declined = report(artifact, f"cpu-{precision}")
     assert sum(declined.values()) == (0 if kept else 16), declined
     assert all(name.split(": ", 2)[1] == "the checkpoint's blocks are quantised anew" for name in declined)

@@ -11,7 +11,7 @@ import torch
 import transformers
 from quantized_samples import AWQ, GPTQ, Held, awq, gptq, integers, linear, values
 
-from precast.export.gguf.repack import Packed, block_weight, repack
+from precast.export.gguf.repack import Packed, block_weight
 from precast.export.quantized import dequantized, read_scheme
 from precast.export.weights import Fold, Lazy, Merge, Narrow, Rename, Split, SplitGroups, Tie, Transpose
 from precast.graphs.block_weight import BlockWeight, canonical, scales_fit
@@ -36,7 +36,7 @@ def test_gptq_is_read_exactly(bits: int, sym: bool, group: int, depth: int, bloc
     assert found.shape == (24, depth)
     np.testing.assert_array_equal(found.load().numpy(), made.weight)
     stored = found.blocks()
-    assert (stored.bits, stored.block, stored.zeros, stored.unfit) == (bits, block, not sym, "")
+    assert (stored.bits, stored.block, stored.zeros, stored.unfit) == (bits, block, "none" if sym else "integers", "")
     np.testing.assert_array_equal(values(stored, depth), made.weight)
 
 
@@ -75,16 +75,16 @@ def test_what_the_layout_cannot_hold_says_why() -> None:
     made = integers(16, 96)
     parts = {**gptq(made), "scales": torch.full((3, 16), 0.1)}
     found = linear(parts, quant_method="gptq", bits=4, group_size=32)
-    assert found.blocks().unfit == "its scales have more than eleven significant bits, or are out of range"
-    parts["scales"] = parts["scales"].to(torch.bfloat16)
-    assert linear(parts, quant_method="gptq", bits=4, group_size=32).blocks().unfit == ""
+    assert found.blocks().unfit == ""
+    parts["scales"][1, 2] = 1e6
+    assert found.blocks().unfit == "its scales are not finite, or out of range"
 
 
 def test_scales_that_fit() -> None:
     every_half = np.arange(0x7C00, dtype=np.uint16).view(np.float16)
     assert scales_fit(every_half) and scales_fit(-every_half)
     assert scales_fit(blocks.rounded_scales(np.float32([0.1, 65519.0])))
-    for bad in (0.1, 1e-16, 65536.0, float("inf"), float("nan")):
+    for bad in (1e-16, 65536.0, float("inf"), float("nan")):
         assert not scales_fit(np.float32([0.5, bad]))
 
 
@@ -93,7 +93,7 @@ def test_negative_scales_need_zero_points() -> None:
     codes, zeros = rng.integers(0, 16, (3, 2, 32)).astype(np.uint8), rng.integers(0, 16, (3, 2)).astype(np.uint8)
     scales = np.float32([[0.5, -0.25], [-0.0, 1.0], [-2.0, -4.0]])
     expected = ((codes - zeros[..., None].astype(np.float32)) * scales[..., None]).reshape(3, 64)
-    stored = BlockWeight(4, 32, True, lambda: canonical(codes, scales, zeros, 4))
+    stored = BlockWeight(4, 32, "integers", lambda: canonical(codes, scales, zeros, 4))
     np.testing.assert_array_equal(values(stored, 64), expected)
     with pytest.raises(ValueError, match="blocks of negative scale need zero points"):
         canonical(codes, scales, None, 4)
@@ -149,28 +149,65 @@ def test_rules_keep_blocks_where_they_can() -> None:
 # -- GGUF ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "Q5_0", "Q8_0"])
-def test_ggml_blocks_are_the_layouts(kind: str) -> None:
-    weight = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32)
-    data = gguf.quantize(weight, gguf.GGMLQuantizationType[kind])
-    stored = block_weight(kind, True, lambda: Packed(kind, data))
-    assert (stored.bits, stored.block, stored.transposed) == (4 if kind == "Q4_0" else 8, 32, True)
-    assert stored.zeros == (repack(Packed(kind, data)).scales < 0).any() == (kind != "Q8_0")
-    np.testing.assert_array_equal(values(stored, 96), gguf.dequantize(data, gguf.GGMLQuantizationType[kind]))
+def ggml(kind: str) -> np.ndarray:
+    """Blocks [6, bytes] of random codes and scales, some of them negative, as ggml may write them; one has no scale."""
+    rng = np.random.default_rng(0)
+    size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][1]
+    data = rng.integers(0, 256, (6, 4, size), np.uint8)
+    if kind == "Q8_0":
+        data[..., 2:][data[..., 2:] == 128] = 7  # ggml's own codes end at -127
+    for at in {"Q6_K": (208,), "Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2)}.get(kind, (0,)):
+        scales = rng.normal(0, 0.01, (6, 4)).astype("<f2")
+        if at == 0:
+            scales[2, 1] = 0
+        data[..., at : at + 2] = scales[..., None].view(np.uint8)
+    return data.reshape(6, -1)
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "reason"),
+    ("kind", "bits", "block", "zeros"),
     [
-        ("Q4_1", 20, "its zero points are no integers"),
-        ("Q4_K", 144, "its zero points are no integers"),
-        ("Q6_K", 210, "its blocks have 16 channels"),
-        ("IQ4_NL", 18, "its integers are not evenly spaced"),
+        ("Q8_0", 8, 32, "integers"),
+        ("Q4_0", 4, 32, "integers"),
+        ("Q5_0", 8, 32, "none"),
+        ("Q6_K", 8, 16, "none"),
+        ("Q4_1", 4, 32, "floats"),
+        ("Q5_1", 8, 32, "floats"),
+        ("Q4_K", 4, 32, "floats"),
+        ("Q5_K", 8, 32, "floats"),
     ],
 )
-def test_ggml_blocks_that_are_not_the_layouts(kind: str, size: int, reason: str) -> None:
-    stored = block_weight(kind, False, lambda: Packed(kind, np.zeros((2, size), np.uint8)))
-    assert stored.unfit == f"{kind}: {reason}"
+def test_ggml_blocks_are_the_layouts(kind: str, bits: int, block: int, zeros: str) -> None:
+    data = ggml(kind)
+    stored = block_weight(kind, True, lambda: Packed(kind, data))
+    assert (stored.unfit, stored.bits, stored.block, stored.zeros) == ("", bits, block, zeros)
+    assert stored.transposed
+    exact = gguf.dequantize(data, gguf.GGMLQuantizationType[kind])
+    if zeros != "floats":
+        np.testing.assert_array_equal(values(stored, exact.shape[1]), exact)
+    else:  # (q - m / d) d is rounded once more than q d + m
+        np.testing.assert_allclose(values(stored, exact.shape[1]), exact, rtol=1e-6, atol=2e-7 * np.abs(exact).max())
+    # What the CPU kernels keep of it: eleven bits of scales and of zero points.
+    panels = blocks.panels(*stored.load(), stored.bits)
+    assert panels.shape == (1, blocks.panel_bytes(exact.shape[1], block, bits, stored.zeros))
+
+
+def test_scales_of_one_sign_need_no_zero_points() -> None:
+    weight = np.random.default_rng(0).normal(size=(6, 96)).astype(np.float32)
+    data = gguf.quantize(weight, gguf.GGMLQuantizationType.Q8_0)
+    assert block_weight("Q8_0", False, lambda: Packed("Q8_0", data)).zeros == "none"
+
+
+def test_ggml_blocks_that_are_not_the_layouts() -> None:
+    def unfit(kind: str, data: np.ndarray) -> str:
+        return block_weight(kind, False, lambda: Packed(kind, data)).unfit
+
+    assert unfit("IQ4_NL", np.zeros((2, 18), np.uint8)) == "IQ4_NL: its integers are not evenly spaced"
+    data = np.zeros((2, 20), np.uint8)
+    data[0, :4] = np.array([1e-4, 60000], "<f2").view(np.uint8)
+    assert unfit("Q4_1", data) == "Q4_1: its minima are too large beside its scales"
+    data[0, :2] = np.array([np.inf], "<f2").view(np.uint8)
+    assert unfit("Q4_1", data) == "Q4_1: its scales are not finite, or out of range"
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

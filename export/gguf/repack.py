@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from precast.graphs.block_weight import BlockWeight, Parts, canonical
-from precast.graphs.dialects.blocks import unpack_bits
+from precast.graphs.block_weight import BlockWeight, Parts, canonical, scales_fit
+from precast.graphs.dialects.blocks import Zeros, pack_bits, unpack_bits
 from precast.runtime.errors import InputError, listing
 
 __all__ = ["REPACKABLE", "Blockwise", "Packed", "block_weight", "repack"]
@@ -58,40 +58,84 @@ def repack(packed: Packed) -> Blockwise:
             f"Weights of the ggml type {packed.kind} are not evenly spaced integers, so they cannot be carried over. "
             f"These can: {listing(_TYPES)}. Dequantise it, and quantise anew."
         )
-    size, unpack = _TYPES[packed.kind]
-    return unpack(packed.data.reshape(len(packed.data), -1, size))
+    kind = _TYPES[packed.kind]
+    blocks = kind.blocks(packed.data)
+    codes = kind.codes(blocks).reshape(len(blocks), -1, kind.block)
+    scales, minima = kind.scales(blocks)
+    zeros = None
+    if minima is not None:
+        codes = np.where((scales == 0)[..., None], np.uint8(0), codes) + np.uint8(kind.middle)
+        scales, zeros = _around_zeros(kind, scales, minima)
+    return Blockwise(kind.bits, kind.block, pack_bits(codes, kind.bits), scales, zeros)
 
 
-def block_weight(kind: str, transposed: bool, find: Callable[[], Packed]) -> BlockWeight:
-    """The weight as graphs hold it, or why they cannot: their zero points are integers, and their blocks 32 or more.
+def block_weight(name: str, transposed: bool, find: Callable[[], Packed]) -> BlockWeight:
+    """The weight as graphs hold it, or why they cannot. Nothing is rounded here: see `Blockwise`.
 
     ``find`` is called when its data are needed, and they are not kept.
     """
-    if kind not in _WHOLE:
-        unfit = "its zero points are no integers"
-        if kind not in _TYPES:
-            unfit = "its integers are not evenly spaced"
-        elif kind == "Q6_K":
-            unfit = "its blocks have 16 channels"
-        return BlockWeight.none(f"{kind}: {unfit}")
-    bits, (size, unpack) = _WHOLE[kind], _TYPES[kind]
-
-    def blocks() -> np.ndarray:
-        data = find().data
-        return data.reshape(len(data), -1, size)
-
-    # ggml's 4-bit scales take the sign of what is largest in a block, and integers reach further on one side.
-    zeros = bool((_half(blocks(), 0) < 0).any())
+    kind = _TYPES.get(name)
+    if kind is None:
+        return BlockWeight.none(f"{name}: its integers are not evenly spaced")
+    scales, minima = kind.scales(kind.blocks(find().data))
+    zeros: Zeros = "none"
+    if minima is not None:
+        zeros = "floats"
+        scales, offsets = _around_zeros(kind, scales, minima)
+        if not (np.abs(offsets) < _FARTHEST).all():
+            return BlockWeight.none(f"{name}: its minima are too large beside its scales")
+    elif kind.lowest == 0 and bool((scales < 0).any()):
+        # ggml's 4-bit scales take the sign of what is largest in a block, and integers reach further on one side.
+        zeros = "integers"
+    if not scales_fit(scales):
+        return BlockWeight.none(f"{name}: its scales are not finite, or out of range")
 
     def load() -> Parts:
-        found = unpack(blocks())
-        middle = np.full(found.scales.shape, 2 ** (bits - 1), np.uint8) if zeros else None
-        return canonical(unpack_bits(found.values, bits, found.block), found.scales, middle, bits)
+        found = repack(find())
+        offsets = found.zeros
+        if zeros == "integers":
+            offsets = np.full(found.scales.shape, 2 ** (found.bits - 1), np.uint8)
+        return canonical(unpack_bits(found.values, found.bits, found.block), found.scales, offsets, found.bits)
 
-    return BlockWeight(bits, 32, zeros, load, "", transposed)
+    return BlockWeight(kind.bits, kind.block, zeros, load, "", transposed, kind.held)
 
 
-# Every function below takes [N, K / values of a block, bytes of a block] uint8.
+Scales = tuple[np.ndarray, "np.ndarray | None"]
+
+
+@dataclass(frozen=True)
+class _Type:
+    """A type of ggml as integers: blocks of ``size`` bytes, [N, B, size] uint8, in which are
+
+    codes, uint8 that end in the values of a block; scales and, of values that are ``code * scale + minimum``, minima,
+    float32 [N, K / block]. ``lowest``: the smallest code there is, where there are no minima; ``held``: bits of codes
+    that are neither 4 nor 8.
+    """
+
+    size: int
+    bits: int
+    codes: Callable[[np.ndarray], np.ndarray]
+    scales: Callable[[np.ndarray], Scales]
+    block: int = 32
+    lowest: int = 0
+    held: int | None = None
+
+    def blocks(self, data: np.ndarray) -> np.ndarray:
+        return data.reshape(len(data), -1, self.size)
+
+    @property
+    def middle(self) -> int:
+        """Where codes beside minima begin: kernels count eight bits from their middle."""
+        return 128 if self.bits == 8 else 0
+
+
+def _around_zeros(kind: _Type, scales: np.ndarray, minima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and zero points in place of scales and minima."""
+    # A block without a scale holds its minimum alone: (0 - -1) * minimum.
+    flat = scales == 0
+    with np.errstate(all="ignore"):
+        zeros = np.where(flat, np.float32(-1), -minima / np.where(flat, np.float32(1), scales))
+    return np.where(flat, minima, scales), (zeros + np.float32(kind.middle)).astype(np.float32)
 
 
 def _half(blocks: np.ndarray, at: int) -> np.ndarray:
@@ -110,46 +154,16 @@ def _fifth_bits(blocks: np.ndarray, at: int) -> np.ndarray:
     return bits << 4
 
 
-def _pairs(values: np.ndarray) -> np.ndarray:
-    """[..., 32] integers below 16 -> [..., 16] bytes, even positions in the low halves."""
-    return values[..., 0::2] | values[..., 1::2] << 4
+def _scale(blocks: np.ndarray) -> Scales:
+    return _half(blocks, 0), None
 
 
-def _with_minimum(bits: int, values: np.ndarray, scales: np.ndarray, minima: np.ndarray) -> Blockwise:
-    """``values * scale + minimum`` with ``values`` [N, B, 32]."""
-    # A block without a scale holds its minimum alone: (0 - -1) * minimum.
-    flat = scales == 0
-    values = np.where(flat[..., None], 0, values).astype(np.uint8)
-    with np.errstate(all="ignore"):
-        zeros = np.where(flat, np.float32(-1), -minima / np.where(flat, np.float32(1), scales)).astype(np.float32)
-    scales = np.where(flat, minima, scales)
-    return Blockwise(bits, 32, _pairs(values) if bits == 4 else values, scales, zeros)
+def _scale_and_minimum(blocks: np.ndarray) -> Scales:
+    return _half(blocks, 0), _half(blocks, 2)
 
 
-def _q8_0(blocks: np.ndarray) -> Blockwise:
-    return Blockwise(8, 32, blocks[..., 2:] ^ 128, _half(blocks, 0))
-
-
-def _q4_0(blocks: np.ndarray) -> Blockwise:
-    return Blockwise(4, 32, _pairs(_halves(blocks[..., 2:])), _half(blocks, 0))
-
-
-def _q4_1(blocks: np.ndarray) -> Blockwise:
-    return _with_minimum(4, _halves(blocks[..., 4:]), _half(blocks, 0), _half(blocks, 2))
-
-
-def _q5_0(blocks: np.ndarray) -> Blockwise:
-    values = _halves(blocks[..., 6:]) | _fifth_bits(blocks, 2)
-    return Blockwise(8, 32, values + np.uint8(128 - 16), _half(blocks, 0))
-
-
-def _q5_1(blocks: np.ndarray) -> Blockwise:
-    values = _halves(blocks[..., 8:]) | _fifth_bits(blocks, 4)
-    return _with_minimum(8, values, _half(blocks, 0), _half(blocks, 2))
-
-
-def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scales and minima [N, 8 B] float32 of the eight sub-blocks of Q4_K and Q5_K, six bits each."""
+def _k_scales(blocks: np.ndarray) -> Scales:
+    """Those of the eight sub-blocks of Q4_K and Q5_K, six bits each."""
     packed = blocks[..., 4:16]
     low, middle, high = packed[..., 0:4], packed[..., 4:8], packed[..., 8:12]
     scales = np.concatenate([low & 63, (high & 15) | (low >> 6) << 4], axis=-1)
@@ -161,38 +175,42 @@ def _k_scales(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _q4_k(blocks: np.ndarray) -> Blockwise:
-    values = _halves(blocks[..., 16:].reshape(len(blocks), -1, 32))
-    return _with_minimum(4, values.reshape(len(blocks), -1, 32), *_k_scales(blocks))
+def _q5_0(blocks: np.ndarray) -> np.ndarray:
+    return (_halves(blocks[..., 6:]) | _fifth_bits(blocks, 2)) + np.uint8(128 - 16)
 
 
-def _q5_k(blocks: np.ndarray) -> Blockwise:
+def _q4_k(blocks: np.ndarray) -> np.ndarray:
+    return _halves(blocks[..., 16:].reshape(len(blocks), -1, 32))
+
+
+def _q5_k(blocks: np.ndarray) -> np.ndarray:
     rows = len(blocks)
-    values = _halves(blocks[..., 48:].reshape(rows, -1, 32)).reshape(rows, -1, 8, 32)
+    low = _halves(blocks[..., 48:].reshape(rows, -1, 32)).reshape(rows, -1, 8, 32)
     high = blocks[..., None, 16:48] >> np.arange(8, dtype=np.uint8)[:, None] & 1
-    return _with_minimum(8, (values | high << 4).reshape(rows, -1, 32), *_k_scales(blocks))
+    return low | high << 4
 
 
-def _q6_k(blocks: np.ndarray) -> Blockwise:
+def _q6_k(blocks: np.ndarray) -> np.ndarray:
     rows = len(blocks)
     low = blocks[..., :128].reshape(rows, -1, 2, 1, 64) >> np.array([0, 4], np.uint8)[:, None] & 15
     high = blocks[..., 128:192].reshape(rows, -1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
-    values = low.reshape(rows, -1, 256) | high.reshape(rows, -1, 256) << 4
+    return (low.reshape(rows, -1, 256) | high.reshape(rows, -1, 256) << 4) + np.uint8(128 - 32)
+
+
+def _q6_k_scales(blocks: np.ndarray) -> Scales:
     scales = _half(blocks, 208)[..., None] * blocks[..., 192:208].view(np.int8)
-    return Blockwise(8, 16, values.reshape(rows, -1, 16) + np.uint8(128 - 32), scales.reshape(rows, -1))
+    return scales.reshape(len(blocks), -1), None
 
 
-# Bytes of a block, and how it is taken apart.
-_TYPES: Final[Mapping[str, tuple[int, Callable[[np.ndarray], Blockwise]]]] = {
-    "Q8_0": (34, _q8_0),
-    "Q4_0": (18, _q4_0),
-    "Q4_1": (20, _q4_1),
-    "Q5_0": (22, _q5_0),
-    "Q5_1": (24, _q5_1),
-    "Q4_K": (144, _q4_k),
-    "Q5_K": (176, _q5_k),
-    "Q6_K": (210, _q6_k),
+_TYPES: Final[Mapping[str, _Type]] = {
+    "Q8_0": _Type(34, 8, lambda blocks: blocks[..., 2:] ^ 128, _scale),
+    "Q4_0": _Type(18, 4, lambda blocks: _halves(blocks[..., 2:]), _scale),
+    "Q4_1": _Type(20, 4, lambda blocks: _halves(blocks[..., 4:]), _scale_and_minimum),
+    "Q5_0": _Type(22, 8, _q5_0, _scale, lowest=112, held=5),
+    "Q5_1": _Type(24, 8, lambda blocks: _halves(blocks[..., 8:]) | _fifth_bits(blocks, 4), _scale_and_minimum, held=5),
+    "Q4_K": _Type(144, 4, _q4_k, _k_scales),
+    "Q5_K": _Type(176, 8, _q5_k, _k_scales, held=5),
+    "Q6_K": _Type(210, 8, _q6_k, _q6_k_scales, block=16, lowest=96, held=6),
 }
 REPACKABLE: Final = tuple(_TYPES)
-# Those of integers around a fixed middle, 32 to a scale: the bits they take in the operator.
-_WHOLE: Final = {"Q8_0": 8, "Q4_0": 4, "Q5_0": 8}
+_FARTHEST: Final = 32768  # zero points: the kernels hold them as half floats

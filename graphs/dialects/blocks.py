@@ -1,38 +1,44 @@
 """Weights in blocks of 4 or 8 bits: their layouts, as the vocabulary has them and as ``precast.cpu`` reads them.
 
 The canonical layout is that of com.microsoft::MatMulNBits: weight uint8 [N, K / block, block * bits / 8], the first of
-two 4-bit values in the low half of a byte; scales float32 [N, K / block]; zero points packed alike along K / block,
-without them 2^(bits - 1) is meant. https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+two 4-bit values in the low half of a byte; scales float32 [N, K / block]; zero points packed alike along K / block, or
+float32 [N, K / block], without them 2^(bits - 1) is meant. https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from precast.graphs.dialects.base import attributes, graph_of
+from precast.graphs.dialects.base import attributes, graph_of, ints
 from precast.graphs.tensors import computed, sizes
 
 __all__ = [
     "COLUMNS",
+    "KINDS",
+    "Zeros",
     "dequantized",
     "gather_block_quantized",
     "matmul_nbits",
     "native_block_embedding",
     "native_block_linear",
+    "offsets_of",
     "pack_bits",
     "packed_size",
     "panel_bytes",
     "panels",
     "rounded_scales",
     "unpack_bits",
+    "zeros_of",
 ]
 
 Array = np.ndarray[Any, Any]
+Zeros = Literal["none", "integers", "floats"]  # the zero points of a weight
+KINDS: Final[tuple[Zeros, ...]] = ("none", "integers", "floats")  # as the kernels count them
 
 _MS, _CPU = "com.microsoft", "precast.cpu"
 
@@ -64,20 +70,28 @@ def unpack_bits(packed: Array, bits: int, count: int) -> Array:
     return pairs.reshape(*packed.shape[:-1], -1)[..., :count]
 
 
+def offsets_of(zeros: Array | None, bits: int, blocks: int) -> Array:
+    """Zero points, floats or packed integers or none, as float32 [N or 1, blocks]."""
+    if zeros is None:
+        return np.full((1, blocks), 2 ** (bits - 1), np.float32)
+    if zeros.dtype == np.float32:
+        return zeros
+    return np.asarray(unpack_bits(zeros, bits, blocks), np.float32)
+
+
 def dequantized(weight: Array, scales: Array, zeros: Array | None, bits: int, depth: int) -> Array:
     """float32 [N, depth] of a weight in the canonical layout."""
     blocks = scales.shape[1]
     quants = unpack_bits(weight, bits, weight.shape[2] * 8 // bits).astype(np.float32)
-    middle = np.float32(2 ** (bits - 1))
-    offset = middle if zeros is None else unpack_bits(zeros, bits, blocks)[..., None].astype(np.float32)
-    values = (quants - offset) * scales[..., None]
+    values = (quants - offsets_of(zeros, bits, blocks)[..., None]) * scales[..., None]
     return np.asarray(values.reshape(len(weight), -1)[:, :depth], dtype=np.float32)
 
 
-def panel_bytes(depth: int, block: int, bits: int, zeros: bool) -> int:
-    """Bytes of one panel: values, scales of 16 bits, zero points."""
+def panel_bytes(depth: int, block: int, bits: int, zeros: Zeros) -> int:
+    """Bytes of one panel: values, scales of 16 bits, zero points of ``bits`` or, where they are floats, of 16."""
     blocks = -(-depth // block)
-    return COLUMNS * (blocks * block * bits // 8 + 2 * blocks) + (COLUMNS * blocks * bits // 8 if zeros else 0)
+    offset = {"none": 0, "integers": bits, "floats": 16}[zeros]
+    return COLUMNS * blocks * (block * bits + 16 + offset) // 8
 
 
 def rounded_scales(scales: Array, up: bool = False) -> Array:
@@ -91,19 +105,22 @@ def panels(weight: Array, scales: Array, zeros: Array | None, bits: int) -> Arra
     """A weight in the canonical layout as uint8 [ceil(N / 16), panel_bytes], what ``precast.cpu::BlockLinear`` reads.
 
     Scales are rounded to eleven significant bits: those of `QuantizeWeights` have no more, and neither have the half
-    floats of GGUF, GPTQ and AWQ files.
+    floats of GGUF, GPTQ and AWQ files; those of GGUF's K types do, and lose 2^-12 of their size. So do zero points that
+    are floats.
 
     Raises:
-        ValueError: a scale is negative, or 2^16 or more.
+        ValueError: a scale is negative, or it or a zero point is about 2^16 or more.
     """
     if not ((scales >= 0) & (scales < 65520)).all():
         raise ValueError("scales of block-wise weights must be at least 0 and below 65520")
     blocks = scales.shape[1]
     quants = unpack_bits(weight, bits, weight.shape[2] * 8 // bits)
-    offsets = np.full(scales.shape, 2 ** (bits - 1), np.uint8) if zeros is None else unpack_bits(zeros, bits, blocks)
+    offsets = np.broadcast_to(offsets_of(zeros, bits, blocks), scales.shape)
     codes = rounded_scales(scales).view(np.uint32) >> _SHIFT
     nothing = codes < _OFFSET  # below 2^-48: a block of zeros
-    quants = np.where(nothing[..., None], offsets[..., None], quants)
+    # Whatever its codes are, a scale of 2^-48 or so leaves nothing of them.
+    quants = np.where(nothing[..., None], np.uint8(2 ** (bits - 1)), quants)
+    offsets = np.where(nothing, np.float32(2 ** (bits - 1)), offsets)
     codes = np.where(nothing, 0, codes - np.uint32(_OFFSET)).astype("<u2")
     quants, codes, offsets = (_whole(part) for part in (quants, codes, offsets))
     count = len(quants) // COLUMNS
@@ -112,8 +129,20 @@ def panels(weight: Array, scales: Array, zeros: Array | None, bits: int) -> Arra
     values = quads[:, :, 0::2] | quads[:, :, 1::2] << 4 if bits == 4 else quads ^ 128
     parts = [values.reshape(count, blocks, -1), np.ascontiguousarray(_columns(codes)).view(np.uint8)]
     if zeros is not None:
-        parts.append(pack_bits(_columns(offsets if bits == 4 else offsets ^ 128), bits))
+        offsets = _columns(offsets)
+        if zeros.dtype == np.float32:
+            parts.append(np.ascontiguousarray(_halves(offsets if bits == 4 else offsets - 128)).view(np.uint8))
+        else:
+            parts.append(pack_bits(offsets.astype(np.uint8) if bits == 4 else offsets.astype(np.uint8) ^ 128, bits))
     return np.concatenate(parts, axis=2).reshape(count, -1)
+
+
+def _halves(offsets: Array) -> Array:
+    """float16, those below its normal range zero."""
+    if not (np.abs(offsets) < 65520).all():
+        raise ValueError("zero points of block-wise weights must be below 65520 in size")
+    halves = offsets.astype("<f2")
+    return np.asarray(np.where(np.abs(halves) < np.finfo(np.float16).smallest_normal, np.float16(0), halves), "<f2")
 
 
 def _whole(values: Array) -> Array:
@@ -131,10 +160,11 @@ def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     """com.microsoft::MatMulNBits. With 4 bits it quantises the rows it multiplies to 8 (``accuracy_level`` 4), with 8
     it does not: their rounding would be four times that of the weights."""
     at = attributes(node)
-    x, weight, scales, zeros, bias = (*node.inputs, None, None)[:5]
+    x, weight, scales, _, bias = (*node.inputs, None, None)[:5]
+    whole, left = _whole_zeros(node, "columns")
     product = tape.op(
         "MatMulNBits",
-        [x, weight, scales, zeros],
+        [x, weight, scales, whole],
         {
             "K": at["in"],
             "N": at["out"],
@@ -145,13 +175,17 @@ def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         domain=_MS,
     )
     product.dtype = ir.DataType.FLOAT
+    if left is not None:
+        # What a block's zero point leaves is the same for all its channels: their sum is multiplied by it.
+        sums = tape.op("ReduceSum", [_by_block(tape, node, x), ints(graph_of(node), -1)], {"keepdims": 0})
+        product = tape.op("Add", [product, tape.op("MatMul", [sums, left])])
     return [product if bias is None else tape.op("Add", [product, bias])]
 
 
 def gather_block_quantized(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     """com.microsoft::GatherBlockQuantized. It wants rows of bytes: another view of the weight that a product shares."""
     at, graph = attributes(node), graph_of(node)
-    ids, weight, scales, zeros = (*node.inputs, None)[:4]
+    ids, weight, scales = node.inputs[:3]
     assert weight is not None
     name, tensor = f"{weight.name}.rows", _tensor(weight)
     if name not in graph.initializers:
@@ -159,8 +193,61 @@ def gather_block_quantized(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         # The same bytes under another shape: a content-addressed store keeps them once.
         computed(graph, lambda: tensor.numpy().reshape(rows, -1), (rows, blocks * size), ir.DataType.UINT8, name)
     rule = {"bits": at["bits"], "block_size": at["block"], "gather_axis": 0, "quantize_axis": 1}
-    inputs = [graph.initializers[name], ids, scales, zeros]
-    return [tape.op("GatherBlockQuantized", inputs, rule, domain=_MS)]
+    whole, left = _whole_zeros(node, "rows")
+    found = tape.op("GatherBlockQuantized", [graph.initializers[name], ids, scales, whole], rule, domain=_MS)
+    if left is not None:
+        found.shape = node.outputs[0].shape
+        rest = tape.op("Unsqueeze", [tape.op("Gather", [left, ids]), ints(graph, -1)])
+        parts = tape.op("Add", [_by_block(tape, node, found), rest])
+        found = tape.op("Reshape", [parts, ints(graph, *[0] * (_rank(found) - 1), at["in"])])
+    return [found]
+
+
+def _rank(value: ir.Value | None) -> int:
+    if value is None or value.shape is None:
+        raise ValueError("what is multiplied by a weight in blocks must have a known rank")
+    return len(value.shape)
+
+
+def _by_block(tape: Tape, node: ir.Node, x: ir.Value | None) -> ir.Value:
+    """[..., K] -> [..., K / block, block]"""
+    shape = [*[0] * (_rank(x) - 1), -1, attributes(node)["block"]]
+    return tape.op("Reshape", [x, ints(graph_of(node), *shape)])
+
+
+def _whole_zeros(node: ir.Node, order: Literal["rows", "columns"]) -> tuple[ir.Value | None, ir.Value | None]:
+    """Zero points as the operators of com.microsoft take them, and what these leave of ones that are floats.
+
+    Those are rounded to integers; (rounded - zero) * scale is left, [N, blocks], or [blocks, N] for columns.
+    MatMulNBits has a type of zero points for them too, which it multiplies ten times slower, and not in 8 bits.
+    """
+    weight, scales, zeros = (*node.inputs, None)[1:4]
+    if zeros is None or zeros_of(zeros) == "integers":
+        return zeros, None
+    assert weight is not None and scales is not None
+    at, graph, name = attributes(node), graph_of(node), str(zeros.name)
+    bits, (rows, blocks) = at["bits"], sizes(scales.shape)
+    if at["in"] != blocks * at["block"]:
+        raise ValueError(f"{weight.name!r} has zero points that are floats, and no whole blocks")
+    floats, factors = _tensor(zeros), _tensor(scales)
+
+    def rounded() -> Array:
+        return np.clip(np.rint(floats.numpy()), 0, 2**bits - 1)
+
+    def packed() -> Array:
+        return pack_bits(rounded().astype(np.uint8), bits)
+
+    def left() -> Array:
+        rest = (rounded() - floats.numpy()) * factors.numpy()
+        return np.ascontiguousarray(rest.T if order == "columns" else rest, np.float32)
+
+    made = graph.initializers
+    if f"{name}.whole" not in made:
+        computed(graph, packed, (rows, packed_size(blocks, bits)), ir.DataType.UINT8, f"{name}.whole")
+    if f"{name}.{order}" not in made:
+        shape = (blocks, rows) if order == "columns" else (rows, blocks)
+        computed(graph, left, shape, ir.DataType.FLOAT, f"{name}.{order}")
+    return made[f"{name}.whole"], made[f"{name}.{order}"]
 
 
 def native_block_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
@@ -183,7 +270,7 @@ def _panels_of(node: ir.Node) -> tuple[ir.Value, dict[str, Any]]:
     name, bits = f"{weight.name}.panels", at["bits"]
     if name not in graph.initializers:
         parts = [None if part is None else _tensor(part) for part in (weight, scales, zeros)]
-        shape = (-(-at["out"] // COLUMNS), panel_bytes(at["in"], at["block"], bits, zeros is not None))
+        shape = (-(-at["out"] // COLUMNS), panel_bytes(at["in"], at["block"], bits, zeros_of(zeros)))
 
         def compute() -> Array:
             arrays = [None if part is None else part.numpy() for part in parts]
@@ -191,7 +278,14 @@ def _panels_of(node: ir.Node) -> tuple[ir.Value, dict[str, Any]]:
             return panels(arrays[0], arrays[1], arrays[2], bits)
 
         computed(graph, compute, shape, ir.DataType.UINT8, name)
-    return graph.initializers[name], {**at, "zeros": int(zeros is not None)}
+    return graph.initializers[name], {**at, "zeros": KINDS.index(zeros_of(zeros))}
+
+
+def zeros_of(value: ir.Value | None) -> Zeros:
+    """Which zero points an operator's input of them holds."""
+    if value is None:
+        return "none"
+    return "floats" if _tensor(value).dtype == ir.DataType.FLOAT else "integers"
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

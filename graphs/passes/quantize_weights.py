@@ -8,7 +8,7 @@ What a checkpoint holds in blocks already is not rounded again, where the precis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -18,8 +18,8 @@ import numpy as np
 import onnx_ir as ir
 
 from precast.graphs import schema
-from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
-from precast.graphs.dialects.blocks import pack_bits, packed_size, rounded_scales
+from precast.graphs.block_weight import BLOCKS, META, WIDE, BlockWeight, Parts
+from precast.graphs.dialects.blocks import Zeros, dequantized, pack_bits, packed_size, rounded_scales
 from precast.graphs.passes.base import GraphPass, constant
 from precast.graphs.tensors import computed, sizes
 
@@ -64,8 +64,8 @@ def quantized(weight: Array, bits: int, block: int, symmetric: bool) -> Parts:
     return values, scales, zeros
 
 
-def _anew(tensor: ir.TensorProtocol, bits: int, block: int, zeros: bool) -> Parts:
-    return quantized(tensor.numpy(), bits, block, not zeros)
+def _anew(tensor: ir.TensorProtocol, bits: int, block: int, zeros: Zeros) -> Parts:
+    return quantized(tensor.numpy(), bits, block, zeros == "none")
 
 
 # Below: x [block, M] of M blocks; scales and zero points [M].
@@ -118,6 +118,27 @@ def _search(x: Array, symmetric: bool) -> tuple[Array, Array]:
     return rounded_scales(best_scale), best_zero
 
 
+def _values(tensor: ir.TensorProtocol, block: int, zeros: Zeros) -> Array:
+    return dequantized(*_anew(tensor, 4, block, zeros), 4, sizes(tensor.shape)[1])
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A node that reads a weight, and the operator it becomes."""
+
+    node: ir.Node
+    becomes: str
+
+    @property
+    def weight(self) -> ir.Value | None:
+        return self.node.inputs[1 if self.becomes == "BlockLinear" else 0]
+
+    @property
+    def x(self) -> ir.Value | None:
+        """What is multiplied or looked up."""
+        return self.node.inputs[0 if self.becomes == "BlockLinear" else 1]
+
+
 @dataclass
 class _Last:
     """The weight that was quantised last: its parts are written one after the other."""
@@ -130,7 +151,9 @@ class QuantizeWeights(GraphPass):
     """Linear and the Gather of a token embedding become BlockLinear and BlockEmbedding; a tied weight is stored once.
 
     Nothing is computed before a weight is written, and one weight at a time is held. A weight whose initializer has
-    `Blocks` in its ``meta`` keeps their bits, block and zero points, if it has no more bits than are asked for.
+    `Blocks` in its ``meta`` keeps their bits, block and zero points, unless it has 8 and 4 are asked for: 5 and 6 bits,
+    which take 8 here, were chosen by who made the file, and little is gained by rounding them a second time. A weight
+    that is `WIDE` there gets 8 bits instead of 4.
 
     Args:
         bits: 4 or 8.
@@ -166,48 +189,70 @@ class QuantizeWeights(GraphPass):
             raise ValueError("weights are quantised before operators are spelled: put QuantizeWeights before Lower")
 
     def call(self, model: ir.Model) -> None:
-        graph = model.graph
-        tied = {node.inputs[1] for node in graph if _is_linear(node)}
-        for node in list(graph):
-            if _is_linear(node):
-                self._replace(graph, node, "BlockLinear", node.inputs[1], node.inputs[0], (*node.inputs, None)[2])
-            elif _is_lookup(node):
-                table, ids = node.inputs[0], node.inputs[1]
-                if table not in tied and not _is_tokens(ids):
-                    self.declined["Gather: not of tokens"] += constant(table) is not None
-                    continue
-                self._replace(graph, node, "BlockEmbedding", table, ids, None)
+        readers = _readers(model.graph)
+        read = {reader.node for reader in readers}
+        for node in model.graph:
+            if _is_lookup(node) and node not in read and constant(node.inputs[0]) is not None:
+                self.declined["Gather: not of tokens"] += 1
+        for reader in readers:
+            self._replace(model.graph, reader)
 
-    def _replace(
-        self, graph: ir.Graph, node: ir.Node, op_type: str, weight: ir.Value | None, x: ir.Value | None,
-        bias: ir.Value | None,
-    ) -> None:  # fmt: skip
-        tensor = constant(weight)
-        name = "" if weight is None else str(weight.name)
+    def roundings(self, model: ir.Model) -> Iterator[tuple[ir.Value, Callable[[], Array]]]:
+        """The weights whose values the pass would change in 4 bits, and what it would make of them, float32 [N, K]."""
+        seen = set()
+        for reader in _readers(model.graph):
+            weight = reader.weight
+            if weight is None or weight.name in seen or self._reason(reader) or self._bits(weight) == 8:
+                continue
+            seen.add(weight.name)
+            if self._stored(weight, 4)[0] is None:
+                tensor = weight.const_value
+                assert tensor is not None
+                yield weight, partial(_values, tensor, self.block, self._zeros(4))
+
+    def _reason(self, reader: _Reader) -> str:
+        """Why a weight stays as it is, or nothing."""
+        weight, tensor = reader.weight, constant(reader.weight)
         if weight is None or tensor is None or not weight.is_initializer():
-            self.declined[f"{node.op_type}: the weight is computed"] += 1
-            return
+            return "the weight is computed"
+        if any(fnmatchcase(str(weight.name), pattern) for pattern in self.keep):
+            return "kept"
         shape = sizes(tensor.shape)
-        if any(fnmatchcase(name, pattern) for pattern in self.keep):
-            self.declined[f"{node.op_type}: kept"] += 1
-            return
         if tensor.dtype != ir.DataType.FLOAT or len(shape) != 2:
-            self.declined[f"{node.op_type}: the weight is not a float32 matrix"] += 1
+            return "the weight is not a float32 matrix"
+        return ""
+
+    def _bits(self, weight: ir.Value) -> int:
+        patterns = any(fnmatchcase(str(weight.name), pattern) for pattern in self.wide)
+        return 8 if self.bits == 8 or patterns or WIDE in weight.meta else 4
+
+    def _zeros(self, bits: int) -> Zeros:
+        return "none" if self.symmetric or bits != self.bits else "integers"
+
+    def _replace(self, graph: ir.Graph, reader: _Reader) -> None:
+        node, weight, reason = reader.node, reader.weight, self._reason(reader)
+        if reason or weight is None or weight.const_value is None:
+            self.declined[f"{node.op_type}: {reason}"] += 1
             return
-        wide = self.bits == 8 or any(fnmatchcase(name, pattern) for pattern in self.wide)
-        bits, block, zeros = 8 if wide else 4, self.block, not (self.symmetric or (wide and self.bits == 4))
+        tensor, shape = weight.const_value, sizes(weight.const_value.shape)
+        bits, block = self._bits(weight), self.block
+        zeros = self._zeros(bits)
         make: Callable[[], Parts] = partial(_anew, tensor, bits, block, zeros)
-        stored = self._stored(node, weight, bits)
+        if bits != self.bits:
+            self.declined[f"{node.op_type}: 4 bits are too few, it has 8"] += 1
+        stored, reason = self._stored(weight, bits)
         if stored is not None:
             bits, block, zeros, make = stored.bits, stored.block, stored.zeros, stored.load
-        if op_type == "BlockEmbedding" and shape[1] % block:
+        elif reason:
+            self.declined[f"{node.op_type}: the checkpoint's blocks are quantised anew: {reason}"] += 1
+        if reader.becomes == "BlockEmbedding" and shape[1] % block:
             self.declined[f"Gather: {shape[1]} channels are no multiple of the block"] += 1
             return
-        parts = self._parts(graph, name, shape, bits, block, zeros, make)
-        inputs = [x, *parts, bias] if op_type == "BlockLinear" else [x, *parts]
+        parts = self._parts(graph, str(weight.name), shape, bits, block, zeros, make)
+        inputs = [reader.x, *parts, *((*node.inputs, None)[2:3] if reader.becomes == "BlockLinear" else ())]
         attributes = {"bits": bits, "block": block, "in": shape[1], "out": shape[0]}
         new = ir.Node(
-            schema.DOMAIN, op_type, inputs, [ir.AttrInt64(key, value) for key, value in attributes.items()],
+            schema.DOMAIN, reader.becomes, inputs, [ir.AttrInt64(key, value) for key, value in attributes.items()],
             name=node.name,
         )  # fmt: skip
         old, fresh = node.outputs[0], new.outputs[0]
@@ -215,24 +260,25 @@ class QuantizeWeights(GraphPass):
         ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old], [fresh])
         self.changed += 1
 
-    def _stored(self, node: ir.Node, weight: ir.Value, bits: int) -> BlockWeight | None:
-        """The blocks that the checkpoint holds this weight in, where they can be used as they are."""
+    def _stored(self, weight: ir.Value, bits: int) -> tuple[BlockWeight | None, str]:
+        """The blocks that the checkpoint holds this weight in, where they can be used as they are; or why not."""
         find = weight.meta.get(META)
         if find is None:
-            return None
+            return None, ""
         stored: BlockWeight = find()
         reason = stored.unfit
         if not reason and stored.transposed:
             reason = "its blocks lie along the outputs"
-        if not reason and stored.bits > bits:
+        if not reason and stored.bits > bits and stored.held is None:
             reason = f"it has {stored.bits} bits"
-        if not reason:
-            return stored
-        self.declined[f"{node.op_type}: the checkpoint's blocks are quantised anew: {reason}"] += 1
-        return None
+        if reason:
+            return None, reason
+        # What is multiplied by 4 bits is rounded to 8, which is nothing beside their own rounding, but far above what
+        # 8 bits are asked for: the same integers are then kept in 8 bits.
+        return (stored.widened() if self.bits == 8 else stored), ""
 
     def _parts(
-        self, graph: ir.Graph, name: str, shape: tuple[int, ...], bits: int, block: int, zeros: bool,
+        self, graph: ir.Graph, name: str, shape: tuple[int, ...], bits: int, block: int, zeros: Zeros,
         make: Callable[[], Parts],
     ) -> list[ir.Value | None]:  # fmt: skip
         """The initializers (weight, scales, zero points or None) of a weight; made once."""
@@ -251,15 +297,29 @@ class QuantizeWeights(GraphPass):
             assert found is not None
             return found
 
-        shapes = [(rows, blocks, packed_size(block, bits)), (rows, blocks), (rows, packed_size(blocks, bits))]
-        kinds = [ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.UINT8]
+        floats = zeros == "floats"
+        offsets = (rows, blocks) if floats else (rows, packed_size(blocks, bits))
+        shapes = [(rows, blocks, packed_size(block, bits)), (rows, blocks), offsets]
+        kinds = [ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.FLOAT if floats else ir.DataType.UINT8]
         return [
             None
-            if index == 2 and not zeros
+            if index == 2 and zeros == "none"
             else graph.initializers.get(names[index])
             or computed(graph, lambda index=index: part(index), shapes[index], kinds[index], names[index])  # type: ignore[misc]
             for index in range(3)
         ]
+
+
+def _readers(graph: ir.Graph) -> list[_Reader]:
+    """Linear layers, and lookups that are of tokens or share their table with one."""
+    tied = {node.inputs[1] for node in graph if _is_linear(node)}
+    found = []
+    for node in graph:
+        if _is_linear(node):
+            found.append(_Reader(node, "BlockLinear"))
+        elif _is_lookup(node) and (node.inputs[0] in tied or _is_tokens(node.inputs[1])):
+            found.append(_Reader(node, "BlockEmbedding"))
+    return found
 
 
 def _is_linear(node: ir.Node) -> bool:

@@ -8,6 +8,7 @@ namespace precast {
 
 constexpr int64_t kPanelColumns = 16;  // weight columns that lie together
 constexpr int64_t kRowTile = 4;        // rows whose quantised values lie together
+constexpr int64_t kSmallestBlock = 16;  // of 8 bits; those of 4 have at least kFold
 constexpr int64_t kFold = 32;          // products of 4 bits by 8 that a sum of 16 bits holds: 32 / 2 * 15 * 127
 
 constexpr uint32_t kScaleShift = 13, kScaleOffset = (127 - 48) << 10;
@@ -18,18 +19,41 @@ constexpr uint32_t kScaleShift = 13, kScaleOffset = (127 - 48) << 10;
 //   8 bits: byte k/4*64 + c*4 + k%4;                                    signed: what is stored minus 128
 // then the scales of the columns in 16 bits: those of a float32 from its tenth bit of mantissa up, minus kScaleOffset,
 // which is 2^-48 to 2^16 at the precision of half floats, with nothing subnormal; then, where there are any, the zero
-// points: 4 bits 8 bytes, column c in half c%2 of byte c/2; 8 bits 16 bytes, what is stored minus 128 again.
+// points. Integers: 4 bits 8 bytes, column c in half c%2 of byte c/2; 8 bits 16 bytes, what is stored minus 128 again.
+// Floats, in units of the stored values: half floats, none of them subnormal; of 8 bits minus 128 too.
+enum Zeros : int { kMiddle = 0, kIntegers = 1, kHalves = 2 };
+
 struct PanelLayout {
   int64_t blocks, scales, zeros, of_block, bytes;
 
-  PanelLayout(int64_t depth, int64_t block, int64_t bits, bool with_zeros) {
+  PanelLayout(int64_t depth, int64_t block, int64_t bits, int64_t kind) {
     blocks = (depth + block - 1) / block;
     scales = block * kPanelColumns * bits / 8;
     zeros = scales + kPanelColumns * 2;
-    of_block = zeros + (with_zeros ? kPanelColumns * bits / 8 : 0);
+    of_block = zeros + kPanelColumns * (kind == kIntegers ? bits : kind == kHalves ? 16 : 0) / 8;
     bytes = blocks * of_block;
   }
 };
+
+// A half float that is not subnormal, infinite or NaN: its bits, moved, are those of a float32 2^112 times smaller.
+inline float from_half(uint16_t code) {
+  const uint32_t magnitude = (code & 0x7fffu) << 13;
+  float value;
+  __builtin_memcpy(&value, &magnitude, sizeof value);
+  return (code & 0x8000 ? -0x1p112f : 0x1p112f) * value;
+}
+
+// The zero point of column c of the block that `zeros` bytes belong to.
+inline float zero_point(const uint8_t* zeros, int64_t c, int64_t bits, int64_t kind) {
+  if (kind == kMiddle) return bits == 4 ? 8.0f : 0.0f;
+  if (kind == kHalves) {
+    uint16_t code;
+    __builtin_memcpy(&code, zeros + c * 2, sizeof code);
+    return from_half(code);
+  }
+  const uint8_t stored = zeros[c * bits / 8];
+  return static_cast<float>(bits == 4 ? stored >> (c % 2 * 4) & 15 : static_cast<int8_t>(stored));
+}
 
 // Rows of x in 8 bits (12 beside weights of 8), a scale for each block, times weights in blocks of 4 or 8 bits, plus a
 // bias.
@@ -42,8 +66,7 @@ struct BlockCall {
   // beside weights of 8 bits in 16, where an instruction set may want another order within the four.
   int8_t* quants;  // [depth / 4][R][4], depth rounded up to whole blocks, zeros behind the last channel
   float* scales;   // [blocks][R][2]: the scale, the sum of the block's quants
-  int64_t rows, depth, columns, block, bits;
-  bool zeros;
+  int64_t rows, depth, columns, block, bits, zeros;
 };
 
 // Ranges are [first, last): tiles of kRowTile rows, panels of kPanelColumns columns.

@@ -41,8 +41,16 @@ inline __m256 scales_of(const uint8_t* p) {
   return _mm256_castsi256_ps(bits);
 }
 
-template <int Bits>
+template <int Bits, int Kind>
 inline __m256 zeros_of(const uint8_t* p) {
+  if (Kind == kMiddle) return _mm256_set1_ps(8.0f);
+  if (Kind == kHalves) {  // as `from_half`
+    const __m256i code = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m256i magnitude = _mm256_slli_epi32(_mm256_and_si256(code, _mm256_set1_epi32(0x7fff)), 13);
+    const __m256i sign = _mm256_slli_epi32(_mm256_srli_epi32(code, 15), 31);
+    const __m256 value = _mm256_mul_ps(_mm256_castsi256_ps(magnitude), _mm256_set1_ps(0x1p112f));
+    return _mm256_or_ps(value, _mm256_castsi256_ps(sign));
+  }
   if (Bits == 8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
   const __m256i halves = _mm256_srlv_epi32(four_of(reinterpret_cast<const int8_t*>(p)),
                                            _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
@@ -106,7 +114,7 @@ PRECAST_INLINE void block_of_4(const uint8_t* w, const int8_t* x, int64_t block,
 }
 
 // Two products of 16 bits a lane: (k, k + 2), then (k + 1, k + 3), the order in which `quantize_tiles` lays x for it.
-template <int Rows>
+template <int Fold, int Rows>  // Fold: 32, or 16 where that is the block
 PRECAST_INLINE void block_of_8(const uint8_t* w, const int8_t* x, int64_t block,
                                __m256i (&sums)[kHalves][Rows]) {
 #pragma GCC unroll 2
@@ -114,9 +122,9 @@ PRECAST_INLINE void block_of_8(const uint8_t* w, const int8_t* x, int64_t block,
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) sums[h][r] = _mm256_setzero_si256();
   }
-  for (int64_t i = 0; i < block; i += kFold) {
+  for (int64_t i = 0; i < block; i += Fold) {
 #pragma GCC unroll 8
-    for (int v = 0; v < 8; ++v) {
+    for (int v = 0; v < Fold / 4; ++v) {
       __m256i even[kHalves], odd[kHalves];
 #pragma GCC unroll 2
       for (int h = 0; h < kHalves; ++h) {
@@ -136,13 +144,13 @@ PRECAST_INLINE void block_of_8(const uint8_t* w, const int8_t* x, int64_t block,
         }
       }
     }
-    w += 512;
-    x += kFold * Rows * 2;
+    w += Fold * kPanelColumns;
+    x += Fold * Rows * 2;
   }
 }
 
-// The columns of a panel of Rows rows.
-template <int Bits, bool Zeros, bool Single, int Rows>
+// The columns of a panel of Rows rows. Block: 16, 32, or 0 for multiples of 32.
+template <int Bits, int Kind, int Block, int Rows>
 PRECAST_INLINE void panel_tile(const BlockCall& call, const PanelLayout& layout, const uint8_t* w, const int8_t* x,
                                const float* x_scales, __m256 (&out)[kHalves][Rows]) {
 #pragma GCC unroll 2
@@ -150,21 +158,20 @@ PRECAST_INLINE void panel_tile(const BlockCall& call, const PanelLayout& layout,
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) out[h][r] = _mm256_setzero_ps();
   }
-  const int64_t block = Single ? kFold : call.block;
+  const int64_t block = Block != 0 ? Block : call.block;
   for (int64_t b = 0; b < layout.blocks; ++b) {
     __m256i sums[kHalves][Rows];
-    if constexpr (Bits == 4) block_of_4<Single, Rows>(w, x, block, sums);
-    else block_of_8<Rows>(w, x, block, sums);
+    if constexpr (Bits == 4) block_of_4<Block == kFold, Rows>(w, x, block, sums);
+    else block_of_8<Block == kSmallestBlock ? kSmallestBlock : kFold, Rows>(w, x, block, sums);
 #pragma GCC unroll 2
     for (int h = 0; h < kHalves; ++h) {
       const __m256 scale = scales_of(w + layout.scales + h * kHalfColumns * 2);
-      const __m256 zero =
-          Zeros ? zeros_of<Bits>(w + layout.zeros + h * kHalfColumns * Bits / 8) : _mm256_set1_ps(8.0f);
+      const __m256 zero = zeros_of<Bits, Kind>(w + layout.zeros + h * kHalfColumns * (Kind == kHalves ? 16 : Bits) / 8);
 #pragma GCC unroll 4
       for (int r = 0; r < Rows; ++r) {
-        // Integers below 2^24 all of them: exact in float32.
+        // Integers below 2^24 all of them, but for zero points that are floats: exact in float32.
         __m256 total = _mm256_cvtepi32_ps(sums[h][r]);
-        if (Zeros || Bits == 4) total = _mm256_fnmadd_ps(zero, _mm256_broadcast_ss(x_scales + 2 * r + 1), total);
+        if (Kind != kMiddle || Bits == 4) total = _mm256_fnmadd_ps(zero, _mm256_broadcast_ss(x_scales + 2 * r + 1), total);
         // The product of the scales first: large rows do not overflow before small weights are at them.
         out[h][r] = _mm256_fmadd_ps(total, _mm256_mul_ps(scale, _mm256_broadcast_ss(x_scales + 2 * r)), out[h][r]);
       }
@@ -175,14 +182,13 @@ PRECAST_INLINE void panel_tile(const BlockCall& call, const PanelLayout& layout,
   }
 }
 
-template <int Bits, bool Zeros, int Rows>
+template <int Bits, int Kind, int Block, int Rows>
 void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel, int64_t begin) {
   const uint8_t* w = call.weight + panel * layout.bytes;
   const int8_t* x = call.quants + begin * layout.blocks * call.block * Bits / 4;
   const float* x_scales = call.scales + begin * layout.blocks * 2;
   __m256 result[kHalves][Rows];
-  if (call.block == kFold) panel_tile<Bits, Zeros, true, Rows>(call, layout, w, x, x_scales, result);
-  else panel_tile<Bits, Zeros, false, Rows>(call, layout, w, x, x_scales, result);
+  panel_tile<Bits, Kind, Block, Rows>(call, layout, w, x, x_scales, result);
 #pragma GCC unroll 2
   for (int h = 0; h < kHalves; ++h) {
     const int64_t column = panel * kPanelColumns + h * kHalfColumns, left = call.columns - column;
@@ -203,7 +209,7 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
 
 #else
 
-template <int Bits, bool Zeros, int Rows>
+template <int Bits, int Kind, int, int Rows>
 void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel, int64_t begin) {
   const int64_t depth = layout.blocks * call.block, column = panel * kPanelColumns;
   const int64_t wide = call.columns - column < kPanelColumns ? call.columns - column : kPanelColumns;
@@ -234,11 +240,7 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
       uint16_t code;
       __builtin_memcpy(&code, parts + layout.scales + c * 2, sizeof code);
       const float scale = from_bits((code + kScaleOffset) << kScaleShift);
-      float zero = Bits == 4 ? 8.0f : 0.0f;
-      if (Zeros) {
-        const uint8_t* stored = parts + layout.zeros + c * Bits / 8;
-        zero = static_cast<float>(Bits == 4 ? *stored >> (c % 2 * 4) & 15 : static_cast<int8_t>(*stored));
-      }
+      const float zero = zero_point(parts + layout.zeros, c, Bits, Kind);
       for (int r = 0; r < Rows; ++r) {
         const float* of_row = x_scales + (b * Rows + r) * 2;
         const float total = static_cast<float>(sums[r][c]) - zero * of_row[1];
@@ -257,29 +259,42 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
 
 #endif
 
-template <int Bits, bool Zeros>
+template <int Bits, int Kind, int Block>
 void panels(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
-  const PanelLayout layout(call.depth, call.block, Bits, Zeros);
+  const PanelLayout layout(call.depth, call.block, Bits, Kind);
   static_assert(kRowTile == 4, "one case a number of rows");
   for (int64_t panel = first; panel < last; ++panel) {
     for (int64_t tile = first_tile; tile < last_tile; ++tile) {
       const int64_t begin = tile * kRowTile, left = call.rows - begin;
-      if (left >= 4) panel_rows<Bits, Zeros, 4>(call, layout, panel, begin);
-      else if (left == 3) panel_rows<Bits, Zeros, 3>(call, layout, panel, begin);
-      else if (left == 2) panel_rows<Bits, Zeros, 2>(call, layout, panel, begin);
-      else panel_rows<Bits, Zeros, 1>(call, layout, panel, begin);
+      if (left >= 4) panel_rows<Bits, Kind, Block, 4>(call, layout, panel, begin);
+      else if (left == 3) panel_rows<Bits, Kind, Block, 3>(call, layout, panel, begin);
+      else if (left == 2) panel_rows<Bits, Kind, Block, 2>(call, layout, panel, begin);
+      else panel_rows<Bits, Kind, Block, 1>(call, layout, panel, begin);
     }
   }
 }
 
-void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
-  if (call.bits == 4) {
-    if (call.zeros) panels<4, true>(call, first, last, first_tile, last_tile);
-    else panels<4, false>(call, first, last, first_tile, last_tile);
+template <int Bits, int Kind>
+void panels_of_kind(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
+  if (Bits == 8 && call.block == kSmallestBlock) {
+    panels<8, Kind, kSmallestBlock>(call, first, last, first_tile, last_tile);
+  } else if (call.block == kFold) {
+    panels<Bits, Kind, kFold>(call, first, last, first_tile, last_tile);
   } else {
-    if (call.zeros) panels<8, true>(call, first, last, first_tile, last_tile);
-    else panels<8, false>(call, first, last, first_tile, last_tile);
+    panels<Bits, Kind, 0>(call, first, last, first_tile, last_tile);
   }
+}
+
+template <int Bits>
+void panels_of_bits(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
+  if (call.zeros == kMiddle) panels_of_kind<Bits, kMiddle>(call, first, last, first_tile, last_tile);
+  else if (call.zeros == kIntegers) panels_of_kind<Bits, kIntegers>(call, first, last, first_tile, last_tile);
+  else panels_of_kind<Bits, kHalves>(call, first, last, first_tile, last_tile);
+}
+
+void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
+  if (call.bits == 4) panels_of_bits<4>(call, first, last, first_tile, last_tile);
+  else panels_of_bits<8>(call, first, last, first_tile, last_tile);
 }
 
 }  // namespace

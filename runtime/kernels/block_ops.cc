@@ -64,8 +64,7 @@ struct EmbeddingWork {
   const uint8_t* weight;
   float* out;
   PanelLayout layout;
-  int64_t count, depth, block, bits, columns;
-  bool zeros;
+  int64_t count, depth, block, bits, columns, zeros;
   std::atomic<bool> outside{false};
 
   static constexpr int64_t kTokens = 64;  // of one task
@@ -90,16 +89,12 @@ struct EmbeddingWork {
       const uint32_t scale_bits = (code + kScaleOffset) << kScaleShift;
       float scale;
       std::memcpy(&scale, &scale_bits, sizeof scale);
-      int zero = bits == 4 ? 8 : 0;
-      if (zeros) {
-        const uint8_t* stored = panel + layout.zeros + c * bits / 8;
-        zero = bits == 4 ? *stored >> (c % 2 * 4) & 15 : static_cast<int8_t>(*stored);
-      }
+      const float zero = zero_point(panel + layout.zeros, c, bits, zeros);
       const int64_t count = smaller(block, depth - b * block);
       for (int64_t k = 0; k < count; ++k) {
         const int quant = bits == 4 ? panel[k / 8 * 4 * kPanelColumns + c * 4 + k % 4] >> (k / 4 % 2 * 4) & 15
                                     : static_cast<int8_t>(panel[k / 4 * 4 * kPanelColumns + c * 4 + k % 4]);
-        out[i * depth + b * block + k] = static_cast<float>(quant - zero) * scale;
+        out[i * depth + b * block + k] = (static_cast<float>(quant) - zero) * scale;
       }
     }
   }
@@ -108,11 +103,14 @@ struct EmbeddingWork {
 // What both operators of block-wise weights check of them.
 bool check_blocks(Call& call, const Node& node, const Tensor& weight) {
   call.check(node.bits == 4 || node.bits == 8, "bits must be 4 or 8, not %lld", (long long)node.bits);
-  call.check(node.block >= 32 && node.block <= 256 && node.block % 32 == 0,
-             "block must be a multiple of 32 up to 256, not %lld", (long long)node.block);
+  const bool smallest = node.block == kSmallestBlock && node.bits == 8;
+  call.check(smallest || (node.block >= kFold && node.block <= 256 && node.block % kFold == 0),
+             "block must be a multiple of 32 up to 256, or 16 with 8 bits, not %lld", (long long)node.block);
+  call.check(node.zeros >= kMiddle && node.zeros <= kHalves, "zeros must be 0 (none), 1 (integers) or 2 (floats), not %lld",
+             (long long)node.zeros);
   call.check(node.in >= 1 && node.out >= 1, "in and out must be given: the channels and columns of the weight");
   if (!call.ok()) return false;
-  const PanelLayout layout(node.in, node.block, node.bits, node.zeros != 0);
+  const PanelLayout layout(node.in, node.block, node.bits, node.zeros);
   const int64_t panels = ceiling(node.out, kPanelColumns);
   call.check(weight.rank == 2 && weight.dims[0] == panels && weight.dims[1] == layout.bytes,
              "weight must be [%lld, %lld] bytes: %lld columns in panels of 16, %lld channels in blocks of %lld",
@@ -143,7 +141,7 @@ ort::Status* block_linear(const Node& node, ort::KernelContext* context) {
   to.columns = node.out;
   to.block = node.block;
   to.bits = node.bits;
-  to.zeros = node.zeros != 0;
+  to.zeros = node.zeros;
   to.out = call.output(0, shape, x.rank);
   if (!call.ok() || to.rows == 0) return call.status();
 
@@ -175,10 +173,9 @@ ort::Status* block_embedding(const Node& node, ort::KernelContext* context) {
   int64_t shape[kMaxRank];
   for (size_t i = 0; i < ids.rank; ++i) shape[i] = ids.dims[i];
   shape[ids.rank] = node.in;
-  const bool zeros = node.zeros != 0;
   EmbeddingWork work{ids.ints(), static_cast<const uint8_t*>(weight.data), call.output(0, shape, ids.rank + 1),
-                     PanelLayout(node.in, node.block, node.bits, zeros), ids.elements(), node.in, node.block,
-                     node.bits, node.out, zeros};
+                     PanelLayout(node.in, node.block, node.bits, node.zeros), ids.elements(), node.in, node.block,
+                     node.bits, node.out, node.zeros};
   call.parallel(EmbeddingWork::task, static_cast<size_t>(ceiling(work.count, EmbeddingWork::kTokens)), &work);
   call.check(!work.outside, "an id is outside of [0, %lld)", (long long)node.out);
   return call.status();

@@ -65,24 +65,22 @@ inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_
   const __m256 factor = _mm256_set1_ps(inverse);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   __m256i sums = _mm256_setzero_si256();
-  for (int64_t i = 0; i < block; i += 32) {
+  for (int64_t i = 0; Wide && i < block; i += 8) {
+    const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), factor));
+    sums = _mm256_add_epi32(sums, q);
+    // Channels 0 2 1 3 of every four, in 16 bits.
+    const __m256i pairs = _mm256_shuffle_epi32(q, 0xd8);
+    const __m256i packed = _mm256_packs_epi32(pairs, pairs);
+    const int64_t low = _mm256_extract_epi64(packed, 0), high = _mm256_extract_epi64(packed, 2);
+    __builtin_memcpy(out + i / 4 * stride, &low, 8);
+    __builtin_memcpy(out + (i / 4 + 1) * stride, &high, 8);
+  }
+  for (int64_t i = 0; !Wide && i < block; i += 32) {
     __m256i q[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
       q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), factor));
       sums = _mm256_add_epi32(sums, q[j]);
-    }
-    if (Wide) {
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        // Channels 0 2 1 3 of every four, in 16 bits.
-        const __m256i pairs = _mm256_shuffle_epi32(q[j], 0xd8);
-        const __m256i packed = _mm256_packs_epi32(pairs, pairs);
-        const int64_t low = _mm256_extract_epi64(packed, 0), high = _mm256_extract_epi64(packed, 2);
-        __builtin_memcpy(out + (i / 4 + 2 * j) * stride, &low, 8);
-        __builtin_memcpy(out + (i / 4 + 2 * j + 1) * stride, &high, 8);
-      }
-      continue;
     }
     const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     int32_t fours[8];
