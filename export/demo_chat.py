@@ -77,7 +77,7 @@ def _digest(paths: list[Path]) -> str:
 
 
 def cast(
-    out: str | os.PathLike[str] | None, *, precision: str = "fp32", progress: Progress | None = None
+    out: str | os.PathLike[str] | None, *, precision: str = "int8", progress: Progress | None = None
 ) -> tuple[Path, Mapping[str, Any] | None]:
     """The artifact, and what its export cost; None where it was there already.
 

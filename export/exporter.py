@@ -92,6 +92,7 @@ def export_model(
     task: str | None = None,
     precision: str = "fp32",
     target: str = "cpu",
+    cache: str | None = None,
     add: bool = False,
     overwrite: bool = False,
     revision: str | None = None,
@@ -104,6 +105,8 @@ def export_model(
         source: a folder with a checkpoint, or a Hub id.
         task: what to export it for; None: what config.json's ``architectures`` says.
         precision, target: the variant to make, see ``precast.graphs.recipes``.
+        cache: ``int8`` holds a language model's keys and values in 8 bits, a quarter of the memory, where the CPU
+            kernels are there; None: in float32.
         add: put the variant into the artifact that is there. overwrite: replace that artifact by exchange.
         revision, token: for a Hub id.
 
@@ -112,7 +115,7 @@ def export_model(
     """
     if add and overwrite:
         raise InputError("add and overwrite exclude each other: add keeps the other variants, overwrite replaces them.")
-    known = recipes_for(target, precision)
+    known = recipes_for(target, precision, cache)
     cost = _Cost(progress)
     mode = "add" if add else "overwrite" if overwrite else "create"
     with ArtifactWriter(Path(out), mode=mode) as writer:
@@ -121,7 +124,7 @@ def export_model(
         reference = build(checkpoint.config, checkpoint.tensors, task)
         weights = sum(value.nbytes for value in {id(v): v for v in reference.model.parameters()}.values())
         writer.ensure_space(weights)
-        recipes = _fitting(known, reference)
+        recipes = _missing(_fitting(known, reference), writer)
         processing, tokenizer = _processing_files(checkpoint, reference, writer)
 
         source_record = Source(
@@ -266,7 +269,25 @@ def _fitting(known: Sequence[Recipe], reference: Reference) -> list[Recipe]:
             f"precision {known[0].precision!r} is made of language models only so far, and a {reference.model_type} "
             f"for {reference.head.task} is none. Export it with precision fp32."
         )
-    return [made for made in fitting if backend_for(made.provider).supports(made.isa)]
+    made = [recipe for recipe in fitting if backend_for(recipe.provider).supports(recipe.isa)]
+    wanted = next((recipe for recipe in fitting if recipe.cache is not None), None)
+    if wanted is not None and wanted not in made:
+        raise InputError(
+            f"cache {wanted.cache!r} needs the CPU kernels of precast, which are not here: `precast env` says why. "
+            "Export without it."
+        )
+    return made
+
+
+def _missing(recipes: Sequence[Recipe], writer: ArtifactWriter) -> list[Recipe]:
+    """Without the variant that runs anywhere, where the artifact that is added to has it: an int8 cache shares it."""
+    held = (
+        set()
+        if writer.base is None
+        else {name for component in writer.base.manifest.components.values() for name in component.variants}
+    )
+    left = [recipe for recipe in recipes if recipe.isa is not None or recipe.variant not in held]
+    return left if any(recipe.variant not in held for recipe in left) else list(recipes)
 
 
 def _rounding(recipe: Recipe) -> QuantizeWeights | None:
@@ -335,7 +356,8 @@ def _verified(
     gate(chosen.precision, measured, chosen.variant)
     divergence: dict[str, Any] = {}
     if text is not None:
-        found = text.divergence(parts)
+        # A cache that rounds is seen by who reads it: not by the call that fills it.
+        found = (text if chosen.cache is None else text.in_pieces()).divergence(parts)
         found.gate(chosen.precision, chosen.variant)
         divergence = {"divergence": found.to_json()}
     for name, item in lowered.items():

@@ -24,6 +24,7 @@ _LONGEST = 96
 # Logits of a wide vocabulary are a megabyte a position: so many bytes of them are held, at evenly spaced positions.
 _HELD = 320 << 20
 _MOST = 32
+_BY_TOKEN = ("input_ids", "position_ids")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,30 @@ class Sample:
             if "logits" in item.reference:
                 pairs.append((item.reference["logits"][0], made["logits"][0]))
         return measured_over(pairs, text=self.text, data=self.data)
+
+    def in_pieces(self) -> Sample:
+        """The same texts in several calls each, every piece ending at a position that is compared: what is asked of a
+        piece is read from what the ones before it left in the cache."""
+        recorded: list[Recorded] = []
+        for item in self.recorded:
+            if "logits" not in item.reference:
+                recorded.append(item)
+                continue
+            case, begin = item.case, 0
+            before = case.after
+            for place, end in enumerate(case.inputs["logit_positions"][0] + 1):
+                inputs = {
+                    **case.inputs,
+                    **{name: case.inputs[name][:, begin:end] for name in _BY_TOKEN if name in case.inputs},
+                    "past_lengths": np.full(1, begin, np.int64),
+                    "lengths": np.full(1, end - begin, np.int64),
+                    "logit_positions": np.full((1, 1), end - begin - 1, np.int64),
+                }
+                piece = replace(case, name=f"{case.name}-{place}", inputs=inputs, after=before)
+                logits = {"logits": item.reference["logits"][:, place : place + 1]}
+                recorded.append(Recorded(piece, logits, logits))
+                before, begin = piece.name, int(end)
+        return replace(self, recorded=recorded)
 
     def every(self, step: int) -> Sample:
         """Of every step-th text."""

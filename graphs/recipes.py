@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from precast.graphs.dialects.base import Dialect
-from precast.graphs.dialects.native import NATIVE
+from precast.graphs.dialects.native import INT8_CACHE, NATIVE
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
 from precast.graphs.dialects.portable import PORTABLE
 from precast.graphs.passes.base import GraphPass
@@ -38,6 +38,7 @@ class Recipe:
         session: session options the artifact prescribes (see precast.runtime.backends.onnxruntime).
         isa: what a machine must have beyond the provider, or None; such a variant is made beside a general one.
         language_models: only those are made so.
+        cache: what keys and values are held in, where that was asked for.
     """
 
     target: str
@@ -49,6 +50,7 @@ class Recipe:
     isa: str | None = None
     suffix: str = ""
     language_models: bool = False
+    cache: str | None = None
 
     @property
     def variant(self) -> str:
@@ -69,7 +71,7 @@ def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
 
 def _blocks(dialect: Dialect, bits: int) -> tuple[GraphPass, ...]:
     """Weights in blocks of 32 channels, which is what GGUF's types have, and what keeps 4 bits near the reference."""
-    fuse = FuseNativeBias() if dialect is NATIVE else FuseBias()
+    fuse = FuseBias() if dialect is ONNXRUNTIME else FuseNativeBias()
     return (
         FoldConstants(),
         Clean(),
@@ -115,12 +117,13 @@ _ALL = (
             passes=lambda dialect=dialect, bits=bits: _blocks(dialect, bits),  # type: ignore[misc]
             provider="CPUExecutionProvider",
             session={"graph_optimization_level": "basic"},
-            isa=_KERNELS if dialect is NATIVE else None,
-            suffix="-native" if dialect is NATIVE else "",
+            isa=_KERNELS if suffix else None,
+            suffix=suffix,
             language_models=True,
+            cache="int8" if dialect is INT8_CACHE else None,
         )
         for bits in (8, 4)
-        for dialect in (ONNXRUNTIME, NATIVE)
+        for dialect, suffix in ((ONNXRUNTIME, ""), (NATIVE, "-native"), (INT8_CACHE, "-native-int8-cache"))
     ),
     Recipe(
         target="cuda",
@@ -144,13 +147,28 @@ _ALL = (
 RECIPES: dict[str, Recipe] = {item.variant: item for item in _ALL}
 
 
-def recipes_for(target: str, precision: str) -> tuple[Recipe, ...]:
+def recipes_for(target: str, precision: str, cache: str | None = None) -> tuple[Recipe, ...]:
     """The recipes an export for a target and a precision makes, the one that runs anywhere first.
+
+    Args:
+        cache: what keys and values are held in; None: float32. Where it is int8, the variant for who has the kernels
+            has it, and the one that runs anywhere has float32.
 
     Raises:
         InputError: there is none; names the ones there are.
     """
-    found = tuple(item for item in _ALL if (item.target, item.precision) == (target, precision))
+    fitting = tuple(item for item in _ALL if (item.target, item.precision) == (target, precision))
+    found = tuple(item for item in fitting if item.cache == cache or (item.isa is None and item.cache is None))
+    if cache is not None and not any(item.cache == cache for item in found):
+        have = [item for item in _ALL if item.cache is not None]
+        names, targets, precisions = (
+            listing(dict.fromkeys(str(getattr(item, part)) for item in have))
+            for part in ("cache", "target", "precision")
+        )
+        raise InputError(
+            f"cache {cache!r} is not available for target {target!r} and precision {precision!r}. There is the cache "
+            f"{names} for {targets} and {precisions}."
+        )
     if found:
         return found
     targets = sorted({item.target for item in _ALL})

@@ -405,6 +405,7 @@ _PRODUCTS: Mapping[str, _Rule] = {
     "com.microsoft::GroupQueryAttention": _cached_attention,
     "com.microsoft::MultiHeadAttention": _attention,
     "precast.cpu::CachedAttention": _cached_attention,
+    "precast.cpu::CachedAttentionInt8": _cached_attention,
     "precast.cpu::Attention": _attention,
     "precast.cpu::BlockLinear": _block_linear,
 }

@@ -64,7 +64,7 @@ PER_INPUT_ELEMENT: Mapping[str, int] = dict.fromkeys(("CumSum", "ReduceMax", "Re
 _BIAS = {f"{_MS}::SkipLayerNormalization": 4, f"{_CPU}::AddLayerNorm": 4, f"{_MS}::FastGelu": 1}
 _BIAS.update({f"{_MS}::BiasGelu": 1, f"{_CPU}::BiasGelu": 1})
 # Their second and third outputs are their fourth and fifth inputs with the second and third appended.
-_APPENDING = frozenset((f"{_MS}::GroupQueryAttention", f"{_CPU}::CachedAttention"))
+_APPENDING = frozenset((f"{_MS}::GroupQueryAttention", f"{_CPU}::CachedAttention", f"{_CPU}::CachedAttentionInt8"))
 # Operator -> (its tables, the input that says which rows of them are read).
 _TABLES: Mapping[str, tuple[tuple[int, ...], int]] = {
     "Gather": ((0,), 1),
@@ -204,7 +204,10 @@ def _seen(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
 
 
 def _cached_attention(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
-    return _seen(node, facts) * _shape(_input(node, 3, facts))[3] * 4
+    size = _shape(_input(node, 3, facts))[3]
+    if node.op_type == "CachedAttentionInt8":
+        size = size - 4  # behind the channels there is a float32 scale
+    return _seen(node, facts) * size * 4
 
 
 def _cached_soften(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
@@ -236,6 +239,7 @@ _PRODUCTS: Mapping[str, _Cost] = {
     f"{_MS}::GroupQueryAttention": _cached_attention,
     f"{_MS}::MultiHeadAttention": _attention,
     f"{_CPU}::CachedAttention": _cached_attention,
+    f"{_CPU}::CachedAttentionInt8": _cached_attention,
     f"{_CPU}::Attention": _attention,
 }
 # What such a node does beside its products.
@@ -250,6 +254,7 @@ _BESIDE: Mapping[str, _Cost] = {
     f"{_MS}::GroupQueryAttention": _cached_soften,
     f"{_MS}::MultiHeadAttention": _soften,
     f"{_CPU}::CachedAttention": _cached_soften,
+    f"{_CPU}::CachedAttentionInt8": _cached_soften,
     f"{_CPU}::Attention": _soften,
 }
 

@@ -100,10 +100,13 @@ def _variant(variant: Variant, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _work(variant: Variant, component: Component) -> dict[str, Any]:
-    """What one call costs at an example point: every dimension 1, texts of 128 tokens or as many as there may be."""
+    """What one call costs at an example point: every dimension 1, texts of 128 tokens or as many as there may be.
+
+    Of a language model that is the call of a prompt, with room in its cache for just that."""
     dimensions = {size: 1 for spec in component.inputs for size in spec.shape if isinstance(size, str)}
-    if "sequence" in dimensions:
-        dimensions["sequence"] = min(128, component.limits.get("max_positions") or 128)
+    for name in dimensions:
+        if name.split("_")[0] in ("sequence", "capacity"):
+            dimensions[name] = min(128, component.limits.get("max_positions") or 128)
     found = work_of(variant, **dimensions)
     if found is None:
         return {}

@@ -207,7 +207,10 @@ def _within(array: Array, bound: int, small: bool) -> bool:
 
 
 def _specialised(artifact: Artifact, component: Component, general: Variant) -> Variant:
-    """The sibling of a variant that runs anywhere which was made for what this machine has, or the variant itself."""
+    """The sibling of a variant that runs anywhere which was made for what this machine has, or the variant itself.
+
+    Of several the first by name: one with a cache of float32 is called as one with a cache of int8 begins.
+    """
     for sibling in artifact.variants(component.name):
         same = (sibling.target, sibling.precision) == (general.target, general.precision)
         if same and sibling.isa is not None and backend_for(sibling.provider).supports(sibling.isa):
@@ -256,6 +259,9 @@ def load(
 
     def opened(part: Component, one: Variant) -> Runner:
         session = dict(one.session)
+        if len(artifact.components) > 1:
+            # Threads that still wait for this component's next call would take the processor from the other's.
+            session["entries"] = {"session.force_spinning_stop": "1", **session.get("entries", {})}
         if index:
             session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
         runner = backend_for(one.provider).load(artifact.file(one.graph), session=session, threads=threads, isa=one.isa)

@@ -25,7 +25,8 @@ class Memory:
         rows: rows there is room for; a call takes the first of them.
         capacity: tokens a row has room for.
         layout: of the variant (`Variant.state`). ``ring``: the graph takes buffers of fewer slots than tokens where
-            a window allows it; ``chunks_by_row``: it takes several new tokens behind old ones for one row at a time.
+            a window allows it; ``chunks_by_row``: it takes several new tokens behind old ones for one row at a time;
+            ``int8``: slots are int8, and have four more bytes for the float32 scale of the channels before them.
     """
 
     def __init__(
@@ -52,10 +53,13 @@ class Memory:
             window = windows[spec.name]
             slots = capacity if window is None or not ring else min(capacity, window + RING_SLACK)
             shape = [rows if dim == "batch" else slots if isinstance(dim, str) else dim for dim in spec.shape]
+            has_slots = any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
+            dtype = np.dtype(spec.dtype)
+            if has_slots and layout.get("int8") is True:
+                dtype, shape[-1] = np.dtype(np.int8), shape[-1] + 4
             # Zeros, not leftovers: a NaN in a slot that no token has used would still spoil a masked score. The system
             # hands out such memory page by page as it is first written.
-            self.buffers[spec.name] = np.zeros(shape, dtype=np.dtype(spec.dtype))
-            has_slots = any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
+            self.buffers[spec.name] = np.zeros(shape, dtype)
             self._growing[spec.name] = slots if has_slots else None
         whole = [slots for name, slots in self._growing.items() if not (ring and windows[name])]
         # Slots of a buffer that has room for all tokens; None where there is none.

@@ -6,6 +6,7 @@ python tests/generate_docs.py
 from __future__ import annotations
 
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,59 @@ def _table(document: dict[str, Any], rows: list[Any], found: dict[Any, dict[str,
     return lines
 
 
-PARTS = {"support": support, "cli": cli, "speed": speed}
+GENERATION = tuple(ROOT / "benchmarks" / "results" / f"{name}.json" for name in ("llama-134m", "t5-small", "marian"))
+
+
+def generation() -> str:
+    """The recorded comparisons of generation: a table a model, precisions apart."""
+    from precast.runtime.bench import record
+
+    parts = []
+    for path in GENERATION:
+        document = record.read(path)
+        [about] = document["workloads"].values()
+        parts += [f"{about['title']}. {_measured_on(document)}", "", *_generated(document), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _generated(document: dict[str, Any]) -> list[str]:
+    rows = [row for row in document["rows"] if row["scenario"] == "generate"]
+    titles = {name: about["title"] for name, about in document["engines"].items()}
+    peers = sorted({titles[row["engine"]] for row in rows} - {"Precast"})
+    lines = [
+        f"| prompt, precision | tokens/s | first token, ms | {' | '.join(peers)} |",
+        f"| --- | --- | --- |{' --- |' * len(peers)}",
+    ]
+    for ours in rows:
+        if titles[ours["engine"]] != "Precast":
+            continue
+        same = {
+            titles[row["engine"]]: row
+            for row in rows
+            if (_point(row), row["precision"]) == (_point(ours), ours["precision"])
+        }
+        cells = [_both_ratios(same[peer], ours) if peer in same else "" for peer in peers]
+        speed = f"{ours['throughput']['tokens_per_second']['value']:.1f} | "
+        if "per_token" in ours:
+            speed = f"{1 / ours['per_token']['value']:.1f} | {ours['first_token']['value'] * 1e3:.0f}"
+        lines.append(f"| {ours['length']}, {ours['precision']} | {speed} | {' | '.join(cells)} |")
+    return lines
+
+
+def _both_ratios(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    """A token's time and the first one's over ours, medians of the launches, and from the lowest to the highest; of
+    beams, which no one streams, the whole generation's."""
+    pairs = [(theirs[figure], ours[figure]) for figure in ("per_tokens", "first_tokens") if figure in ours]
+    if not pairs or any(figure not in theirs for figure in ("per_tokens", "first_tokens")):
+        pairs = [tuple([statistics.median(turns) for turns in row["rounds"]] for row in (theirs, ours))]
+    texts = []
+    for mine, base in pairs:
+        found = sorted(a / b for a, b in zip(mine, base, strict=True))
+        texts.append(f"{statistics.median(found):.2f} ({found[0]:.2f}-{found[-1]:.2f})")
+    return ", ".join(texts) if len(texts) == 2 else f"whole {texts[0]}"
+
+
+PARTS = {"support": support, "cli": cli, "speed": speed, "generation": generation}
 
 
 def generated(text: str) -> str:

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from precast.graphs.block_rounding import quantized
 from precast.graphs.dialects import blocks
 from precast.graphs.dialects.native import DOMAIN
-from precast.graphs.passes.quantize_weights import quantized
 from precast.runtime import kernels
 
 Array = np.ndarray[Any, Any]

@@ -149,6 +149,47 @@ def test_a_model_that_rounding_ruins_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+# --- caches in 8 bits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_cache_in_eight_bits(model_type: str, precision: str, tmp_path: Path) -> None:
+    """Rings included. It is a variant of its own, a quarter as large a token, and near the one with a float32 cache."""
+    config, model = oracle.upstream(model_type, CAUSAL_LM)
+    calm(model)
+    source = oracle.save_checkpoint(tmp_path / "checkpoint", config, model)
+    path = export_model(source, tmp_path / "out", precision=precision, cache="int8")
+    export_model(source, path, precision=precision, add=True)
+    narrow, wide = f"cpu-{precision}-native-int8-cache", f"cpu-{precision}-native"
+    artifact = Artifact.open(path)
+    variants = {variant.name: variant for variant in artifact.variants("decoder")}
+    assert set(variants) == {f"cpu-{precision}", narrow, wide}
+    assert variants[narrow].state == {"ring": True, "int8": True}
+    assert set(variants[narrow].weights) == set(variants[wide].weights)
+    assert precast.load(path).variant.name == wide  # which of them runs is not changed by another being there
+    # Measured where it is read: a text goes through in pieces. Another cache is another figure, and a near one.
+    kl = {name: variants[name].parity["divergence"]["kl_mean"] for name in (narrow, wide)}
+    assert 0 < abs(kl[narrow] - kl[wide]) < 1e-4 and kl[narrow] <= BOUNDS[precision][0]
+    ids = np.random.default_rng(3).integers(3, 99, size=(3, 40))
+    # Steps, a batch of rows and beams read what other calls have written.
+    tokens = precast.load(path, variant=narrow).generate(ids[:, :9], max_new_tokens=20, do_sample=False)
+    other = precast.load(path, variant=wide).generate(ids[:, :9], max_new_tokens=20, do_sample=False)
+    assert (tokens == other).mean() > 0.7
+    beams = precast.load(path, variant=narrow).generate(ids[:1, :9], max_new_tokens=20, num_beams=3, do_sample=False)
+    assert beams.shape == (1, 29)
+    report = precast.verify(path)
+    assert {entry["status"] for entry in report["variants"].values()} == {"verified"}
+
+
+def test_caches_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    for arguments in ({"precision": "fp32", "cache": "int8"}, {"precision": "int8", "cache": "int4"}):
+        with pytest.raises(
+            InputError, match=r"cache 'int\d' is not available for .* There is the cache int8 for cpu and int8, int4"
+        ):
+            export_model(tmp_path, tmp_path / "out", **arguments)
+
+
 # --- weights that 4 bits are too few for --------------------------------------------------------------------------
 
 

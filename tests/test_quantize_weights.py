@@ -10,7 +10,9 @@ import onnxruntime as ort
 import pytest
 from onnx_ir.tape import Tape
 
-from precast.graphs.block_weight import META, BlockWeight
+from precast.graphs import block_rounding
+from precast.graphs.block_rounding import quantized
+from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
 from precast.graphs.dialects import blocks
 from precast.graphs.dialects.base import Dialect
 from precast.graphs.dialects.native import NATIVE
@@ -20,7 +22,7 @@ from precast.graphs.passes.base import Report, run
 from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean
 from precast.graphs.passes.lower import Lower
-from precast.graphs.passes.quantize_weights import BLOCKS, QuantizeWeights, quantized
+from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.graphs.polynomials import Polynomial
 from precast.graphs.shapes import infer
 from precast.graphs.tensors import initializer
@@ -36,7 +38,7 @@ def weights(seed: int = 0, rows: int = 48, depth: int = 200) -> Array:
     return (rng.standard_normal((rows, depth)) * rng.lognormal(-4, 1, (rows, 1))).astype(np.float32)
 
 
-def error(weight: Array, parts: quantize_weights.Parts, bits: int) -> float:
+def error(weight: Array, parts: Parts, bits: int) -> float:
     values = blocks.dequantized(*parts, bits, weight.shape[1])
     return float(np.linalg.norm(values - weight) / np.linalg.norm(weight))
 
@@ -113,7 +115,7 @@ def test_weights_that_cannot_be_quantised(bits: int, value: float, message: str)
 
 def test_chunks_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quantized(weights(), 4, 32, False)
-    monkeypatch.setattr(quantize_weights, "_CHUNK", 1000)
+    monkeypatch.setattr(block_rounding, "_CHUNK", 1000)
     for part, other in zip(quantized(weights(), 4, 32, False), whole, strict=True):
         np.testing.assert_array_equal(part, other)
 

@@ -118,7 +118,8 @@ class StateSpec(NamedTuple):
 
     A dimension ``capacity`` of the input's shape is the number of tokens there is room for. ``window``: how many of the
     last tokens are ever read again, or None; a variant whose ``state`` says ``ring`` needs no more slots than that, the
-    slot of position p being p modulo their number.
+    slot of position p being p modulo their number. One whose ``state`` says ``int8`` holds what has slots in int8: in
+    each slot the channels, and behind them the four bytes of the float32 they are multiplied by.
     """
 
     input: str
@@ -146,8 +147,8 @@ class Variant(NamedTuple):
     passes fused, ``recipe`` the passes in order, ``parity`` the measured errors. ``producer`` is set where the variant
     was made by other versions than the rest of the artifact. ``work`` is what one call costs in operations and bytes,
     which ``precast.runtime.bench.work`` evaluates; empty in artifacts of format 1.0. ``state`` says how its states may
-    be laid out (see `StateSpec`). Everything here is part of the
-    artifact's identity: timings belong into ``Manifest.cost``.
+    be laid out (see `StateSpec`). Everything here is part of the artifact's identity: timings belong into
+    ``Manifest.cost``.
     """
 
     name: str

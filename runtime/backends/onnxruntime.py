@@ -19,7 +19,7 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-_ENTRIES = {"session.intra_op.allow_spinning", "session.disable_prepacking"}
+_ENTRIES = {"session.intra_op.allow_spinning", "session.disable_prepacking", "session.force_spinning_stop"}
 _PROVIDER_OPTIONS = {"device_id", "use_tf32"}
 _INSTALL = {
     "CPUExecutionProvider": 'pip install "precast[cpu]"',

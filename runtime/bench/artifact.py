@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from precast.runtime.backends.onnxruntime import default_threads
 from precast.runtime.bench import record
 from precast.runtime.bench.calibrate import calibrate
 from precast.runtime.bench.contender import Contender
-from precast.runtime.bench.points import artifact_inputs, make_point
+from precast.runtime.bench.points import artifact_inputs, artifact_prompts, make_point
 from precast.runtime.bench.session import Plan, Point, Session
 from precast.runtime.bench.work import work_of
-from precast.runtime.errors import BenchmarkError, DependencyError, ProviderError
+from precast.runtime.errors import BenchmarkError, DependencyError, InputError, ProviderError
 from precast.runtime.inspection import worst_errors
 
 __all__ = ["bench", "side_by_side"]
 
 _ADAPTER = Path(__file__).with_name("adapter.py")
+_GENERATOR = Path(__file__).with_name("generator.py")
+NEW_TOKENS = 64
 
 
 def bench(
@@ -35,20 +38,22 @@ def bench(
     plan: Plan,
     bound: float | None = None,
     calibration: bool = True,
+    new_tokens: int = NEW_TOKENS,
     command: str = "precast bench",
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure an artifact and return the record.
 
     Args:
-        grid: (batch, length) points; a length is a number, ``natural`` or ``uniform:LOW-HIGH``.
+        grid: (batch, length) points; a length is a number, ``natural`` or ``uniform:LOW-HIGH``. Of a language model
+            these are prompts, behind which ``new_tokens`` are generated, greedily.
         variants: their names; None: all of the device's that can run here.
         threads: CPU threads, one run each.
         bound: seconds the server scenario holds its 99th percentile to.
         calibration: whether to measure first what the machine can do at all.
 
     Raises:
-        InputError: a length is more than the model takes.
+        InputError: a length is more than the model takes; a scenario that language models do not have.
         ArtifactError, ProviderError: there is no such artifact, no variant for the device, or nothing to run it on.
     """
     artifact = Artifact.open(path)
@@ -67,19 +72,22 @@ def bench(
         "description": ", ".join((manifest.source.id, manifest.model_type, manifest.default_task)),
     }
     document["absent"] = skipped
-    longest = component.limits.get("max_positions")
+    feeds = _feeds(artifact, new_tokens)
+    if feeds.generating and set(scenarios) != {"single"}:
+        other = next(name for name in scenarios if name != "single")
+        raise InputError(f"A language model is timed generating, in the scenario single; received {other!r}.")
+    if feeds.generating:
+        document["settings"]["new_tokens"] = new_tokens
     for count in threads:
         with tempfile.TemporaryDirectory(prefix="precast-bench-") as folder:
             points = [
-                make_point(
-                    scenario, batch, length, Path(folder), artifact_inputs(component), longest=longest, bound=bound
-                )
+                feeds.point(scenario, batch, length, Path(folder), bound)
                 for batch, length in grid
                 for scenario in scenarios
             ]
             session = Session(
                 workload,
-                [_contender(path, variant, device, count) for variant in chosen],
+                [_contender(path, variant, device, count, feeds) for variant in chosen],
                 points,
                 plan,
                 scratch=Path(folder),
@@ -105,19 +113,22 @@ def side_by_side(
 
     Points that one of them does not take are left out.
     """
-    components = [Artifact.open(path).component_for(None) for path in paths.values()]
-    limits = [component.limits.get("max_positions") for component in components]
-    longest = min((limit for limit in limits if limit is not None), default=None)
-    narrow = min(components, key=lambda component: int(component.limits["vocab_size"]))
+    feeds = [_feeds(Artifact.open(path), NEW_TOKENS) for path in paths.values()]
+    if len({one.generating for one in feeds}) > 1:
+        raise BenchmarkError("one artifact is a language model and the other is none: they do not take the same inputs")
+    limits = [one.longest for one in feeds if one.longest is not None]
+    longest = min(limits, default=None)
+    narrow = min(feeds, key=lambda one: int(one.component.limits["vocab_size"]))
     with tempfile.TemporaryDirectory(prefix="precast-bench-") as folder:
         points = [
-            make_point("single", batch, length, Path(folder), artifact_inputs(narrow))
+            narrow.point("single", batch, length, Path(folder))
             for batch, length in grid
             if longest is None or not isinstance(length, int) or length <= longest
         ]
-        options = {"threads": default_threads(), "device": "cpu", "precision": "", "workload": {}}
+        options = {"threads": default_threads(), "device": "cpu", "precision": "", "workload": narrow.options}
         contenders = [
-            Contender(name, sys.executable, _ADAPTER, Path(path), Path(path), options) for name, path in paths.items()
+            Contender(name, sys.executable, narrow.adapter, Path(path), Path(path), options)
+            for name, path in paths.items()
         ]
         session = Session("speed", contenders, points, plan, scratch=Path(folder), progress=progress)
         session.run()
@@ -155,14 +166,58 @@ def _runnable(
     return chosen, skipped
 
 
-def _contender(path: str, variant: Variant, device: str, threads: int) -> Contender:
+@dataclass(frozen=True)
+class _Feeds:
+    """What an artifact is called with, and by which adapter: one call of a component, or a generation.
+
+    ``component``: whose texts these are; ``longest``: how many tokens one may have.
+    """
+
+    component: Component
+    longest: int | None
+    generating: bool
+    left: bool
+    new_tokens: int
+
+    @property
+    def adapter(self) -> Path:
+        return _GENERATOR if self.generating else _ADAPTER
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"generate": {"new_tokens": self.new_tokens}} if self.generating else {}
+
+    def point(self, scenario: str, batch: int, length: int | str, folder: Path, bound: float | None = None) -> Point:
+        make = artifact_prompts(self.component, left=self.left) if self.generating else artifact_inputs(self.component)
+        made = make_point(scenario, batch, length, folder, make, longest=self.longest, bound=bound)
+        if not self.generating:
+            return made
+        return made._replace(scenario="generate", amounts={"texts": batch, "tokens": batch * self.new_tokens})
+
+
+def _feeds(artifact: Artifact, new_tokens: int) -> _Feeds:
+    component = artifact.component_for(None)
+    if not component.states:
+        return _Feeds(component, component.limits.get("max_positions"), False, False, 0)
+    readers = [other for other in artifact.components.values() if not other.states]
+    if readers:  # an encoder reads the text, and the decoder has its positions for itself
+        return _Feeds(readers[0], readers[0].limits.get("max_positions"), True, False, new_tokens)
+    limit = component.limits.get("max_positions")
+    if limit is not None and limit <= new_tokens:
+        raise InputError(
+            f"This model has {limit} positions: {new_tokens} new tokens leave none for a prompt. Ask for fewer."
+        )
+    return _Feeds(component, None if limit is None else limit - new_tokens, True, True, new_tokens)
+
+
+def _contender(path: str, variant: Variant, device: str, threads: int, feeds: _Feeds) -> Contender:
     options = {
         "threads": threads,
         "device": device,
         "precision": variant.precision,
-        "workload": {"variant": variant.name},
+        "workload": {"variant": variant.name, **feeds.options},
     }
-    return Contender(variant.name, sys.executable, _ADAPTER, Path(path), Path(path), options)
+    return Contender(variant.name, sys.executable, feeds.adapter, Path(path), Path(path), options)
 
 
 def _described(variant: Variant, point: Point) -> dict[str, Any]:
@@ -171,7 +226,11 @@ def _described(variant: Variant, point: Point) -> dict[str, Any]:
     described: dict[str, Any] = {"variant": variant.name}
     if errors:
         described["error"] = {"against": "the reference model in float64 (parity record)", **errors}
-    if isinstance(point.length, int):
+        divergence = variant.parity.get("divergence")
+        if isinstance(divergence, Mapping) and "kl_mean" in divergence:
+            described["error"]["kl_mean"] = divergence["kl_mean"]
+    # A generation is many calls: no one cost is stated for it.
+    if isinstance(point.length, int) and point.scenario != "generate":
         work = work_of(variant, batch=point.batch, sequence=point.length)
         if work is not None:
             described["work"] = work

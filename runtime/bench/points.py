@@ -17,6 +17,7 @@ from precast.runtime.errors import InputError
 __all__ = [
     "SCENARIOS",
     "artifact_inputs",
+    "artifact_prompts",
     "batches",
     "make_point",
     "parse_length",
@@ -137,6 +138,21 @@ def artifact_inputs(component: Any) -> Callable[[Sequence[int], np.random.Genera
                     np.int64
                 )
         return inputs
+
+    return make
+
+
+def artifact_prompts(component: Any, *, left: bool) -> Callable[[Sequence[int], np.random.Generator], dict[str, Any]]:
+    """How to make what ``generate`` reads of a component: random ids, and the mask of each prompt's length where they
+    differ; int64 [B, S]. ``left``: padding comes first, as decoders take it."""
+
+    def make(lengths: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
+        longest = max(lengths)
+        ids = rng.integers(0, int(component.limits["vocab_size"]), (len(lengths), longest), dtype=np.int64)
+        mask = (np.arange(longest) < np.reshape(lengths, (-1, 1))).astype(np.int64)
+        if left:
+            mask = mask[:, ::-1].copy()
+        return {"input_ids": ids} if mask.all() else {"input_ids": ids, "attention_mask": mask}
 
     return make
 

@@ -16,7 +16,7 @@ from precast.runtime.errors import ArtifactError, InputError, listing
 __all__ = ["evaluate", "work_of"]
 
 _KINDS = ("flops", "bytes", "activations")
-_CAPPED = re.compile(r"min\(([0-9]{1,9}),([a-z_]+(?:\*[a-z_]+){0,7})\)")
+_CAPPED = re.compile(r"min\(([0-9]{1,9}),([a-z][a-z0-9_]*(?:\*[a-z][a-z0-9_]*){0,7})\)")
 # Beside these a term is no polynomial of ours, and could take forever to compute.
 _HIGHEST_POWER, _LARGEST = 8, 2**31
 

@@ -52,6 +52,7 @@ def bench(
     bound: Annotated[
         float | None, typer.Option(min=0.001, help="server: milliseconds for 99 % of the answers. Default: 5 medians.")
     ] = None,
+    new_tokens: Annotated[int, typer.Option(min=2, help="Of language models: tokens generated behind a prompt.")] = 64,
     html: Annotated[Path | None, typer.Option(help="Write a page with charts to this file.")] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     calibration: Annotated[
@@ -63,7 +64,8 @@ def bench(
 
     Every variant runs in fresh processes of its own, in turns with the others. An interval says where a repeat of the
     whole command is expected to land, 95 times of 100. "of peak" is the arithmetic done against what a matrix product
-    does here; "call us" what a call costs beside the bare session.run.
+    does here; "call us" what a call costs beside the bare session.run. A language model is timed generating behind
+    prompts of the lengths given.
     """
     from precast.runtime.backends.onnxruntime import default_threads
     from precast.runtime.bench.artifact import bench as measure
@@ -90,6 +92,7 @@ def bench(
             plan=Plan(launches=launches, seconds=seconds, turn=min(0.1, seconds / launches)),
             bound=None if bound is None else bound / 1e3,
             calibration=calibration,
+            new_tokens=new_tokens,
             command=shlex.join(["precast", *sys.argv[1:]]),
             progress=stage,
         )
@@ -174,12 +177,20 @@ def _show(document: Mapping[str, Any]) -> None:
     machine, settings = document["machine"], document["settings"]
     plan = f"{settings['launches']} launches, {settings['seconds']:g} s a point"
     write(f"{document['artifact']} on {machine['cpu']}, {plan}")
-    columns = (
-        *("variant", "scenario", "batch x length", "threads", "median ms", "95 %", "p90", "p99"),
-        *("texts/s", "of peak", "call us", "peak", "max abs error"),
-    )
-    rows = [_shown(row, document.get("calibration")) for row in document["rows"] if row["scenario"] != "cold"]
-    table(columns, rows, numbers=range(3, 13))
+    measured = [row for row in document["rows"] if row["scenario"] != "cold"]
+    if any(row["scenario"] == "generate" for row in measured):
+        new = settings["new_tokens"]
+        columns: Sequence[str] = (
+            *("variant", "batch x prompt", "threads", "tokens/s", "95 %", "first token ms", "95 %", "ms a token"),
+            *(f"{new} tokens ms", "p90", "peak", "KL", "max abs error"),
+        )
+        table(columns, [_generated(row) for row in measured], numbers=range(2, 13))
+    else:
+        columns = (
+            *("variant", "scenario", "batch x length", "threads", "median ms", "95 %", "p90", "p99"),
+            *("texts/s", "of peak", "call us", "peak", "max abs error"),
+        )
+        table(columns, [_shown(row, document.get("calibration")) for row in measured], numbers=range(3, 13))
     for row in document["rows"]:
         if row["scenario"] == "cold":
             load = row["load"]["value"]
@@ -221,6 +232,25 @@ def _shown(row: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> Seq
         f"{row['call_overhead_us']:.0f}" if "call_overhead_us" in row else "",
         size_text(row["memory"]["peak_bytes"]) if row["memory"].get("peak_bytes") else "",
         "" if error is None else f"{error:.1e}",
+    )
+
+
+def _generated(row: Mapping[str, Any]) -> Sequence[str]:
+    error = row.get("error", {})
+    return (
+        row["engine"],
+        f"{row['batch']} x {row['length']}",
+        str(row["threads"]),
+        f"{row['decoded_per_second']['value']:.1f}",
+        _range(row["decoded_per_second"], 1, 1),
+        f"{row['first_token']['value'] * 1e3:.1f}",
+        _range(row["first_token"], 1e3, 1),
+        f"{row['per_token']['value'] * 1e3:.2f}",
+        f"{row['time']['value'] * 1e3:.1f}",
+        f"{row['quantiles']['p90']['value'] * 1e3:.1f}",
+        size_text(row["memory"]["peak_bytes"]) if row["memory"].get("peak_bytes") else "",
+        f"{error['kl_mean']:.1e}" if "kl_mean" in error else "",
+        "" if error.get("max_abs") is None else f"{error['max_abs']:.1e}",
     )
 
 

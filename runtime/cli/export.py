@@ -21,6 +21,9 @@ def export(
     task: Annotated[str | None, typer.Option(help="What to export it for. Default: what config.json says.")] = None,
     precision: Annotated[str, typer.Option(help="fp32, ...: the numbers it computes with.")] = "fp32",
     target: Annotated[str, typer.Option(help="cpu, cuda or tensorrt: what it runs on.")] = "cpu",
+    cache: Annotated[
+        str | None, typer.Option(help="int8: a language model's keys and values in 8 bits. Default: float32.")
+    ] = None,
     add: Annotated[bool, typer.Option("--add", help="Put a further variant into the artifact at OUT.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the artifact at OUT.")] = False,
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the Hub id.")] = None,
@@ -41,6 +44,7 @@ def export(
             task=task,
             precision=precision,
             target=target,
+            cache=cache,
             add=add,
             overwrite=overwrite,
             revision=revision,

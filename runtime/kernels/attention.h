@@ -25,10 +25,21 @@ struct Source {
   const float* held;
   const float* fresh;
   int64_t stride, fresh_stride, past, slots;
+  const int8_t* bytes;  // instead of held: integers, and their scale behind them
 
   const float* at(int64_t position) const {
     if (position >= past) return fresh + (position - past) * fresh_stride;
     return held + (position < slots ? position : position % slots) * stride;
+  }
+
+  // Channels [from, to) of a position's row, where they lie or, of integers, in `room`.
+  const float* row(int64_t position, int64_t size, int64_t from, int64_t to, float* room) const {
+    if (bytes == nullptr || position >= past) return at(position) + from;
+    const int8_t* line = bytes + (position < slots ? position : position % slots) * stride;
+    float scale;
+    __builtin_memcpy(&scale, line + size, sizeof scale);
+    for (int64_t d = from; d < to; ++d) room[d - from] = static_cast<float>(line[d]) * scale;
+    return room;
   }
 };
 
@@ -53,8 +64,17 @@ struct Head {
     v_bias = call.v_bias == nullptr ? nullptr : call.v_bias + kv_head * size;
     mask = call.mask == nullptr ? nullptr : call.mask + row * call.keys;
     bias = call.bias == nullptr ? nullptr : call.bias + row * call.bias_batch_stride + head * call.bias_head_stride;
-    k = {call.k + row * call.k_batch_stride + kv_head * call.k_head_stride, nullptr, call.k_stride, 0, keys, slots};
-    v = {call.v + row * call.v_batch_stride + kv_head * call.v_head_stride, nullptr, call.v_stride, 0, keys, slots};
+    const int64_t k_from = row * call.k_batch_stride + kv_head * call.k_head_stride;
+    const int64_t v_from = row * call.v_batch_stride + kv_head * call.v_head_stride;
+    k = {nullptr, nullptr, call.k_stride, 0, keys, slots, nullptr};
+    v = {nullptr, nullptr, call.v_stride, 0, keys, slots, nullptr};
+    if (call.k_bytes == nullptr) {
+      k.held = call.k + k_from;
+      v.held = call.v + v_from;
+    } else {
+      k.bytes = call.k_bytes + k_from;
+      v.bytes = call.v_bytes + v_from;
+    }
     if (call.past == nullptr) return;
     k.past = v.past = offset;
     k.fresh_stride = v.fresh_stride = call.kv_heads * size;
@@ -80,11 +100,13 @@ inline int64_t most_seen(const AttentionCall& call, int64_t queries) {
   return reach < call.keys ? reach : call.keys;
 }
 
+constexpr int64_t kRowsOfPanel = 8;  // keys that are turned into columns at a time
+
 // Where the parts of a task's scratch memory begin.
 struct Layout {
   int64_t columns;  // keys, padded to whole panels
   int64_t width;    // head size, padded to whole panels
-  size_t keys, k, v, q, scores, floats;
+  size_t keys, k, v, q, scores, room, floats;
 
   explicit Layout(const AttentionCall& call)
       : columns(padded(most_seen(call, call.chunk), kTileColumns)), width(padded(call.size, kTileColumns)) {
@@ -99,6 +121,7 @@ struct Layout {
     v = take(columns * width);
     q = take(kBlock * call.size);
     scores = take(kBlock * columns);
+    room = take(call.k_bytes == nullptr ? 0 : kRowsOfPanel * call.size);
     floats = at;
   }
 };
@@ -121,16 +144,18 @@ inline void tile(const float* a, int64_t a_row, const float* b, int64_t depth, V
 
 // Keys as panels [columns / kTileColumns][size][kTileColumns], the bias added, zeros behind the last.
 void pack_keys(const AttentionCall& call, const Source& k, const float* bias, const int32_t* keys, int64_t count,
-               float* out) {
-  constexpr int64_t kBy = 8;
+               float* room, float* out) {
+  constexpr int64_t kBy = kRowsOfPanel;
   for (int64_t base = 0; base < padded(count, kTileColumns); base += kBy) {
     float* panel = out + base / kTileColumns * kTileColumns * call.size + base % kTileColumns;
     const int64_t rows = count - base < kBy ? count - base : kBy;
+    const float* found[kBy];
+    for (int64_t j = 0; j < rows; ++j) found[j] = k.row(keys[base + j], call.size, 0, call.size, room + j * call.size);
     int64_t done = 0;
 #ifdef PRECAST_TRANSPOSES
     if (rows == kBy) {
       const float* from[kBy];
-      for (int64_t j = 0; j < kBy; ++j) from[j] = k.at(keys[base + j]);
+      for (int64_t j = 0; j < kBy; ++j) from[j] = found[j];
       for (; done + kBy <= call.size; done += kBy) {
         transpose_8x8(from, bias == nullptr ? nullptr : bias + done, panel + done * kTileColumns, kTileColumns);
         for (int64_t j = 0; j < kBy; ++j) from[j] += kBy;
@@ -138,7 +163,7 @@ void pack_keys(const AttentionCall& call, const Source& k, const float* bias, co
     }
 #endif
     for (int64_t j = 0; j < kBy; ++j) {
-      const float* from = j < rows ? k.at(keys[base + j]) : nullptr;
+      const float* from = j < rows ? found[j] : nullptr;
       for (int64_t d = done; d < call.size; ++d) {
         panel[d * kTileColumns + j] = from == nullptr ? 0.0f : bias == nullptr ? from[d] : from[d] + bias[d];
       }
@@ -151,7 +176,8 @@ void pack_values(const AttentionCall& call, const Source& v, const int32_t* keys
   for (int64_t base = 0; base < call.size; base += kTileColumns) {
     const int64_t wide = call.size - base < kTileColumns ? call.size - base : kTileColumns;
     for (int64_t j = 0; j < count; ++j, out += kTileColumns) {
-      const float* from = v.at(keys[j]) + base;
+      float room[kTileColumns];
+      const float* from = v.row(keys[j], call.size, base, base + wide, room);
       if (wide == kTileColumns) {
         store(out, load(from));
         store(out + kWidth, load(from + kWidth));
@@ -259,7 +285,7 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
   float* v_panels = scratch + layout.v;
   float* q_panels = scratch + layout.q;
   float* scores = scratch + layout.scores;
-  pack_keys(call, head.k, head.k_bias, keys, count, k_panels);
+  pack_keys(call, head.k, head.k_bias, keys, count, scratch + layout.room, k_panels);
   pack_values(call, head.v, keys, count, v_panels);
   const int64_t stride = padded(count, kTileColumns);
 

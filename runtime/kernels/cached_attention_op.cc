@@ -11,29 +11,54 @@ namespace {
 // Floats that one thread writes sooner than it wakes another.
 constexpr int64_t kSerialFloats = 32768;
 
+// A row in 8 bits, the largest of it 127, and its scale behind it. Infinity and NaN leave a scale of NaN.
+void round_row(const float* x, int64_t size, int8_t* out) {
+  float most = 0.0f;
+  bool finite = true;
+  for (int64_t d = 0; d < size; ++d) {
+    const float magnitude = __builtin_fabsf(x[d]);
+    finite = finite && magnitude < __builtin_inff();
+    most = magnitude > most ? magnitude : most;
+  }
+  // Below this 127 / most would overflow.
+  const bool held = finite && most >= 1e-36f;
+  const float scale = finite ? (held ? most / 127.0f : 0.0f) : __builtin_nanf(""), inverse = held ? 127.0f / most : 0.0f;
+  for (int64_t d = 0; d < size; ++d) {
+    const float step = held ? x[d] * inverse : 0.0f;
+    out[d] = static_cast<int8_t>(step < 0.0f ? step - 0.5f : step + 0.5f);
+  }
+  std::memcpy(out + size, &scale, sizeof scale);
+}
+
 // The cache of one call. What it held is copied only where the caller did not bind the outputs to the inputs' memory.
 struct Cache {
   const AttentionCall& call;
-  const float *past[2], *fresh[2];
-  float* present[2];
+  const char* past[2];
+  const float* fresh[2];
+  char* present[2];
+  bool integers;
+
+  // Bytes of a slot.
+  int64_t slot() const { return call.size * static_cast<int64_t>(integers ? 1 : sizeof(float)) + (integers ? 4 : 0); }
 
   static void task(void* user, size_t index) {
     const Cache& self = *static_cast<const Cache*>(user);
     const AttentionCall& call = self.call;
     const int64_t at = static_cast<int64_t>(index), row = at / call.kv_heads, head = at % call.kv_heads;
-    const int64_t block = call.slots * call.size, stride = call.kv_heads * call.size;
-    const size_t bytes = static_cast<size_t>(call.size) * sizeof(float);
+    const int64_t bytes = self.slot(), block = call.slots * bytes, stride = call.kv_heads * call.size;
     for (int which = 0; which < 2; ++which) {
       if (self.present[which] == nullptr) continue;
-      float* to = self.present[which] + at * block;
+      char* to = self.present[which] + at * block;
       const float* from = self.fresh[which] + (row * call.queries * call.kv_heads + head) * call.size;
       if (self.present[which] != self.past[which]) {
-        std::memcpy(to, self.past[which] + at * block, static_cast<size_t>(block) * sizeof(float));
+        std::memcpy(to, self.past[which] + at * block, static_cast<size_t>(block));
       }
       // Of more tokens than slots only the last remain.
       const int64_t length = call.lengths[row], past = call.past[row];
       for (int64_t j = length > call.slots ? length - call.slots : 0; j < length; ++j) {
-        std::memcpy(to + (past + j) % call.slots * call.size, from + j * stride, bytes);
+        char* slot = to + (past + j) % call.slots * bytes;
+        if (self.integers) round_row(from + j * stride, call.size, reinterpret_cast<int8_t*>(slot));
+        else std::memcpy(slot, from + j * stride, static_cast<size_t>(bytes));
       }
     }
   }
@@ -56,11 +81,11 @@ void check_rows(Call& call, const AttentionCall& to, int64_t window) {
   }
 }
 
-}  // namespace
-
-ort::Status* cached_attention(const Node& node, ort::KernelContext* context) {
-  Call call(node.api, context, "CachedAttention");
-  const Tensor q = call.input(0), k = call.input(1), v = call.input(2), past_k = call.input(3), past_v = call.input(4);
+ort::Status* attend(const Node& node, ort::KernelContext* context, bool integers) {
+  Call call(node.api, context, integers ? "CachedAttentionInt8" : "CachedAttention");
+  const int held_type = integers ? ort::kInt8 : ort::kFloat;
+  const Tensor q = call.input(0), k = call.input(1), v = call.input(2);
+  const Tensor past_k = call.input(3, held_type), past_v = call.input(4, held_type);
   const Tensor past = call.input(5, ort::kInt64), lengths = call.input(6, ort::kInt64), bias = call.input(7);
   const int64_t heads = node.heads, kv_heads = node.kv_heads == 0 ? heads : node.kv_heads;
   call.check(q && k && v && past_k && past_v && past && lengths, "an input that is required is missing");
@@ -82,7 +107,7 @@ ort::Status* cached_attention(const Node& node, ort::KernelContext* context) {
   to.queries = q.dims[1];
   to.size = q.dims[2] / heads;
   to.slots = past_k.dims[2];
-  const int64_t kv_hidden = kv_heads * to.size;
+  const int64_t kv_hidden = kv_heads * to.size, row = integers ? to.size + 4 : to.size;
   for (const Tensor* fresh : {&k, &v}) {
     call.check(fresh->dims[0] == to.batch && fresh->dims[1] == to.queries && fresh->dims[2] == kv_hidden,
                "key and value must be [%lld, %lld, %lld]", (long long)to.batch, (long long)to.queries,
@@ -90,9 +115,9 @@ ort::Status* cached_attention(const Node& node, ort::KernelContext* context) {
   }
   for (const Tensor* held : {&past_k, &past_v}) {
     call.check(held->dims[0] == to.batch && held->dims[1] == kv_heads && held->dims[2] == to.slots &&
-                   held->dims[3] == to.size,
+                   held->dims[3] == row,
                "past_key and past_value must be [%lld, %lld, slots, %lld]", (long long)to.batch, (long long)kv_heads,
-               (long long)to.size);
+               (long long)row);
   }
   call.check(past.is_vector(to.batch) && lengths.is_vector(to.batch),
              "past_lengths and lengths must be vectors of %lld elements", (long long)to.batch);
@@ -110,14 +135,19 @@ ort::Status* cached_attention(const Node& node, ort::KernelContext* context) {
     if (to.past[row] + to.lengths[row] > to.keys) to.keys = to.past[row] + to.lengths[row];
   }
   to.q = q.floats();
-  to.k = past_k.floats();
-  to.v = past_v.floats();
+  if (integers) {
+    to.k_bytes = static_cast<const int8_t*>(past_k.data);
+    to.v_bytes = static_cast<const int8_t*>(past_v.data);
+  } else {
+    to.k = past_k.floats();
+    to.v = past_v.floats();
+  }
   to.new_k = k.floats();
   to.new_v = v.floats();
   to.q_stride = heads * to.size;
-  to.k_stride = to.v_stride = to.size;
-  to.k_head_stride = to.v_head_stride = to.slots * to.size;
-  to.k_batch_stride = to.v_batch_stride = kv_heads * to.slots * to.size;
+  to.k_stride = to.v_stride = row;
+  to.k_head_stride = to.v_head_stride = to.slots * row;
+  to.k_batch_stride = to.v_batch_stride = kv_heads * to.slots * row;
   if (bias) {
     const int64_t table = bias.dims[2] * to.slots;
     to.bias = bias.floats();
@@ -130,8 +160,11 @@ ort::Status* cached_attention(const Node& node, ort::KernelContext* context) {
   to.scale = node.scale;
   to.softcap = node.softcap;
   to.out = call.output(0, q.dims, 3);
-  Cache cache{to, {to.k, to.v}, {to.new_k, to.new_v}, {}};
-  for (size_t which = 0; which < 2; ++which) cache.present[which] = call.output(1 + which, past_k.dims, 4);
+  const char* held[2] = {static_cast<const char*>(past_k.data), static_cast<const char*>(past_v.data)};
+  Cache cache{to, {held[0], held[1]}, {to.new_k, to.new_v}, {}, integers};
+  for (size_t which = 0; which < 2; ++which) {
+    cache.present[which] = reinterpret_cast<char*>(call.output(1 + which, past_k.dims, 4));
+  }
   run_attention(call, *node.kernels, to);
 
   // Only now: in a ring the new tokens take the place of some that the queries have just seen.
@@ -143,6 +176,14 @@ ort::Status* cached_attention(const Node& node, ort::KernelContext* context) {
     for (int64_t i = 0; i < blocks; ++i) Cache::task(&cache, static_cast<size_t>(i));
   }
   return call.status();
+}
+
+}  // namespace
+
+ort::Status* cached_attention(const Node& node, ort::KernelContext* context) { return attend(node, context, false); }
+
+ort::Status* cached_attention_int8(const Node& node, ort::KernelContext* context) {
+  return attend(node, context, true);
 }
 
 }  // namespace precast

@@ -19,9 +19,11 @@ constexpr int64_t kAtOnce = 8;              // keys of a step, at most
 
 struct FewLayout {
   int64_t width;  // head size, padded to whole vectors
-  size_t q, scores, sums, positions, k, v, floats;
+  int64_t block;  // keys that are still in the nearest cache when the next rows read them
+  size_t q, scores, sums, positions, k, v, room, floats;
 
-  explicit FewLayout(const AttentionCall& call) : width(padded(call.size, kWidth)) {
+  explicit FewLayout(const AttentionCall& call)
+      : width(padded(call.size, kWidth)), block(call.size <= 64 ? 64 : call.size <= 128 ? 32 : 16) {
     static_assert(sizeof(const float*) <= 2 * sizeof(float), "a pointer takes the room of two floats");
     size_t at = 0;
     const auto take = [&](int64_t floats_wanted) {
@@ -35,6 +37,7 @@ struct FewLayout {
     positions = take(kLongest);
     k = take(2 * kLongest);
     v = take(2 * kLongest);
+    room = take(call.k_bytes == nullptr ? 0 : block * width);
     floats = at;
   }
 };
@@ -201,6 +204,15 @@ inline void rows_of(const Source& source, const int32_t* positions, int64_t coun
   for (; j < count; ++j) rows[j] = source.at(positions[j]);
 }
 
+// Rows [j, j + some) of a cache of integers as floats; what is asked for beyond `count` is the last once more.
+inline void widen_rows(const Source& source, const int32_t* positions, int64_t j, int64_t some, int64_t count,
+                       int64_t size, int64_t width, float* room, const float** rows) {
+  for (int64_t i = 0; i < some; ++i) {
+    const int64_t at = j + i < count ? j + i : count - 1;
+    rows[j + i] = source.row(positions[at], size, 0, size, room + i * width);
+  }
+}
+
 void few_task(const AttentionCall& call, int64_t task, float* scratch) {
   const FewLayout layout(call);
   const int64_t index = task / call.spans, span = task % call.spans, size = call.size, width = layout.width;
@@ -233,15 +245,16 @@ void few_task(const AttentionCall& call, int64_t task, float* scratch) {
   }
   const bool none = count == lead;
   for (int64_t j = 0; j < lead && !none; ++j) positions[j] = positions[lead];
-  if (!none) {
+  const bool integers = head.k.bytes != nullptr;
+  if (!none && !integers) {
     rows_of(head.k, positions, count, k);
     rows_of(head.v, positions, count, v);
   }
   const int64_t steps = none ? 0 : padded(count, kAtOnce);
-  for (int64_t j = count; j < steps; ++j) k[j] = k[count - 1];
+  for (int64_t j = count; j < steps && !integers; ++j) k[j] = k[count - 1];
   const int64_t columns = none ? 0 : padded(count, kTileColumns);
-  // Keys that are still in the nearest cache when the next rows read them.
-  const int64_t block = size <= 64 ? 64 : size <= 128 ? 32 : 16;
+  const int64_t block = layout.block;
+  float* room = scratch + layout.room;
 
   for (int64_t first = 0; first < shared.rows; first += kSlab) {
     const int64_t rows = shared.rows - first < kSlab ? shared.rows - first : kSlab;
@@ -262,6 +275,7 @@ void few_task(const AttentionCall& call, int64_t task, float* scratch) {
 
     for (int64_t j = 0; j < steps; j += block) {
       const int64_t some = steps - j < block ? steps - j : block;
+      if (integers) widen_rows(head.k, positions, j, some, count, size, width, room, k);
       by_rows(rows, [&](int64_t r, auto n) {
         dots<decltype(n)::value>(q + r * width, width, size, k + j, some, scores + r * kStride + j);
       });
@@ -287,6 +301,7 @@ void few_task(const AttentionCall& call, int64_t task, float* scratch) {
     }
     for (int64_t j = lead; j < count; j += block) {
       const int64_t some = count - j < block ? count - j : block;
+      if (integers) widen_rows(head.v, positions, j, some, count, size, width, room, v);
       by_rows(rows, [&](int64_t r, auto n) {
         const auto add = r == 0 ? mix_first<decltype(n)::value> : mix<decltype(n)::value>;
         add(scores + r * kStride + j, v + j, some, size, sums + r * width, width);

@@ -49,13 +49,15 @@ struct AttentionCall {
   const float* q;
   const float* k;
   const float* v;
+  const int8_t* k_bytes;  // caches whose rows are `size` integers and, in four bytes, their scale; null: floats
+  const int8_t* v_bytes;
   const float* q_bias;  // [heads * size] and so on; null: none
   const float* k_bias;
   const float* v_bias;
   const int64_t* mask;  // [batch, keys], not zero where a key may be seen; null: all
   const float* bias;    // [batch or 1, heads or 1, queries or 1, keys, or slots of a cache]; null: none
   float* out;           // [batch, queries, heads * size]
-  int64_t q_stride, k_stride, v_stride;  // from one position to the next
+  int64_t q_stride, k_stride, v_stride;  // from one position to the next; of caches of integers, in bytes
   int64_t k_head_stride, v_head_stride, k_batch_stride, v_batch_stride;
   int64_t bias_batch_stride, bias_head_stride, bias_query_stride;
   int64_t batch, queries, keys, heads, kv_heads, size;  // keys: those of the longest row

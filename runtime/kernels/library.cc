@@ -14,12 +14,17 @@ constexpr int64_t kFarthest = int64_t{1} << 40;
 struct Definition : ort::CustomOp {
   const char* op_name;
   ort::Status* (*run)(const Node&, ort::KernelContext*);
-  const char* inputs;  // one letter each: f float32, i int64, b uint8
-  size_t required, outputs;
+  const char* inputs;  // one letter each: f float32, i int64, b uint8, c int8
+  size_t required;
+  const char* outputs;
 
   Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), const char* types,
-             size_t least, size_t results);
+             size_t least, const char* results);
 };
+
+int type_of(char letter) {
+  return letter == 'i' ? ort::kInt64 : letter == 'b' ? ort::kUint8 : letter == 'c' ? ort::kInt8 : ort::kFloat;
+}
 
 const Definition& definition(const ort::CustomOp* op) { return *static_cast<const Definition*>(op); }
 
@@ -88,17 +93,14 @@ ort::Status* run_kernel(void* kernel, ort::KernelContext* context) {
 }
 
 Definition::Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), const char* types,
-                       size_t least, size_t results)
+                       size_t least, const char* results)
     : op_name(op), run(function), inputs(types), required(least), outputs(results) {
   name = [](const ort::CustomOp* self) { return definition(self).op_name; };
   provider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
-  input_type = [](const ort::CustomOp* self, size_t index) -> int {
-    const char type = definition(self).inputs[index];
-    return type == 'i' ? ort::kInt64 : type == 'b' ? ort::kUint8 : ort::kFloat;
-  };
+  input_type = [](const ort::CustomOp* self, size_t index) -> int { return type_of(definition(self).inputs[index]); };
   ort::CustomOp::input_count = [](const ort::CustomOp* self) { return std::strlen(definition(self).inputs); };
-  output_type = [](const ort::CustomOp*, size_t) -> int { return ort::kFloat; };
-  ort::CustomOp::output_count = [](const ort::CustomOp* self) { return definition(self).outputs; };
+  output_type = [](const ort::CustomOp* self, size_t index) -> int { return type_of(definition(self).outputs[index]); };
+  ort::CustomOp::output_count = [](const ort::CustomOp* self) { return std::strlen(definition(self).outputs); };
   destroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   input_characteristic = [](const ort::CustomOp* self, size_t index) -> int {
     return index < definition(self).required ? ort::kRequired : ort::kOptional;
@@ -126,25 +128,27 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
   // Kept until the process ends: sessions refer to them for as long as they live. One domain serves them all.
   static const Definition operators[] = {
       // x, residual, weight, beta?, bias? -> out, sum?
-      {"AddLayerNorm", add_layer_norm, "fffff", 3, 2},
+      {"AddLayerNorm", add_layer_norm, "fffff", 3, "ff"},
       // x, weight, beta?
-      {"LayerNorm", layer_norm, "fff", 2, 1},
+      {"LayerNorm", layer_norm, "fff", 2, "f"},
       // x, residual, weight -> out, sum?
-      {"AddRMSNorm", add_rms_norm, "fff", 3, 2},
+      {"AddRMSNorm", add_rms_norm, "fff", 3, "ff"},
       // x, weight
-      {"RMSNorm", rms_norm, "ff", 2, 1},
+      {"RMSNorm", rms_norm, "ff", 2, "f"},
       // x, bias?
-      {"BiasGelu", bias_gelu, "ff", 1, 1},
+      {"BiasGelu", bias_gelu, "ff", 1, "f"},
       // gate, up
-      {"GatedActivation", gated_activation, "ff", 2, 1},
+      {"GatedActivation", gated_activation, "ff", 2, "f"},
       // query (or packed query, key, value), key?, value?, qkv_bias?, mask?, attention_bias?
-      {"Attention", attention, "ffffif", 1, 1},
+      {"Attention", attention, "ffffif", 1, "f"},
       // query, key, value, past_key, past_value, past_lengths, lengths, bias? -> output, present_key, present_value
-      {"CachedAttention", cached_attention, "fffffiif", 7, 3},
+      {"CachedAttention", cached_attention, "fffffiif", 7, "fff"},
+      // The same with caches of integers: rows of as many bytes as a head has channels, and four of their scale.
+      {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc"},
       // x, weight, bias?
-      {"BlockLinear", block_linear, "fbf", 2, 1},
+      {"BlockLinear", block_linear, "fbf", 2, "f"},
       // ids, weight
-      {"BlockEmbedding", block_embedding, "ib", 2, 1},
+      {"BlockEmbedding", block_embedding, "ib", 2, "f"},
   };
   const ort::Api api(base->get_api(ort::kApiVersion));
   // Without a table there is no way to make a status either; the backend checks the version before.

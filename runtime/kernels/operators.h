@@ -30,6 +30,7 @@ ort::Status* bias_gelu(const Node& node, ort::KernelContext* context);
 ort::Status* gated_activation(const Node& node, ort::KernelContext* context);
 ort::Status* attention(const Node& node, ort::KernelContext* context);
 ort::Status* cached_attention(const Node& node, ort::KernelContext* context);
+ort::Status* cached_attention_int8(const Node& node, ort::KernelContext* context);
 ort::Status* block_linear(const Node& node, ort::KernelContext* context);
 ort::Status* block_embedding(const Node& node, ort::KernelContext* context);
 
