@@ -44,7 +44,10 @@ def widen(
     """
     kinds: dict[str, list[tuple[nn.Module, ir.Value, Callable[[], Array]]]] = {}
     for part in parts:
+        parameters = {name for name, _ in part.module.named_parameters(remove_duplicate=False)}
         for weight, values in rounding.roundings(traced[part.name]):
+            if weight.name not in parameters:
+                continue  # a table that the model computes
             kind = re.sub(r"\d+", "*", f"{part.name}: {weight.name}")
             kinds.setdefault(kind, []).append((part.module, weight, values))
     few = sample.every(_EVERY)
