@@ -204,10 +204,9 @@ def _seen(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
 
 
 def _cached_attention(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
-    size = _shape(_input(node, 3, facts))[3]
-    if node.op_type == "CachedAttentionInt8":
-        size = size - 4  # behind the channels there is a float32 scale
-    return _seen(node, facts) * size * 4
+    # Of the new keys: behind the channels of a cache of integers there are their scales.
+    heads = int(_attribute(node, "kv_heads", _attribute(node, "kv_num_heads", 1)))
+    return _seen(node, facts) * _shape(_input(node, 1, facts))[2] * Fraction(4, heads)
 
 
 def _cached_soften(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:

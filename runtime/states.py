@@ -10,11 +10,16 @@ import numpy as np
 from precast.runtime.artifact import StateSpec, TensorSpec
 from precast.runtime.backends.base import Array, Runner
 
-__all__ = ["Memory"]
+__all__ = ["Memory", "int8_slot"]
 
 # Slots a ring has beyond its window: so many tokens can be taken back without losing one that is still to be seen.
 RING_SLACK = 64
 CAPACITY = "capacity"
+
+
+def int8_slot(channels: int) -> int:
+    """Bytes of a slot of a cache of int8: a float32 for every 32 channels."""
+    return channels + -(-channels // 32) * 4
 
 
 class Memory:
@@ -26,7 +31,7 @@ class Memory:
         capacity: tokens a row has room for.
         layout: of the variant (`Variant.state`). ``ring``: the graph takes buffers of fewer slots than tokens where
             a window allows it; ``chunks_by_row``: it takes several new tokens behind old ones for one row at a time;
-            ``int8``: slots are int8, and have four more bytes for the float32 scale of the channels before them.
+            ``int8``: slots are int8, the channels and behind them a float32 scale of every 32 of them.
     """
 
     def __init__(
@@ -56,7 +61,7 @@ class Memory:
             has_slots = any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
             dtype = np.dtype(spec.dtype)
             if has_slots and layout.get("int8") is True:
-                dtype, shape[-1] = np.dtype(np.int8), shape[-1] + 4
+                dtype, shape[-1] = np.dtype(np.int8), int8_slot(shape[-1])
             # Zeros, not leftovers: a NaN in a slot that no token has used would still spoil a masked score. The system
             # hands out such memory page by page as it is first written.
             self.buffers[spec.name] = np.zeros(shape, dtype)

@@ -56,19 +56,28 @@ def narrow(isa: str, threads: int, feeds: dict[str, Array], in_place: bool, **at
     return [binding.get_outputs()[0].numpy(), feeds["past_key"], feeds["past_value"]]
 
 
+def blocks(rows: Array) -> Array:
+    """[..., D] -> [..., ceil(D / 32), 32], zeros behind the last channel."""
+    padded = np.zeros((*rows.shape[:-1], -(-rows.shape[-1] // 32) * 32), rows.dtype)
+    padded[..., : rows.shape[-1]] = rows
+    return padded.reshape(*rows.shape[:-1], -1, 32)
+
+
 def rounded(rows: Array) -> Array:
-    """float32 [..., D] as a cache holds it: int8 [..., D + 4]."""
-    most = np.abs(rows).max(-1, keepdims=True)
+    """float32 [..., D] as a cache holds it: int8 [..., D and four for each 32 of them]."""
+    parts = blocks(rows)
+    most = np.abs(parts).max(-1, keepdims=True)
     scale = (most / np.float32(127)).astype(np.float32)
     inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
-    steps = rows * inverse
+    steps = parts * inverse
     codes = np.trunc(steps + np.where(steps < 0, np.float32(-0.5), np.float32(0.5))).astype(np.int8)
-    return np.concatenate([codes, np.ascontiguousarray(scale).view(np.int8)], -1)
+    codes = codes.reshape(*rows.shape[:-1], -1)[..., : rows.shape[-1]]
+    return np.concatenate([codes, np.ascontiguousarray(scale[..., 0]).view(np.int8)], -1)
 
 
-def widened(cache: Array) -> Array:
-    scale = np.ascontiguousarray(cache[..., -4:]).view(np.float32)
-    return np.asarray(cache[..., :-4].astype(np.float32) * scale)
+def widened(cache: Array, size: int) -> Array:
+    scale = np.ascontiguousarray(cache[..., size:]).view(np.float32)
+    return np.asarray(cache[..., :size].astype(np.float32) * np.repeat(scale, 32, -1)[..., :size])
 
 
 @st.composite
@@ -102,7 +111,8 @@ def test_the_same_as_over_the_floats_it_stands_for(
     isa: str, case: tuple[dict[str, Array], dict[str, Any]], in_place: bool, threads: int
 ) -> None:
     feeds, at = case
-    floats = {**feeds, "past_key": widened(feeds["past_key"]), "past_value": widened(feeds["past_value"])}
+    size = feeds["key"].shape[2] // at["kv_heads"]
+    floats = {**feeds, "past_key": widened(feeds["past_key"], size), "past_value": widened(feeds["past_value"], size)}
     expected = compute("CachedAttention", floats, isa, 3, threads, **at)
     before = {name: feeds[name].copy() for name in ("past_key", "past_value")}
     out, *present = narrow(isa, threads, {name: array.copy() for name, array in feeds.items()}, in_place, **at)
@@ -110,7 +120,7 @@ def test_the_same_as_over_the_floats_it_stands_for(
     assert out.tobytes() == expected[0].tobytes()
     for name, held in zip(("key", "value"), present, strict=True):
         wanted = before[f"past_{name}"].copy()
-        slots, size = held.shape[2], held.shape[3] - 4
+        slots = held.shape[2]
         for row, (past, length) in enumerate(zip(feeds["past_lengths"], feeds["lengths"], strict=True)):
             fresh = feeds[name][row].reshape(-1, held.shape[1], size)
             for j in range(max(0, length - slots), length):
@@ -128,7 +138,7 @@ def test_peculiar_rows(isa: str) -> None:
     feeds = dict(zip(NAMES, (normal(rng, 1, 5, 8), key, normal(rng, 1, 5, 8), empty, empty.copy()), strict=False))
     feeds |= {"past_lengths": np.zeros(1, np.int64), "lengths": np.full(1, 5)}
     _, held, _ = narrow(isa, 1, feeds, False, heads=1, kv_heads=1, scale=1.0)
-    made = widened(held)[0, 0]
+    made = widened(held, 8)[0, 0]
     assert (made[:2] == 0).all() and np.isnan(made[2:4]).all()
     assert np.abs(made[4] - key[0, 4]).max() <= np.abs(key[0, 4]).max() / 253
 

@@ -46,14 +46,15 @@ def _cached_attention(tape: Tape, node: ir.Node, name: str = "CachedAttention") 
     return tape.op_multi_out(name, list(node.inputs), {name: at[name] for name in names}, num_outputs=3, domain=DOMAIN)
 
 
-# Bytes of the float32 that a cache of integers has behind the channels of each row.
-_SCALE = 4
+def _slot(channels: int) -> int:
+    """Bytes of a slot of a cache of int8: runtime/kernels/kernels.h, `cache_row`."""
+    return channels + -(-channels // 32) * 4
 
 
 def _int8_cached_attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     """With caches of int8: the graph's own inputs and outputs change their type, and the runtime its buffers.
 
-    The largest channel of a key or value becomes 127; the scale of each stands behind its channels.
+    The largest of 32 channels of a key or value becomes 127; their scales stand behind the channels.
     """
     made = _cached_attention(tape, node, "CachedAttentionInt8")
     for past, *present in zip(node.inputs[3:5], made[1:], node.outputs[1:], strict=True):
@@ -62,7 +63,7 @@ def _int8_cached_attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         *rows, size = past.shape
         if past.dtype != ir.DataType.INT8:
             [channels] = sizes(ir.Shape([size]))
-            past.shape, past.dtype = ir.Shape([*rows, channels + _SCALE]), ir.DataType.INT8
+            past.shape, past.dtype = ir.Shape([*rows, _slot(channels)]), ir.DataType.INT8
         for value in present:  # what takes the place of an output takes its type
             value.shape, value.dtype = past.shape, past.dtype
     return made

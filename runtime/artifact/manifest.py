@@ -119,7 +119,7 @@ class StateSpec(NamedTuple):
     A dimension ``capacity`` of the input's shape is the number of tokens there is room for. ``window``: how many of the
     last tokens are ever read again, or None; a variant whose ``state`` says ``ring`` needs no more slots than that, the
     slot of position p being p modulo their number. One whose ``state`` says ``int8`` holds what has slots in int8: in
-    each slot the channels, and behind them the four bytes of the float32 they are multiplied by.
+    each slot the channels, and behind them a float32 for every 32 of them, which these are multiplied by.
     """
 
     input: str

@@ -25,7 +25,7 @@ struct Source {
   const float* held;
   const float* fresh;
   int64_t stride, fresh_stride, past, slots;
-  const int8_t* bytes;  // instead of held: integers, and their scale behind them
+  const int8_t* bytes;  // instead of held: integers, and their scales behind them
 
   const float* at(int64_t position) const {
     if (position >= past) return fresh + (position - past) * fresh_stride;
@@ -36,9 +36,12 @@ struct Source {
   const float* row(int64_t position, int64_t size, int64_t from, int64_t to, float* room) const {
     if (bytes == nullptr || position >= past) return at(position) + from;
     const int8_t* line = bytes + (position < slots ? position : position % slots) * stride;
-    float scale;
-    __builtin_memcpy(&scale, line + size, sizeof scale);
-    for (int64_t d = from; d < to; ++d) room[d - from] = static_cast<float>(line[d]) * scale;
+    for (int64_t d = from; d < to;) {
+      const int64_t block = d / kCacheBlock, end = (block + 1) * kCacheBlock < to ? (block + 1) * kCacheBlock : to;
+      float scale;
+      __builtin_memcpy(&scale, line + size + block * 4, sizeof scale);
+      for (; d < end; ++d) room[d - from] = static_cast<float>(line[d]) * scale;
+    }
     return room;
   }
 };

@@ -11,8 +11,8 @@ namespace {
 // Floats that one thread writes sooner than it wakes another.
 constexpr int64_t kSerialFloats = 32768;
 
-// A row in 8 bits, the largest of it 127, and its scale behind it. Infinity and NaN leave a scale of NaN.
-void round_row(const float* x, int64_t size, int8_t* out) {
+// Channels in 8 bits, the largest of them 127, and their scale. Infinity and NaN leave a scale of NaN.
+void round_block(const float* x, int64_t size, int8_t* out, int8_t* to_scale) {
   float most = 0.0f;
   bool finite = true;
   for (int64_t d = 0; d < size; ++d) {
@@ -27,7 +27,14 @@ void round_row(const float* x, int64_t size, int8_t* out) {
     const float step = held ? x[d] * inverse : 0.0f;
     out[d] = static_cast<int8_t>(step < 0.0f ? step - 0.5f : step + 0.5f);
   }
-  std::memcpy(out + size, &scale, sizeof scale);
+  std::memcpy(to_scale, &scale, sizeof scale);
+}
+
+void round_row(const float* x, int64_t size, int8_t* out) {
+  for (int64_t d = 0; d < size; d += kCacheBlock) {
+    const int64_t left = size - d < kCacheBlock ? size - d : kCacheBlock;
+    round_block(x + d, left, out + d, out + size + d / kCacheBlock * 4);
+  }
 }
 
 // The cache of one call. What it held is copied only where the caller did not bind the outputs to the inputs' memory.
@@ -39,7 +46,7 @@ struct Cache {
   bool integers;
 
   // Bytes of a slot.
-  int64_t slot() const { return call.size * static_cast<int64_t>(integers ? 1 : sizeof(float)) + (integers ? 4 : 0); }
+  int64_t slot() const { return integers ? cache_row(call.size) : call.size * static_cast<int64_t>(sizeof(float)); }
 
   static void task(void* user, size_t index) {
     const Cache& self = *static_cast<const Cache*>(user);
@@ -107,7 +114,7 @@ ort::Status* attend(const Node& node, ort::KernelContext* context, bool integers
   to.queries = q.dims[1];
   to.size = q.dims[2] / heads;
   to.slots = past_k.dims[2];
-  const int64_t kv_hidden = kv_heads * to.size, row = integers ? to.size + 4 : to.size;
+  const int64_t kv_hidden = kv_heads * to.size, row = integers ? cache_row(to.size) : to.size;
   for (const Tensor* fresh : {&k, &v}) {
     call.check(fresh->dims[0] == to.batch && fresh->dims[1] == to.queries && fresh->dims[2] == kv_hidden,
                "key and value must be [%lld, %lld, %lld]", (long long)to.batch, (long long)to.queries,

@@ -42,6 +42,10 @@ struct GeluCall {
   bool tanh;
 };
 
+// Channels of a cache of integers that share a scale. A row is its channels, and then a float32 for each block of them.
+constexpr int64_t kCacheBlock = 32;
+constexpr int64_t cache_row(int64_t size) { return size + (size + kCacheBlock - 1) / kCacheBlock * 4; }
+
 // softmax(softcap(scale * q @ k.T) + bias) @ v for every batch row and head. Strides count floats. The queries of a row
 // stand at the last of its positions. With a cache, k and v are rings: position p is in slot p % slots until a row's
 // `past`, and the positions from there on are in new_k and new_v.
@@ -49,7 +53,7 @@ struct AttentionCall {
   const float* q;
   const float* k;
   const float* v;
-  const int8_t* k_bytes;  // caches whose rows are `size` integers and, in four bytes, their scale; null: floats
+  const int8_t* k_bytes;  // caches of integers, see `cache_row`; null: floats
   const int8_t* v_bytes;
   const float* q_bias;  // [heads * size] and so on; null: none
   const float* k_bias;

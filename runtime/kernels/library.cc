@@ -143,7 +143,7 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
       {"Attention", attention, "ffffif", 1, "f"},
       // query, key, value, past_key, past_value, past_lengths, lengths, bias? -> output, present_key, present_value
       {"CachedAttention", cached_attention, "fffffiif", 7, "fff"},
-      // The same with caches of integers: rows of as many bytes as a head has channels, and four of their scale.
+      // The same with caches of integers, see `cache_row`.
       {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc"},
       // x, weight, bias?
       {"BlockLinear", block_linear, "fbf", 2, "f"},
