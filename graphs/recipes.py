@@ -161,13 +161,13 @@ def recipes_for(target: str, precision: str, cache: str | None = None) -> tuple[
     found = tuple(item for item in fitting if item.cache == cache or (item.isa is None and item.cache is None))
     if cache is not None and not any(item.cache == cache for item in found):
         have = [item for item in _ALL if item.cache is not None]
-        names, targets, precisions = (
+        caches, places, numbers = (
             listing(dict.fromkeys(str(getattr(item, part)) for item in have))
             for part in ("cache", "target", "precision")
         )
         raise InputError(
             f"cache {cache!r} is not available for target {target!r} and precision {precision!r}. There is the cache "
-            f"{names} for {targets} and {precisions}."
+            f"{caches} for {places} and {numbers}."
         )
     if found:
         return found

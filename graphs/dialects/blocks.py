@@ -232,7 +232,7 @@ def _whole_zeros(node: ir.Node, order: Literal["rows", "columns"]) -> tuple[ir.V
     floats, factors = _tensor(zeros), _tensor(scales)
 
     def rounded() -> Array:
-        return np.clip(np.rint(floats.numpy()), 0, 2**bits - 1)
+        return np.asarray(np.clip(np.rint(floats.numpy()), 0, 2**bits - 1))
 
     def packed() -> Array:
         return pack_bits(rounded().astype(np.uint8), bits)

@@ -65,7 +65,7 @@ def _int8_cached_attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
             [channels] = sizes(ir.Shape([size]))
             past.shape, past.dtype = ir.Shape([*rows, _slot(channels)]), ir.DataType.INT8
         for value in present:  # what takes the place of an output takes its type
-            value.shape, value.dtype = past.shape, past.dtype
+            value.shape, value.dtype = past.shape, ir.DataType.INT8
     return made
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from precast.runtime.bench.adapter import PACKAGES
 from precast.runtime.bench.adapter import Adapter as Caller
+from precast.runtime.generation.language_model import LanguageModel
 
 __all__ = ["PACKAGES", "Adapter"]
 
@@ -36,10 +37,11 @@ class Adapter(Caller):
     def __init__(self, *, threads: int | None, device: str, precision: str, workload: Mapping[str, Any]) -> None:
         super().__init__(threads=threads, device=device, precision=precision, workload=workload)
         self._table = workload["generate"]
+        self._model: LanguageModel
 
     def run(self, feed: Mapping[str, Any], mark: Callable[[], None] | None = None) -> Mapping[str, Any]:
         new, beams = self._table["new_tokens"], self._table.get("beams", 1)
-        tokens = self._model.generate(
+        tokens: Any = self._model.generate(
             **feed,
             do_sample=False,
             num_beams=beams,
