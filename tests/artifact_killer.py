@@ -107,6 +107,7 @@ def main(folder: Path, mode: str, plain: bool, moments: int) -> None:
 
     draw = random.Random(f"{mode}{plain}")
     found: dict[str, int] = {}
+    by_clock = 0
     for turn in range(moments):
         target = prepare(f"turn{turn}")
         if turn % 3:
@@ -114,8 +115,11 @@ def main(folder: Path, mode: str, plain: bool, moments: int) -> None:
             first = lines * 3 // 4 if turn % 3 == 1 else 0
             line = 1 + first + int((turn + draw.random()) / moments * (lines - first))
             killed = in_child(lambda target=target, line=line: traced(lambda: change(target, mode), line) and None)
+            assert killed, f"line {line} of {lines} was not reached"
         else:
+            # A busy machine may have measured a duration that no longer holds: these may outlive their clock.
             killed = in_child(lambda target=target: change(target, mode), draw.random() * 1.2 * duration)
+            by_clock += killed
         state = names[Artifact.open(target).digest] if target.exists() else "nothing"
         if plain and mode != "create" and state == "nothing":
             state = "set aside"
@@ -124,7 +128,6 @@ def main(folder: Path, mode: str, plain: bool, moments: int) -> None:
         leftovers = len(os.listdir(target.parent)) - target.exists()
         seen = f"{state}{' + leftovers' if leftovers else ''}"
         found[seen] = found.get(seen, 0) + 1
-        found["killed"] = found.get("killed", 0) + killed
         # The next export succeeds, or says why not, and leaves its target alone beside nothing.
         try:
             change(target, mode)
@@ -134,8 +137,8 @@ def main(folder: Path, mode: str, plain: bool, moments: int) -> None:
         assert names[Artifact.open(target).digest] == "new"
         assert os.listdir(target.parent) == ["tiny"], os.listdir(target.parent)
         shutil.rmtree(target.parent)
-    sys.stdout.write(f"{lines} lines: {sorted(found.items())}\n")
-    assert found["killed"] >= moments * 0.8
+    sys.stdout.write(f"{lines} lines, {by_clock} killed by the clock: {sorted(found.items())}\n")
+    assert by_clock
     assert any("leftovers" in state for state in found)
     assert any(state.startswith("new") for state in found)
     assert any(state.startswith("nothing" if mode == "create" else "old") for state in found)
