@@ -202,6 +202,33 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command(epilog="\b\nExample:\n  python -m benchmarks greedy gemma3-270m model.gguf --json greedy.json")
+@guarded
+def greedy(
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="Exported from that file.")],
+    gguf: Annotated[Path, typer.Argument(metavar="MODEL.gguf", exists=True, dir_okay=False, help="A GGUF file.")],
+    prompts: Annotated[int, typer.Option(min=1, help="Texts.")] = 20,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each.")] = 64,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Where the record goes.")] = None,
+) -> None:
+    """Show where greedy texts of an artifact and of llama.cpp part, from the file as it is and from its floats."""
+    from benchmarks.greedy import compare
+
+    count = threads or default_threads()
+    with Stages() as stage:
+        found = compare(artifact, gguf, prompts=prompts, new_tokens=new_tokens, threads=count, say=_said(stage))
+    if json is not None:
+        settings = {"prompts": prompts, "new_tokens": new_tokens, "threads": count}
+        command = shlex.join(["python", "-m", "benchmarks", "greedy", Path(artifact).name, gguf.name])
+        record.write({**record.new(command=command, settings=settings, calibration=None), "greedy": found}, json)
+    table(("llama.cpp's weights", "same", "parted", "margins of our logits where they parted"), [
+        (entry["weights"], f"{entry['same']} of {entry['prompts']}", len(entry["parted"]),
+         ", ".join(f"{parting['margin']:.3f}" for parting in sorted(entry["parted"], key=lambda it: it["margin"])))
+        for entry in found
+    ], numbers=(1, 2))  # fmt: skip
+
+
 def _said(stage: Stages) -> Callable[[str], None]:
     """Progress on a terminal, and as lines in the log of a run that takes an hour."""
     began = time.perf_counter()

@@ -45,6 +45,9 @@ class Adapter:
         options.n_parallel = self._slots
         options.n_ctx = _CONTEXT * self._slots
         options.cache_ram_mib = 0  # prompts come again here, and must be read again
+        if self._workload["generate"].get("exact"):  # for comparing texts, not for speed
+            options.cache_type_k = options.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            options.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._server = xllamacpp.Server(options)
         self._address = self._server.listening_address.split("//")[1]
         self._pool = ThreadPoolExecutor(self._slots)
