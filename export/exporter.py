@@ -147,7 +147,7 @@ def export_model(
                 text = texts.sample(reference.parts, tokenizer)
             rounding = _rounding(recipes[0])
             if rounding is not None:
-                cost.stage("rounding each kind of weight, to see which need 8 bits")
+                cost.stage("rounding weights in the reference, to see which need more bits")
                 with parity.streaming(reference.model, checkpoint.release):
                     widen(reference.parts, traced, rounding, text)
 
@@ -291,9 +291,8 @@ def _missing(recipes: Sequence[Recipe], writer: ArtifactWriter) -> list[Recipe]:
 
 
 def _rounding(recipe: Recipe) -> QuantizeWeights | None:
-    """The pass of a recipe that rounds weights to 4 bits."""
-    found = [step for step in recipe.passes() if isinstance(step, QuantizeWeights) and step.bits == 4]
-    return found[0] if found else None
+    """The pass of a recipe that rounds weights."""
+    return next((step for step in recipe.passes() if isinstance(step, QuantizeWeights)), None)
 
 
 def _promised(reference: Reference, traced: Mapping[str, ir.Model]) -> dict[str, Mapping[str, int]]:

@@ -1,86 +1,135 @@
-"""Which weights of a language model 4 bits are too few for.
+"""Which weights of a language model its precision has too few bits for.
 
 Rounding moves a model's answers little in most weights, and far in some: a narrow value projection, the head of a small
-model. Each kind of weight, that of all layers, is rounded alone in the reference, and how far its answers move over a
-few texts is measured. As small movements add up nearly (Gemma 3 270M: 0.051 and 0.040 alone, 0.093 together), those
-that move them least for what they weigh get 4 bits while the gate has room for them, the others 8. Exporters usually
-keep a fixed list; a measured one is different for every model, and what is exported passes.
+model. First all weights are rounded in the reference; where its answers stay well within the gate, that is all. Else
+each kind of weight, that of all layers, is rounded alone, and how far answers move over a few texts is measured. As
+small movements add up nearly (Gemma 3 270M in 4 bits: 0.051 and 0.040 alone, 0.093 together), those that move them
+least for what they weigh keep the few bits while there is room for them, and the others are marked `WIDE`; less room is
+given until all of them together are within the gate. Exporters usually keep a fixed list; a measured one is different
+for every model, and what is exported passes.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from precast.export.reference import Part
 from precast.export.texts import Sample
-from precast.graphs.block_weight import WIDE
-from precast.graphs.passes.quantize_weights import QuantizeWeights
-from precast.runtime.divergence import BOUNDS
+from precast.graphs.block_weight import WIDE, Parts
+from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounding
+from precast.runtime.divergence import BOUNDS, Divergence
 
 __all__ = ["widen"]
 
-Array = np.ndarray[Any, Any]
-
 _EVERY = 4  # text of the sample
-# Share of the gate's bound that rounding weights may take: graphs round what they multiply by them too, and the few
+# Share of the gate's bounds that rounding weights may take: graphs round what they multiply by them too, and the few
 # texts are not all.
 _SHARE = 0.8
+_TRIES = 5  # with half the room of the one before
+_CHUNK = 1 << 19  # weights that are floats at a time
+
+
+class _Held(NamedTuple):
+    """A weight, and what it was rounded to."""
+
+    found: Rounding
+    parts: Parts
+
+    def rows(self, which: slice | np.ndarray[Any, Any]) -> torch.Tensor:
+        """Some rows of it, as floats."""
+        values, scales, zeros = self.parts
+        return torch.from_numpy(
+            self.found.values((values[which], scales[which], None if zeros is None else zeros[which]))
+        )
 
 
 def widen(
     parts: Sequence[Part], traced: Mapping[str, ir.Model], rounding: QuantizeWeights, sample: Sample
 ) -> dict[str, float]:
-    """Mark the weights in the traced graphs that are to have 8 bits.
+    """Mark the weights in the traced graphs that need more bits than ``rounding`` gives them.
 
-    Returns: the kinds of weights that are, their names with * for numbers, and the mean divergence each alone caused.
+    Returns: the kinds of weights that do, their names with * for numbers, and the mean divergence each alone caused.
     """
-    kinds: dict[str, list[tuple[nn.Module, ir.Value, Callable[[], Array]]]] = {}
+    # Held as blocks: a second copy of a large model as floats would not fit.
+    kinds: dict[str, dict[int, _Held]] = {}
     for part in parts:
-        parameters = {name for name, _ in part.module.named_parameters(remove_duplicate=False)}
-        for weight, values in rounding.roundings(traced[part.name]):
-            if weight.name not in parameters:
-                continue  # a table that the model computes
-            kind = re.sub(r"\d+", "*", f"{part.name}: {weight.name}")
-            kinds.setdefault(kind, []).append((part.module, weight, values))
+        parameters = dict(part.module.named_parameters(remove_duplicate=False))
+        for found in rounding.roundings(traced[part.name]):
+            name = str(found.weight.name)
+            if name in parameters:  # else a table that the model computes
+                kind = re.sub(r"\d+", "*", f"{part.name}: {name}")
+                kinds.setdefault(kind, {})[parameters[name].data_ptr()] = _Held(found, found.parts())
+    bound = BOUNDS[f"int{rounding.bits}"]
+    if not kinds or _fits(_moved(parts, kinds.values(), sample), *bound):
+        return {}
     few = sample.every(_EVERY)
-    moved, sizes = {}, {}
-    for kind, members in kinds.items():
-        with _rounded([(module, str(weight.name), values) for module, weight, values in members]):
-            moved[kind] = few.moved(parts).mean
-        sizes[kind] = sum(weight.const_value.size for _, weight, _ in members if weight.const_value is not None)
-    spent, wide = 0.0, {}
-    for kind in sorted(moved, key=lambda kind: moved[kind] / sizes[kind]):
-        if spent + moved[kind] <= _SHARE * BOUNDS["int4"][0]:
-            spent += moved[kind]
-            continue
-        wide[kind] = moved[kind]
-        for _, weight, _ in kinds[kind]:
-            weight.meta[WIDE] = True
+    moved = {kind: _moved(parts, [members], few).mean for kind, members in kinds.items()}
+    sizes = {kind: sum(np.prod(held.found.shape) for held in members.values()) for kind, members in kinds.items()}
+    cheapest = sorted(kinds, key=lambda kind: moved[kind] / sizes[kind])
+    narrow = cheapest
+    # Alone and over a few texts they move it by more or less than together over all: twice the room is tried too.
+    for room in (*(_SHARE * bound[0] * 2.0 ** (1 - attempt) for attempt in range(_TRIES)), 0.0):
+        chosen, spent = list[str](), 0.0
+        for kind in cheapest:
+            if spent + moved[kind] <= room:
+                spent += moved[kind]
+                chosen.append(kind)
+        if chosen != narrow:
+            narrow = chosen
+            if not narrow or _fits(_moved(parts, [kinds[kind] for kind in narrow], sample), *bound):
+                break
+    wide = {kind: moved[kind] for kind in kinds if kind not in narrow}
+    for kind in wide:
+        for held in kinds[kind].values():
+            held.found.weight.meta[WIDE] = True
     return wide
 
 
-@contextmanager
-def _rounded(members: Sequence[tuple[nn.Module, str, Callable[[], Array]]]) -> Iterator[None]:
-    """The reference with these weights as 4 bits hold them."""
-    held: list[tuple[nn.Parameter, torch.Tensor]] = []
-    try:
-        for module, name, values in members:
-            parameter = module.get_parameter(name)
-            before, after = parameter.data, torch.from_numpy(values())
-            # A tied weight may be two parameters of one memory.
-            for other in module.parameters():
-                if other is parameter or (other.data_ptr() == before.data_ptr() and other.shape == before.shape):
-                    held.append((other, other.data))
-                    other.data = after
-        yield
-    finally:
-        for parameter, before in held:
-            parameter.data = before
+def _fits(found: Divergence, most: float, least: float | None) -> bool:
+    """Whether it is within the gate's bounds, with room to spare."""
+    return found.mean <= _SHARE * most and (least is None or not found.text or 1 - found.top <= _SHARE * (1 - least))
+
+
+def _moved(parts: Sequence[Part], kinds: Iterable[Mapping[int, _Held]], sample: Sample) -> Divergence:
+    """How far the reference's answers are from what they were with these weights rounded."""
+    rounded = {address: held for members in kinds for address, held in members.items()}
+    with _Rounded(rounded) as mode:
+        found = sample.moved(parts)
+    assert mode.read == set(rounded), "a weight was rounded that no linear layer and no embedding reads"
+    return found
+
+
+class _Rounded(TorchFunctionMode):
+    """Linear layers and embeddings read what weights were rounded to; these stay as they are.
+
+    ``rounded``: by the address of a weight's data, which tied parameters share.
+    """
+
+    def __init__(self, rounded: Mapping[int, _Held]) -> None:
+        super().__init__()
+        self._rounded = rounded
+        self.read = set[int]()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        held = self._rounded.get(args[1].data_ptr()) if func in (F.linear, F.embedding) else None
+        if held is None:
+            return func(*args, **(kwargs or {}))
+        self.read.add(args[1].data_ptr())
+        given, weight, *others = args
+        if func is F.embedding:
+            ids, places = np.unique(given.numpy(), return_inverse=True)
+            return F.embedding(torch.from_numpy(places.reshape(given.shape)), held.rows(ids))
+        # In parts that a processor's cache holds: floats of a whole table of words would be written and read again.
+        step = max(1, _CHUNK // weight.shape[1])
+        made = [F.linear(given, held.rows(slice(at, at + step))) for at in range(0, len(weight), step)]
+        whole = torch.cat(made, dim=-1)
+        bias = others[0] if others else (kwargs or {}).get("bias")
+        return whole if bias is None else whole + bias

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from precast.graphs.block_weight import Parts
-from precast.graphs.dialects.blocks import pack_bits, packed_size, rounded_scales
+from precast.graphs.dialects.blocks import dequantized, pack_bits, packed_size, rounded_scales
 
-__all__ = ["quantized"]
+__all__ = ["quantized", "quantized_rest"]
 
 Array = np.ndarray[Any, Any]
 
@@ -53,6 +53,18 @@ def quantized(weight: Array, bits: int, block: int, symmetric: bool) -> Parts:
         if zeros is not None:
             zeros[part] = pack_bits(zero.astype(np.uint8).reshape(-1, blocks), bits)
     return values, scales, zeros
+
+
+def quantized_rest(weight: Array, bits: int, block: int, symmetric: bool, rest: int) -> Parts:
+    """What `quantized` leaves of a weight [N, K], in symmetric blocks of ``rest`` bits."""
+    step = max(1, _CHUNK * 16 // weight.shape[1])
+    made = []
+    for start in range(0, len(weight), step):
+        part = weight[start : start + step]
+        held = dequantized(*quantized(part, bits, block, symmetric), bits, weight.shape[1])
+        made.append(quantized(part - held, rest, block, True)[:2])
+    values, scales = (np.concatenate(parts) for parts in zip(*made, strict=True))
+    return values, scales, None
 
 
 # Below: x [block, M] of M blocks; scales and zero points [M].

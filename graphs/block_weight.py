@@ -20,7 +20,7 @@ Parts = tuple[Array, Array, "Array | None"]
 
 BLOCKS = (32, 64, 128, 256)
 META = "precast.blocks"  # the entry of an initializer's ``meta`` that holds its `Blocks`
-WIDE = "precast.wide"  # the entry that says that 4 bits are too few for it
+WIDE = "precast.wide"  # the entry that says that the bits asked for are too few for it
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ token, position by position of a text (P3 of PARITY.md)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ParityError
 
-__all__ = ["BOUNDS", "Divergence", "kl_divergence", "measured_over"]
+__all__ = ["BOUNDS", "Divergence", "kl_divergence", "measured_over", "told"]
 
 # Precision -> (largest mean divergence in nats, least share of positions with the same most likely token or None).
 BOUNDS: dict[str, tuple[float, float | None]] = {"int8": (1e-3, 0.99), "int4": (5e-2, None)}
@@ -75,6 +75,15 @@ class Divergence:
                 f"variant {variant} is too far from the reference over {self.positions} positions of text, and is "
                 f"refused: {'; '.join(broken)}. Export a higher precision."
             )
+
+
+def told(record: Mapping[str, Any]) -> str:
+    """A recorded divergence (`Divergence.to_json`) in words."""
+    what = "text" if record["text"] else "random tokens"
+    return (
+        f"mean KL divergence {record['kl_mean']:.1e} over {record['positions']} positions of {what}, "
+        f"the same most likely token at {record['same_top']:.2%}"
+    )
 
 
 def measured_over(pairs: Sequence[tuple[Array, Array]], *, text: bool, data: str) -> Divergence:

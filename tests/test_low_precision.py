@@ -14,6 +14,7 @@ import pytest
 import torch
 from quantized_samples import graph_of
 from tokenizer_samples import write_json
+from typer.testing import CliRunner
 
 import precast
 from precast.export import texts
@@ -26,6 +27,7 @@ from precast.export.widening import widen
 from precast.graphs.block_weight import WIDE
 from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.runtime.artifact import Artifact
+from precast.runtime.cli.app import app
 from precast.runtime.divergence import BOUNDS, Divergence, kl_divergence, measured_over
 from precast.runtime.errors import InputError, ParityError
 
@@ -141,8 +143,7 @@ def outliers(weight: torch.Tensor, size: float) -> None:
 def test_a_model_that_rounding_ruins_is_refused(tmp_path: Path) -> None:
     source, model = checkpoint(tmp_path / "checkpoint", wild=True)
     with torch.no_grad():
-        for layer in model.model.layers:
-            outliers(layer.mlp.up_proj.weight, 3000)
+        model.lm_head.weight *= 1e5  # next to its logits, 12 bits are few
     model.save_pretrained(source)
     with pytest.raises(ParityError, match=r"variant cpu-int8 is too far .*KL divergence .* is above 0\.001.*Export"):
         export_model(source, tmp_path / "out", precision="int8")
@@ -194,11 +195,12 @@ def test_caches_that_are_not_there_are_refused(tmp_path: Path) -> None:
 
 
 def widths(path: Path, variant: str) -> dict[str, set[int]]:
-    """The bits of each kind of weight."""
+    """The bits of each kind of weight, and of what 8 bits leave of it."""
     found: dict[str, set[int]] = {}
     for node in graph_of(path, variant):
         if node.op_type == "MatMulNBits":
             kind = re.sub(r"\d+", "*", str(node.inputs[1].name).split(".int")[0])  # type: ignore[union-attr]
+            kind = kind.removesuffix(".rest")
             found.setdefault(kind, set()).add(node.attributes["bits"].as_int())
     return found
 
@@ -207,7 +209,7 @@ def test_weights_that_four_bits_ruin_have_eight(tmp_path: Path) -> None:
     """One kind of weight has outliers, beside which 4 bits leave nothing of the others: that kind is wide, no other."""
     source, model = checkpoint(tmp_path / "checkpoint", tie_word_embeddings=False)
     with torch.no_grad():
-        model.lm_head.weight *= 4
+        model.lm_head.weight *= 6
         for layer in model.model.layers:
             outliers(layer.self_attn.v_proj.weight, 40)
     model.save_pretrained(source)
@@ -220,6 +222,34 @@ def test_weights_that_four_bits_ruin_have_eight(tmp_path: Path) -> None:
         assert variant.parity["divergence"]["kl_mean"] <= BOUNDS["int4"][0]
         declined = next(step["declined"] for step in variant.recipe if step["pass"].startswith("QuantizeWeights"))
         assert declined["Linear: 4 bits are too few, it has 8"] >= len(model.model.layers)
+
+
+def test_weights_that_eight_bits_ruin_have_twelve(tmp_path: Path) -> None:
+    """What was refused for one kind of weight passes: 8 bits, and 4 more for what they leave, of that kind alone."""
+    source, model = checkpoint(tmp_path / "checkpoint", tie_word_embeddings=False)
+    with torch.no_grad():
+        model.lm_head.weight *= 10
+        for layer in model.model.layers:
+            outliers(layer.self_attn.v_proj.weight, 400)
+    model.save_pretrained(source)
+    path = tmp_path / "out"
+    done = CliRunner().invoke(app, ["export", str(source), str(path), "--precision", "int8"])
+    assert done.exit_code == 0, done.output
+    for name in ("cpu-int8", "cpu-int8-native"):
+        assert f"{name}, beside eager PyTorch: mean KL divergence" in done.stdout
+    assert done.stdout.count(f"{len(model.model.layers)} x Linear: 8 bits are too few, it has 12") == 2
+    assert "max abs error" not in done.stdout
+    shown = CliRunner().invoke(app, ["inspect", str(path)])
+    assert "cpu-int8 beside the reference: mean KL divergence" in shown.stdout, shown.output
+    artifact = Artifact.open(path)
+    found = widths(path, "cpu-int8")
+    assert found.pop("model.layers.*.self_attn.v_proj.weight") == {8, 4}
+    assert len(found) == 7 and set(map(tuple, found.values())) == {(8,)}
+    for variant in artifact.variants("decoder"):
+        assert variant.parity["divergence"]["kl_mean"] <= BOUNDS["int8"][0]
+        declined = next(step["declined"] for step in variant.recipe if step["pass"].startswith("QuantizeWeights"))
+        assert declined == {"Linear: 8 bits are too few, it has 12": len(model.model.layers)}
+    assert {entry["status"] for entry in precast.verify(path)["variants"].values()} == {"verified"}
 
 
 def traced_of(source: Path) -> tuple[Part, dict[str, Any]]:

@@ -323,6 +323,36 @@ def test_weights_kept_and_weights_in_eight_bits() -> None:
     assert np.linalg.norm(answer(model) - exact) < 0.1 * np.linalg.norm(exact)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("symmetric", [None, False])
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_where_eight_bits_are_too_few_four_more_follow(dialect: Dialect, symmetric: bool | None, tied: bool) -> None:
+    """Products and lookups alike, bias and all; the weights are then a hundred times nearer to what they were."""
+    model, report = lowered(QuantizeWeights(8, 32, symmetric, wide=("*",)), dialect, tied)
+    few = "8 bits are too few, it has 12"
+    assert report.changed == 4
+    assert report.declined == {"Gather: not of tokens": 1, f"Gather: {few}": 1, f"Linear: {few}": 3}
+    held = dict(ARRAYS)
+    for name in ARRAYS.keys() - {"places.weight"}:
+        first = blocks.dequantized(*quantized(ARRAYS[name], 8, 32, symmetric is None), 8, ARRAYS[name].shape[1])
+        rest = blocks.dequantized(*quantized(ARRAYS[name] - first, 4, 32, True), 4, ARRAYS[name].shape[1])
+        held[name] = first + rest
+        assert np.linalg.norm(held[name] - ARRAYS[name]) < 0.1 * np.linalg.norm(first - ARRAYS[name])
+    exact, whole = expected(held, tied), expected(ARRAYS, tied)
+    assert np.linalg.norm(exact - whole) < 1e-3 * np.linalg.norm(whole)
+    # Rows have 12 bits in the native products, and all in the others.
+    assert np.linalg.norm(answer(model) - exact) < 1e-3 * np.linalg.norm(exact)
+    assert [value.name for value, fact in infer(model).items() if fact.shape is None or fact.dtype is None] == []
+    assert work(model)["uncounted"] == []
+
+
+def test_what_is_left_is_rounded_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = block_rounding.quantized_rest(weights(), 8, 32, True, 4)
+    monkeypatch.setattr(block_rounding, "_CHUNK", 100)
+    for part, other in zip(block_rounding.quantized_rest(weights(), 8, 32, True, 4), whole, strict=True):
+        np.testing.assert_array_equal(part, other)
+
+
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_what_a_quantised_graph_costs(dialect: Dialect) -> None:
     model, _ = lowered(QuantizeWeights(4), dialect)
@@ -352,6 +382,11 @@ def test_a_weight_that_cannot_be_quantised_is_named() -> None:
     assert broken is not None
     with pytest.raises(ValueError, match=r"weight 'up\.weight' cannot be quantised"):
         broken.numpy()
+    model = traced()
+    model.graph.initializers["up.weight"].const_value = initializer_of.const_value
+    [found] = [found for found in QuantizeWeights(4).roundings(model) if found.weight.name == "up.weight"]
+    with pytest.raises(ValueError, match=r"weight 'up\.weight' cannot be quantised"):
+        found.parts()
 
 
 @pytest.mark.parametrize(

@@ -15,23 +15,49 @@ import numpy as np
 import onnx_ir as ir
 
 from precast.graphs import schema
-from precast.graphs.block_rounding import quantized
+from precast.graphs.block_rounding import quantized, quantized_rest
 from precast.graphs.block_weight import BLOCKS, META, WIDE, BlockWeight, Parts
 from precast.graphs.dialects.blocks import Zeros, dequantized, packed_size
 from precast.graphs.passes.base import GraphPass, constant
 from precast.graphs.tensors import computed, sizes
 
-__all__ = ["QuantizeWeights"]
+__all__ = ["QuantizeWeights", "Rounding"]
 
 Array = np.ndarray[Any, Any]
+
+REST = 4  # bits of what 8 bits leave of a weight, where they are too few: 12 in all
 
 
 def _anew(tensor: ir.TensorProtocol, bits: int, block: int, zeros: Zeros) -> Parts:
     return quantized(tensor.numpy(), bits, block, zeros == "none")
 
 
-def _values(tensor: ir.TensorProtocol, block: int, zeros: Zeros) -> Array:
-    return dequantized(*_anew(tensor, 4, block, zeros), 4, sizes(tensor.shape)[1])
+def _rest(tensor: ir.TensorProtocol, block: int, zeros: Zeros) -> Parts:
+    return quantized_rest(tensor.numpy(), 8, block, zeros == "none", REST)
+
+
+def _named(name: str, make: Callable[[], Parts]) -> Parts:
+    """What ``make`` makes of a weight; an error names it."""
+    try:
+        return make()
+    except ValueError as error:
+        raise ValueError(f"weight {name!r} cannot be quantised: {error}") from error
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A weight that is to be rounded: ``parts`` does it, ``values`` is what such parts mean, float32 [N, K]."""
+
+    weight: ir.Value
+    parts: Callable[[], Parts]
+    bits: int
+
+    def values(self, parts: Parts) -> Array:
+        return dequantized(*parts, self.bits, self.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return sizes(self.weight.shape)
 
 
 @dataclass(frozen=True)
@@ -65,14 +91,15 @@ class QuantizeWeights(GraphPass):
     Nothing is computed before a weight is written, and one weight at a time is held. A weight whose initializer has
     `Blocks` in its ``meta`` keeps their bits, block and zero points, unless it has 8 and 4 are asked for: 5 and 6 bits,
     which take 8 here, were chosen by who made the file, and little is gained by rounding them a second time. A weight
-    that is `WIDE` there gets 8 bits instead of 4.
+    that is `WIDE` there gets 8 bits instead of 4; instead of 8 it gets 8, and 4 more for what these leave of it: a
+    second product with a weight half as large, added to the first.
 
     Args:
         bits: 4 or 8.
         block: channels that share a scale, one of `BLOCKS`.
         symmetric: no zero points; None is what is usual: not in 4 bits, yes in 8.
         keep: names of weights (shell patterns) that stay as they are.
-        wide: names of weights (shell patterns) that get 8 symmetric bits instead of 4.
+        wide: names of weights (shell patterns) that are wide whatever their ``meta`` says.
     """
 
     def __init__(
@@ -109,18 +136,19 @@ class QuantizeWeights(GraphPass):
         for reader in readers:
             self._replace(model.graph, reader)
 
-    def roundings(self, model: ir.Model) -> Iterator[tuple[ir.Value, Callable[[], Array]]]:
-        """The weights whose values the pass would change in 4 bits, and what it would make of them, float32 [N, K]."""
+    def roundings(self, model: ir.Model) -> Iterator[Rounding]:
+        """The weights that the pass would round to the bits it was made for."""
         seen = set()
         for reader in _readers(model.graph):
             weight = reader.weight
-            if weight is None or weight.name in seen or self._reason(reader) or self._bits(weight) == 8:
+            if weight is None or weight.name in seen or self._reason(reader) or self._wide(weight):
                 continue
             seen.add(weight.name)
-            if self._stored(weight, 4)[0] is None:
+            if self._stored(weight, self.bits)[0] is None:
                 tensor = weight.const_value
                 assert tensor is not None
-                yield weight, partial(_values, tensor, self.block, self._zeros(4))
+                make = partial(_anew, tensor, self.bits, self.block, self._zeros(self.bits))
+                yield Rounding(weight, partial(_named, str(weight.name), make), self.bits)
 
     def _reason(self, reader: _Reader) -> str:
         """Why a weight stays as it is, or nothing."""
@@ -134,9 +162,8 @@ class QuantizeWeights(GraphPass):
             return "the weight is not a float32 matrix"
         return ""
 
-    def _bits(self, weight: ir.Value) -> int:
-        patterns = any(fnmatchcase(str(weight.name), pattern) for pattern in self.wide)
-        return 8 if self.bits == 8 or patterns or WIDE in weight.meta else 4
+    def _wide(self, weight: ir.Value) -> bool:
+        return WIDE in weight.meta or any(fnmatchcase(str(weight.name), pattern) for pattern in self.wide)
 
     def _zeros(self, bits: int) -> Zeros:
         return "none" if self.symmetric or bits != self.bits else "integers"
@@ -146,12 +173,10 @@ class QuantizeWeights(GraphPass):
         if reason or weight is None or weight.const_value is None:
             self.declined[f"{node.op_type}: {reason}"] += 1
             return
-        tensor, shape = weight.const_value, sizes(weight.const_value.shape)
-        bits, block = self._bits(weight), self.block
+        tensor, shape, wide = weight.const_value, sizes(weight.const_value.shape), self._wide(weight)
+        bits, block = 8 if wide else self.bits, self.block
         zeros = self._zeros(bits)
         make: Callable[[], Parts] = partial(_anew, tensor, bits, block, zeros)
-        if bits != self.bits:
-            self.declined[f"{node.op_type}: 4 bits are too few, it has 8"] += 1
         stored, reason = self._stored(weight, bits)
         if stored is not None:
             bits, block, zeros, make = stored.bits, stored.block, stored.zeros, stored.load
@@ -160,16 +185,24 @@ class QuantizeWeights(GraphPass):
         if reader.becomes == "BlockEmbedding" and shape[1] % block:
             self.declined[f"Gather: {shape[1]} channels are no multiple of the block"] += 1
             return
-        parts = self._parts(graph, str(weight.name), shape, bits, block, zeros, make)
-        inputs = [reader.x, *parts, *((*node.inputs, None)[2:3] if reader.becomes == "BlockLinear" else ())]
-        attributes = {"bits": bits, "block": block, "in": shape[1], "out": shape[0]}
-        new = ir.Node(
-            schema.DOMAIN, reader.becomes, inputs, [ir.AttrInt64(key, value) for key, value in attributes.items()],
-            name=node.name,
-        )  # fmt: skip
-        old, fresh = node.outputs[0], new.outputs[0]
-        fresh.name, fresh.shape, fresh.type = old.name, old.shape, old.type
-        ir.convenience.replace_nodes_and_values(graph, node, [node], [new], [old], [fresh])
+        rest = wide and self.bits == 8 and stored is None
+        if wide and stored is None:
+            self.declined[f"{node.op_type}: {self.bits} bits are too few, it has {8 + REST * rest}"] += 1
+        name = str(weight.name)
+        bias = (*node.inputs, None)[2] if reader.becomes == "BlockLinear" else None
+        parts = self._parts(graph, name, shape, bits, block, zeros, make)
+        at = {"block": block, "in": shape[1], "out": shape[0]}
+        made = [_reading(reader, parts, bias, bits=bits, **at)]
+        if rest:
+            find = partial(_rest, tensor, block, zeros)
+            parts = self._parts(graph, f"{name}.rest", shape, REST, block, "none", find)
+            made.append(_reading(reader, parts, None, ".rest", bits=REST, **at))
+            made.append(ir.Node("", "Add", [term.outputs[0] for term in made], name=f"{node.name}.whole"))
+        old, fresh = node.outputs[0], made[-1].outputs[0]
+        for new in made:
+            new.outputs[0].shape, new.outputs[0].type = old.shape, old.type
+        fresh.name = old.name
+        ir.convenience.replace_nodes_and_values(graph, node, [node], made, [old], [fresh])
         self.changed += 1
 
     def _stored(self, weight: ir.Value, bits: int) -> tuple[BlockWeight | None, str]:
@@ -200,10 +233,7 @@ class QuantizeWeights(GraphPass):
         def part(index: int) -> Array:
             if self._last.name != names[0] or self._last.parts is None:
                 self._last.parts = None
-                try:
-                    self._last.parts = make()
-                except ValueError as error:
-                    raise ValueError(f"weight {name!r} cannot be quantised: {error}") from error
+                self._last.parts = _named(name, make)
                 self._last.name = names[0]
             found = self._last.parts[index]
             assert found is not None
@@ -220,6 +250,15 @@ class QuantizeWeights(GraphPass):
             or computed(graph, lambda index=index: part(index), shapes[index], kinds[index], names[index])  # type: ignore[misc]
             for index in range(3)
         ]
+
+
+def _reading(
+    reader: _Reader, parts: Sequence[ir.Value | None], bias: ir.Value | None, suffix: str = "", **attributes: int
+) -> ir.Node:
+    """A node that reads these parts as the reader did its weight."""
+    inputs = [reader.x, *parts, *([bias] if reader.becomes == "BlockLinear" else ())]
+    given = [ir.AttrInt64(key, value) for key, value in attributes.items()]
+    return ir.Node(schema.DOMAIN, reader.becomes, inputs, given, name=f"{reader.node.name}{suffix}")
 
 
 def _readers(graph: ir.Graph) -> list[_Reader]:

@@ -19,7 +19,7 @@ def export(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's folder, a .gguf file, or a Hub id.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="The artifact's folder, which does not exist yet.")],
     task: Annotated[str | None, typer.Option(help="What to export it for. Default: what config.json says.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32, ...: the numbers it computes with.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32; of a language model's weights also int8 or int4.")] = "fp32",
     target: Annotated[str, typer.Option(help="cpu, cuda or tensorrt: what it runs on.")] = "cpu",
     cache: Annotated[
         str | None, typer.Option(help="int8: a language model's keys and values in 8 bits. Default: float32.")
@@ -34,6 +34,7 @@ def export(
     if add and overwrite:
         raise typer.BadParameter("--add keeps what is there, --overwrite replaces it: give one of them.")
     from precast.runtime.auto import load_exporter
+    from precast.runtime.divergence import told
 
     with Stages() as stage, redirect_stdout(sys.stderr):
         stage("starting PyTorch")
@@ -61,11 +62,18 @@ def export(
     write(f"{summary['artifact']}: {summary['model_type']} for {tasks}, {size_text(summary['bytes'])}")
     rows = []
     for variant, outputs in summary["parity"].items():
+        if variant in summary["divergence"]:  # of low precision: a logit's largest error says little
+            continue
         for name, worst in outputs.items():
             errors = (f"{worst['error']:.1e}", f"{worst['reference_error']:.1e}")
             rows.append((variant, name, f"{worst['max_abs']:.1e}", f"{worst['cosine']:.9f}", *errors))
     columns = ("variant", "output", "max abs error", "cosine", "error to float64", "eager's own")
-    table(columns, rows, title="Verified against eager PyTorch", numbers=(2, 3, 4, 5))
+    if rows:
+        table(columns, rows, title="Verified against eager PyTorch", numbers=(2, 3, 4, 5))
+    for variant, found in summary["divergence"].items():
+        write(f"{variant}, beside eager PyTorch: {told(found)}")
+        for note, count in summary["declined"][variant].items():
+            write(f"  {count} x {note}")
     write(f"Took {cost['seconds']:.1f} s, peak memory {size_text(cost['peak_memory_bytes'])}.")
     write(f"Try it: {_first_use(path, summary['tasks'][0])}")
 
@@ -89,6 +97,7 @@ def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
 
     artifact = Artifact.open(path, check="size")
     variants = artifact.variants(artifact.component_for(None).name)
+    made = [variant for variant in variants if (variant.target, variant.precision) == (target, precision)]
     return {
         "artifact": str(path),
         "digest": artifact.digest,
@@ -96,10 +105,18 @@ def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
         "tasks": list(artifact.tasks),
         "variants": [variant.name for variant in variants],
         "bytes": sum(record.size for record in artifact.manifest.files.values()),
-        "parity": {
-            variant.name: dict(variant.parity.get("worst", {}))
-            for variant in variants
-            if (variant.target, variant.precision) == (target, precision)
+        "parity": {variant.name: dict(variant.parity.get("worst", {})) for variant in made},
+        "divergence": {
+            variant.name: dict(variant.parity["divergence"]) for variant in made if "divergence" in variant.parity
+        },
+        "declined": {
+            variant.name: {
+                reason: count
+                for step in variant.recipe
+                if step["pass"].startswith("QuantizeWeights")
+                for reason, count in step["declined"].items()
+            }
+            for variant in made
         },
         "cost": dict(artifact.manifest.cost),
     }

@@ -19,6 +19,7 @@ def inspect(
 ) -> None:
     """Show what is in an artifact: tasks, variants, operators, errors, sizes. Its digests are checked first."""
     from precast.runtime.artifact import Artifact
+    from precast.runtime.divergence import told
     from precast.runtime.inspection import summary
 
     found = summary(Artifact.open(artifact))
@@ -55,6 +56,8 @@ def inspect(
         for variant, entry in component["variants"].items():
             operators = ", ".join(f"{count} {operator}" for operator, count in entry["operators"].items())
             write(f"{variant} operators: {operators}")
+            if "divergence" in entry:
+                write(f"{variant} beside the reference: {told(entry['divergence'])}")
             if "work" in entry:
                 write(f"{variant} work: {_work(entry['work'])}")
 
