@@ -5,7 +5,7 @@ What a checkpoint holds in blocks already is not rounded again, where the precis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -192,11 +192,11 @@ class QuantizeWeights(GraphPass):
         bias = (*node.inputs, None)[2] if reader.becomes == "BlockLinear" else None
         parts = self._parts(graph, name, shape, bits, block, zeros, make)
         at = {"block": block, "in": shape[1], "out": shape[0]}
-        made = [_reading(reader, parts, bias, bits=bits, **at)]
+        made = [_reading(reader, parts, bias, {"bits": bits, **at})]
         if rest:
             find = partial(_rest, tensor, block, zeros)
             parts = self._parts(graph, f"{name}.rest", shape, REST, block, "none", find)
-            made.append(_reading(reader, parts, None, ".rest", bits=REST, **at))
+            made.append(_reading(reader, parts, None, {"bits": REST, **at}, ".rest"))
             made.append(ir.Node("", "Add", [term.outputs[0] for term in made], name=f"{node.name}.whole"))
         old, fresh = node.outputs[0], made[-1].outputs[0]
         for new in made:
@@ -253,7 +253,11 @@ class QuantizeWeights(GraphPass):
 
 
 def _reading(
-    reader: _Reader, parts: Sequence[ir.Value | None], bias: ir.Value | None, suffix: str = "", **attributes: int
+    reader: _Reader,
+    parts: Sequence[ir.Value | None],
+    bias: ir.Value | None,
+    attributes: Mapping[str, int],
+    suffix: str = "",
 ) -> ir.Node:
     """A node that reads these parts as the reader did its weight."""
     inputs = [reader.x, *parts, *([bias] if reader.becomes == "BlockLinear" else ())]
