@@ -411,7 +411,8 @@ _PRODUCTS: Mapping[str, _Rule] = {
 }
 _KEEP = (
     *("Abs", "Clip", "Cos", "CumSum", "Erf", "Exp", "Gelu", "LayerNormalization", "Neg", "Not", "Reciprocal"),
-    *("Relu", "RMSNormalization", "RotaryEmbedding", "ScatterND", "Sigmoid", "Sin", "Softmax", "Softplus", "Sqrt"),
+    *("Relu", "RMSNormalization", "RotaryEmbedding", "Round", "ScatterND", "Sigmoid", "Sin", "Softmax", "Softplus"),
+    "Sqrt",
     "Tanh",
     *("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"),
     *("com.microsoft::RotaryEmbedding", "SimplifiedLayerNormalization"),

@@ -34,7 +34,7 @@ FREE = frozenset(
 # Operations for each element of the result.
 PER_ELEMENT: Mapping[str, int] = {
     **dict.fromkeys(("Abs", "Add", "Clip", "Cos", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "Pow"), 1),
-    **dict.fromkeys(("Reciprocal", "Relu", "Sin", "Sqrt", "Sub", "Tanh", "Where"), 1),
+    **dict.fromkeys(("Reciprocal", "Relu", "Round", "Sin", "Sqrt", "Sub", "Tanh", "Where"), 1),
     # exp, sum, logarithm.
     "Softplus": 3,
     "Sigmoid": 3,

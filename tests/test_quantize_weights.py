@@ -340,7 +340,7 @@ def test_where_eight_bits_are_too_few_four_more_follow(dialect: Dialect, symmetr
         assert np.linalg.norm(held[name] - ARRAYS[name]) < 0.1 * np.linalg.norm(first - ARRAYS[name])
     exact, whole = expected(held, tied), expected(ARRAYS, tied)
     assert np.linalg.norm(exact - whole) < 1e-3 * np.linalg.norm(whole)
-    # Rows have 12 bits in the native products, and all in the others.
+    # Rows have 12 bits in the native products, and 15 in the others.
     assert np.linalg.norm(answer(model) - exact) < 1e-3 * np.linalg.norm(exact)
     assert [value.name for value, fact in infer(model).items() if fact.shape is None or fact.dtype is None] == []
     assert work(model)["uncounted"] == []

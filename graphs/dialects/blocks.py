@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from precast.graphs.dialects.base import attributes, graph_of, ints
+from precast.graphs.dialects.base import attributes, graph_of, ints, scalar
 from precast.graphs.tensors import computed, sizes
 
 __all__ = [
@@ -157,29 +157,53 @@ def _columns(values: Array) -> Array:
 
 
 def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
-    """com.microsoft::MatMulNBits. With 4 bits it quantises the rows it multiplies to 8 (``accuracy_level`` 4), with 8
-    it does not: their rounding would be four times that of the weights."""
+    """com.microsoft::MatMulNBits, which rounds the rows it multiplies to 8 bits (``accuracy_level`` 4).
+
+    With 8 bits that would be four times the rounding of the weights: rows are given in two parts there, which have 15
+    bits together. It also multiplies rows as they are (level 0), by weights it makes floats of anew in every call: a
+    token of Gemma 3 270M takes 1.1 s so, and 0.03 s in two parts.
+    """
     at = attributes(node)
     x, weight, scales, _, bias = (*node.inputs, None, None)[:5]
     whole, left = _whole_zeros(node, "columns")
+    exact = at["bits"] == 8
+    parts = exact and at["in"] % at["block"] == 0
     product = tape.op(
         "MatMulNBits",
-        [x, weight, scales, whole],
+        [_in_two(tape, node, x) if parts else x, weight, scales, whole],
         {
             "K": at["in"],
             "N": at["out"],
             "bits": at["bits"],
             "block_size": at["block"],
-            "accuracy_level": 4 if at["bits"] == 4 else 0,
+            "accuracy_level": 0 if exact and not parts else 4,
         },
         domain=_MS,
     )
+    if parts:
+        product = tape.op("ReduceSum", [product, ints(graph_of(node), 0)], {"keepdims": 0})
     product.dtype = ir.DataType.FLOAT
     if left is not None:
         # What a block's zero point leaves is the same for all its channels: their sum is multiplied by it.
         sums = tape.op("ReduceSum", [_by_block(tape, node, x), ints(graph_of(node), -1)], {"keepdims": 0})
         product = tape.op("Add", [product, tape.op("MatMul", [sums, left])])
     return [product if bias is None else tape.op("Add", [product, bias])]
+
+
+def _in_two(tape: Tape, node: ir.Node, x: ir.Value | None) -> ir.Value:
+    """[..., K] -> [2, ..., K]: what rounding each block of a row to 8 bits leaves as it is, and what it takes away.
+
+    The steps are those of MatMulNBits, which therefore loses nothing of the first part.
+    """
+    graph = graph_of(node)
+    blocks = _by_block(tape, node, x)
+    largest = tape.op("ReduceMax", [tape.op("Abs", [blocks]), ints(graph, -1)], {"keepdims": 1})
+    some = tape.op("Max", [largest, scalar(graph, 1e-30, ir.DataType.FLOAT)])  # of a block of zeros
+    step = tape.op("Div", [some, scalar(graph, 127.0, ir.DataType.FLOAT)])
+    rounded = tape.op("Mul", [tape.op("Round", [tape.op("Div", [blocks, step])]), step])
+    upper = tape.op("Reshape", [rounded, ints(graph, *[0] * (_rank(x) - 1), attributes(node)["in"])])
+    parts = [tape.op("Unsqueeze", [part, ints(graph, 0)]) for part in (upper, tape.op("Sub", [x, upper]))]
+    return tape.op("Concat", parts, {"axis": 0})
 
 
 def gather_block_quantized(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
