@@ -205,50 +205,47 @@ def widths(path: Path, variant: str) -> dict[str, set[int]]:
     return found
 
 
-def test_weights_that_four_bits_ruin_have_eight(tmp_path: Path) -> None:
-    """One kind of weight has outliers, beside which 4 bits leave nothing of the others: that kind is wide, no other."""
-    source, model = checkpoint(tmp_path / "checkpoint", tie_word_embeddings=False)
+def ruined(folder: Path, head: float, size: float) -> tuple[Path, int]:
+    """A checkpoint of whose weights one kind has outliers, beside which rounding leaves little of the others."""
+    source, model = checkpoint(folder, tie_word_embeddings=False)
     with torch.no_grad():
-        model.lm_head.weight *= 6
+        model.lm_head.weight *= head
         for layer in model.model.layers:
-            outliers(layer.self_attn.v_proj.weight, 40)
+            outliers(layer.self_attn.v_proj.weight, size)
     model.save_pretrained(source)
-    path = export_model(source, tmp_path / "out", precision="int4")
-    artifact = Artifact.open(path)
-    found = widths(path, "cpu-int4")
-    assert found.pop("model.layers.*.self_attn.v_proj.weight") == {8}
-    assert len(found) == 7 and set(map(tuple, found.values())) == {(4,)}
-    for variant in artifact.variants("decoder"):
-        assert variant.parity["divergence"]["kl_mean"] <= BOUNDS["int4"][0]
+    return source, len(model.model.layers)
+
+
+def held_to(path: Path, precision: str, wide: set[int], few: int, told: str, layers: int) -> None:
+    """That kind has the bits ``wide``, every other one ``few``, and what was made is within its gate and says so."""
+    found = widths(path, f"cpu-{precision}")
+    assert found.pop("model.layers.*.self_attn.v_proj.weight") == wide
+    assert len(found) == 7 and set(map(tuple, found.values())) == {(few,)}
+    for variant in Artifact.open(path).variants("decoder"):
+        assert variant.parity["divergence"]["kl_mean"] <= BOUNDS[precision][0]
         declined = next(step["declined"] for step in variant.recipe if step["pass"].startswith("QuantizeWeights"))
-        assert declined["Linear: 4 bits are too few, it has 8"] >= len(model.model.layers)
+        assert declined[told] == layers  # beside which an embedding may be wide too
+
+
+def test_weights_that_four_bits_ruin_have_eight(tmp_path: Path) -> None:
+    source, layers = ruined(tmp_path / "checkpoint", 6, 40)
+    path = export_model(source, tmp_path / "out", precision="int4")
+    held_to(path, "int4", {8}, 4, "Linear: 4 bits are too few, it has 8", layers)
 
 
 def test_weights_that_eight_bits_ruin_have_twelve(tmp_path: Path) -> None:
     """What was refused for one kind of weight passes: 8 bits, and 4 more for what they leave, of that kind alone."""
-    source, model = checkpoint(tmp_path / "checkpoint", tie_word_embeddings=False)
-    with torch.no_grad():
-        model.lm_head.weight *= 10
-        for layer in model.model.layers:
-            outliers(layer.self_attn.v_proj.weight, 400)
-    model.save_pretrained(source)
-    path = tmp_path / "out"
+    source, layers = ruined(tmp_path / "checkpoint", 10, 400)
+    path, told = tmp_path / "out", "Linear: 8 bits are too few, it has 12"
     done = CliRunner().invoke(app, ["export", str(source), str(path), "--precision", "int8"])
     assert done.exit_code == 0, done.output
     for name in ("cpu-int8", "cpu-int8-native"):
         assert f"{name}, beside eager PyTorch: mean KL divergence" in done.stdout
-    assert done.stdout.count(f"{len(model.model.layers)} x Linear: 8 bits are too few, it has 12") == 2
+    assert done.stdout.count(f"{layers} x {told}") == 2
     assert "max abs error" not in done.stdout
     shown = CliRunner().invoke(app, ["inspect", str(path)])
     assert "cpu-int8 beside the reference: mean KL divergence" in shown.stdout, shown.output
-    artifact = Artifact.open(path)
-    found = widths(path, "cpu-int8")
-    assert found.pop("model.layers.*.self_attn.v_proj.weight") == {8, 4}
-    assert len(found) == 7 and set(map(tuple, found.values())) == {(8,)}
-    for variant in artifact.variants("decoder"):
-        assert variant.parity["divergence"]["kl_mean"] <= BOUNDS["int8"][0]
-        declined = next(step["declined"] for step in variant.recipe if step["pass"].startswith("QuantizeWeights"))
-        assert declined == {"Linear: 8 bits are too few, it has 12": len(model.model.layers)}
+    held_to(path, "int8", {8, 4}, 8, told, layers)
     assert {entry["status"] for entry in precast.verify(path)["variants"].values()} == {"verified"}
 
 
