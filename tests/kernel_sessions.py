@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 
@@ -24,21 +24,26 @@ ISAS = kernels.isas() or ("missing",)
 @cache
 def session(
     op: str,
-    given: tuple[str, ...],
-    integers: frozenset[str],
-    outputs: int,
+    given: tuple[tuple[str, int], ...],
+    results: tuple[int, ...],
     attributes: tuple[tuple[str, Any], ...],
     isa: str,
     threads: int,
 ) -> Any:
-    """A session of one node; ``given`` names its inputs in order, empty where an optional one is left out."""
-    names = [f"out{index}" for index in range(outputs)]
-    kinds = {name: TensorProto.INT64 if name in integers else TensorProto.FLOAT for name in given if name}
+    """A session of one node; ``given`` names its inputs in order, empty where an optional one is left out.
+
+    Beside each name stands its type in ONNX; ``results`` are those of the outputs.
+    """
+    made = [(f"out{index}", kind) for index, kind in enumerate(results)]
     graph = helper.make_graph(
-        [helper.make_node(op, given, names, domain=DOMAIN, **dict(attributes))],
+        [
+            helper.make_node(
+                op, [name for name, _ in given], [name for name, _ in made], domain=DOMAIN, **dict(attributes)
+            )
+        ],
         "one",
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in given if name],
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in made],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
@@ -63,15 +68,22 @@ def compute(
     outputs: int = 1,
     threads: int = 1,
     bound: Mapping[int, Array] | None = None,
+    int8: Collection[int] = (),
     **attributes: Any,
 ) -> list[Array]:
-    """The operator's outputs. ``bound``: arrays that receive some of them; where one is an input's too, in place."""
-    given = [name if array is not None else "" for name, array in inputs.items()]
-    while not given[-1]:
+    """The operator's outputs, float32 but for those in ``int8``.
+
+    ``bound``: arrays that receive some of them; where one is an input's too, in place.
+    """
+    given = [
+        (name, helper.np_dtype_to_tensor_dtype(array.dtype)) if array is not None else ("", TensorProto.UNDEFINED)
+        for name, array in inputs.items()
+    ]
+    while not given[-1][0]:
         given.pop()
     feeds = {name: array for name, array in inputs.items() if array is not None}
-    integers = frozenset(name for name, array in feeds.items() if array.dtype == np.int64)
-    runner = session(op, tuple(given), integers, outputs, tuple(sorted(attributes.items())), isa, threads)
+    results = tuple(TensorProto.INT8 if index in int8 else TensorProto.FLOAT for index in range(outputs))
+    runner = session(op, tuple(given), results, tuple(sorted(attributes.items())), isa, threads)
     if not bound:
         result: list[Array] = runner.run(None, feeds)
         return result
@@ -80,7 +92,8 @@ def compute(
         binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
     for index in range(outputs):
         if index in bound:
-            binding.bind_output(f"out{index}", "cpu", 0, np.float32, bound[index].shape, bound[index].ctypes.data)
+            held = bound[index]
+            binding.bind_output(f"out{index}", "cpu", 0, held.dtype, held.shape, held.ctypes.data)
         else:
             binding.bind_output(f"out{index}", "cpu")
     runner.run_with_iobinding(binding)

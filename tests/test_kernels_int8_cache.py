@@ -6,15 +6,10 @@ import os
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_sessions import ISAS, Array, compute, normal
-from onnx import TensorProto, helper
-
-from precast.graphs.dialects.native import DOMAIN
-from precast.runtime import kernels
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("PRECAST_KERNELS") == "off", reason="PRECAST_KERNELS=off: this build is meant to be without kernels"
@@ -23,37 +18,8 @@ NAMES = ("query", "key", "value", "past_key", "past_value", "past_lengths", "len
 
 
 def narrow(isa: str, threads: int, feeds: dict[str, Array], in_place: bool, **attributes: Any) -> list[Array]:
-    kinds = {name: helper.np_dtype_to_tensor_dtype(array.dtype) for name, array in feeds.items()}
-    results = {"out": TensorProto.FLOAT, "present_key": TensorProto.INT8, "present_value": TensorProto.INT8}
-    graph = helper.make_graph(
-        [helper.make_node("CachedAttentionInt8", list(feeds), list(results), domain=DOMAIN, **attributes)],
-        "one",
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in kinds.items()],
-        [helper.make_tensor_value_info(name, kind, None) for name, kind in results.items()],
-    )
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(DOMAIN, 1)]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4
-    options.register_custom_ops_library(str(kernels.library_path()))
-    os.environ["PRECAST_KERNELS_ISA"] = isa
-    try:
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    finally:
-        os.environ.pop("PRECAST_KERNELS_ISA")
-    if not in_place:
-        found: list[Array] = session.run(None, feeds)
-        return found
-    binding = session.io_binding()
-    for name, array in feeds.items():
-        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-    binding.bind_output("out", "cpu")
-    for name in ("key", "value"):
-        held = feeds[f"past_{name}"]
-        binding.bind_output(f"present_{name}", "cpu", 0, np.int8, held.shape, held.ctypes.data)
-    session.run_with_iobinding(binding)
-    return [binding.get_outputs()[0].numpy(), feeds["past_key"], feeds["past_value"]]
+    bound = {1: feeds["past_key"], 2: feeds["past_value"]} if in_place else None
+    return compute("CachedAttentionInt8", feeds, isa, 3, threads, bound, (1, 2), **attributes)
 
 
 def blocks(rows: Array) -> Array:
