@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from generate_docs import README, RECORD, generated
+from support.generate_docs import README, RECORD, generated
 
 
 def test_generated_parts_are_fresh() -> None:
     text = README.read_text()
-    assert generated(text) == text, "run: python tests/generate_docs.py"
+    assert generated(text) == text, "run: python -m support.generate_docs, in tests/"
 
 
 def test_the_recorded_page_is_of_the_recorded_run() -> None:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BANNED = {
     # room: (modules it never imports, the reason)
     "runtime": (
@@ -74,3 +74,13 @@ def test_importing_precast_is_free() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/").stdout
     assert not {"numpy", "onnxruntime", "torch", "tokenizers", "rich", "typer"} & set(ast.literal_eval(loaded))
+
+
+def test_no_test_imports_a_test() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for name, line in imports(path)
+        if any(part.startswith("test_") for part in name.split("."))
+    ]
+    assert not wrong, f"what tests share stands in tests/support: {wrong}"

@@ -18,7 +18,7 @@ from precast.runtime.errors import UnsupportedModelError, closest, listing
 
 __all__ = ["ALIASES", "Family", "TextSpec", "find_family", "model_types"]
 
-# model_type -> the family that computes it. Each one has its own parity test (tests/test_families.py).
+# model_type -> the family that computes it. Each one has its own parity test (tests/export/families).
 ALIASES: dict[str, str] = {"camembert": "roberta", "xlm-roberta": "roberta"}
 
 

@@ -1,0 +1,126 @@
+"""T0 to T3: every family and head, tiny and odd-sized, against upstream, float64 and the gates of PARITY.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from support.lowering import Folder, lowerings, states
+from support.oracle import sources, upstream
+
+from precast.export import parity
+from precast.export.emit import emit
+from precast.export.families import find_family, model_types
+from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM, Head
+from precast.export.reference import Reference, build
+from precast.export.trace import trace
+from precast.graphs import contract
+from precast.graphs.passes.base import run
+from precast.runtime.backends.onnxruntime import OnnxRuntime
+from precast.runtime.parity import Loaded, compare, gate
+
+EVERY = [
+    (name, head)
+    for name in model_types()
+    for head in find_family(name).heads
+    if head not in (CAUSAL_LM, SEQ2SEQ_LM)  # tests/test_language_models.py
+]
+CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
+# Shapes for T1: lengths and paddings of PARITY.md within the tiny models' positions.
+SHAPES = (
+    (1, 1, "none"),
+    (2, 2, "none"),
+    (3, 7, "right"),
+    (1, 8, "left"),
+    (2, 63, "right"),
+    (1, 128, "left"),
+    (1, 0, "none"),
+)
+
+
+def ident(value: Any) -> str:
+    return value.task if isinstance(value, Head) else str(value)
+
+
+def reference(model_type: str, head: Head, index: int = 0) -> tuple[Reference, torch.nn.Module]:
+    family = find_family(model_type)
+    overrides = family.variations[index - 1] if index else {}
+    config, model = upstream(model_type, head, overrides, seed=index)
+    return build(config, sources(model)), model
+
+
+@pytest.mark.parametrize(("model_type", "head", "index"), CONFIGS, ids=ident)
+def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> None:
+    """T0 and T1: the strict loader takes the checkpoint, and every hidden state equals upstream's."""
+    ours, model = reference(model_type, head, index)
+    kept, hooks = states(ours.model, ours.model.model.layers)  # type: ignore[union-attr, arg-type]
+    for case in parity.cases(ours.signature, shapes=SHAPES, seed=1):
+        kept.clear()
+        inputs = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
+        with torch.no_grad():
+            got = ours.model(**inputs)
+            expected = model(**inputs, output_hidden_states=True)
+        pairs = [(f"layer {i}", a, b) for i, (a, b) in enumerate(zip(kept, expected.hidden_states[1:], strict=True))]
+        if find_family(model_type).final_norm:
+            pairs.pop()  # upstream gives the last state after the final norm, which the outputs cover
+        pairs += [(name, got[name], expected[name]) for name in got]
+        # A row that sees no key is zero here; upstream leaves it undefined, so padded rows are compared where defined.
+        real = inputs["attention_mask"].bool()
+        flat, first = real.flatten(0, -2), real[..., 0]
+        for name, a, b in pairs:
+            if not find_family(model_type).padded_rows_defined:
+                # Of states and outputs a token the real positions; of pooled outputs those with a real first token.
+                where = flat if a.shape[:2] == flat.shape else first
+                a, b = a[where], b[where]
+                if not len(a):
+                    continue
+            bound = 1e-5 * max(1.0, float(b.abs().max()) if float(b.abs().max()) > 10 else 1.0) + 1e-5 * b.abs()
+            excess = ((a - b).abs() / bound).max()
+            assert excess <= 1, f"{name} of {case.name}: {excess:.2f} times the gate"
+    for hook in hooks:
+        hook.remove()
+
+
+@pytest.mark.parametrize(("model_type", "head"), EVERY, ids=ident)
+def test_graphs_equal_reference(model_type: str, head: Head, tmp_path: Path) -> None:
+    """T2 and T3: each dialect unoptimised and each recipe, on ONNX Runtime, within P0 and P1."""
+    ours, _ = reference(model_type, head)
+    made = parity.cases(ours.signature)
+    recorded = parity.record(ours.parts, made)
+    promised = ours.family.fused(ours.spec, ours.head)
+    signature = ours.signature
+    traced = trace(ours.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.longest)
+    proto, vocabulary = ir.to_proto(traced), contract.vocabulary(traced)
+    for name, (dialect, passes, isa) in lowerings().items():
+        graph = ir.from_proto(proto)
+        run(graph, passes())
+        if not name.startswith("raw-"):
+            contract.check(promised, vocabulary, contract.operators(graph), dialect.name)
+        folder = Folder(tmp_path / name)
+        emit(graph, folder, "encoder.onnx")
+        runner = OnnxRuntime("CPUExecutionProvider").load(folder.path / "encoder.onnx", session={}, threads=1, isa=isa)
+        measured = compare({"encoder": Loaded(runner)}, recorded)
+        gate("fp32", list(measured), name)
+
+
+@pytest.mark.parametrize(("model_type", "head"), EVERY, ids=ident)
+def test_padding_does_not_matter(model_type: str, head: Head) -> None:
+    """Garbage in padded positions leaves every real position as it is, to the bit."""
+    ours, _ = reference(model_type, head)
+    made = parity.cases(ours.signature, shapes=((3, 9, "right"),))[0].inputs
+    mask = made["attention_mask"]
+    padding = getattr(ours.spec, "pad_token_id", 0) or 0
+    other = dict(made)
+    rng = np.random.default_rng(5)
+    garbage = rng.integers(padding + 1, ours.signature.limits["vocab_size"], size=mask.shape)
+    other["input_ids"] = np.where(mask == 1, made["input_ids"], garbage)
+    first, second = parity.evaluate(ours.model, made), parity.evaluate(ours.model, other)
+    for name in first:
+        a, b = first[name], second[name]
+        if a.shape[: mask.ndim] == mask.shape:
+            a, b = a[mask == 1], b[mask == 1]
+        np.testing.assert_array_equal(a, b, err_msg=name)

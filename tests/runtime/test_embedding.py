@@ -1,0 +1,298 @@
+"""Sentence embeddings against SentenceTransformer, from folders written by it and from older ones."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer, util
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from support import doubles
+from transformers import BertModel
+
+from precast.export.checkpoint import Checkpoint
+from precast.export.embedding import read_arrays, read_modules
+from precast.runtime import embedding, similarity
+from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
+
+TEXTS = [*doubles.texts(), "long " * 400, "İstanbul ΟΔΟΣ Straße"]
+
+
+def double(folder, encoder) -> doubles.UpstreamModel:
+    """The model behind a sentence-transformers folder, with its embedding data as an artifact would hold them."""
+    checkpoint = Checkpoint.open(folder)
+    data = read_modules(checkpoint)
+    arrays = read_arrays(checkpoint, data)
+    for layer in data["dense"]:
+        layer |= {key: arrays[layer[key]] for key in ("weight", "bias") if layer[key]}
+    return doubles.UpstreamModel(encoder, ("feature-extraction",), doubles.tokenizer(), data)
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    theirs = SentenceTransformer(str(doubles.minilm()), device="cpu")
+    return double(doubles.minilm(), theirs[0].auto_model), theirs
+
+
+def test_minilm_is_read(minilm):
+    data = minilm[0].embedding
+    assert json.loads(json.dumps(data)) == data
+    assert data == {
+        "pooling": ["mean"],
+        "include_prompt": True,
+        "dense": [],
+        "normalize": True,
+        "max_seq_length": 256,
+        "do_lower_case": False,
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "similarity": None,
+    }
+
+
+def test_minilm_embeds_as_upstream(minilm):
+    ours, theirs = minilm
+    expected = theirs.encode(TEXTS)
+    found = embedding.encode(ours, TEXTS)
+    assert found.dtype == np.float32
+    assert np.abs(found - expected).max() <= 1e-6
+    assert similarity.pairwise_cos_sim(found, expected).min() >= 0.999999
+    assert np.abs(embedding.encode(ours, TEXTS[3]) - theirs.encode(TEXTS[3])).max() <= 1e-6
+    few = TEXTS[:9]
+    np.testing.assert_allclose(embedding.encode(ours, few, batch_size=2), expected[:9], atol=1e-6)
+    np.testing.assert_allclose(embedding.encode(ours, few, token_budget=1), expected[:9], atol=1e-6)
+    np.testing.assert_allclose(embedding.encode(ours, iter(few)), expected[:9], atol=1e-6)
+    np.testing.assert_allclose(
+        embedding.encode(ours, few, truncate_dim=17, normalize=True),
+        theirs.encode(few, truncate_dim=17, normalize_embeddings=True),
+        atol=1e-6,
+    )
+    np.testing.assert_allclose(
+        embedding.encode(ours, few, prompt="query: "), theirs.encode(few, prompt="query: "), atol=1e-6
+    )
+    tokens = embedding.encode(ours, few, output="token_embeddings")
+    for one, other in zip(tokens, theirs.encode(few, output_value="token_embeddings"), strict=True):
+        np.testing.assert_allclose(one, other.numpy(), atol=2e-6)
+    assert embedding.encode(ours, []).shape == (0, 384)
+
+
+def encoder() -> BertModel:
+    return doubles.tiny_bert("BertModel", 5)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A folder with a tiny BERT and the MiniLM tokenizer."""
+    folder = tmp_path_factory.mktemp("base")
+    encoder().save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(doubles.minilm() / name, folder / name)
+    return folder
+
+
+def pair(base, folder, *modules, **options):
+    """A SentenceTransformer saved by itself, and ours from what it saved."""
+    theirs = SentenceTransformer(modules=[Transformer(str(base)), *modules], device="cpu", **options)
+    theirs.save(str(folder))
+    return double(folder, encoder()), theirs
+
+
+@pytest.mark.parametrize("modes", [*embedding.POOLING, ("mean", "cls"), embedding.POOLING])
+@pytest.mark.parametrize("include_prompt", [True, False])
+def test_every_pooling_with_prompts(base, tmp_path, modes, include_prompt):
+    ours, theirs = pair(
+        base,
+        tmp_path,
+        Pooling(32, modes, include_prompt=include_prompt),
+        prompts={"query": "search for this: ", "plain": ""},
+        default_prompt_name="query",
+    )
+    texts = doubles.texts()[:10]
+    for options in ({}, {"prompt_name": "plain"}, {"prompt": "other one "}, {"prompt": ""}):
+        np.testing.assert_allclose(
+            embedding.encode(ours, texts, **options), theirs.encode(texts, **options), atol=2e-6, rtol=2e-6
+        )
+
+
+@pytest.mark.parametrize("activation", sorted(["Tanh", "Identity", "ReLU", "Sigmoid", "SiLU", "GELU"]))
+def test_dense_layers_and_norm(base, tmp_path, activation):
+    layers = [
+        doubles.randomise(Dense(64, 48, activation_function=getattr(torch.nn, activation)()), 1),
+        doubles.randomise(Dense(48, 8, bias=False, activation_function=getattr(torch.nn, activation)()), 2),
+    ]
+    ours, theirs = pair(base, tmp_path, Pooling(32, ("mean", "max")), *layers, Normalize())
+    texts = doubles.texts()[:10]
+    np.testing.assert_allclose(embedding.encode(ours, texts), theirs.encode(texts), atol=2e-6)
+    assert embedding.encode(ours, []).shape == (0, 8)
+
+
+def test_dense_weights_are_read_from_the_artifacts_files(base, tmp_path):
+    ours, theirs = pair(base, tmp_path, Pooling(32), doubles.randomise(Dense(32, 4), 1))
+    for key in ("weight", "bias"):
+        np.save(tmp_path / f"d.{key}.npy", ours.embedding["dense"][0][key])
+        ours.embedding["dense"][0][key] = f"d.{key}.npy"
+    ours.path = tmp_path
+    np.testing.assert_allclose(embedding.encode(ours, TEXTS[:4]), theirs.encode(TEXTS[:4]), atol=2e-6)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_an_old_folder(base, tmp_path, lower):
+    """As sentence-transformers 1 and 2 wrote them: boolean pooling keys, the encoder in a folder of its own."""
+    shutil.copytree(base, tmp_path / "0_Transformer")
+    tokenizer = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["normalizer"]["lowercase"] = False
+    (tmp_path / "0_Transformer" / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    config = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8")) | {"do_lower_case": False}
+    (tmp_path / "0_Transformer" / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    write(tmp_path / "0_Transformer" / "sentence_bert_config.json", {"max_seq_length": 12, "do_lower_case": lower})
+    write(
+        tmp_path / "1_Pooling" / "config.json",
+        {
+            "word_embedding_dimension": 32,
+            "pooling_mode_cls_token": True,
+            "pooling_mode_mean_tokens": True,
+            "pooling_mode_max_tokens": False,
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+    kinds = [("0_Transformer", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+    write(
+        tmp_path / "modules.json",
+        [
+            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for index, (path, kind) in enumerate(kinds)
+        ],
+    )
+    theirs = SentenceTransformer(str(tmp_path), device="cpu")
+    ours = double(tmp_path, encoder())
+    from precast.runtime.processors.text import Tokenizer
+
+    ours.tokenizer = Tokenizer.from_folder(tmp_path / "0_Transformer")
+    assert ours.embedding["pooling"] == ["cls", "mean"]
+    assert ours.embedding["max_seq_length"] == 12
+    np.testing.assert_allclose(embedding.encode(ours, TEXTS), theirs.encode(TEXTS), atol=2e-6)
+
+
+def write(path, value):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("modules.json", lambda m: m[1].update(type="my_code.Pooling"), "code of the checkpoint's own"),
+        ("modules.json", lambda m: m[1].update(type="sentence_transformers.models.CNN"), "'CNN' of modules.json"),
+        ("modules.json", lambda m: m.pop(1), "not honoured in this order"),
+        ("modules.json", lambda m: m.append({**m[2], "idx": 9}), "after Normalize"),
+        ("modules.json", lambda m: m.pop(0), "must start with its one Transformer"),
+        ("1_Pooling/config.json", lambda c: c.update(pooling_mode="mena"), "found 'mena'. Closest: mean"),
+        ("1_Pooling/config.json", lambda c: c.update(embedding_dimension=7), "hidden_size is 32"),
+        ("1_Pooling/config.json", lambda c: c.update(extra=7), "sets 'extra', which is not honoured"),
+        ("2_Dense/config.json", lambda c: c.update(use_residual=True), "use_residual"),
+        ("2_Dense/config.json", lambda c: c.update(activation_function="os.system"), "the activation 'os.system'"),
+        (
+            "2_Dense/config.json",
+            lambda c: c.update(module_input_name="token_embeddings"),
+            "works on 'token_embeddings'",
+        ),
+        ("2_Dense/config.json", lambda c: c.pop("in_features"), "lacks in_features"),
+        ("sentence_bert_config.json", lambda c: c.update(query_expansion={"length": 3}), "sets query_expansion to"),
+        ("sentence_bert_config.json", lambda c: c.update(max_seq_length="long"), "max_seq_length as a number"),
+        ("sentence_bert_config.json", lambda c: c.update(max_seq_lenght=3), "Closest: max_seq_length"),
+        ("config_sentence_transformers.json", lambda c: c.update(default_prompt_name="qery"), "Closest: query"),
+        ("config_sentence_transformers.json", lambda c: c.update(prompts={"a": 3}), "prompts must be texts"),
+    ],
+)
+def test_what_is_not_honoured_is_refused(base, tmp_path, file, change, message):
+    SentenceTransformer(modules=[Transformer(str(base)), Pooling(32), Dense(32, 4), Normalize()], device="cpu").save(
+        str(tmp_path)
+    )
+    content = json.loads((tmp_path / file).read_text(encoding="utf-8"))
+    change(content)
+    write(tmp_path / file, content)
+    with pytest.raises(ConfigError, match=message):
+        read_modules(Checkpoint.open(tmp_path))
+
+
+def test_dense_weights_that_do_not_fit_are_refused(base, tmp_path):
+    theirs = SentenceTransformer(modules=[Transformer(str(base)), Pooling(32), Dense(32, 4)], device="cpu")
+    theirs.save(str(tmp_path))
+    write(tmp_path / "2_Dense" / "config.json", {"in_features": 32, "out_features": 5})
+    checkpoint = Checkpoint.open(tmp_path)
+    with pytest.raises(WeightsError, match=r"linear.weight \[5, 32\].*found .*linear.weight \[4, 32\]"):
+        read_arrays(checkpoint, read_modules(checkpoint))
+
+
+def test_a_plain_folder_has_no_modules(base):
+    assert read_modules(Checkpoint.open(base)) is None
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        ([3], {}, "received int: 3"),
+        (["a"], {"prompt_name": "qury"}, "'qury' not found.*Closest: query"),
+        (["a"], {"output": "token_embedding"}, "Closest: token_embeddings"),
+        (["a"], {"batch_size": 0}, "batch_size must be"),
+        (["a"], {"truncate_dim": 0}, "truncate_dim must be"),
+    ],
+)
+def test_bad_arguments_are_refused(minilm, texts, options, message):
+    with pytest.raises(InputError, match=message):
+        embedding.encode(minilm[0], texts, **options)
+
+
+def test_a_model_without_embeddings_says_so():
+    plain = SimpleNamespace(embedding=None, tasks=("fill-mask",))
+    with pytest.raises(UnsupportedTaskError, match=r"no sentence embedding.*It serves: fill-mask"):
+        embedding.encode(plain, "x")
+
+
+RANDOM = np.random.default_rng(0)
+QUERIES, CORPUS = (RANDOM.standard_normal((n, 24)).astype(np.float32) for n in (7, 103))
+
+
+def test_similarities_are_upstreams():
+    for name in ("cos_sim", "dot_score"):
+        np.testing.assert_allclose(
+            getattr(similarity, name)(QUERIES, CORPUS), getattr(util, name)(QUERIES, CORPUS), atol=1e-5
+        )
+    for name in ("pairwise_cos_sim", "pairwise_dot_score"):
+        found = getattr(similarity, name)(QUERIES, CORPUS[:7])
+        np.testing.assert_allclose(
+            found, getattr(util, name)(torch.tensor(QUERIES), torch.tensor(CORPUS[:7])), atol=1e-5
+        )
+    np.testing.assert_allclose(similarity.cos_sim([1.0, 0.0], [[0.0, 2.0], [3.0, 0.0]]), [[0.0, 1.0]])
+    assert similarity.cos_sim(np.zeros(4), np.ones(4)) == 0.0
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 103, 500])
+@pytest.mark.parametrize("chunks", [{}, {"query_chunk_size": 3, "corpus_chunk_size": 10}])
+def test_search_is_upstreams(top_k, chunks):
+    found = similarity.semantic_search(QUERIES, CORPUS, top_k, **chunks)
+    doubles.assert_same(found, util.semantic_search(torch.tensor(QUERIES), torch.tensor(CORPUS), top_k=top_k))
+    by_dot = similarity.semantic_search(QUERIES[0], CORPUS, top_k, score_function=similarity.dot_score, **chunks)
+    expected = util.semantic_search(
+        torch.tensor(QUERIES[0]), torch.tensor(CORPUS), top_k=top_k, score_function=util.dot_score
+    )
+    doubles.assert_same(by_dot, expected)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: similarity.cos_sim(np.ones((2, 3)), np.ones((2, 4))), "one width; received 3 and 4"),
+        (lambda: similarity.cos_sim(np.ones((2, 3, 1)), np.ones((2, 4))), r"received \[2, 3, 1\]"),
+        (lambda: similarity.pairwise_cos_sim(np.ones((2, 3)), np.ones((4, 3))), "as many rows"),
+        (lambda: similarity.semantic_search(QUERIES, CORPUS, 0), "top_k must be at least 1"),
+    ],
+)
+def test_bad_embeddings_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,0 +1,67 @@
+"""Tiny checkpoints with a tokenizer, and their artifacts, made once a test process."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from precast.export.exporter import export_model
+from precast.export.heads import HEADS
+from support import oracle
+from support.tokenizer_samples import wordpiece, write_json
+
+_LABELS = {
+    "text-classification": ["contradiction", "neutral", "entailment"],
+    "token-classification": ["O", "B-PER", "I-PER", "B-LOC"],
+}
+
+
+@cache
+def _folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="precast-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def checkpoint(task: str, seed: int = 0) -> Path:
+    """A tiny BERT with the head of ``task``, every weight random, and a WordPiece vocabulary. Do not change it."""
+    return _checkpoint(task, seed)
+
+
+def artifact(task: str, seed: int = 0) -> Path:
+    """The artifact of ``checkpoint(task)``. Do not change it: copy it first."""
+    return _artifact(task, seed)
+
+
+@cache
+def _checkpoint(task: str, seed: int) -> Path:
+    head = next(head for head in HEADS if head.task == task)
+    labels = _LABELS.get(task)
+    named = (
+        {}
+        if labels is None
+        else {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
+    )
+    folder = wordpiece(_folder() / f"checkpoint-{task}-{seed}", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+    size = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    config, model = oracle.upstream("bert", head, {"vocab_size": size, **named}, seed)
+    if task == "feature-extraction":
+        write_json(
+            folder / "modules.json",
+            [
+                {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+                {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            ],
+        )
+        (folder / "1_Pooling").mkdir()
+        pooling = {"word_embedding_dimension": config["hidden_size"], "pooling_mode_mean_tokens": True}
+        write_json(folder / "1_Pooling" / "config.json", pooling)
+    return oracle.save_checkpoint(folder, config, model)
+
+
+@cache
+def _artifact(task: str, seed: int) -> Path:
+    return export_model(_checkpoint(task, seed), _folder() / f"artifact-{task}-{seed}")
