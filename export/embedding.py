@@ -15,6 +15,7 @@ import torch
 from precast.export.checkpoint import Checkpoint
 from precast.runtime.embedding import ACTIVATIONS, POOLING
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
+from precast.runtime.similarity import SIMILARITIES
 
 __all__ = ["read_arrays", "read_modules"]
 
@@ -252,10 +253,16 @@ def _prompts(checkpoint: Checkpoint) -> dict[str, Any]:
             f"{checkpoint.id}: default_prompt_name is {default!r}, and the prompts are {listing(prompts)}. "
             f"{closest(str(default), prompts)}".rstrip()
         )
+    compared = config.get("similarity_fn_name")
+    if compared is not None and compared not in SIMILARITIES:
+        raise ConfigError(
+            f"{checkpoint.id}: similarity_fn_name must be one of {listing(SIMILARITIES)}; found {compared!r}. "
+            f"{closest(str(compared), SIMILARITIES)}".rstrip()
+        )
     return {
         "prompts": {name: text or "" for name, text in prompts.items()},
         "default_prompt_name": default,
-        "similarity": config.get("similarity_fn_name"),
+        "similarity": compared,
     }
 
 

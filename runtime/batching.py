@@ -13,6 +13,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "GPU_OVERHEAD",
     "Progress",
     "check_limits",
+    "check_progress",
+    "device",
     "limits",
     "pad",
     "plan",
@@ -49,13 +52,28 @@ Progress: TypeAlias = "bool | Callable[[int, int | None], None]"
 def check_limits(batch_size: int | None, token_budget: int | None) -> None:
     """Refuse sizes below 1 before any work is done."""
     for name, value in (("batch_size", batch_size), ("token_budget", token_budget)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-            raise InputError(f"{name} must be an integer of at least 1, or None; received {value!r}.")
+        if value is not None:
+            arguments.whole(name, value, instead=", or None")
+
+
+def check_progress(progress: Any) -> Progress:
+    """Refuse what is neither a switch nor a function."""
+    if not isinstance(progress, (bool, np.bool_)) and not callable(progress):
+        raise InputError(
+            f"progress must be True, False or a function of (done, total or None); received {progress!r:.80}."
+        )
+    checked: Progress = progress
+    return checked
+
+
+def device(model: Any) -> str:
+    """The kind of device a model runs on: cpu, cuda ..."""
+    return str(getattr(getattr(model, "variant", None), "target", "cpu"))
 
 
 def limits(model: Any, token_budget: int | None, cpu_budget: int = CPU_BUDGET) -> dict[str, int]:
     """``token_budget`` and ``overhead`` of `plan` for the device a model runs on."""
-    on_cpu = getattr(getattr(model, "variant", None), "target", "cpu") == "cpu"
+    on_cpu = device(model) == "cpu"
     return {
         "token_budget": token_budget or (cpu_budget if on_cpu else GPU_BUDGET),
         "overhead": CPU_OVERHEAD if on_cpu else GPU_OVERHEAD,

@@ -14,91 +14,145 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from precast.runtime import batching
+from precast.runtime.embedding_options import EncodeOptions, quantize, read_options
 from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskError, closest, listing
 
-__all__ = ["ACTIVATIONS", "POOLING", "encode", "normalize", "pool"]
+__all__ = [
+    "ACTIVATIONS",
+    "POOLING",
+    "encode",
+    "encode_document",
+    "encode_query",
+    "normalize",
+    "pool",
+    "similarity_name",
+]
 
 POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
-_OUTPUTS = ("sentence_embedding", "token_embeddings")
 _TINY = np.float32(1e-12)
 
 
-def encode(
-    model: Any,
-    texts: str | Iterable[str],
-    *,
-    batch_size: int | None = None,
-    normalize: bool | None = None,
-    prompt: str | None = None,
-    prompt_name: str | None = None,
-    token_budget: int | None = None,
-    progress: batching.Progress = False,
-    output: str = "sentence_embedding",
-    truncate_dim: int | None = None,
-) -> Any:
+def encode(model: Any, texts: Any = None, *positional: Any, **options: Any) -> Any:
     """Embeddings ``[N, H]`` of N texts, float32; ``[H]`` for a single text. Equal to ``SentenceTransformer.encode``.
 
-    Texts longer than the model takes are cut. ``output="token_embeddings"`` gives a list of ``[S_i, H]`` instead,
-    before pooling.
+    Texts longer than the model takes are cut.
 
     Args:
-        normalize: make each vector's length 1, after ``truncate_dim``. A model that normalises by itself always does.
-        prompt: put before every text; ``prompt_name`` takes one that the model brings.
-        truncate_dim: keep the first so many numbers of each vector (Matryoshka models).
+        texts: one, or any iterable of them; upstream's names ``inputs`` and ``sentences`` do as well.
+        positional, options: upstream's arguments, in its order: ``prompt_name`` (one that the model brings), ``prompt``
+            (put before every text), ``batch_size`` (None: as many as ``token_budget`` padded tokens hold),
+            ``show_progress_bar``, or ``progress`` (also a function of how many are done, and of how many),
+            ``output_value``, or ``output`` ("token_embeddings": a list of ``[S_i, H]``, before pooling), ``precision``
+            (`quantize`), ``convert_to_numpy`` (False: a list of vectors), ``normalize_embeddings``, or ``normalize``
+            (each vector's length is made 1, after ``truncate_dim``), ``truncate_dim`` (keep the first so many numbers).
+
+    Raises:
+        UnsupportedTaskError: the artifact holds no sentence embedding.
+        InputError: an argument is unknown or of the wrong kind, asks for torch, or there are no texts.
     """
-    settings = model.embedding
+    head = _head(model)
+    for name in ("inputs", "sentences"):
+        if name in options:
+            if texts is not None:
+                raise InputError(f"encode received its texts twice, by place and as {name}; give them once.")
+            texts = options.pop(name)
+    asked = read_options(positional, options, device=batching.device(model))
+    single = isinstance(texts, str)
+    items = _texts(texts)
+    start = _prompt(head.settings, asked.prompt, asked.prompt_name)
+    if not items and not asked.tokens and asked.stacked:
+        return np.zeros((0, asked.truncate_dim or head.width), dtype=np.float32)
+    found = _embedded(model, head, items, start, asked)
+    if asked.precision != "float32" and found:
+        # Ranges are those of all tokens, or of all texts.
+        sizes = [len(one) for one in found] if asked.tokens else [1] * len(found)
+        rows = np.concatenate(found) if asked.tokens else np.stack(found)
+        parts = np.split(quantize(rows, asked.precision), np.cumsum(sizes)[:-1])
+        found = parts if asked.tokens else [part[0] for part in parts]
+    if single:
+        return found[0]
+    return np.stack(found) if asked.stacked and not asked.tokens else found
+
+
+def encode_query(
+    model: Any, texts: Any = None, prompt_name: str | None = None, prompt: str | None = None, *rest: Any, **options: Any
+) -> Any:
+    """`encode` with the prompt the model brings for queries, where the call gives none."""
+    if prompt_name is None and prompt is None:
+        prompt_name = _task_prompt(model, "query")
+    return encode(model, texts, prompt_name, prompt, *rest, **options)
+
+
+def encode_document(
+    model: Any, texts: Any = None, prompt_name: str | None = None, prompt: str | None = None, *rest: Any, **options: Any
+) -> Any:
+    """`encode` with the prompt the model brings for what is searched, where the call gives none."""
+    if prompt_name is None and prompt is None:
+        prompt_name = _task_prompt(model, "document", "passage", "corpus")
+    return encode(model, texts, prompt_name, prompt, *rest, **options)
+
+
+def similarity_name(model: Any) -> str:
+    """How the model's embeddings are compared: cosine, unless it says otherwise."""
+    return str(_settings(model).get("similarity") or "cosine")
+
+
+def _settings(model: Any) -> Mapping[str, Any]:
+    settings: Mapping[str, Any] | None = model.embedding
     if settings is None:
         raise UnsupportedTaskError(
             "This artifact has no sentence embedding: its checkpoint is no sentence-transformers folder (modules.json "
             f"is missing). It serves: {listing(model.tasks)}."
         )
-    batching.check_limits(batch_size, token_budget)
-    if output not in _OUTPUTS:
-        raise InputError(f"output must be one of {listing(_OUTPUTS)}; received {output!r}. {closest(output, _OUTPUTS)}")
-    if truncate_dim is not None and truncate_dim < 1:
-        raise InputError(f"truncate_dim must be at least 1; received {truncate_dim!r}.")
-    single = isinstance(texts, str)
-    items: list[str] = [texts] if isinstance(texts, str) else list(texts)
-    for item in items:
-        if not isinstance(item, str):
-            raise InputError(f"encode takes a text or a list of texts; received {type(item).__name__}: {item!r}.")
+    return settings
+
+
+def _head(model: Any) -> _Head:
+    settings = _settings(model)
     head = _HEADS.get(model)
     if head is None:
         head = _HEADS[model] = _Head(model, settings)
-    start = _prompt(settings, prompt, prompt_name)
-    if not items:
-        return [] if output == "token_embeddings" else np.zeros((0, truncate_dim or head.width), dtype=np.float32)
+    return head
 
-    def after(pooled: np.ndarray) -> np.ndarray:
-        # Cut first, then normalise, so that a shortened vector has length 1 as well.
-        pooled = pooled[:, :truncate_dim]
-        return _unit(pooled) if normalize else pooled
 
-    skipped = head.prompt_length(start) if start and not settings.get("include_prompt", True) else 0
-    found: list[np.ndarray] = []
-    limits = batching.limits(model, token_budget)
-    with batching.reporter(progress, len(items), "encode") as report:
+def _texts(texts: Any) -> list[str]:
+    if not isinstance(texts, str) and (isinstance(texts, (bytes, Mapping)) or not isinstance(texts, Iterable)):
+        raise InputError(f"encode takes a text or a list of texts; received {type(texts).__name__}: {texts!r:.80}.")
+    items: list[str] = [texts] if isinstance(texts, str) else list(texts)
+    for item in items:
+        if not isinstance(item, str):
+            raise InputError(f"encode takes a text or a list of texts; received {type(item).__name__}: {item!r:.80}.")
+    return items
+
+
+def _embedded(model: Any, head: _Head, items: list[str], start: str, asked: EncodeOptions) -> list[Any]:
+    """One array a text, in order: ``[H]``, or of its tokens ``[S_i, H]``."""
+    skipped = head.prompt_length(start) if start and not head.settings.get("include_prompt", True) else 0
+    found: list[Any] = []
+    limits = batching.limits(model, asked.token_budget)
+    with batching.reporter(asked.progress, len(items), "encode") as report:
         for window in batching.windows(items, limit=batching.LIST_WINDOW):
             rows = head.tokenize([start + text for text in window] if start else window)
             results: list[Any] = [None] * len(rows)
             done = 0
-            for batch in batching.plan([len(row["input_ids"]) for row in rows], batch_size=batch_size, **limits):
+            for batch in batching.plan([len(row["input_ids"]) for row in rows], batch_size=asked.batch_size, **limits):
                 inputs = batching.pad([rows[index] for index in batch], fill=head.fill)
                 tokens, mask = head.forward(model, inputs)
-                if output == "token_embeddings":
+                if asked.tokens:
                     values: Sequence[np.ndarray] = [
                         tokens[place][: int(np.flatnonzero(mask[place])[-1]) + 1].copy() for place in range(len(batch))
                     ]
                 else:
-                    values = list(after(head.project(pool(tokens, mask, settings["pooling"], skip=skipped))))
+                    pooled = head.project(pool(tokens, mask, head.settings["pooling"], skip=skipped))
+                    # Cut first, then normalise, so that a shortened vector has length 1 as well.
+                    pooled = pooled[:, : asked.truncate_dim]
+                    values = list(_unit(pooled) if asked.normalize else pooled)
                 for index, value in zip(batch, values, strict=True):
                     results[index] = value
                 done += len(batch)
                 report(len(found) + done)
             found.extend(results)
-    if output == "token_embeddings":
-        return found[0] if single else found
-    return found[0] if single else np.stack(found)
+    return found
 
 
 def pool(tokens: np.ndarray, mask: np.ndarray, modes: Sequence[str], *, skip: int = 0) -> np.ndarray:
@@ -255,3 +309,9 @@ def _prompt(settings: Mapping[str, Any], prompt: str | None, name: str | None) -
             f"{closest(name, prompts)}".rstrip()
         )
     return prompts[name] or ""
+
+
+def _task_prompt(model: Any, *names: str) -> str | None:
+    """The first of these names that the model brings a prompt for, if only an empty one."""
+    prompts: Mapping[str, str | None] = _settings(model).get("prompts") or {}
+    return next((name for name in names if name in prompts), None)

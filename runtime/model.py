@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,8 @@ from precast.runtime.backends.base import Array, Runner, backend_for
 from precast.runtime.errors import ArtifactError, InputError, closest, listing
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from precast.runtime.processors.text import Tokenizer
 
 __all__ = ["Model", "Outputs", "load"]
@@ -111,12 +113,43 @@ class Model:
         """
         return Outputs(zip(self.output_names, self._run(self._checked(inputs))))  # noqa: B905 - one run, one list
 
-    def encode(self, texts: str | Iterable[str], **options: Any) -> Array:
-        """Sentence embeddings [N, H] ([H] for one text); see `precast.runtime.embedding.encode`."""
+    def encode(self, texts: Any = None, *arguments: Any, **options: Any) -> Any:
+        """Sentence embeddings [N, H] ([H] for one text), with the arguments of ``SentenceTransformer.encode``; see
+        `precast.runtime.embedding.encode`."""
         from precast.runtime.embedding import encode
 
-        vectors: Array = encode(self, texts, **options)
-        return vectors
+        return encode(self, texts, *arguments, **options)
+
+    def encode_query(self, texts: Any = None, *arguments: Any, **options: Any) -> Any:
+        """`encode`, with the prompt the model brings for queries."""
+        from precast.runtime.embedding import encode_query
+
+        return encode_query(self, texts, *arguments, **options)
+
+    def encode_document(self, texts: Any = None, *arguments: Any, **options: Any) -> Any:
+        """`encode`, with the prompt the model brings for what is searched."""
+        from precast.runtime.embedding import encode_document
+
+        return encode_document(self, texts, *arguments, **options)
+
+    @property
+    def similarity_fn_name(self) -> str:
+        """How sentence embeddings are compared: cosine, dot, euclidean or manhattan."""
+        from precast.runtime.embedding import similarity_name
+
+        return similarity_name(self)
+
+    def similarity(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Array:
+        """Similarity [N, M] of every row of [N, H] with every row of [M, H]; distances are negated."""
+        from precast.runtime.similarity import SIMILARITIES
+
+        return SIMILARITIES[self.similarity_fn_name](embeddings1, embeddings2)
+
+    def similarity_pairwise(self, embeddings1: ArrayLike, embeddings2: ArrayLike) -> Array:
+        """Similarity [N] of row i of [N, H] with row i of [N, H]; distances are negated."""
+        from precast.runtime.similarity import PAIRWISE
+
+        return PAIRWISE[self.similarity_fn_name](embeddings1, embeddings2)
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """All inputs the graph wants, each checked before a kernel sees it.

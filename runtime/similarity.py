@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from precast.runtime import arguments
 from precast.runtime.embedding import normalize
 from precast.runtime.errors import InputError
 
-__all__ = ["cos_sim", "dot_score", "pairwise_cos_sim", "pairwise_dot_score", "semantic_search"]
+__all__ = [
+    "PAIRWISE",
+    "SIMILARITIES",
+    "cos_sim",
+    "dot_score",
+    "euclidean_sim",
+    "manhattan_sim",
+    "pairwise_cos_sim",
+    "pairwise_dot_score",
+    "pairwise_euclidean_sim",
+    "pairwise_manhattan_sim",
+    "semantic_search",
+]
 
 
 def cos_sim(a: ArrayLike, b: ArrayLike) -> np.ndarray:
@@ -26,6 +39,16 @@ def dot_score(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     return scores
 
 
+def euclidean_sim(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Euclidean distance of every row of ``a [N, H]`` to every row of ``b [M, H]``, negated: ``[N, M]``."""
+    return _by_difference(a, b, lambda apart: -np.sqrt((apart * apart).sum(axis=-1)))
+
+
+def manhattan_sim(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Manhattan distance of every row of ``a [N, H]`` to every row of ``b [M, H]``, negated: ``[N, M]``."""
+    return _by_difference(a, b, lambda apart: -np.abs(apart).sum(axis=-1))
+
+
 def pairwise_cos_sim(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Cosine of row i of ``a [N, H]`` with row i of ``b [N, H]``: ``[N]``."""
     return pairwise_dot_score(normalize(_rows(a)), normalize(_rows(b)))
@@ -33,11 +56,39 @@ def pairwise_cos_sim(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
 def pairwise_dot_score(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Dot product of row i of ``a [N, H]`` with row i of ``b [N, H]``: ``[N]``."""
-    left, right = _same_width(_rows(a), _rows(b))
-    if len(left) != len(right) and 1 not in (len(left), len(right)):
-        raise InputError(f"Pairwise needs as many rows on both sides; received {len(left)} and {len(right)}.")
+    left, right = _pairs(a, b)
     scores: np.ndarray = (left * right).sum(axis=-1)
     return scores
+
+
+def pairwise_euclidean_sim(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Euclidean distance of row i of ``a [N, H]`` to row i of ``b [N, H]``, negated: ``[N]``."""
+    left, right = _pairs(a, b)
+    scores: np.ndarray = -np.sqrt(((left - right) ** 2).sum(axis=-1))
+    return scores
+
+
+def pairwise_manhattan_sim(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Manhattan distance of row i of ``a [N, H]`` to row i of ``b [N, H]``, negated: ``[N]``."""
+    left, right = _pairs(a, b)
+    scores: np.ndarray = -np.abs(left - right).sum(axis=-1)
+    return scores
+
+
+Similarity: TypeAlias = "Callable[[ArrayLike, ArrayLike], np.ndarray]"
+SIMILARITIES: dict[str, Similarity] = {
+    "cosine": cos_sim,
+    "dot": dot_score,
+    "euclidean": euclidean_sim,
+    "manhattan": manhattan_sim,
+}
+"""By the names that config_sentence_transformers.json gives them (``similarity_fn_name``)."""
+PAIRWISE: dict[str, Similarity] = {
+    "cosine": pairwise_cos_sim,
+    "dot": pairwise_dot_score,
+    "euclidean": pairwise_euclidean_sim,
+    "manhattan": pairwise_manhattan_sim,
+}
 
 
 def semantic_search(
@@ -55,8 +106,9 @@ def semantic_search(
     """
     sizes = {"top_k": top_k, "query_chunk_size": query_chunk_size, "corpus_chunk_size": corpus_chunk_size}
     for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"{name} must be at least 1; received {size!r}.")
+        arguments.whole(name, size)
+    if not callable(score_function):
+        raise InputError(f"score_function must be a function of two arrays; received {score_function!r:.80}.")
     asked, held = _same_width(_rows(queries), _rows(corpus))
     if score_function is cos_sim:
         # Once for each side, not once for each pair of chunks.
@@ -99,13 +151,32 @@ def _unchanged(rows: np.ndarray) -> np.ndarray:
 
 
 def _rows(values: ArrayLike) -> np.ndarray:
-    rows = np.asarray(values)
-    if rows.dtype.kind != "f":
-        rows = rows.astype(np.float32)
+    try:
+        rows = np.asarray(values)
+        if rows.dtype.kind != "f":
+            rows = rows.astype(np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Embeddings are numbers of one shape [N, H]; received {values!r:.80}.") from error
     rows = rows[None] if rows.ndim == 1 else rows
     if rows.ndim != 2:
         raise InputError(f"Embeddings have the shape [N, H], or [H] for one; received {list(rows.shape)}.")
     return rows
+
+
+def _pairs(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    left, right = _same_width(_rows(a), _rows(b))
+    if len(left) != len(right) and 1 not in (len(left), len(right)):
+        raise InputError(f"Pairwise needs as many rows on both sides; received {len(left)} and {len(right)}.")
+    return left, right
+
+
+def _by_difference(a: ArrayLike, b: ArrayLike, scored: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """``[N, M]``, one row at a time: all differences at once would be ``[N, M, H]``."""
+    left, right = _same_width(_rows(a), _rows(b))
+    scores = np.empty((len(left), len(right)), np.result_type(left, right))
+    for place, row in zip(scores, left, strict=True):
+        place[:] = scored(row - right)
+    return scores
 
 
 def _same_width(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -200,13 +200,8 @@ def _embeddings(
 ) -> Iterator[Any]:
     from precast.runtime.batching import LIST_WINDOW, windows
 
-    try:
-        for window in windows(items, limit=batch_size or LIST_WINDOW):
-            yield from model.encode(window, batch_size=batch_size, **parameters)
-    except TypeError as error:
-        if "keyword argument" not in str(error):
-            raise
-        raise InputError(f"{_EMBEDDING} does not know a parameter: {error}.") from error
+    for window in windows(items, limit=batch_size or LIST_WINDOW):
+        yield from model.encode(window, batch_size=batch_size, **parameters)
 
 
 def _stream(answer: Any, items: Iterable[Any], *, seed: Any, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from types import SimpleNamespace
@@ -12,12 +13,13 @@ import torch
 from sentence_transformers import SentenceTransformer, util
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util.quantization import quantize_embeddings
 from support import doubles
 from transformers import BertModel
 
 from precast.export.checkpoint import Checkpoint
 from precast.export.embedding import read_arrays, read_modules
-from precast.runtime import embedding, similarity
+from precast.runtime import embedding, embedding_options, similarity
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
 
 TEXTS = [*doubles.texts(), "long " * 400, "İstanbul ΟΔΟΣ Straße"]
@@ -207,6 +209,7 @@ def write(path, value):
         ("sentence_bert_config.json", lambda c: c.update(max_seq_lenght=3), "Closest: max_seq_length"),
         ("config_sentence_transformers.json", lambda c: c.update(default_prompt_name="qery"), "Closest: query"),
         ("config_sentence_transformers.json", lambda c: c.update(prompts={"a": 3}), "prompts must be texts"),
+        ("config_sentence_transformers.json", lambda c: c.update(similarity_fn_name="cos"), "Closest: cosine"),
     ],
 )
 def test_what_is_not_honoured_is_refused(base, tmp_path, file, change, message):
@@ -241,6 +244,24 @@ def test_a_plain_folder_has_no_modules(base):
         (["a"], {"output": "token_embedding"}, "Closest: token_embeddings"),
         (["a"], {"batch_size": 0}, "batch_size must be"),
         (["a"], {"truncate_dim": 0}, "truncate_dim must be"),
+        (["a"], {"normalise": True}, "no argument 'normalise'.*Closest: normalize"),
+        (["a"], {"normalize": 1}, "normalize_embeddings must be True or False; received 1"),
+        (["a"], {"normalize": True, "normalize_embeddings": True}, "normalize_embeddings twice"),
+        (["a"], {"sentences": ["b"]}, "texts twice"),
+        (["a"], {"convert_to_tensor": True}, r"torch.from_numpy\(model.encode"),
+        (["a"], {"device": "cuda"}, r"runs on cpu; received device='cuda'.*precast.load\(path, device="),
+        (["a"], {"device": ["cpu", "cpu"]}, "precast.load"),
+        (["a"], {"pool": {}}, r"precast.load\(path, threads="),
+        (["a"], {"chunk_size": 0}, "chunk_size must be an integer of at least 1"),
+        (["a"], {"output_value": None}, r"call the model: model\("),
+        (["a"], {"precision": "int4"}, "precision must be one of float32, int8, uint8, binary, ubinary"),
+        (["a"], {"precision": "int8"}, "one alone has none.*precision='binary'"),
+        (["a"], {"processing_kwargs": {"text": {"max_length": 3}}}, "cut at the length it says"),
+        (["a"], {"prompt_name": 32}, "write batch_size=32"),
+        (5, {}, "received int: 5"),
+        (None, {}, "received NoneType"),
+        (b"a", {}, "received bytes"),
+        ({"text": "a"}, {}, "received dict"),
     ],
 )
 def test_bad_arguments_are_refused(minilm, texts, options, message):
@@ -250,8 +271,132 @@ def test_bad_arguments_are_refused(minilm, texts, options, message):
 
 def test_a_model_without_embeddings_says_so():
     plain = SimpleNamespace(embedding=None, tasks=("fill-mask",))
-    with pytest.raises(UnsupportedTaskError, match=r"no sentence embedding.*It serves: fill-mask"):
-        embedding.encode(plain, "x")
+    for call in (embedding.encode, embedding.encode_query, embedding.encode_document):
+        with pytest.raises(UnsupportedTaskError, match=r"no sentence embedding.*It serves: fill-mask"):
+            call(plain, "x")
+    with pytest.raises(UnsupportedTaskError, match=r"no sentence embedding"):
+        embedding.similarity_name(plain)
+
+
+PROMPTS = {"query": "search for: ", "passage": "this is a passage: ", "plain": ""}
+
+
+@pytest.fixture(scope="module")
+def prompted(base, tmp_path_factory):
+    """A model with prompts, and a width that fills no whole byte."""
+    folder = tmp_path_factory.mktemp("prompted")
+    dense = doubles.randomise(Dense(32, 20), 3)
+    return pair(base, folder, Pooling(32), dense, prompts=PROMPTS, default_prompt_name="query")
+
+
+# Every parameter of upstream's encode, with values it takes. A test holds the list against its signature.
+HONOURED = {
+    "prompt_name": ["plain", "passage", None],
+    "prompt": ["another: ", "", None],
+    "batch_size": [1, 3, 32],
+    "show_progress_bar": [True, False, None],
+    "output_value": ["sentence_embedding", "token_embeddings"],
+    "precision": ["float32", "int8", "uint8", "binary", "ubinary"],
+    "convert_to_numpy": [True, False],
+    "convert_to_tensor": [False],
+    "device": ["cpu", torch.device("cpu"), None],
+    "normalize_embeddings": [True, False],
+    "truncate_dim": [5, 1000, None],
+    "pool": [None],
+    "chunk_size": [2, None],
+    "task": ["query", None],
+    "processing_kwargs": [None],
+}
+
+
+def assert_embedded(ours, theirs):
+    if isinstance(theirs, list):
+        assert isinstance(ours, list) and len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            assert_embedded(one, other.numpy())
+    else:
+        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
+        if theirs.dtype == np.float32:
+            np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+        else:
+            # A number a rounding away from the border of two levels may fall on either side.
+            apart = np.abs(ours.astype(int) - theirs.astype(int))
+            assert np.mean(apart != 0) <= 0.01
+
+
+def test_no_argument_of_upstreams_encode_is_forgotten():
+    known = list(inspect.signature(SentenceTransformer.encode).parameters)
+    assert known == ["self", "inputs", *embedding_options.POSITIONAL, "kwargs"]
+    assert set(HONOURED) == {*embedding_options.POSITIONAL, "task", "processing_kwargs"}
+
+
+@pytest.mark.filterwarnings("ignore:.*quantization")
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in HONOURED for value in HONOURED[name]])
+def test_encode_takes_upstreams_arguments(prompted, name, value, monkeypatch):
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    ours, theirs = prompted
+    texts = TEXTS[:8]
+    assert_embedded(embedding.encode(ours, texts, **{name: value}), theirs.encode(texts, **{name: value}))
+    if name not in ("precision", "convert_to_numpy"):
+        one = theirs.encode(texts[3], **{name: value})
+        assert_embedded(embedding.encode(ours, texts[3], **{name: value}), np.asarray(one))
+
+
+def test_encode_takes_upstreams_arguments_together_and_in_its_order(prompted):
+    ours, theirs = prompted
+    texts = TEXTS[:8]
+    places = ("passage", None, 2, False, "sentence_embedding", "float32", False, False, "cpu", True, 7)
+    assert_embedded(embedding.encode(ours, texts, *places), theirs.encode(texts, *places))
+    assert_embedded(embedding.encode(ours, inputs=texts), theirs.encode(inputs=texts))
+    assert_embedded(embedding.encode(ours, sentences=texts), theirs.encode(texts))
+    assert_embedded(embedding.encode(ours, np.array(texts)), theirs.encode(np.array(texts)))
+    assert_embedded(embedding.encode(ours, tuple(texts)), theirs.encode(tuple(texts)))
+    tokens = {"output_value": "token_embeddings", "precision": "ubinary"}
+    for one, other in zip(embedding.encode(ours, texts, **tokens), theirs.encode(texts, **tokens), strict=True):
+        assert_embedded(one, np.asarray(other))
+
+
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_queries_and_documents_have_their_prompts(base, prompted, tmp_path, kind):
+    texts = TEXTS[:4]
+    unprompted = pair(base, tmp_path / "plain", Pooling(32))
+    passages = pair(base, tmp_path / "passages", Pooling(32), prompts={"document": "read: ", "corpus": "of: "})
+    for ours, theirs in (prompted, unprompted, passages):
+        mine, upstream = getattr(embedding, f"encode_{kind}"), getattr(theirs, f"encode_{kind}")
+        assert_embedded(mine(ours, texts), upstream(texts))
+        assert_embedded(mine(ours, texts[3], prompt="mine: "), upstream(texts[3], prompt="mine: "))
+        assert_embedded(
+            mine(ours, texts, None, None, 2, truncate_dim=3), upstream(texts, None, None, 2, truncate_dim=3)
+        )
+    ours, theirs = prompted
+    assert_embedded(mine(ours, sentences=texts, prompt_name="plain"), getattr(theirs, f"encode_{kind}")(texts, "plain"))
+    assert not np.allclose(embedding.encode_query(ours, texts), embedding.encode(ours, texts, prompt=""))
+
+
+@pytest.mark.parametrize("precision", embedding_options.PRECISIONS)
+def test_embeddings_in_fewer_bits_are_upstreams(precision):
+    for count, width in ((2, 8), (50, 13), (300, 64)):
+        vectors = np.random.default_rng(count).standard_normal((count, width)).astype(np.float32)
+        vectors[:, 1] = 0.25  # a range of nothing
+        found = embedding_options.quantize(vectors, precision)
+        expected = quantize_embeddings(vectors, precision)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", [None, "cosine", "dot", "euclidean", "manhattan"])
+def test_a_model_compares_embeddings_as_upstreams(base, tmp_path, name):
+    ours, theirs = pair(base, tmp_path, Pooling(32), similarity_fn_name=name)
+    assert embedding.similarity_name(ours) == theirs.similarity_fn_name == (name or "cosine")
+    left, right = QUERIES, CORPUS
+    found = similarity.SIMILARITIES[embedding.similarity_name(ours)](left, right)
+    # torch's cdist multiplies where there are many rows, which costs it digits.
+    np.testing.assert_allclose(found, theirs.similarity(left, right), atol=1e-4)
+    np.testing.assert_allclose(
+        similarity.PAIRWISE[embedding.similarity_name(ours)](left, right[:7]),
+        theirs.similarity_pairwise(left, right[:7]),
+        atol=1e-5,
+    )
 
 
 RANDOM = np.random.default_rng(0)
@@ -290,7 +435,7 @@ def test_search_is_upstreams(top_k, chunks):
         (lambda: similarity.cos_sim(np.ones((2, 3)), np.ones((2, 4))), "one width; received 3 and 4"),
         (lambda: similarity.cos_sim(np.ones((2, 3, 1)), np.ones((2, 4))), r"received \[2, 3, 1\]"),
         (lambda: similarity.pairwise_cos_sim(np.ones((2, 3)), np.ones((4, 3))), "as many rows"),
-        (lambda: similarity.semantic_search(QUERIES, CORPUS, 0), "top_k must be at least 1"),
+        (lambda: similarity.semantic_search(QUERIES, CORPUS, 0), "top_k must be an integer of at least 1"),
     ],
 )
 def test_bad_embeddings_are_refused(call, message):
