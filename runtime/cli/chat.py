@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +58,7 @@ class Talk:
         stream = None
         try:
             stream = self._pipe.stream(self.messages, past=self._past)
-            watched = _Watched(stream, pieces)
+            watched = _Watched(stream, pieces, self._pipe.stop_strings)
             if write_pieces is not None:
                 write_pieces(watched)
             else:
@@ -121,13 +121,23 @@ class Talk:
 
 
 class _Watched:
-    """A stream whose pieces are also kept."""
+    """A stream whose pieces are also kept, up to the stop string that ends it."""
 
-    def __init__(self, stream: Any, pieces: list[str]) -> None:
+    def __init__(self, stream: Any, pieces: list[str], stops: Sequence[str]) -> None:
+        from precast.runtime.generation.stopping import UntilStop
+
         self._stream, self._pieces = stream, pieces
+        self._until = UntilStop(stops)
 
     def __iter__(self) -> Iterator[str]:
         for piece in self._stream:
+            yield from self._kept(self._until.push(piece))
+        output = self.output
+        stopped = output is not None and output.finish_reasons[0] == "stop"
+        yield from self._kept(self._until.finish(stopped=stopped))
+
+    def _kept(self, piece: str) -> Iterator[str]:
+        if piece:
             self._pieces.append(piece)
             yield piece
 
@@ -156,7 +166,7 @@ def chat(
     seed: Annotated[int | None, typer.Option(min=0, help="Draw the same tokens every time.")] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the most likely token.")] = False,
     stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="End an answer after this text; may be given again.")
+        list[str] | None, typer.Option(metavar="TEXT", help="End an answer before this text; may be given again.")
     ] = None,
     chat_template: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="One of the model's templates, or a Jinja file.")

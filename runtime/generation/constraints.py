@@ -34,7 +34,7 @@ def build_constraint(
     vocab_size: int,
     eos: Sequence[int],
     *,
-    json_schema: Mapping[str, Any] | str | None = None,
+    json_schema: Any = None,
     regex: str | None = None,
     grammar: str | None = None,
 ) -> GrammarConstraint | None:
@@ -43,7 +43,8 @@ def build_constraint(
     :param tokenizer: ours, or one of the tokenizers library. What was learnt of ours is kept for the next call.
     :param vocab_size: of the model's logits; ids the tokenizer does not have are banned.
     :param eos: the tokens that end a row, allowed where the text is complete.
-    :param json_schema: a schema, or its JSON text.
+    :param json_schema: a schema, its JSON text, or a class that tells its schema, as pydantic's do. Options under
+        its "x-guidance" are the library's, and count.
     :param regex: in Rust's syntax, to match the whole text.
     :param grammar: in llguidance's variant of Lark, or in GBNF.
     :raises DependencyError: llguidance is not installed.
@@ -178,17 +179,19 @@ def _library() -> Any:
 def _source(library: Any, name: str, value: Any) -> str:
     """The grammar in the library's own form."""
     if name == "json_schema":
+        schema = _schema(value)
+        options = schema.get("x-guidance", {})
+        # The library lets a pattern win over whitespace_flexible, so a schema that speaks of either gets no default.
+        spoken = not isinstance(options, Mapping) or any(key.startswith("whitespace") for key in options)
         try:
-            schema = json.loads(value) if isinstance(value, str) else value
-            if not isinstance(schema, Mapping):
-                raise InputError(f"json_schema must be a schema as a dict, or its JSON text; got {_short(value)}")
-            text = json.dumps(dict(schema))
-            made = library.LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": _WHITESPACE})
-        except InputError:
-            raise
-        except (TypeError, ValueError) as error:
+            text = json.dumps(schema)
+            return str(
+                library.LLMatcher.grammar_from_json_schema(
+                    text, defaults=None if spoken else {"whitespace_pattern": _WHITESPACE}
+                )
+            )
+        except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"json_schema must be JSON: {error}. Got {_short(value)}") from error
-        return str(made)
     if not isinstance(value, str) or not value:
         raise InputError(f"{name} must be a text, not empty; got {value!r}")
     if name == "regex":
@@ -201,6 +204,22 @@ def _source(library: Any, name: str, value: Any) -> str:
         raise InputError(
             f"grammar cannot be read as Lark or GBNF: {_short(str(error))}. Got {_short(value)}"
         ) from error
+
+
+def _schema(value: Any) -> dict[str, Any]:
+    """A schema as plain data, from itself, its JSON text, or what can tell its own, as pydantic's models can."""
+    try:
+        if callable(tell := getattr(value, "model_json_schema", None)):
+            value = tell()
+        schema = json.loads(value) if isinstance(value, str) else value
+    except Exception as error:  # pydantic has errors of its own
+        raise InputError(f"json_schema must be JSON: {error}. Got {_short(value)}") from error
+    if not isinstance(schema, Mapping) or not all(isinstance(key, str) for key in schema):
+        raise InputError(
+            "json_schema must be a schema as a dict, its JSON text, or a class with model_json_schema(), such as "
+            f"pydantic's; got {_short(value)}"
+        )
+    return dict(schema)
 
 
 _learnt: WeakKeyDictionary[Any, dict[tuple[Any, ...], LLTokenizer]] = WeakKeyDictionary()

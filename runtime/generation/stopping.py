@@ -1,4 +1,6 @@
-"""Stop strings, found across the borders of tokens. (End tokens, lengths, time and cancelling are the loop's own.)"""
+"""Stop strings, found across the borders of tokens, and cut off.
+
+End tokens, lengths, time and cancelling are the loop's own."""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from precast.runtime.errors import InputError
 from precast.runtime.generation.history import History
 from precast.runtime.generation.token_bytes import TokenBytes
 
-__all__ = ["StopStrings"]
+__all__ = ["StopStrings", "UntilStop"]
 
 
 class StopStrings:
@@ -55,3 +57,37 @@ class StopStrings:
         before = len(text) - len(last)
         # A match may not end before the last token's first byte.
         return bool(last) and any(text.find(string, max(0, before - len(string) + 1)) >= 0 for string in self._strings)
+
+
+class UntilStop:
+    """Pieces of a text up to the stop string that ends it, which itself is left out.
+
+    What may be the beginning of one is held back until the next piece tells."""
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        self._strings = tuple(strings)
+        self._held = ""
+        self._over = False
+
+    def push(self, piece: str) -> str:
+        """The text that is now known to come before any stop string."""
+        if self._over:
+            return ""
+        text = self._held + piece
+        found = [place for string in self._strings if (place := text.find(string)) >= 0]
+        if found:
+            self._over, self._held = True, ""
+            return text[: min(found)]
+        keep = max((_overlap(text, string) for string in self._strings), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self, *, stopped: bool) -> str:
+        """What was held back; part of a stop string if one ``stopped`` the text, by a special token in its middle."""
+        held, self._held = self._held, ""
+        return "" if stopped else held
+
+
+def _overlap(text: str, string: str) -> int:
+    """How many of the last characters of ``text`` begin ``string``."""
+    return next((size for size in range(min(len(text), len(string) - 1), 0, -1) if text.endswith(string[:size])), 0)

@@ -125,6 +125,11 @@ class GenerationTask(TextTask):
             added["pad_token_id"] = self.tokenizer.pad_token_id
         return replace(base, **{**added, **specific})
 
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """The texts that end an answer: the pipeline's, or else the checkpoint's own."""
+        return self.config(self._defaults).stop_strings or ()
+
     # Batches.
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:

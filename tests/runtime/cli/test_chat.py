@@ -174,6 +174,40 @@ def test_a_line_is_a_message_and_gets_a_line(model: Any) -> None:
     assert good("chat", "a", *SHORT, stdin="") == ""
 
 
+def test_a_stop_text_is_cut_off(model: Any, person: Callable[..., Any]) -> None:
+    """From what is shown, and from the history that the next answer is given for."""
+    (whole,) = answers(model, "Hello")
+    stop = whole[len(whole) // 2 :][:3]
+    kept = whole[: whole.index(stop)]
+    assert kept
+    pipe = pipeline("text-generation", model, max_new_tokens=8, do_sample=False)
+    messages = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": kept},
+        {"role": "user", "content": "And you?"},
+    ]
+    second = pipe(messages, stop_sequence=stop)[0]["generated_text"][-1]["content"].partition(stop)[0]
+    lines = [" ".join(answer.split("\n")) for answer in (kept, second)]
+    asked = ("chat", "a", *SHORT, "--stop", stop, "--stop", "another")
+    assert good(*asked, stdin="Hello\nAnd you?\n").splitlines() == lines
+    found = [json.loads(line) for line in good(*asked, "--json", stdin="Hello\nAnd you?\n").splitlines()]
+    assert [one["content"] for one in found] == [kept, second]
+    assert found[0]["finish_reason"] == "stop"
+    assert good("chat", "a", "--message", "Hello", *SHORT, "--stop", stop) == kept + "\n"
+    talk, shown = person("Hello", "And you?", stop_sequence=stop)
+    assert [turn["content"] for turn in talk.turns[1::2]] == [kept, second]
+    assert shown.splitlines()[1] == kept.splitlines()[0]
+    # What is remembered beyond the cut is taken back.
+    assert talk._past.reused > 0
+
+
+def test_a_checkpoints_own_stop_text_is_cut_off_too(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole,) = answers(model, "Hello")
+    stop = whole[len(whole) // 2 :][:3]
+    monkeypatch.setattr(model, "generation_config", {**(model.generation_config or {}), "stop_strings": [stop]})
+    assert good("chat", "a", "--message", "Hello", *SHORT) == whole[: whole.index(stop)] + "\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [

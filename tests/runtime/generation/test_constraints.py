@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import BaseModel, Field
 from support.generation_tokenizers import KINDS, tiny_tokenizer
 from tokenizers import AddedToken, Tokenizer, decoders
 
@@ -97,6 +98,59 @@ def test_json_is_valid_and_follows_its_schema(kind: str) -> None:
             assert set(value) in ({"name", "age"}, {"name", "age", "ok"}), value
             assert isinstance(value["name"], str) and len(value["name"]) <= 4 and isinstance(value["age"], int)
             assert isinstance(value.get("ok", True), bool)
+
+
+PAIR = {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}
+WRITTEN = ["[1,2]", "[1, 2]", "[ 1 , 2 ]", "[1,\n\n\n2]", "[1; 2]"]
+
+
+@pytest.mark.parametrize(
+    ("options", "matching"),
+    [
+        (None, WRITTEN[:4]),
+        ({}, WRITTEN[:4]),
+        ({"coerce_one_of": True}, WRITTEN[:4]),
+        ({"whitespace_flexible": False}, WRITTEN[:1]),
+        ({"whitespace_flexible": True}, WRITTEN[:4]),
+        ({"whitespace_pattern": " ?"}, WRITTEN[:3]),
+        ({"whitespace_flexible": False, "item_separator": "; "}, WRITTEN[4:]),
+    ],
+)
+def test_a_schemas_own_options_count(options: Any, matching: list[str]) -> None:
+    backend = tiny_tokenizer("byte_level")
+    size = backend.get_vocab_size()
+    schema = PAIR if options is None else {**PAIR, "x-guidance": options}
+
+    def follows(text: str) -> bool:
+        constraint = _constraint(backend, size, json_schema=schema)
+        history = History([[3]])
+        for token in [*backend.encode(text).ids, EOS]:
+            logits = np.zeros((1, size), dtype=np.float32)
+            constraint(logits, history)
+            if logits[0, token] == -np.inf:
+                return False
+            history.append(np.array([token]))
+        return True
+
+    assert [text for text in WRITTEN if follows(text)] == matching
+
+
+class Untold:
+    @staticmethod
+    def model_json_schema() -> dict[str, Any]:
+        raise RuntimeError("no schema for this")
+
+
+def test_a_class_that_tells_its_schema() -> None:
+    class Person(BaseModel, extra="forbid"):
+        name: str = Field(max_length=4)
+        age: int
+
+    backend = tiny_tokenizer("byte_level")
+    for seed in range(3):
+        for tokens in _generate(backend, seed, json_schema=Person):
+            found = Person.model_validate_json(backend.decode(tokens))
+            assert len(found.name) <= 4
 
 
 @pytest.mark.parametrize(
@@ -236,9 +290,12 @@ def test_our_tokenizer_is_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"grammar": 'root ::= ("a"'}, r"grammar cannot be read as Lark or GBNF: Expected '\)'"),
         ({"grammar": "no grammar at all"}, "grammar cannot be read as Lark or GBNF"),
         ({"json_schema": "{"}, "json_schema must be JSON: Expecting property name"),
+        ({"json_schema": {"x-guidance": 3}}, "json_schema cannot be used: invalid type: integer `3`"),
+        ({"json_schema": {"x-guidance": {"nope": 1}}}, "json_schema cannot be used: unknown field `nope`"),
+        ({"json_schema": Untold}, "json_schema must be JSON: no schema for this.*Got .*Untold"),
         ({"json_schema": {"type": {1, 2}}}, "json_schema must be JSON: Object of type set is not JSON"),
-        ({"json_schema": "[1]"}, r"json_schema must be a schema as a dict, or its JSON text; got \[1\]"),
-        ({"json_schema": 7}, "json_schema must be a schema as a dict, or its JSON text; got 7"),
+        ({"json_schema": "[1]"}, r"json_schema must be a schema as a dict, its JSON text, or a class .*; got \[1\]"),
+        ({"json_schema": 7}, "json_schema must be a schema as a dict, its JSON text, or a class .*; got 7"),
         (
             {"json_schema": {"type": "string", "minLength": 5, "maxLength": 2}},
             r"json_schema cannot be used: Unsatisfiable schema: minLength \(5\) is greater than maxLength \(2\)",

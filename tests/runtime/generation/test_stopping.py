@@ -12,7 +12,7 @@ from transformers.generation.stopping_criteria import StopStringCriteria
 
 from precast.runtime.errors import InputError
 from precast.runtime.generation.history import History
-from precast.runtime.generation.stopping import StopStrings
+from precast.runtime.generation.stopping import StopStrings, UntilStop
 from precast.runtime.generation.token_bytes import TokenBytes
 from precast.runtime.processors.text import Tokenizer as Ours
 from precast.runtime.processors.tokenizer_settings import Settings
@@ -118,3 +118,32 @@ def test_what_cannot_be_looked_for() -> None:
     for strings in ([], ["a", ""]):
         with pytest.raises(InputError, match="one string or more, none empty"):
             StopStrings(strings, tiny_tokenizer("byte_level"))
+
+
+@pytest.mark.parametrize(
+    ("strings", "text", "expected"),
+    [
+        (["stop"], "go on; stop here", "go on; "),
+        (["stop"], "go on; sto", "go on; sto"),
+        (["ab", "b"], "xxabxx", "xx"),
+        (["aab"], "aaaaab", "aaa"),
+        (["\n\n", "END"], "line\nline\n\nmore END", "line\nline"),
+        (["a"], "a", ""),
+        ([], "anything", "anything"),
+    ],
+)
+def test_a_text_ends_before_its_stop_string_however_it_comes_in_pieces(
+    strings: list[str], text: str, expected: str
+) -> None:
+    for size in range(1, len(text) + 1):
+        until = UntilStop(strings)
+        given = [until.push(text[place : place + size]) for place in range(0, len(text), size)]
+        # Nothing that is given out is ever taken back.
+        assert "".join(given) == expected[: len("".join(given))]
+        assert "".join(given) + until.finish(stopped=False) == expected, size
+
+
+def test_a_stop_string_with_a_special_token_in_it_is_cut_off_as_far_as_it_shows() -> None:
+    until = UntilStop(["bye</s>"])
+    assert until.push("good bye") == "good "
+    assert until.finish(stopped=True) == ""
