@@ -50,7 +50,8 @@ from precast.runtime.artifact import (
 from precast.runtime.backends.base import backend_for
 from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import InputError, UnsupportedModelError
-from precast.runtime.parity import Loaded, Measured, Recorded, compare, gate, write_record
+from precast.runtime.gates import Measured, conditioning, gate
+from precast.runtime.parity import Loaded, Recorded, compare, write_record
 from precast.runtime.verify import summarise
 
 __all__ = ["Progress", "export_model"]
@@ -371,6 +372,7 @@ def _variant(
     item: _Lowered, measured: Sequence[Measured], promised: Mapping[str, int], state: Mapping[str, Any]
 ) -> Variant:
     chosen = item.recipe
+    strained = conditioning(measured) if chosen.precision == "fp32" else {}
     return Variant(
         name=chosen.variant,
         graph=item.emitted.graph,
@@ -393,6 +395,7 @@ def _variant(
                 for name, entry in summarise(measured).items()
             },
             "measured": [figures.to_json() for figures in measured],
+            **({"conditioning": strained} if strained else {}),
         },
         producer=_producer(),
         work=item.work,

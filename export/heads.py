@@ -42,23 +42,22 @@ __all__ = [
 class Head:
     """A task output. ``architectures`` are the endings of upstream's class names in config.json.
 
-    ``per_text``: a few numbers a text instead of some for every token. ``choices``: inputs are [B, C, S].
+    ``choices``: inputs are [B, C, S].
     """
 
     task: str
     architectures: tuple[str, ...]
     outputs: tuple[str, ...]
-    per_text: bool = False
     choices: bool = False
 
 
 BASE = Head("feature-extraction", ("Model",), ("last_hidden_state", "pooler_output"))
 MASKED_LM = Head("fill-mask", ("ForMaskedLM", "ForPreTraining"), ("logits",))
-SEQUENCE_CLASSIFICATION = Head("text-classification", ("ForSequenceClassification",), ("logits",), per_text=True)
+SEQUENCE_CLASSIFICATION = Head("text-classification", ("ForSequenceClassification",), ("logits",))
 TOKEN_CLASSIFICATION = Head("token-classification", ("ForTokenClassification",), ("logits",))
 QUESTION_ANSWERING = Head("question-answering", ("ForQuestionAnswering",), ("start_logits", "end_logits"))
-MULTIPLE_CHOICE = Head("multiple-choice", ("ForMultipleChoice",), ("logits",), per_text=True, choices=True)
-NEXT_SENTENCE = Head("next-sentence-prediction", ("ForNextSentencePrediction",), ("logits",), per_text=True)
+MULTIPLE_CHOICE = Head("multiple-choice", ("ForMultipleChoice",), ("logits",), choices=True)
+NEXT_SENTENCE = Head("next-sentence-prediction", ("ForNextSentencePrediction",), ("logits",))
 CAUSAL_LM = Head("text-generation", ("ForCausalLM", "LMHeadModel"), ("logits",))
 SEQ2SEQ_LM = Head("text2text-generation", ("ForConditionalGeneration", "MTModel"), ("logits",))
 

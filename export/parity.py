@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -17,9 +20,20 @@ from precast.export.reference import Part
 from precast.export.signatures import Signature
 from precast.runtime.artifact import StateSpec, TensorSpec
 from precast.runtime.backends.base import Array
+from precast.runtime.gates import LEAST
 from precast.runtime.parity import Case, Recorded
 
-__all__ = ["Reckoner", "cases", "cases_for", "evaluate", "generation_cases", "record", "specs", "streaming"]
+__all__ = [
+    "Reckoner",
+    "cases",
+    "cases_for",
+    "evaluate",
+    "generation_cases",
+    "in_float64",
+    "record",
+    "specs",
+    "streaming",
+]
 
 # Longest text tried where a model takes longer ones: the float64 judge needs S * S scores for every head.
 LONGEST = 1024
@@ -38,9 +52,9 @@ _SHAPES = (
     (1, 0, "none"),
 )
 
-# For outputs of a few numbers a text: enough short texts that the largest of their rounding errors, eager's and ours,
-# are those of a population and not of a dozen numbers.
-_MANY = (129, 4, "right")
+# What is drawn beside them where outputs are small: texts of so many tokens, so many in a call, and of a large model
+# no more of them than these.
+_SHORT, _ROWS, _FEWEST = 2, 512, 512
 
 
 def _mask(rng: np.random.Generator, rows: int, length: int, padding: str) -> Array:
@@ -57,8 +71,6 @@ def _mask(rng: np.random.Generator, rows: int, length: int, padding: str) -> Arr
 def cases(signature: Signature, *, shapes: Sequence[tuple[int, int, str]] = _SHAPES, seed: int = 0) -> list[Case]:
     """Random inputs for a signature: every shape of ``shapes`` that the model takes, garbage in padded positions."""
     rng = np.random.default_rng(seed)
-    if signature.per_text:
-        shapes = (*shapes, _MANY)
     longest = min(signature.limits.get("max_positions", LONGEST), LONGEST)
     made: list[Case] = []
     for batch, asked, padding in shapes:
@@ -73,8 +85,36 @@ def cases(signature: Signature, *, shapes: Sequence[tuple[int, int, str]] = _SHA
             else:
                 bound = signature.limits["type_vocab_size" if name == "token_type_ids" else "vocab_size"]
                 inputs[name] = rng.integers(0, bound, size=shape, dtype=np.int64)
-        made.append(Case(f"{batch}x{length}-{padding}", inputs))
+        name = f"{batch}x{length}-{padding}"
+        again = sum(case.name.split("~")[0] == name for case in made)
+        made.append(Case(f"{name}~{again}" if again else name, inputs))
     return made
+
+
+def _many(part: Part, weights: int) -> list[tuple[int, int, str]]:
+    """Shapes of short texts, as many as the smallest output needs to have `LEAST` numbers over all cases."""
+    signature = part.signature
+    longest = min(signature.limits.get("max_positions", LONGEST), LONGEST)
+    first, second = (_numbers(part, length) for length in (1, min(2, longest)))
+
+    def numbers(name: str, length: int) -> int:
+        """Of one output for one text: they grow with its tokens or do not."""
+        return first[name] + (second[name] - first[name]) * (length - 1)
+
+    texts, length = 0, min(_SHORT, longest)
+    for name in first:
+        have = sum(rows * numbers(name, asked or longest) for rows, asked, _ in _SHAPES if (asked or 1) <= longest)
+        texts = max(texts, -(-(LEAST - have) // numbers(name, length)))
+    texts = min(texts, max(_FEWEST, _BUDGET * 10 // (max(1, weights) * length)))
+    return [(min(_ROWS, texts - start), length, "none") for start in range(0, texts, _ROWS)]
+
+
+def _numbers(part: Part, length: int) -> dict[str, int]:
+    """How many numbers each output has for one text, found without computing them."""
+    [case] = cases(part.signature, shapes=((1, length, "none"),))
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        outputs = part.module(**{name: torch.from_numpy(array) for name, array in case.inputs.items()})
+    return {name: value.numel() for name, value in outputs.items()}
 
 
 # Calls in a row of a generative model: (rows, lengths of each call's tokens, how many of them are real in each row).
@@ -87,7 +127,7 @@ _CHAINS: tuple[tuple[int, tuple[int, ...], str], ...] = (
     (2, (127, 2), "ragged"),
     (1, (0,), "full"),
 )
-# Positions of a call whose logits are compared: of long calls not all, a vocabulary is wide.
+# Positions of a call whose logits are compared: of long calls not all, where a vocabulary is wide.
 _KEPT = 4
 
 
@@ -99,10 +139,10 @@ _SHORTEST = 192
 
 def cases_for(parts: Sequence[Part]) -> list[Case]:
     """The inputs an export of these parts is tried on."""
-    if not parts[-1].signature.states:
-        return cases(parts[0].signature)
     weights = sum(value.numel() for value in parts[-1].module.parameters())
-    return generation_cases(parts, longest=min(LONGEST, max(_SHORTEST, _BUDGET // max(1, weights))))
+    if not parts[-1].signature.states:
+        return cases(parts[0].signature, shapes=(*_SHAPES, *_many(parts[0], weights)))
+    return generation_cases(parts, longest=min(LONGEST, max(_SHORTEST, _BUDGET // max(1, weights))), least=LEAST)
 
 
 def generation_cases(
@@ -111,16 +151,36 @@ def generation_cases(
     chains: Sequence[tuple[int, tuple[int, ...], str]] = _CHAINS,
     seed: int = 0,
     longest: int = LONGEST,
+    least: int = 0,
 ) -> list[Case]:
     """Chains of calls of a decoder, with its encoder's call in front where there is one; random tokens throughout.
 
     Args:
         longest: tokens of a row; chains that are longer are left out, and 0 in a chain stands for it.
+        least: numbers that are compared over all calls: of a small vocabulary at more positions, and of more rows.
     """
-    rng = np.random.default_rng(seed)
     decoder = parts[-1].signature
     longest = min(decoder.limits.get("max_positions", longest), longest)
-    vocab = decoder.limits["vocab_size"]
+    kept = _KEPT
+    made = _chained(parts, chains, seed, longest, kept)
+    while (missing := -(-least // decoder.limits["vocab_size"]) - _positions(made)) > 0:
+        if kept < longest:
+            kept *= 2
+        else:
+            chains = (*chains, (-(-missing // longest), (0,), "full"))
+        made = _chained(parts, chains, seed, longest, kept)
+    return made
+
+
+def _positions(cases: Sequence[Case]) -> int:
+    return sum(case.inputs["logit_positions"].size for case in cases if "logit_positions" in case.inputs)
+
+
+def _chained(
+    parts: Sequence[Part], chains: Sequence[tuple[int, tuple[int, ...], str]], seed: int, longest: int, kept: int
+) -> list[Case]:
+    rng = np.random.default_rng(seed)
+    vocab = parts[-1].signature.limits["vocab_size"]
     made: list[Case] = []
     for number, (rows, calls, kind) in enumerate(chains):
         calls = tuple(length or longest for length in calls)
@@ -138,7 +198,7 @@ def generation_cases(
             lengths = np.full(rows, length, dtype=np.int64)
             if kind == "ragged" and length > 1:
                 lengths[: rows - 1] = rng.integers(1, length + 1, size=rows - 1)
-            wanted = np.stack([np.sort(rng.choice(n, min(_KEPT, lengths.min()), replace=False)) for n in lengths])
+            wanted = np.stack([np.sort(rng.choice(n, min(kept, lengths.min()), replace=False)) for n in lengths])
             wanted[:, -1] = lengths - 1
             inputs = {
                 "input_ids": rng.integers(0, vocab, size=(rows, length), dtype=np.int64),
@@ -146,7 +206,7 @@ def generation_cases(
                 "lengths": lengths,
                 "logit_positions": wanted.astype(np.int64),
             }
-            if "position_ids" in decoder.inputs:
+            if "position_ids" in parts[-1].signature.inputs:
                 # Where padding would leave the model's positions it stays at the last one.
                 inputs["position_ids"] = np.minimum(held[:, None] + np.arange(length), longest - 1)
             if after is not None and len(parts) > 1:
@@ -162,11 +222,24 @@ def _widen(value: Any) -> Any:
     return value.to(torch.float64) if narrow else value
 
 
-class _Float64(TorchDispatchMode):
-    """Runs a float32 model in float64: each operator's inputs are widened as it is called.
+_dtype_of: Any = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
 
-    So the judge of a model needs no second, twice as large copy of its weights.
-    """
+
+class _WidenedCalls(TorchFunctionMode):
+    """Widens what is given to torch's functions, some of which compare types before any operator is called."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func == _dtype_of:
+            found = func(*args)
+            return torch.float64 if found is torch.float32 else found
+        if func is F.embedding or getattr(func, "__name__", "") == "__get__":
+            return func(*args, **kwargs)
+        return func(*tree_map(_widen, args), **tree_map(_widen, kwargs))
+
+
+class _WidenedOperators(TorchDispatchMode):
+    """Widens what every operator reads, wherever it is called from."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -176,6 +249,16 @@ class _Float64(TorchDispatchMode):
             # A lookup is exact in any type: widen the rows, not the table.
             return func(*args, **kwargs).to(torch.float64)
         return func(*tree_map(_widen, args), **tree_map(_widen, kwargs))
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Run float32 models in float64: what each call reads is widened for it.
+
+    So the judge of a model needs no second, twice as large copy of its weights.
+    """
+    with torch.no_grad(), _WidenedCalls(), _WidenedOperators():
+        yield
 
 
 @contextmanager
@@ -228,7 +311,7 @@ class Reckoner:
                 return module(**inputs)
             fill_tables(module, torch.float64)
             try:
-                with _Float64():
+                with in_float64():
                     return module(**inputs)
             finally:
                 fill_tables(module)

@@ -26,7 +26,6 @@ class Signature:
 
     Args:
         limits: ``vocab_size``, ``type_vocab_size`` (ids are below them) and ``max_positions`` (the longest sequence).
-        per_text: the outputs are a few numbers for each text.
         states: what a decoder remembers, float32, by input name; each has a successor among the outputs.
         cross: what it reads of its encoder, [batch, source, width] float32, by the name of the encoder's output.
     """
@@ -34,7 +33,6 @@ class Signature:
     inputs: dict[str, tuple[str, ...]]
     outputs: tuple[str, ...]
     limits: dict[str, int]
-    per_text: bool = False
     states: Mapping[str, State] = field(default_factory=dict)
     cross: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
 
@@ -97,7 +95,7 @@ def signature(
     if "token_type_ids" in names:
         limits["type_vocab_size"] = family.token_types(spec)
     outputs = tuple(name for name in head.outputs if name.removesuffix("_output") not in absent)
-    return Signature(dict.fromkeys(names, dims), outputs, limits, head.per_text)
+    return Signature(dict.fromkeys(names, dims), outputs, limits)
 
 
 def _decoder(module: CausalLM, limits: dict[str, int]) -> Signature:

@@ -94,7 +94,7 @@ def _variant(variant: Variant, sizes: Mapping[str, int]) -> dict[str, Any]:
         "fingerprint": variant.fingerprint,
         "recipe": list(variant.recipe),
         "errors": worst_errors(variant.parity),
-        **({"divergence": dict(variant.parity["divergence"])} if "divergence" in variant.parity else {}),
+        **{key: dict(variant.parity[key]) for key in ("divergence", "conditioning") if key in variant.parity},
         "size": {"graph": sizes[variant.graph], "weights": sum(sizes[path] for path in set(variant.weights))},
         **({"producer": dict(variant.producer)} if variant.producer else {}),
     }

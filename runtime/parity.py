@@ -1,14 +1,13 @@
-"""What "the same" means, measured: differences, gates, and the record that an artifact carries of them.
+"""What an artifact carries to prove what it computes: inputs, eager float32 outputs and their distance from float64.
 
-The record holds inputs, eager float32 outputs and their distance from float64, so that the gates of an export can be
-held again wherever the artifact runs, without torch.
+So the gates of an export (`precast.runtime.gates`) can be held again wherever the artifact runs, without torch.
 """
 
 from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,21 +15,16 @@ import numpy as np
 
 from precast.runtime.artifact import StateSpec, TensorSpec
 from precast.runtime.backends.base import Array, Runner
-from precast.runtime.divergence import kl_divergence
-from precast.runtime.errors import ArtifactError, ParityError
+from precast.runtime.errors import ArtifactError
+from precast.runtime.gates import Measured, measure
 from precast.runtime.states import Memory
 
 __all__ = [
-    "GATES",
     "Case",
     "Loaded",
-    "Measured",
     "Recorded",
     "compare",
-    "gate",
-    "measure",
     "read_record",
-    "replayed",
     "run_cases",
     "write_record",
 ]
@@ -73,144 +67,6 @@ class Recorded:
     case: Case
     reference: Mapping[str, Array]
     exact: Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How far one output of one case is from the reference (PARITY.md): all figures over every element.
-
-    ``error`` and ``reference_error`` are the largest differences from float64, of the artifact and of eager float32.
-    """
-
-    output: str
-    case: str
-    component: str
-    max_abs: float
-    max_rel: float
-    cosine: float
-    argmax: float
-    error: float
-    reference_error: float
-    scale: float
-    excess: float  # largest of abs diff / allowed; above 1 the gate is broken
-    kl: float | None = None  # of logits: mean divergence in nats
-
-    def to_json(self) -> dict[str, Any]:
-        """Figures to three significant digits: they are evidence, not state."""
-        return {
-            "output": self.output,
-            "case": self.case,
-            **{
-                key: float(f"{value:.3g}")
-                for key, value in self.__dict__.items()
-                if key not in ("output", "case", "component", "cosine", "argmax") and value is not None
-            },
-            "cosine": float(f"{self.cosine:.9f}"),
-            "argmax": float(f"{self.argmax:.6f}"),
-        }
-
-
-def measure(
-    output: str, case: str, ours: Array, reference: Array, exact: Array, component: str = "encoder"
-) -> Measured:
-    """Compare one output, [..., D]. A shape, NaN or Inf that differs is an infinite error."""
-    if ours.shape != reference.shape or not np.array_equal(np.isfinite(ours), np.isfinite(reference)):
-        inf = float("inf")
-        return Measured(output, case, component, inf, inf, 0.0, 0.0, inf, inf, inf, inf)
-    ours64, reference64 = ours.astype(np.float64), reference.astype(np.float64)
-    difference = np.abs(ours64 - reference64)
-    largest = float(np.abs(reference64).max(initial=0.0))
-    scale = largest if largest > 10 else 1.0
-    allowed = 1e-5 * scale + 1e-5 * np.abs(reference64)
-    norms = np.linalg.norm(ours64, axis=-1) * np.linalg.norm(reference64, axis=-1)
-    dots = (ours64 * reference64).sum(axis=-1)
-    cosine = np.divide(dots, norms, out=np.ones_like(dots), where=norms > 0)
-    return Measured(
-        output=output,
-        case=case,
-        component=component,
-        max_abs=float(difference.max(initial=0.0)),
-        max_rel=float((difference / np.maximum(np.abs(reference64), 1e-6)).max(initial=0.0)),
-        cosine=float(cosine.min(initial=1.0)),
-        argmax=float((ours.argmax(-1) == reference.argmax(-1)).mean()) if ours.size else 1.0,
-        error=float(np.abs(ours64 - exact).max(initial=0.0)),
-        reference_error=float(np.abs(reference64 - exact).max(initial=0.0)),
-        scale=scale,
-        excess=float((difference / allowed).max(initial=0.0)),
-        kl=float(kl_divergence(reference, ours).mean()) if output == "logits" and ours.size else None,
-    )
-
-
-def check_fp32(measured: Sequence[Measured]) -> list[str]:
-    """The gate of P0 and P1: what breaks it, or an empty list.
-
-    The error against float64 is compared over all cases of an output: the largest error of one short case is a
-    handful of numbers, whose eager error is small by luck as often as not.
-    """
-    broken = []
-    for item in measured:
-        if not item.excess <= 1.0:
-            broken.append(
-                f"{item.output} {item.case}: abs diff {item.max_abs:.2e} is {item.excess:.2f} times the allowed "
-                f"1e-5 * {item.scale:.3g} + 1e-5 * |ref|"
-            )
-    for output in dict.fromkeys(item.output for item in measured):
-        ours = max(item.error for item in measured if item.output == output)
-        eager = max(item.reference_error for item in measured if item.output == output)
-        if not ours <= 2 * eager:
-            broken.append(f"{output}: error {ours:.2e} against float64 is over twice eager's {eager:.2e}")
-    for item in measured:
-        if item.output in ("last_hidden_state", "pooler_output") and not item.cosine >= 0.999999:
-            broken.append(f"{item.output} {item.case}: cosine {item.cosine:.9f} is below 0.999999")
-    return broken
-
-
-def check_finite(measured: Sequence[Measured]) -> list[str]:
-    """What low precision owes on any input: numbers. How good they are is measured over text (`Divergence`)."""
-    return [f"{item.output} {item.case}: not finite" for item in measured if not np.isfinite(item.excess)]
-
-
-GATES: dict[str, Callable[[Sequence[Measured]], list[str]]] = {
-    "fp32": check_fp32,
-    "int8": check_finite,
-    "int4": check_finite,
-}
-# Another processor's kernels may round other ways; twice what the export saw is another model.
-_REPLAYED = 2.0
-_LEAST = 1e-4
-
-
-def replayed(precision: str, measured: Sequence[Measured], expected: Mapping[str, Any], variant: str) -> None:
-    """Hold a replay to the gate of its precision and, in low precision, to what its export measured (``expected``).
-
-    Raises:
-        ParityError: every broken bound is listed.
-    """
-    gate(precision, measured, variant)
-    if precision == "fp32":
-        return
-    seen = {(entry["output"], entry["case"]): entry for entry in expected.get("measured", ())}
-    broken = []
-    for item in measured:
-        before = seen.get((item.output, item.case), {}).get("kl")
-        if before is not None and item.kl is not None and not item.kl <= _REPLAYED * before + _LEAST:
-            broken.append(f"{item.output} {item.case}: KL divergence {item.kl:.2e}, at its export {before:.2e}")
-    if broken:
-        raise ParityError(f"variant {variant} does not compute here what its export measured: {'; '.join(broken)}")
-
-
-def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
-    """Hold measurements to the gate of a precision.
-
-    Raises:
-        ParityError: every broken bound is listed.
-    """
-    broken = GATES[precision](measured)
-    if broken:
-        raise ParityError(
-            f"variant {variant} does not compute what the reference model computes, and is refused: "
-            + "; ".join(broken)
-        )
 
 
 def compare(parts: Mapping[str, Loaded], recorded: Sequence[Recorded]) -> Iterator[Measured]:

@@ -9,13 +9,14 @@ from typing import Any
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.base import backend_for
 from precast.runtime.errors import ArtifactError, DependencyError, ProviderError
-from precast.runtime.parity import Loaded, Measured, compare, read_record, replayed
+from precast.runtime.gates import Measured, populations, replayed
+from precast.runtime.parity import Loaded, compare, read_record
 
 __all__ = ["summarise", "verify"]
 
 
 def summarise(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
-    """The worst figures of each output over all cases."""
+    """The worst figures of each output over all cases; ``share`` is how much of the float32 gate they use."""
     worst: dict[str, dict[str, float]] = {}
     for item in measured:
         entry = worst.setdefault(
@@ -33,6 +34,9 @@ def summarise(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
         for key in entry:
             pick = min if key in ("cosine", "argmax") else max
             entry[key] = pick(entry[key], getattr(item, key))
+    for population in populations(measured):
+        entry = worst[population.name]
+        entry["share"] = max(entry.get("share", 0.0), *population.shares.values())
     return worst
 
 
@@ -46,8 +50,8 @@ def verify(
     """Check every digest, then run every variant that this machine can run on the recorded inputs.
 
     Returns:
-        ``{"artifact", "digest", "variants": {name: {"status", "cases", "outputs": {output: worst figures}}}}``;
-        a variant whose device is not here has the status ``"skipped"`` and a ``"reason"``.
+        ``{"artifact", "digest", "variants": {name: {"status", "precision", "cases", "outputs": {output: worst
+        figures}}}}``; a variant whose device is not here has the status ``"skipped"`` and a ``"reason"``.
 
     Raises:
         IntegrityError: a file differs from what was exported.
@@ -77,7 +81,12 @@ def verify(
             measured = list(compare(parts, recorded))
             expected = {"measured": [entry for one in chosen for entry in one.parity.get("measured", ())]}
             replayed(chosen[0].precision, measured, expected, name)
-            report["variants"][name] = {"status": "verified", "cases": len(recorded), "outputs": summarise(measured)}
+            report["variants"][name] = {
+                "status": "verified",
+                "precision": chosen[0].precision,
+                "cases": len(recorded),
+                "outputs": summarise(measured),
+            }
     if not any(entry["status"] == "verified" for entry in report["variants"].values()):
         raise ProviderError(f"no variant of {artifact.path} can be run here: {'; '.join(reasons)}")
     return report

@@ -58,6 +58,8 @@ def inspect(
             write(f"{variant} operators: {operators}")
             if "divergence" in entry:
                 write(f"{variant} beside the reference: {told(entry['divergence'])}")
+            for output, found in entry.get("conditioning", {}).items():
+                write(f"{variant} conditioning: {output} {_strained(found)}")
             if "work" in entry:
                 write(f"{variant} work: {_work(entry['work'])}")
 
@@ -65,6 +67,13 @@ def inspect(
 def _tensor(spec: Mapping[str, Any]) -> str:
     shape = ", ".join(map(str, spec["shape"]))
     return f"{spec['name']}{'?' if spec.get('optional') else ''} {spec['dtype']}[{shape}]"
+
+
+def _strained(found: Mapping[str, float]) -> str:
+    return (
+        f"in eager float32 is up to {found['eager_error']:.1e} from float64 itself: the distance from it was held to "
+        f"{found['bound']:.1e}"
+    )
 
 
 def _work(work: Mapping[str, Any]) -> str:

@@ -32,7 +32,8 @@ def verify(
             rows.append((name, "", entry["status"], "", "", "", ""))
             continue
         for output, worst in entry["outputs"].items():
-            figures = (f"{worst['max_abs']:.1e}", f"{worst['cosine']:.9f}", f"{worst['excess']:.0%}")
+            share = f"{worst['share']:.0%}" if entry["precision"] == "fp32" else ""
+            figures = (f"{worst['max_abs']:.1e}", f"{worst['cosine']:.9f}", share)
             rows.append((name, output, entry["status"], str(entry["cases"]), *figures))
     columns = ("variant", "output", "status", "cases", "max abs error", "cosine", "of the gate")
     table(columns, rows, numbers=(3, 4, 5, 6))

@@ -1,0 +1,294 @@
+"""What "the same" means, measured and judged: the figures of every output, and the gate of every precision (PARITY.md).
+
+A right model passes and a wrong one does not. What the constants of the float32 gate stand on is repeated by
+``python -m benchmarks gate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.backends.base import Array
+from precast.runtime.divergence import kl_divergence
+from precast.runtime.errors import ParityError
+
+__all__ = [
+    "EAGER",
+    "GATES",
+    "LARGEST",
+    "LEAST",
+    "RMS",
+    "Measured",
+    "Population",
+    "conditioning",
+    "gate",
+    "measure",
+    "populations",
+    "replayed",
+]
+
+# Ours at most so many times eager's: the root mean square of errors, the largest error, and how far our answer may be
+# from eager's where eager itself is about as far from the truth. They belong to float32, never to a model.
+RMS, LARGEST, EAGER = 1.5, 3.0, 4.0
+# Numbers of an output that its errors are judged over: the largest of a few hundred rounding errors is luck.
+LEAST = 4096
+_FEW = 512
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far one output of one case is from the reference (PARITY.md): all figures over every element.
+
+    ``error`` and ``reference_error`` are the largest differences from float64, of the artifact and of eager float32;
+    ``rms`` and ``reference_rms`` their root mean squares over ``size`` numbers.
+    """
+
+    output: str
+    case: str
+    component: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+    argmax: float
+    error: float
+    reference_error: float
+    scale: float  # the largest of the reference's numbers
+    excess: float  # largest of abs diff / allowed
+    size: int
+    rms: float
+    reference_rms: float
+    beyond: float  # the largest abs diff of those above the allowed
+    strain: float  # largest of eager's own error / allowed
+    kl: float | None = None  # of logits: mean divergence in nats
+
+    def to_json(self) -> dict[str, Any]:
+        """Figures to three significant digits: they are evidence, not state."""
+        return {
+            "output": self.output,
+            "case": self.case,
+            **{
+                key: float(f"{value:.3g}")
+                for key, value in self.__dict__.items()
+                if key not in ("output", "case", "component", "cosine", "argmax", "size") and value is not None
+            },
+            "size": self.size,
+            "cosine": float(f"{self.cosine:.9f}"),
+            "argmax": float(f"{self.argmax:.6f}"),
+        }
+
+
+def measure(
+    output: str, case: str, ours: Array, reference: Array, exact: Array, component: str = "encoder"
+) -> Measured:
+    """Compare one output, [..., D]. A shape, NaN or Inf that differs is an infinite error."""
+    if ours.shape != reference.shape or not np.array_equal(np.isfinite(ours), np.isfinite(reference)):
+        inf = float("inf")
+        figures = {"cosine": 0.0, "argmax": 0.0, "size": reference.size} | dict.fromkeys(_INFINITE, inf)
+        return Measured(output, case, component, **figures)  # type: ignore[arg-type]
+    ours64, reference64 = ours.astype(np.float64), reference.astype(np.float64)
+    difference = np.abs(ours64 - reference64)
+    scale = float(np.abs(reference64).max(initial=0.0))
+    allowed = 1e-5 * max(1.0, scale / 10) + 1e-5 * np.abs(reference64)
+    norms = np.linalg.norm(ours64, axis=-1) * np.linalg.norm(reference64, axis=-1)
+    dots = (ours64 * reference64).sum(axis=-1)
+    cosine = np.divide(dots, norms, out=np.ones_like(dots), where=norms > 0)
+    error, reference_error = np.abs(ours64 - exact), np.abs(reference64 - exact)
+    return Measured(
+        output=output,
+        case=case,
+        component=component,
+        max_abs=float(difference.max(initial=0.0)),
+        max_rel=float((difference / np.maximum(np.abs(reference64), 1e-6)).max(initial=0.0)),
+        cosine=float(cosine.min(initial=1.0)),
+        argmax=float((ours.argmax(-1) == reference.argmax(-1)).mean()) if ours.size else 1.0,
+        error=float(error.max(initial=0.0)),
+        reference_error=float(reference_error.max(initial=0.0)),
+        scale=scale,
+        excess=float((difference / allowed).max(initial=0.0)),
+        size=ours.size,
+        rms=_root_mean_square(error),
+        reference_rms=_root_mean_square(reference_error),
+        beyond=float(difference.max(initial=0.0, where=difference > allowed)),
+        strain=float((reference_error / allowed).max(initial=0.0)),
+        kl=float(kl_divergence(reference, ours).mean()) if output == "logits" and ours.size else None,
+    )
+
+
+_INFINITE = (
+    *("max_abs", "max_rel", "error", "reference_error", "scale", "excess"),
+    *("rms", "reference_rms", "beyond", "strain"),
+)
+
+
+def _root_mean_square(values: Array) -> float:
+    return float(np.sqrt(np.square(values).mean())) if values.size else 0.0
+
+
+@dataclass(frozen=True)
+class Population:
+    """One output over all its cases, which is what the float32 gate judges; ``measured`` are its cases."""
+
+    measured: tuple[Measured, ...]
+
+    @property
+    def name(self) -> str:
+        return self.measured[0].output
+
+    @property
+    def size(self) -> int:
+        return sum(item.size for item in self.measured)
+
+    @property
+    def unit(self) -> float:
+        """One unit in the last place at the output's scale."""
+        scale = max(item.scale for item in self.measured)
+        return float(np.spacing(np.float32(scale))) if np.isfinite(scale) else 0.0
+
+    def largest(self, figure: str) -> float:
+        """The largest of one figure over all cases; NaN is larger than anything."""
+        return float(np.max([getattr(item, figure) for item in self.measured]))
+
+    def rms(self, figure: str) -> float:
+        """Root mean square over all numbers of ``rms`` or ``reference_rms``."""
+        total = sum(item.size * getattr(item, figure) ** 2 for item in self.measured)
+        return float(np.sqrt(total / max(1, self.size)))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """How much of each bound is used; above 1, or NaN, it is broken.
+
+        ``rms`` and ``largest``: errors against float64, compared with eager's. ``answer``: the distance from eager,
+        allowed 1e-5 * max(1, scale / 10) + 1e-5 * |ref| at every element, or, where that is more, `EAGER` times
+        eager's own largest error: who is a quarter of the allowed from the truth cannot ask others for more.
+        """
+        unit, eager = self.unit, self.largest("reference_error")
+        own = EAGER * eager
+        answers = [
+            item.excess if not item.excess > 1 or own == 0 else min(item.excess, item.beyond / own)
+            for item in self.measured
+        ]
+        found = {
+            "largest": _share(self.largest("error"), LARGEST * eager + 4 * unit),
+            "answer": float(np.max(answers)),
+        }
+        # Artifacts made before may hold fewer numbers of a small output than are drawn now: too few for a mean.
+        if self.size >= _FEW:
+            found["rms"] = _share(self.rms("rms"), RMS * self.rms("reference_rms") + unit)
+        return found
+
+
+def _share(value: float, bound: float) -> float:
+    return value / bound if np.isfinite(value) and bound > 0 else 0.0 if value == 0 else float("inf")
+
+
+def populations(measured: Sequence[Measured]) -> list[Population]:
+    """The cases of every output of every component together, in the order they come."""
+    found: dict[tuple[str, str], list[Measured]] = {}
+    for item in measured:
+        found.setdefault((item.component, item.output), []).append(item)
+    return [Population(tuple(items)) for items in found.values()]
+
+
+def conditioning(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    """The outputs that eager float32 itself computes no better than to a quarter of what we may be off from it:
+    ``eager_error``, its largest error, and ``bound``, what the distance from it was held to."""
+    return {
+        item.name: {
+            "eager_error": float(f"{item.largest('reference_error'):.3g}"),
+            "bound": float(f"{EAGER * item.largest('reference_error'):.3g}"),
+        }
+        for item in populations(measured)
+        if item.largest("strain") > 1 / EAGER
+    }
+
+
+def _broken(population: Population) -> list[str]:
+    """What an output breaks of the float32 gate, with by how much."""
+    name, shares = population.name, population.shares
+    eager, reference_rms = population.largest("reference_error"), population.rms("reference_rms")
+    found = []
+    if not shares.get("rms", 0.0) <= 1:
+        rms = population.rms("rms")
+        found.append(
+            f"{name}: the root mean square of its errors against float64, {rms:.2e}, is {_times(rms, reference_rms)} "
+            f"eager's {reference_rms:.2e}, and may be {RMS:g} times that"
+        )
+    if not shares["largest"] <= 1:
+        error = population.largest("error")
+        found.append(
+            f"{name}: its largest error against float64, {error:.2e}, is {_times(error, eager)} eager's {eager:.2e}, "
+            f"and may be {LARGEST:g} times that"
+        )
+    if not shares["answer"] <= 1:
+        worst = max(population.measured, key=lambda item: (not item.excess <= 1, item.beyond))
+        found.append(
+            f"{name} {worst.case}: abs diff {worst.max_abs:.2e} from eager is {worst.excess:.2f} times the allowed "
+            f"1e-5 * {max(1.0, worst.scale / 10):.3g} + 1e-5 * |ref|, and {_times(worst.beyond, eager)} eager's own "
+            f"largest error {eager:.2e}, of which it may be {EAGER:g} times"
+        )
+    return found
+
+
+def _times(value: float, of: float) -> str:
+    return f"{value / of:.2f} times" if of > 0 else "more than"
+
+
+def check_fp32(measured: Sequence[Measured]) -> list[str]:
+    """The gate of P0 and P1: what breaks it, or an empty list."""
+    broken = [reason for population in populations(measured) for reason in _broken(population)]
+    for item in measured:
+        if item.output in ("last_hidden_state", "pooler_output") and not item.cosine >= 0.999999:
+            broken.append(f"{item.output} {item.case}: cosine {item.cosine:.9f} is below 0.999999")
+    return broken
+
+
+def check_finite(measured: Sequence[Measured]) -> list[str]:
+    """What low precision owes on any input: numbers. How good they are is measured over text (`Divergence`)."""
+    return [f"{item.output} {item.case}: not finite" for item in measured if not np.isfinite(item.excess)]
+
+
+GATES: dict[str, Callable[[Sequence[Measured]], list[str]]] = {
+    "fp32": check_fp32,
+    "int8": check_finite,
+    "int4": check_finite,
+}
+# Another processor's kernels may round other ways; twice what the export saw is another model.
+_REPLAYED = 2.0
+_REPLAYED_LEAST = 1e-4
+
+
+def replayed(precision: str, measured: Sequence[Measured], expected: Mapping[str, Any], variant: str) -> None:
+    """Hold a replay to the gate of its precision and, in low precision, to what its export measured (``expected``).
+
+    Raises:
+        ParityError: every broken bound is listed.
+    """
+    gate(precision, measured, variant)
+    if precision == "fp32":
+        return
+    seen = {(entry["output"], entry["case"]): entry for entry in expected.get("measured", ())}
+    broken = []
+    for item in measured:
+        before = seen.get((item.output, item.case), {}).get("kl")
+        if before is not None and item.kl is not None and not item.kl <= _REPLAYED * before + _REPLAYED_LEAST:
+            broken.append(f"{item.output} {item.case}: KL divergence {item.kl:.2e}, at its export {before:.2e}")
+    if broken:
+        raise ParityError(f"variant {variant} does not compute here what its export measured: {'; '.join(broken)}")
+
+
+def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
+    """Hold measurements to the gate of a precision.
+
+    Raises:
+        ParityError: every broken bound is listed.
+    """
+    broken = GATES[precision](measured)
+    if broken:
+        raise ParityError(
+            f"variant {variant} does not compute what the reference model computes, and is refused: "
+            + "; ".join(broken)
+        )

@@ -1,0 +1,101 @@
+"""The float64 judge widens whatever a model reads, and every output is tried on numbers enough to be judged."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from support.oracle import sources, upstream
+from torch import nn
+
+from precast.export import parity
+from precast.export.families import find_family
+from precast.export.heads import CAUSAL_LM, NEXT_SENTENCE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, Head
+from precast.export.reference import Part, build
+from precast.runtime.gates import LEAST
+
+_IDS = torch.tensor([[1, 2], [3, 0]])
+_STATES = torch.linspace(-2, 2, 72).view(2, 4, 9)
+STOCK = {
+    "Linear": (nn.Linear(9, 3), _STATES),
+    "Embedding": (nn.Embedding(9, 3, padding_idx=0), _IDS),
+    "EmbeddingBag": (nn.EmbeddingBag(9, 3), _IDS),
+    "LayerNorm": (nn.LayerNorm(9), _STATES),
+    "RMSNorm": (nn.RMSNorm(9), _STATES),
+    "GroupNorm": (nn.GroupNorm(2, 4), _STATES),
+    "BatchNorm": (nn.BatchNorm1d(4), _STATES),
+    "InstanceNorm": (nn.InstanceNorm1d(4, affine=True, track_running_stats=True), _STATES),
+    "PReLU": (nn.PReLU(4), _STATES),
+    "Conv1d": (nn.Conv1d(4, 6, 3, padding=1), _STATES),
+    "Conv2d": (nn.Conv2d(2, 6, 3, padding="same", padding_mode="reflect"), _STATES[:, None].expand(2, 2, 4, 9)),
+    "Conv3d": (nn.Conv3d(1, 2, 2), _STATES[None, None].expand(1, 1, 2, 4, 9)),
+    "ConvTranspose": (nn.ConvTranspose1d(4, 6, 3), _STATES),
+    "LSTM": (nn.LSTM(9, 5, 2, batch_first=True, bidirectional=True), _STATES),
+    "GRU": (nn.GRU(9, 5), _STATES),
+    "MultiheadAttention": (nn.MultiheadAttention(9, 3, batch_first=True), (_STATES, _STATES, _STATES)),
+    "TransformerEncoderLayer": (nn.TransformerEncoderLayer(9, 3, 16, batch_first=True), _STATES),
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_stock_modules_are_judged_in_float64(name: str) -> None:
+    """Weights, biases and running statistics of every module of torch that a model may hold, without a wider copy."""
+    module, inputs = STOCK[name]
+    given = inputs if isinstance(inputs, tuple) else (inputs,)
+    module = module.eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in [*module.parameters(), *module.buffers()]:
+            if value.is_floating_point():
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.1)
+        wide = [value.double() if value.is_floating_point() else value for value in given]
+        expected = copy.deepcopy(module).double()(*wide)
+        with parity.in_float64():
+            got = module(*given)
+    first = [out[0] if isinstance(out, tuple) else out for out in (got, expected)]
+    assert first[0].dtype is torch.float64
+    np.testing.assert_allclose(*(value.numpy() for value in first), rtol=1e-13, atol=1e-13)
+    assert {value.dtype for value in module.parameters()} == {torch.float32}
+
+
+def parts(model_type: str, head: Head, **overrides: int) -> tuple[Part, ...]:
+    config, model = upstream(model_type, head, overrides)
+    return build(config, sources(model)).parts
+
+
+@pytest.mark.parametrize("index", range(len(find_family("deberta-v2").variations)))
+def test_a_convolution_is_judged(index: int) -> None:
+    """deberta-v2's `conv_kernel_size`: torch compares the types of a convolution's input and bias before it begins."""
+    config, model = upstream("deberta-v2", SEQUENCE_CLASSIFICATION, find_family("deberta-v2").variations[index])
+    ours = build(config, sources(model))
+    cases = parity.cases(ours.signature, shapes=((3, 7, "right"),))
+    [made] = parity.record(ours.parts, cases)
+    assert made.exact["logits"].dtype == np.float64
+    np.testing.assert_allclose(made.reference["logits"], made.exact["logits"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "head", "overrides"),
+    [
+        ("bert", SEQUENCE_CLASSIFICATION, {"num_labels": 1}),
+        ("bert", NEXT_SENTENCE, {}),
+        ("distilbert", QUESTION_ANSWERING, {}),
+        ("gpt2", CAUSAL_LM, {"vocab_size": 12, "n_positions": 16}),
+        ("gpt2", CAUSAL_LM, {"vocab_size": 12}),
+    ],
+    ids=str,
+)
+def test_small_outputs_are_tried_on_more_inputs(model_type: str, head: Head, overrides: dict[str, int]) -> None:
+    """At least 4,096 numbers of every output, under names that differ."""
+    made = parts(model_type, head, **overrides)
+    cases = parity.cases_for(made)
+    names = [case.name for case in cases]
+    assert len(set(names)) == len(names)
+    counts: dict[str, int] = {}
+    reckoner = parity.Reckoner(made)
+    for case in cases:
+        for name, array in reckoner.run(case).items():
+            counts[name] = counts.get(name, 0) + array.size
+    assert all(LEAST <= count < 4 * LEAST for count in counts.values()), counts
