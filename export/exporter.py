@@ -324,7 +324,7 @@ def _lower(
     model = traced.clone()
     reports = run(model, chosen.passes())
     operators = contract.operators(model)
-    contract.check(promised, vocabulary, operators, chosen.dialect.name)
+    contract.check(promised, vocabulary, operators, chosen.dialect.name, reports)
     digest, cost = fingerprint(model), work(model)
     opsets = {name or "ai.onnx": number for name, number in sorted(model.opset_imports.items())}
     emitted = emit(model, writer, f"{part}.{chosen.variant}.onnx")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
 from precast.graphs import schema
+from precast.graphs.passes.base import Report, counted
 from precast.runtime.errors import ContractError
 
 __all__ = ["FUSED", "check", "operators", "vocabulary"]
@@ -47,8 +48,7 @@ FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 
 def operators(model: ir.Model) -> dict[str, int]:
     """Node counts by ``domain::op_type`` (standard ONNX without a domain), sorted."""
-    counts = Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph)
-    return dict(sorted(counts.items()))
+    return dict(sorted(counted(model).items()))
 
 
 def vocabulary(model: ir.Model) -> dict[str, int]:
@@ -57,13 +57,20 @@ def vocabulary(model: ir.Model) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def check(promised: Mapping[str, int], traced: Mapping[str, int], lowered: Mapping[str, int], dialect: str) -> None:
+def check(
+    promised: Mapping[str, int],
+    traced: Mapping[str, int],
+    lowered: Mapping[str, int],
+    dialect: str,
+    reports: Iterable[Report] = (),
+) -> None:
     """Hold a graph to what its family promises.
 
     Args:
         promised: by the family: operators of the vocabulary its graph must hold, and how many.
         traced: what the traced graph holds (`vocabulary`).
         lowered: node counts of the optimised graph (`operators`).
+        reports: of the passes that made it: a node that an equal one stands for is not missing.
 
     Raises:
         ContractError: an operator was traced into pieces, or its fused node is missing after the recipe.
@@ -73,10 +80,12 @@ def check(promised: Mapping[str, int], traced: Mapping[str, int], lowered: Mappi
         for name, count in promised.items()
         if traced.get(name, 0) != count
     ]
+    merged: Counter[str] = sum((Counter(report.merged) for report in reports), Counter())
     for name, kinds in FUSED[dialect].items():
         found = sum(lowered.get(kind, 0) for kind in kinds)
-        # Clean() may merge equal nodes, so two of a kind may become one, never none.
-        want = promised.get(name, min(1, traced.get(name, 0)))
+        equal = sum(merged[kind] for kind in (f"{schema.DOMAIN}::{name}", *kinds))
+        # Of what a family promises nothing of, two equal ones may become one, never none.
+        want = promised[name] - equal if name in promised else min(1, traced.get(name, 0))
         if found < want:
             problems.append(f"{name}: {want} fused nodes wanted, {found} of {' or '.join(kinds)} left")
     if problems:

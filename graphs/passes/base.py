@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-__all__ = ["GraphPass", "Report", "constant", "run", "sole_consumer"]
+__all__ = ["GraphPass", "Report", "constant", "counted", "run", "sole_consumer"]
 
 
 class GraphPass:
-    """Base of all passes. ``changed`` counts rewrites, ``declined`` says why others were left alone."""
+    """Base of all passes. ``changed`` counts rewrites, ``declined`` says why others were left alone; ``merged`` counts,
+    by ``domain::op_type``, the nodes for which an equal one stands now."""
 
     changed: int
     declined: Counter[str]
+    merged: Counter[str]
 
     @property
     def name(self) -> str:
@@ -40,6 +42,7 @@ class Report:
     name: str
     changed: int
     declined: dict[str, int] = field(default_factory=dict)
+    merged: dict[str, int] = field(default_factory=dict)
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -48,13 +51,18 @@ def run(model: ir.Model, passes: Iterable[GraphPass]) -> list[Report]:
     reports = []
     for step in passes:
         start = time.perf_counter()
-        step.changed, step.declined = 0, Counter()
+        step.changed, step.declined, step.merged = 0, Counter(), Counter()
         step.requires(model)
         step.call(model)
         step.ensures(model)
-        declined = dict(sorted(step.declined.items()))
-        reports.append(Report(step.name, step.changed, declined, time.perf_counter() - start))
+        declined, merged = dict(sorted(step.declined.items())), dict(sorted(step.merged.items()))
+        reports.append(Report(step.name, step.changed, declined, merged, time.perf_counter() - start))
     return reports
+
+
+def counted(model: ir.Model) -> Counter[str]:
+    """Nodes by ``domain::op_type`` (standard ONNX without a domain)."""
+    return Counter(f"{node.domain}::{node.op_type}" if node.domain else node.op_type for node in model.graph)
 
 
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:

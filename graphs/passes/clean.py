@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from precast.graphs.passes.base import GraphPass
+from precast.graphs.passes.base import GraphPass, counted
 
 __all__ = ["Clean"]
+
+
+class _Merge(common.CommonSubexpressionEliminationPass):
+    """Counts what it merges: two of a model's norms with equal weights and one input are one node from here on."""
+
+    def __init__(self, merged: Counter[str]) -> None:
+        super().__init__()
+        self._merged = merged
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        before = counted(model)
+        result = super().call(model)
+        self._merged += before - counted(model)
+        return result
 
 
 class Clean(GraphPass):
@@ -19,7 +35,7 @@ class Clean(GraphPass):
             common.IdentityEliminationPass(),
             # Only constants of shape arithmetic: hashing weights would read all of them.
             common.DeduplicateInitializersPass(size_limit=1024),
-            common.CommonSubexpressionEliminationPass(),
+            _Merge(self.merged),
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedOpsetsPass(),
             common.TopologicalSortPass(),
