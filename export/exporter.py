@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import io
-import json
 import os
 import platform
 import re
@@ -19,15 +17,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from precast.export import parity, texts
 from precast.export.checkpoint import Checkpoint
-from precast.export.embedding import read_arrays, read_modules
 from precast.export.emit import Emitted, emit
-from precast.export.heads import BASE
+from precast.export.processing import write_processing
 from precast.export.reference import Part, Reference, build, served_tasks
 from precast.export.trace import trace
 from precast.export.widening import widen
@@ -49,7 +45,7 @@ from precast.runtime.artifact import (
 )
 from precast.runtime.backends.base import backend_for
 from precast.runtime.backends.onnxruntime import engine
-from precast.runtime.errors import InputError, UnsupportedModelError
+from precast.runtime.errors import InputError
 from precast.runtime.gates import Measured, conditioning, gate
 from precast.runtime.parity import Loaded, Recorded, compare, write_record
 from precast.runtime.verify import summarise
@@ -126,7 +122,7 @@ def export_model(
         weights = sum(value.nbytes for value in {id(v): v for v in reference.model.parameters()}.values())
         writer.ensure_space(weights)
         recipes = _missing(_fitting(known, reference), writer)
-        processing, tokenizer = _processing_files(checkpoint, reference, writer)
+        processing, tokenizer = write_processing(checkpoint, reference, writer)
 
         source_record = Source(
             checkpoint.id,
@@ -210,40 +206,6 @@ def _facts(reference: Reference) -> dict[str, Any]:
         "tasks": served_tasks(reference.head, reference.spec),
         "ignored": list(reference.ignored),
     }
-
-
-def _processing_files(
-    checkpoint: Checkpoint, reference: Reference, writer: ArtifactWriter
-) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Write config, tokenizer and pooling data; returns what the manifest says of them, and the tokenizer's files."""
-    known = {**reference.family.generation, **checkpoint.config}
-    config = json.dumps(known, indent=1, sort_keys=True, ensure_ascii=False)
-    writer.write_bytes("config.json", f"{config}\n".encode())
-    processing: dict[str, Any] = {}
-    if reference.parts[-1].signature.states:
-        generation = checkpoint.read_json("generation_config.json")
-        if generation is not None:
-            written = json.dumps(generation, indent=1, sort_keys=True, ensure_ascii=False)
-            writer.write_bytes("generation_config.json", f"{written}\n".encode())
-    files: dict[str, bytes] = {}
-    missing = "its checkpoint came without one"
-    try:
-        files = checkpoint.tokenizer_files(reference.model_type)
-    except UnsupportedModelError as error:
-        # The model is of use to who tokenises elsewhere (MeCab, fastBPE); what asks for the tokenizer says why not.
-        missing = str(error)
-    for name, data in sorted(files.items()):
-        writer.write_bytes(name, data)
-        checkpoint.note_used(name)
-    processing["tokenizer"] = {"included": True} if files else {"included": False, "reason": missing}
-    embedding = read_modules(checkpoint) if reference.head is BASE else None
-    if embedding is not None:
-        processing["embedding"] = embedding
-        for name, array in read_arrays(checkpoint, embedding).items():
-            packed = io.BytesIO()
-            np.lib.format.write_array(packed, np.ascontiguousarray(array), allow_pickle=False)
-            writer.write_bytes(name, packed.getvalue())
-    return processing, files
 
 
 def _trace(part: Part, blocks: Mapping[torch.nn.Parameter, Blocks]) -> ir.Model:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from typing import Annotated, Any
 
 import typer
 
 from precast.runtime.cli.console import Stages, guarded, size_text, table, write, write_json
-from precast.runtime.errors import PrecastError
+from precast.runtime.errors import listing
 
 __all__ = ["export", "register"]
 
@@ -74,21 +75,43 @@ def export(
         write(f"{variant}, beside eager PyTorch: {told(found)}")
         for note, count in summary["declined"][variant].items():
             write(f"  {count} x {note}")
+    for note in _notes(summary):
+        write(note)
     write(f"Took {cost['seconds']:.1f} s, peak memory {size_text(cost['peak_memory_bytes'])}.")
-    write(f"Try it: {_first_use(path, summary['tasks'][0])}")
+    write(f"Try it: {_first_use(path, summary)}")
 
 
-def _first_use(path: Any, task: str) -> str:
-    """A command to begin with."""
-    if task != "text-generation":
-        return f'precast run {task} {path} "Some text."'
-    from precast.runtime.auto import AutoTokenizer
+def _first_use(path: Any, summary: Mapping[str, Any]) -> str:
+    """A command to begin with, which works with what is in the artifact."""
+    task, without = summary["tasks"][0], f"precast verify {path}"
+    if not summary["tokenizer"].get("included", True):
+        return without  # everything else that the command line offers reads text
+    if task in ("text-generation", "fill-mask"):
+        from precast.runtime.auto import AutoTokenizer
 
-    try:
-        chats = AutoTokenizer.from_pretrained(path).chat_template is not None
-    except PrecastError:
-        chats = False
-    return f"precast chat {path}" if chats else f'precast run {task} {path} "Once upon a time" --stream'
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        if task == "text-generation":
+            chats = tokenizer.chat_template is not None
+            return f"precast chat {path}" if chats else f'precast run {task} {path} "Once upon a time" --stream'
+        return without if tokenizer.mask_token is None else f'precast run {task} {path} "Some {tokenizer.mask_token}."'
+    if task == "question-answering":
+        return f'precast run {task} {path} "Who wrote it?" --context "Ada wrote it."'
+    from precast.runtime.tasks import TASKS
+
+    if summary["embedding"]:
+        task = "sentence-embedding"
+    elif task not in TASKS:
+        return without
+    return f'precast run {task} {path} "Some text."'
+
+
+def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
+    """What a user would otherwise find out later."""
+    if not summary["tokenizer"].get("included", True):
+        yield f"No tokenizer: {summary['tokenizer'].get('reason', 'its checkpoint came without one').rstrip('.')}."
+        yield "  The model takes token ids: precast.load(...)(input_ids=...)."
+    for file, names in summary["ignored"].items():
+        yield f"Ignored in {file}, as upstream does: {listing(names, 8)}"
 
 
 def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
@@ -96,6 +119,7 @@ def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
     from precast.runtime.artifact import Artifact
 
     artifact = Artifact.open(path, check="size")
+    processing = artifact.manifest.processing
     variants = artifact.variants(artifact.component_for(None).name)
     made = [variant for variant in variants if (variant.target, variant.precision) == (target, precision)]
     return {
@@ -103,6 +127,13 @@ def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
         "digest": artifact.digest,
         "model_type": artifact.manifest.model_type,
         "tasks": list(artifact.tasks),
+        "tokenizer": dict(processing.get("tokenizer") or {}),
+        "embedding": processing.get("embedding") is not None,
+        "ignored": {
+            file: list(processing[key])
+            for key, file in (("ignored_generation_config", "generation_config.json"),)
+            if processing.get(key)
+        },
         "variants": [variant.name for variant in variants],
         "bytes": sum(record.size for record in artifact.manifest.files.values()),
         "parity": {variant.name: dict(variant.parity.get("worst", {})) for variant in made},

@@ -12,7 +12,7 @@ from typing import Any
 from precast.runtime.errors import ConfigError, InputError, closest
 from precast.runtime.generation.config_values import RULES
 
-__all__ = ["DEFAULT_NEW_TOKENS", "INERT_KEYS", "SPEECH_KEYS", "GenerationConfig"]
+__all__ = ["DEFAULT_NEW_TOKENS", "INERT_KEYS", "SPEECH_KEYS", "GenerationConfig", "ignored_keys"]
 
 DEFAULT_NEW_TOKENS = 20
 """Tokens generated where neither the call nor the checkpoint says how many."""
@@ -169,12 +169,14 @@ class GenerationConfig:
     ) -> GenerationConfig:
         """What a checkpoint says: its generation_config.json, or, if it has none, the legacy keys of config.json.
 
-        :raises ConfigError: a key is unknown, asks for what is not offered, or has an impossible value."""
+        Keys that nothing of upstream's reads are ignored, as there (`ignored_keys`).
+
+        :raises ConfigError: a key asks for what is not offered, or has an impossible value."""
         if generation_config is None:
             return cls._from_model_config(model_config or {})
         source = "generation_config.json"
-        # A file made from a config.json of old may hold any key of it, as upstream's.
-        legacy = bool(generation_config.get("_from_model_config"))
+        if not isinstance(generation_config, Mapping):
+            raise ConfigError(f"{source} must be an object; found {type(generation_config).__name__}; correct the file")
         values: dict[str, Any] = {}
         speech: dict[str, Any] = {}
         for key, value in generation_config.items():
@@ -184,11 +186,6 @@ class GenerationConfig:
                 _refuse_feature(key, value, f"{source}: ", ConfigError)
             elif key in SPEECH_KEYS:
                 speech[key] = value
-            elif key not in INERT_KEYS and not legacy:
-                raise ConfigError(
-                    f"{source} holds the key {key!r}, which might change what is generated and is not understood. "
-                    f"{closest(key, _known())} Remove it, or say so if a checkpoint needs it"
-                )
         return cls._checked(values, source, speech)
 
     @classmethod
@@ -215,6 +212,18 @@ class GenerationConfig:
         except InputError as error:
             raise ConfigError(f"{source}: {error}; correct the file") from error
 
+    @classmethod
+    def check_checkpoint(cls, generation_config: Mapping[str, Any] | None, model_config: Mapping[str, Any]) -> None:
+        """Whether a call without arguments is possible with what a checkpoint says.
+
+        :raises ConfigError: as `from_checkpoint`, and where what the file says contradicts itself."""
+        base = cls.from_checkpoint(generation_config, model_config)
+        try:
+            base.merged({})
+        except InputError as error:
+            source = "config.json" if generation_config is None else "generation_config.json"
+            raise ConfigError(f"{source}: {error}; correct the file") from error
+
     def merged(self, arguments: Mapping[str, Any]) -> GenerationConfig:
         """This, with the arguments of a call on top; None switches a feature off.
 
@@ -232,6 +241,12 @@ class GenerationConfig:
         config = replace(self, **values, explicit=self.explicit | values.keys())
         _refuse_contradictions(config)
         return config
+
+
+def ignored_keys(generation_config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The keys of a generation_config.json that nothing reads, here or upstream: whatever anybody notes there."""
+    known = RULES.keys() | _REFUSED.keys() | INERT_KEYS | SPEECH_KEYS
+    return tuple(sorted(key for key in generation_config if key not in known))
 
 
 def _known() -> list[str]:
