@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -32,7 +33,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 def apply_chat_template(
     tokenizer: Tokenizer,
     conversation: Any,
-    tools: Sequence[Mapping[str, Any]] | None = None,
+    tools: Sequence[Any] | None = None,
     documents: Sequence[Mapping[str, Any]] | None = None,
     chat_template: str | None = None,
     add_generation_prompt: bool = False,
@@ -51,7 +52,8 @@ def apply_chat_template(
 
     Args:
         conversation: messages ``{"role": ..., "content": ...}``; other keys are the template's business.
-        tools: JSON schemas of functions the model may call.
+        tools: functions the model may call: their JSON schemas, or Python functions with types and docstrings
+            (`precast.runtime.processors.tool_schema`).
         documents: ``{"title": ..., "text": ...}`` for templates that take them.
         chat_template: a template, or the name of one of the checkpoint's; None: its default one.
         add_generation_prompt: end with what opens an answer of the assistant.
@@ -359,9 +361,18 @@ def _tables(name: str, values: Any) -> Any:
         return None
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, (Sequence, Iterator)):
         raise InputError(f"{name} is a list of dictionaries; received {type(values).__name__}.")
-    entries = [value if callable(value) and not isinstance(value, Mapping) else plain(value) for value in values]
-    for value in entries:
-        if not isinstance(value, dict):
+    values = list(values)
+    entries = [_table(name, value) for value in values]
+    for value, entry in zip(values, entries, strict=True):
+        if not isinstance(entry, dict):
             hint = " Write the JSON schema of the function." if callable(value) else ""
             raise InputError(f"{name} is a list of dictionaries; one entry is {type(value).__name__}.{hint}")
     return entries
+
+
+def _table(name: str, value: Any) -> Any:
+    if name == "tools" and (inspect.isfunction(value) or inspect.ismethod(value)):
+        from precast.runtime.processors.tool_schema import function_schema
+
+        value = function_schema(value)
+    return value if isinstance(value, type) else plain(value)

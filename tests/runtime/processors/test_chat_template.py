@@ -164,10 +164,24 @@ LONG = [
 ]
 
 
+def measure(place: str, days: int = 1) -> float:
+    """Measure how warm it is.
+
+    Args:
+        place: Where.
+        days: For how long.
+
+    Returns:
+        Degrees.
+    """
+    return 0.0
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"tools": TOOLS},
+        {"tools": [*TOOLS, measure]},
         {"documents": [{"title": "A", "text": "b"}, {"title": "C", "text": "d"}]},
         {"enable_thinking": False},
         {"bos_token": "<other>"},
@@ -313,6 +327,8 @@ def test_what_is_no_conversation(pair: tuple[Tokenizer, Any], messages: Any, mes
         ),
         ({"chat_template": 3}, "chat_template is a template or the name of one; received int"),
         ({"tools": TOOLS[0]}, "tools is a list of dictionaries; received dict"),
+        ({"tools": [Path]}, r"one entry is type\. Write the JSON schema"),
+        ({"tools": [lambda: 0]}, "has a docstring"),
         ({"tools": [print]}, r"one entry is builtin_function_or_method\. Write the JSON schema"),
         ({"documents": ["x"]}, "documents is a list of dictionaries; one entry is str"),
         ({"sanitize_control_tokens": True}, "is not supported"),
