@@ -22,11 +22,11 @@ import torch
 
 from precast.export.gguf.reader import is_gguf
 from precast.export.mapped_file import MappedFile
-from precast.export.strict_json import MAX_JSON, parse_object, parse_value
 from precast.export.tokenizer_files import runtime_files
 from precast.export.weight_files import TensorSource, open_weights, weight_file_names
 from precast.runtime import hub
 from precast.runtime.errors import CheckpointError, ConfigError, UnsafeFileError, closest, listing
+from precast.runtime.strict_json import MAX_JSON, parse_object, parse_value
 
 __all__ = ["Checkpoint", "FileInfo", "StoredTensor", "TensorSource"]
 

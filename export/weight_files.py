@@ -17,8 +17,8 @@ import torch
 
 from precast.export import legacy
 from precast.export.mapped_file import MappedFile
-from precast.export.strict_json import parse_object
 from precast.runtime.errors import CheckpointError, UnsafeFileError, listing
+from precast.runtime.strict_json import parse_object
 
 __all__ = ["TensorSource", "check_shard_name", "open_weights", "weight_file_names"]
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from precast.runtime import batching
+from precast.runtime.arrays import read_npy
 from precast.runtime.embedding_options import EncodeOptions, quantize, read_options
 from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskError, closest, listing
 
@@ -209,7 +209,8 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 _erf = np.vectorize(math.erf, otypes=[np.float32])
 
-ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+Activation: TypeAlias = Callable[[np.ndarray], np.ndarray]
+ACTIVATIONS: dict[str, Activation] = {
     "identity": lambda x: x,
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
@@ -233,16 +234,13 @@ class _Head:
             raise InputError("encode needs a tokenizer, and the artifact has none.")
         limits = [settings.get("max_seq_length") or self.tokenizer.model_max_length, model.max_length]
         self.limit = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
-        wanted = set(self.tokenizer.model_input_names)
+        wanted = {"input_ids", *self.tokenizer.model_input_names}
         self.inputs = tuple(name for name in model.input_names if name in wanted)
         self.fill = {
             "input_ids": self.tokenizer.pad_token_id or 0,
             "token_type_ids": getattr(self.tokenizer, "pad_token_type_id", 0) or 0,
         }
-        self.dense = [
-            (_array(model, layer["weight"]), _array(model, layer.get("bias")), ACTIVATIONS[layer["activation"]])
-            for layer in settings.get("dense") or ()
-        ]
+        self.dense = [_dense(model, layer) for layer in settings.get("dense") or ()]
 
     @property
     def width(self) -> int:
@@ -276,11 +274,18 @@ class _Head:
         if "attention_mask" not in self.names:
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
         outputs = model(**inputs)
+        if "last_hidden_state" not in outputs:
+            raise ArtifactError(f"embeddings are made of last_hidden_state; this artifact gives {listing(outputs)}.")
         tokens: np.ndarray = outputs["last_hidden_state"]
         return tokens.astype(np.float32, copy=False), mask
 
     def project(self, pooled: np.ndarray) -> np.ndarray:
         for weight, bias, activation in self.dense:
+            if weight.shape[1] != pooled.shape[1]:
+                raise ArtifactError(
+                    f"a dense layer must take the {pooled.shape[1]} numbers it is given, got weights "
+                    f"{list(weight.shape)}. Export it again."
+                )
             pooled = pooled @ weight.T
             pooled = activation(pooled if bias is None else pooled + bias)
         return _unit(pooled) if self.settings.get("normalize") else pooled
@@ -294,7 +299,18 @@ def _array(model: Any, source: Any) -> Any:
     """An array that the settings name: itself, or an ``.npy`` file of the artifact."""
     if source is None or isinstance(source, np.ndarray):
         return source
-    return np.load(Path(model.path) / source, allow_pickle=False)
+    return read_npy(model.artifact.read_bytes(source), source)
+
+
+def _dense(model: Any, layer: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray | None, Activation]:
+    """Weight [O, I], bias [O] or None, and what follows them."""
+    weight, bias = _array(model, layer["weight"]), _array(model, layer.get("bias"))
+    if layer["activation"] not in ACTIVATIONS:
+        raise ArtifactError(f"an activation must be of {listing(ACTIVATIONS)}, got {layer['activation']!r}.")
+    if weight.ndim != 2 or not (bias is None or bias.shape == weight.shape[:1]):
+        shapes = [list(array.shape) for array in (weight, bias) if array is not None]
+        raise ArtifactError(f"a dense layer must have weights [O, I] and a bias [O], got {shapes}. Export it again.")
+    return weight, bias, ACTIVATIONS[layer["activation"]]
 
 
 def _prompt(settings: Mapping[str, Any], prompt: str | None, name: str | None) -> str:

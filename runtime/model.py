@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precast.runtime.artifact import Artifact, Component, Variant
+from precast.runtime.backends.agreement import check_graph
 from precast.runtime.backends.base import Array, Runner, backend_for
-from precast.runtime.errors import ArtifactError, InputError, closest, listing
+from precast.runtime.errors import InputError, closest, listing
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -81,8 +82,7 @@ class Model:
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json of the checkpoint."""
-        config: dict[str, Any] = self.artifact.read_json("config.json")
-        return config
+        return self.artifact.read_object("config.json")
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
@@ -197,6 +197,8 @@ class Model:
         if len(checked) < len(self.input_names):
             for name in self.input_names:
                 if name not in checked:
+                    if name not in _DEFAULTS:
+                        raise InputError(f"input {name!r} is needed; received: {listing(inputs)}.")
                     checked[name] = self._default(name, shape)
         return checked
 
@@ -298,11 +300,7 @@ def load(
         if index:
             session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
         runner = backend_for(one.provider).load(artifact.file(one.graph), session=session, threads=threads, isa=one.isa)
-        expected, found = {spec.name for spec in part.inputs}, set(runner.input_names)
-        if expected != found:
-            raise ArtifactError(
-                f"{one.graph} takes {listing(sorted(found))}, its manifest says {listing(sorted(expected))}"
-            )
+        check_graph(part, one, runner)
         return runner
 
     runner = opened(component, chosen)

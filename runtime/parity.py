@@ -15,7 +15,6 @@ import numpy as np
 
 from precast.runtime.artifact import StateSpec, TensorSpec
 from precast.runtime.backends.base import Array, Runner
-from precast.runtime.errors import ArtifactError
 from precast.runtime.gates import Measured, measure
 from precast.runtime.states import Memory
 
@@ -24,7 +23,6 @@ __all__ = [
     "Loaded",
     "Recorded",
     "compare",
-    "read_record",
     "run_cases",
     "write_record",
 ]
@@ -147,32 +145,3 @@ def write_record(recorded: Sequence[Recorded]) -> bytes:
                 np.lib.format.write_array(data, np.ascontiguousarray(array), allow_pickle=False)
                 archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), data.getvalue())
     return packed.getvalue()
-
-
-def read_record(data: bytes) -> list[Recorded]:
-    """The cases of `write_record`. Raises ArtifactError for anything else."""
-    cases: dict[str, dict[str, dict[str, Array]]] = {}
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            for key in arrays.files:
-                index, case, kind, name = key.split("|")
-                cases.setdefault(f"{index}|{case}", {"input": {}, "output": {}, "distance": {}, "chain": {}})[kind][
-                    name
-                ] = arrays[key]
-        return [
-            Recorded(
-                _case(key.split("|")[1], parts["input"], parts["chain"]),
-                parts["output"],
-                {name: array + parts["distance"][name].astype(np.float64) for name, array in parts["output"].items()},
-            )
-            for key, parts in cases.items()
-        ]
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ArtifactError(f"the parity record is damaged: {error}") from error
-
-
-def _case(name: str, inputs: dict[str, Array], chain: dict[str, Array]) -> Case:
-    for where, capacity in chain.items():
-        component, _, after = where.partition(">")
-        return Case(name, inputs, component, after or None, int(capacity[0]))
-    return Case(name, inputs)

@@ -9,12 +9,18 @@ import numpy as np
 
 from precast.runtime.artifact import StateSpec, TensorSpec
 from precast.runtime.backends.base import Array, Runner
+from precast.runtime.errors import InputError
 
-__all__ = ["Memory", "int8_slot"]
+__all__ = ["Memory", "int8_slot", "takes_slots"]
 
 # Slots a ring has beyond its window: so many tokens can be taken back without losing one that is still to be seen.
 RING_SLACK = 64
 CAPACITY = "capacity"
+
+
+def takes_slots(spec: TensorSpec) -> bool:
+    """Whether a state grows with the tokens it remembers: [batch, heads, capacity, width]."""
+    return any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
 
 
 def int8_slot(channels: int) -> int:
@@ -58,13 +64,13 @@ class Memory:
             window = windows[spec.name]
             slots = capacity if window is None or not ring else min(capacity, window + RING_SLACK)
             shape = [rows if dim == "batch" else slots if isinstance(dim, str) else dim for dim in spec.shape]
-            has_slots = any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
+            has_slots = takes_slots(spec)
             dtype = np.dtype(spec.dtype)
             if has_slots and layout.get("int8") is True:
                 dtype, shape[-1] = np.dtype(np.int8), int8_slot(shape[-1])
             # Zeros, not leftovers: a NaN in a slot that no token has used would still spoil a masked score. The system
             # hands out such memory page by page as it is first written.
-            self.buffers[spec.name] = np.zeros(shape, dtype)
+            self.buffers[spec.name] = _zeros(shape, dtype)
             self._growing[spec.name] = slots if has_slots else None
         whole = [slots for name, slots in self._growing.items() if not (ring and windows[name])]
         # Slots of a buffer that has room for all tokens; None where there is none.
@@ -75,7 +81,7 @@ class Memory:
         for name, buffer in self.buffers.items():
             if self._growing[name] is None or (self._ring and self._window[name]):
                 continue
-            larger = np.zeros((*buffer.shape[:2], capacity, *buffer.shape[3:]), buffer.dtype)
+            larger = _zeros((*buffer.shape[:2], capacity, *buffer.shape[3:]), buffer.dtype)
             larger[:, :, : buffer.shape[2]] = buffer
             self.buffers[name], self._growing[name] = larger, capacity
         self.slots = capacity
@@ -83,7 +89,7 @@ class Memory:
     def widen(self, rows: int) -> None:
         """Room for ``rows`` rows."""
         for name, buffer in self.buffers.items():
-            larger = np.zeros((rows, *buffer.shape[1:]), buffer.dtype)
+            larger = _zeros((rows, *buffer.shape[1:]), buffer.dtype)
             larger[: len(buffer)] = buffer
             self.buffers[name] = larger
 
@@ -122,3 +128,13 @@ class Memory:
                     buffer[new] = part
                 else:
                     buffer[new, :, : min(count, slots)] = part
+
+
+def _zeros(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    try:
+        return np.zeros(shape, dtype)
+    except (MemoryError, ValueError) as error:
+        raise InputError(
+            f"a cache of {' x '.join(map(str, shape))} {dtype} does not fit this machine's memory ({error}). Ask for "
+            "fewer rows or tokens."
+        ) from error

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from precast.runtime.artifact import Artifact, Component, Variant
+from precast.runtime.backends.agreement import check_graph
 from precast.runtime.backends.base import backend_for
-from precast.runtime.errors import ArtifactError, DependencyError, ProviderError
-from precast.runtime.gates import Measured, populations, replayed
-from precast.runtime.parity import Loaded, compare, read_record
+from precast.runtime.errors import ArtifactError, DependencyError, ProviderError, listing
+from precast.runtime.gates import GATES, Measured, populations, replayed
+from precast.runtime.parity import Loaded, compare
+from precast.runtime.parity_record import read_record
 
 __all__ = ["summarise", "verify"]
 
@@ -64,10 +66,20 @@ def verify(
     report: dict[str, Any] = {"artifact": os.fspath(path), "digest": artifact.digest, "variants": {}}
     reasons: list[str] = []
     for file, components in _records(artifact).items():
-        recorded = read_record(artifact.read_bytes(file))
+        recorded = read_record(artifact.read_bytes(file), components)
         made = sorted(set.intersection(*(set(component.variants) for component in components)))
+        if not made:
+            raise ArtifactError(
+                f"{artifact.path} holds no variant of all of {listing(component.name for component in components)}, "
+                "which are replayed together. Export it again."
+            )
         for name in made if variant is None else [variant]:
             chosen = [artifact.choose_variant(component.name, variant=name) for component in components]
+            if chosen[0].precision not in GATES:
+                raise ArtifactError(
+                    f"variant {name} must be of a precision with a gate ({listing(GATES)}), got "
+                    f"{chosen[0].precision!r}. Upgrade precast, or export it again."
+                )
             say(f"replaying {name}")
             try:
                 parts = {
@@ -109,4 +121,5 @@ def _loaded(artifact: Artifact, component: Component, variant: Variant, threads:
     runner = backend_for(variant.provider).load(
         artifact.file(variant.graph), session=variant.session, threads=threads, isa=variant.isa
     )
+    check_graph(component, variant, runner)
     return Loaded(runner, component.inputs, component.states, variant.state)

@@ -12,10 +12,13 @@ import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from precast.runtime.artifact.fields import Fields, check_file_names, check_label, is_count, is_text, refuse
+from precast.runtime.artifact.file_names import check_file_names, check_label
+from precast.runtime.artifact.free_fields import check_free, check_variant
 from precast.runtime.errors import ArtifactError, FormatVersionError, IntegrityError, listing
+from precast.runtime.fields import MOST_BYTES, Fields, is_count, is_text, refuse
+from precast.runtime.strict_json import parse_value
 
 __all__ = [
     "FEATURES",
@@ -62,7 +65,7 @@ class FileRecord(NamedTuple):
     @classmethod
     def read(cls, _name: str, fields: Fields) -> FileRecord:
         record = cls(
-            size=fields.count("size"),
+            size=fields.count("size", most=MOST_BYTES),
             sha256=fields.take("sha256", "64 lower-case hex digits", _is_sha256),
         )
         fields.close()
@@ -134,7 +137,7 @@ class StateSpec(NamedTuple):
         spec = cls(
             input=fields.text("input"),
             output=fields.text("output"),
-            window=fields.take("window", "an integer, 0 or more, or null", lambda v: v is None or is_count(v)),
+            window=fields.optional_count("window"),
         )
         fields.close()
         return spec
@@ -200,12 +203,12 @@ class Variant(NamedTuple):
             precision=fields.text("precision"),
             dialect=fields.text("dialect"),
             provider=fields.text("provider"),
-            opset=fields.mapping("opset", "an integer, 0 or more", is_count),
+            opset=fields.counts("opset"),
             session=fields.data("session"),
             isa=fields.optional_text("isa"),
             weights=fields.texts("weights"),
-            operators=fields.mapping("operators", "an integer, 0 or more", is_count),
-            fusions=fields.data("fusions"),
+            operators=fields.counts("operators"),
+            fusions=fields.counts("fusions"),
             fingerprint=fields.take("fingerprint", "a string", is_text),
             recipe=tuple(fields.items("recipe")),
             parity=fields.data("parity"),
@@ -214,6 +217,7 @@ class Variant(NamedTuple):
             state=fields.data("state", {}),
         )
         fields.close()
+        check_variant(fields, variant.session, variant.parity, variant.work, variant.state)
         return variant
 
 
@@ -245,19 +249,16 @@ class Component(NamedTuple):
     def read(cls, name: str, fields: Fields) -> Component:
         check_label(name, fields.where)
         limits = fields.data("limits")
+        counted = fields.inner("limits", limits)
         for key in _LIMITS_COUNTED:
-            if not (limits.get(key) is None or is_count(limits[key])):
-                fields.fail(f"limits.{key}", "an integer, 0 or more, or null", limits[key])
+            counted.optional_count(key, None)
         component = cls(
             name=name,
             inputs=_tensors(fields, "inputs"),
             outputs=_tensors(fields, "outputs"),
             variants=fields.each("variants", Variant.read),
             limits=limits,
-            states=tuple(
-                StateSpec.read(Fields(item, f"{fields.where}.states[{index}]", lenient=fields.lenient))
-                for index, item in enumerate(fields.items("states", []))
-            ),
+            states=tuple(fields.all("states", StateSpec.read, [])),
         )
         fields.close()
         if not component.variants:
@@ -316,7 +317,7 @@ class Manifest(NamedTuple):
         fields = Fields(document, "", lenient=version > FORMAT_VERSION)
         fields.data("format")
         manifest = cls(
-            source=Source.read(Fields(fields.data("source"), "source", lenient=fields.lenient)),
+            source=Source.read(fields.inner("source", fields.data("source"))),
             model_type=fields.text("model_type"),
             tasks=fields.mapping("tasks", "an object", lambda v: isinstance(v, dict)),
             default_task=fields.text("default_task"),
@@ -334,6 +335,7 @@ class Manifest(NamedTuple):
         )
         fields.close()
         _check_references(manifest)
+        check_free(fields, manifest.processing, manifest.parity, manifest.cost, manifest.files)
         return manifest
 
 
@@ -362,8 +364,8 @@ def parse(raw: bytes, where: str = MANIFEST_NAME) -> Manifest:
     ``ArtifactError`` for a malformed field.
     """
     try:
-        document = json.loads(raw.decode("utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+        document = parse_value(raw)
+    except ValueError as error:
         raise IntegrityError(f"{where} is not valid JSON, so it is damaged or no manifest: {error}.") from error
     _format(document)  # first, so that a newer format is named as such and not taken for damage
     try:
@@ -390,10 +392,6 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 def _seal(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical({key: value for key, value in document.items() if key != "seal"})).hexdigest()
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
 
 
 def _format(document: Any) -> tuple[tuple[int, int], tuple[str, ...]]:
@@ -437,6 +435,7 @@ def _check_references(manifest: Manifest) -> None:
             if state.input not in taken or state.output not in given:
                 where = f"components.{component.name}.states"
                 refuse(where, "an input and an output of the component", [state.input, state.output])
+        _check_states(component)
         for variant in component.variants.values():
             where = f"components.{component.name}.variants.{variant.name}"
             if variant.graph not in manifest.files:
@@ -449,11 +448,24 @@ def _check_references(manifest: Manifest) -> None:
                     refuse(f"{where}.weights", "files listed in 'files' under their own SHA-256", path)
 
 
+def _check_states(component: Component) -> None:
+    """States are arrays that calls replace in place: [batch, ...], of fixed sizes but for slots on the third axis."""
+    inputs, outputs = ({spec.name: spec for spec in specs} for specs in (component.inputs, component.outputs))
+    for index, state in enumerate(component.states):
+        where = f"components.{component.name}.states[{index}]"
+        if [other.input for other in component.states].count(state.input) > 1:
+            refuse(f"{where}.input", "the input of one state", state.input)
+        first, *sizes = inputs[state.input].shape or ("",)
+        named = [axis for axis, size in enumerate(sizes, 1) if isinstance(size, str)]
+        slots = len(sizes) == 3 and named == [2] and str(sizes[1]).startswith("capacity")
+        like = outputs[state.output]._replace(name=state.input, optional=inputs[state.input].optional)
+        if first != "batch" or not (slots or not named) or like != inputs[state.input] or like.dtype != "float32":
+            rule = "float32 [batch, sizes ...] or [batch, heads, capacity, width], of one form before and after a call"
+            refuse(where, rule, [inputs[state.input].to_json(), outputs[state.output].to_json()])
+
+
 def _tensors(fields: Fields, key: str) -> tuple[TensorSpec, ...]:
-    specs = tuple(
-        TensorSpec.read(Fields(item, f"{fields.where}.{key}[{index}]", lenient=fields.lenient))
-        for index, item in enumerate(fields.items(key))
-    )
+    specs = tuple(fields.all(key, TensorSpec.read))
     names = [spec.name for spec in specs]
     if len(set(names)) != len(names):
         fields.fail(key, "tensors of different names", names)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import stat
@@ -15,6 +14,8 @@ from typing import Any
 
 from precast.runtime.artifact.manifest import MANIFEST_NAME, Component, FileRecord, Manifest, Variant, parse
 from precast.runtime.errors import ArtifactError, InputError, IntegrityError, UnsupportedTaskError, closest, listing
+from precast.runtime.fields import shown
+from precast.runtime.strict_json import parse_value
 
 __all__ = ["STAGING", "Artifact", "open_real"]
 
@@ -164,11 +165,18 @@ class Artifact:
         return data
 
     def read_json(self, name: str) -> Any:
-        """The decoded content of a listed JSON file."""
+        """The decoded content of a listed JSON file, read strictly."""
         try:
-            return json.loads(self.read_bytes(name).decode("utf-8"))
-        except (ValueError, RecursionError) as error:
-            raise ArtifactError(f"{name} in {self.path} is not valid JSON: {error}.") from error
+            return parse_value(self.read_bytes(name))
+        except ValueError as error:
+            raise ArtifactError(f"{name} in {self.path} is not valid JSON: {error!s:.200}. {_AGAIN}") from None
+
+    def read_object(self, name: str) -> dict[str, Any]:
+        """As ``read_json``, of a file that must hold an object."""
+        value = self.read_json(name)
+        if not isinstance(value, dict):
+            raise ArtifactError(f"{name} in {self.path} must hold an object, got {shown(value)}. {_AGAIN}")
+        return value
 
     def _record(self, name: str) -> FileRecord:
         try:

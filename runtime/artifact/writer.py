@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from precast.runtime.artifact.fields import check_file_name
+from precast.runtime.artifact.file_names import check_file_name
 from precast.runtime.artifact.manifest import (
     MANIFEST_NAME,
     FileRecord,

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from precast.runtime.artifact import TensorSpec
+
 __all__ = ["Array", "Backend", "Runner", "backend_for"]
 
 Array = np.ndarray[Any, Any]
@@ -18,6 +20,8 @@ class Runner(Protocol):
 
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
+    input_specs: Mapping[str, TensorSpec]
+    output_specs: Mapping[str, TensorSpec]
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Compute all outputs, in the order of ``output_names``."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from precast.runtime import kernels
+from precast.runtime.artifact import TensorSpec
 from precast.runtime.backends.base import Array, names
 from precast.runtime.errors import BackendError, DependencyError, ProviderError, listing
 
@@ -62,6 +63,7 @@ class _Session:
         self.session = session
         self.input_names = names(session.get_inputs())
         self.output_names = names(session.get_outputs())
+        self.input_specs, self.output_specs = _specs(session.get_inputs()), _specs(session.get_outputs())
         self._outputs = list(self.output_names)
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -76,11 +78,14 @@ class _Session:
         value_of = engine().OrtValue.ortvalue_from_numpy
         binding = self.session.io_binding()
         values: dict[int, Any] = {}
-        for arrays, bind in ((inputs, binding.bind_ortvalue_input), (outputs, binding.bind_ortvalue_output)):
-            for name, array in arrays.items():
-                # On a CPU a value is another view of the array's memory; one array is one value.
-                value = values.setdefault(id(array), value_of(array) if id(array) not in values else None)
-                bind(name, value)
+        try:
+            for arrays, bind in ((inputs, binding.bind_ortvalue_input), (outputs, binding.bind_ortvalue_output)):
+                for name, array in arrays.items():
+                    # On a CPU a value is another view of the array's memory; one array is one value.
+                    value = values.setdefault(id(array), value_of(array) if id(array) not in values else None)
+                    bind(name, value)
+        except Exception as error:
+            raise BackendError(f"ONNX Runtime could not take the graph's arrays: {error}") from error
         run, options, kept = self.session._sess.run_with_iobinding, None, (inputs, outputs, values)
 
         def call() -> None:
@@ -91,6 +96,21 @@ class _Session:
 
         call.__dict__["kept"] = kept  # the arrays live as long as the call
         return call
+
+
+def _specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
+    """What a session takes or gives, in the words of a manifest."""
+    return {
+        value.name: TensorSpec(
+            value.name, _dtype(value.type), tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+        )
+        for value in values
+    }
+
+
+def _dtype(kind: str) -> str:
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def _check_session(session: Mapping[str, Any], graph: str) -> None:

@@ -10,14 +10,15 @@ import numpy as np
 
 from precast.runtime.artifact import Component
 from precast.runtime.backends.base import Array, Runner
-from precast.runtime.errors import InputError
-from precast.runtime.states import RING_SLACK, Memory
+from precast.runtime.errors import ArtifactError, InputError, listing
+from precast.runtime.states import RING_SLACK, Memory, takes_slots
 
 __all__ = ["GraphEngine", "GraphSession", "left_aligned"]
 
 # Tokens of a prompt that are processed at once: what a call holds between layers grows with them.
 CHUNK = 2048
 _ALWAYS = 1 << 40
+_TAKEN = frozenset(("input_ids", "past_lengths", "lengths", "logit_positions"))
 
 
 class GraphEngine:
@@ -39,6 +40,7 @@ class GraphEngine:
         self.decoder, self.encoder = decoder, encoder
         self.component = component
         self.layout = layout
+        _check_decoder(component, source)
         self.vocab_size = int(component.limits["vocab_size"])
         longest = component.limits.get("max_positions")
         self.max_length: int | None = None if longest is None else int(longest)
@@ -48,11 +50,8 @@ class GraphEngine:
         self.source_max_length: int | None = limits.get("max_positions")
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         windows = [state.window for state in component.states]
-        slots = [
-            any(isinstance(dim, str) and dim.startswith("capacity") for dim in spec.shape)
-            for spec in component.inputs
-            if spec.name in {state.input for state in component.states}
-        ]
+        remembered = {state.input for state in component.states}
+        slots = [takes_slots(spec) for spec in component.inputs if spec.name in remembered]
         if not all(slots):
             self.rollback = 0
         elif layout.get("ring") is True and any(window is not None for window in windows):
@@ -78,6 +77,23 @@ class GraphEngine:
             given = dict(zip(self.encoder.output_names, made, strict=True))
             given["encoder_attention_mask"] = mask
         return GraphSession(self, rows, capacity, given)
+
+
+def _check_decoder(component: Component, source: Component | None) -> None:
+    """A component that remembers tokens is called in one way; one that is made otherwise is nobody's decoder."""
+    taken = {spec.name for spec in component.inputs}
+    logits = [spec.shape for spec in component.outputs if spec.name == "logits"]
+    width = component.limits.get("vocab_size")
+    if not taken >= _TAKEN or not logits or not logits[0] or logits[0][-1] != width:
+        raise ArtifactError(
+            f"component {component.name!r} remembers tokens, and must take {listing(sorted(_TAKEN))} and give logits "
+            f"over its vocabulary, got inputs {listing(sorted(taken))}, logits {logits} and vocab_size {width}. "
+            "Export it again."
+        )
+    if source is not None and source.limits.get("vocab_size") is None:
+        raise ArtifactError(
+            f"component {source.name!r} reads tokens, and its limits give no vocab_size. Export it again."
+        )
 
 
 def left_aligned(input_ids: Array, attention_mask: Array) -> tuple[Array, Array]:

@@ -47,8 +47,7 @@ class LanguageModel(Model):
         """generation_config.json of the checkpoint, or None where it has none."""
         if not self.artifact.has("generation_config.json"):
             return None
-        config: dict[str, Any] = self.artifact.read_json("generation_config.json")
-        return config
+        return self.artifact.read_object("generation_config.json")
 
     def engine(self) -> GraphEngine:
         """What generation loops run on."""

@@ -6,7 +6,6 @@ by ``FORMAT_KEY``, and ``Settings.from_normalised`` reads it back without any of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 
 from precast.runtime.errors import CheckpointError, FormatVersionError, InputError
+from precast.runtime.strict_json import parse_value
 
 __all__ = [
     "FORMAT_KEY",
@@ -68,7 +68,12 @@ class Settings:
         if isinstance(extra, Mapping):
             named.update(extra)
             extra = None
-        named.update(kwargs.get("model_specific_special_tokens") or {})
+        specific = kwargs.get("model_specific_special_tokens") or {}
+        if not isinstance(specific, Mapping):
+            raise CheckpointError(
+                f"model_specific_special_tokens is a table of named tokens; tokenizer_config.json has {specific!r:.80}"
+            )
+        named.update(specific)
         for key, value in named.items():
             if value is not None and not isinstance(value, (str, AddedToken)):
                 raise CheckpointError(
@@ -79,6 +84,9 @@ class Settings:
                 "extra_special_tokens is a list of tokens or a table of named ones; "
                 f"tokenizer_config.json has {extra!r}"
             )
+        names = kwargs.get("model_input_names") or cls.model_input_names
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise CheckpointError(f"model_input_names is a list of texts; tokenizer_config.json has {names!r:.80}")
         limit = kwargs.get("model_max_length", kwargs.get("max_len"))
         return cls(
             named={key: value for key, value in named.items() if value is not None},
@@ -86,7 +94,7 @@ class Settings:
             model_max_length=UNLIMITED if limit is None else _whole_number("model_max_length", limit),
             padding_side=side("padding_side", kwargs.get("padding_side", "right")),
             truncation_side=side("truncation_side", kwargs.get("truncation_side", "right")),
-            model_input_names=tuple(kwargs.get("model_input_names") or cls.model_input_names),
+            model_input_names=tuple(names),
             clean_up_tokenization_spaces=bool(kwargs.get("clean_up_tokenization_spaces", False)),
             clean_up_for_bpe=bool(
                 kwargs.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output", False)
@@ -189,9 +197,9 @@ def read_json(data: bytes | None, name: str) -> dict[str, Any]:
     if data is None:
         return {}
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{name} must hold JSON in UTF-8: {error}; fetch the file again") from error
+        value = parse_value(data)
+    except ValueError as error:
+        raise CheckpointError(f"{name} must hold JSON in UTF-8: {error!s:.200}; fetch the file again") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{name} must hold a JSON object; it holds a {type(value).__name__}")
     return value

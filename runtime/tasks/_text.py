@@ -27,7 +27,7 @@ class TextTask(Task):
                 f"{self.name} needs a tokenizer, and the artifact has none{f' ({why})' if why else ''}. "
                 "Pass one: pipeline(..., tokenizer=...)."
             )
-        wanted = set(self.tokenizer.model_input_names)
+        wanted = {"input_ids", *self.tokenizer.model_input_names}
         self._inputs = tuple(name for name in model.input_names if name in wanted)
         # Padding needs a mask whether or not the tokenizer speaks of one.
         self._masked = "attention_mask" in model.input_names

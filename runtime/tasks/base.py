@@ -7,6 +7,7 @@ row of them (`keep`), and turns a request's rows into the result (`finish`). Eve
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -14,9 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from precast.runtime import batching
-from precast.runtime.errors import InputError, closest, listing
+from precast.runtime.errors import ConfigError, InputError, closest, listing
+from precast.runtime.fields import Document, Fields
 
-__all__ = ["Request", "Row", "Task", "id2label", "sigmoid", "softmax"]
+__all__ = ["Request", "Row", "Task", "config_fields", "id2label", "sigmoid", "softmax"]
 
 Row = dict[str, np.ndarray]
 """One sample's model inputs without the batch axis: ``input_ids [S]`` and its companions."""
@@ -204,6 +206,14 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return normalised
 
 
+_CONFIG = Document("config.json", ConfigError, "Correct it in the checkpoint, and export that again.")
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+
+def _is_label_table(value: Any) -> bool:
+    return value is None or (isinstance(value, Mapping) and all(_NUMBER.fullmatch(str(key)) for key in value))
+
+
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow for large negative values."""
     tail = np.exp(-np.abs(logits))
@@ -211,7 +221,15 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return value
 
 
+def config_fields(config: Mapping[str, Any]) -> Fields:
+    """config.json of a checkpoint, to be read through types."""
+    return Fields(dict(config), document=_CONFIG)
+
+
 def id2label(config: Mapping[str, Any], count: int) -> list[str]:
-    """Names of ``count`` labels; ``LABEL_i`` where the config has none, as upstream."""
-    names = {int(key): str(value) for key, value in (config.get("id2label") or {}).items()}
+    """Names of ``count`` labels; ``LABEL_i`` where the config has none, as upstream.
+
+    :raises ConfigError: config.json has something else there."""
+    table = config_fields(config).take("id2label", "an object of label names by number", _is_label_table, None) or {}
+    names = {int(key): str(value) for key, value in table.items()}
     return [names.get(index, f"LABEL_{index}") for index in range(count)]

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from precast.runtime.errors import InputError
+from precast.runtime.fields import is_count
 from precast.runtime.tasks._text import TextTask
-from precast.runtime.tasks.base import Request, Row, softmax
+from precast.runtime.tasks.base import Request, Row, config_fields, softmax
 
 __all__ = ["ALIASES", "PIPELINE", "ZeroShotClassification"]
 
@@ -34,9 +35,13 @@ class ZeroShotClassification(TextTask):
     def __init__(self, model: Any, **defaults: Any) -> None:
         super().__init__(model, **defaults)
         self._entailment = -1
-        for label, index in (model.config.get("label2id") or {}).items():
+        fields = config_fields(model.config)
+        table = fields.take("label2id", "an object of numbers by label", lambda v: v is None or isinstance(v, dict), {})
+        for label, index in (table or {}).items():
             if str(label).lower().startswith("entail"):
-                self._entailment = int(index)
+                if not is_count(index):
+                    fields.fail(f"label2id.{label}", "a number of a label", index)
+                self._entailment = index
                 break
         if self._entailment == -1:
             _log.warning(
@@ -107,6 +112,10 @@ class ZeroShotClassification(TextTask):
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
         logits, labels = np.stack(kept), request.state["labels"]
         entailment = self._entailment
+        if entailment >= logits.shape[-1]:
+            config_fields(self.model.config).fail(
+                "label2id", f"numbers below {logits.shape[-1]}, which labels there are", entailment
+            )
         if parameters.get("multi_label", False) or len(labels) == 1:
             contradiction = -1 if entailment == 0 else 0
             scores = softmax(logits[:, [contradiction, entailment]])[:, 1]

@@ -138,7 +138,7 @@ def test_dense_weights_are_read_from_the_artifacts_files(base, tmp_path):
     for key in ("weight", "bias"):
         np.save(tmp_path / f"d.{key}.npy", ours.embedding["dense"][0][key])
         ours.embedding["dense"][0][key] = f"d.{key}.npy"
-    ours.path = tmp_path
+    ours.artifact = SimpleNamespace(read_bytes=lambda name: (tmp_path / name).read_bytes())
     np.testing.assert_allclose(embedding.encode(ours, TEXTS[:4]), theirs.encode(TEXTS[:4]), atol=2e-6)
 
 

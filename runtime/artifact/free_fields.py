@@ -1,0 +1,124 @@
+"""The manifest's free-form objects: other keys may come and go, but what the runtime reads of them has its type.
+
+Whoever uses such an object may index it as its documentation says, without a look at types of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from precast.runtime.fields import MOST_BYTES, Fields, is_number, is_text
+
+__all__ = ["check_free", "check_variant"]
+
+_WORK = ("flops", "bytes", "activations")
+_LAYOUT = ("ring", "chunks_by_row", "int8")
+
+
+def check_variant(
+    variant: Fields,
+    session: Mapping[str, Any],
+    parity: Mapping[str, Any],
+    work: Mapping[str, Any],
+    state: Mapping[str, Any],
+) -> None:
+    """``session``, ``parity``, ``work`` and ``state`` of a variant.
+
+    Raises:
+        ArtifactError: naming the field, its rule and its value.
+    """
+    options = variant.inner("session", session)
+    options.text("graph_optimization_level", "basic")
+    for key in ("entries", "provider_options"):
+        options.mapping(key, "a string of at most 256 characters", lambda v: is_text(v) and len(v) <= 256, {})
+
+    evidence = variant.inner("parity", parity)
+    worst = evidence.data("worst", {})
+    for output in worst:
+        evidence.inner("worst", worst).mapping(output, "a number", is_number)
+    evidence.all("measured", _measured, [])
+    if "divergence" in evidence:
+        _divergence(evidence.inner("divergence", evidence.data("divergence")))
+
+    cost = variant.inner("work", work)
+    for kind in _WORK:
+        cost.all(kind, _term, [])
+    cost.texts("uncounted", [])
+
+    layout = variant.inner("state", state)
+    for key in _LAYOUT:
+        layout.flag(key, False)
+
+
+def check_free(
+    manifest: Fields,
+    processing: Mapping[str, Any],
+    parity: Mapping[str, Any],
+    cost: Mapping[str, Any],
+    files: Mapping[str, Any],
+) -> None:
+    """``processing``, ``parity`` and ``cost`` of a manifest that lists ``files``.
+
+    Raises:
+        ArtifactError: naming the field, its rule and its value.
+    """
+    made = manifest.inner("processing", processing)
+    if "tokenizer" in made:
+        tokenizer = made.inner("tokenizer", made.data("tokenizer"))
+        tokenizer.flag("included", True)
+        tokenizer.text("reason", "")
+    if "embedding" in made:
+        _embedding(made.inner("embedding", made.data("embedding")), files)
+
+    records = manifest.inner("parity", parity)
+    for component in parity:
+        record = records.inner(component, records.data(component))
+        if "file" in record:
+            _listed(record, "file", files)
+        record.texts("cases", [])
+
+    spent = manifest.inner("cost", cost)
+    spent.number("seconds", 0.0)
+    spent.count("peak_memory_bytes", 0, most=MOST_BYTES)
+
+
+def _measured(figures: Fields) -> None:
+    figures.text("output")
+    figures.text("case")
+    figures.take("kl", "a number or null", lambda v: v is None or is_number(v), None)
+
+
+def _divergence(figures: Fields) -> None:
+    figures.flag("text")
+    figures.count("positions", most=MOST_BYTES)
+    for key in ("kl_mean", "same_top"):
+        figures.number(key)
+
+
+def _term(term: Fields) -> None:
+    term.take("coefficient", "a number", is_number)
+    term.counts("dimensions")
+
+
+def _embedding(settings: Fields, files: Mapping[str, Any]) -> None:
+    modes = settings.texts("pooling")
+    if not modes:
+        settings.fail("pooling", "a list of one way of pooling or more", list(modes))
+    settings.all("dense", lambda layer: _dense(layer, files), [])
+    for key in ("include_prompt", "normalize", "do_lower_case"):
+        settings.flag(key, key == "include_prompt")
+    settings.optional_count("max_seq_length", None, least=1)
+    settings.mapping("prompts", "a string", is_text, {})
+    for key in ("default_prompt_name", "similarity"):
+        settings.take(key, "a string or null", lambda v: v is None or is_text(v), None)
+
+
+def _dense(layer: Fields, files: Mapping[str, Any]) -> None:
+    _listed(layer, "weight", files)
+    layer.take("bias", "a file listed in 'files', or null", lambda v: v is None or (is_text(v) and v in files), None)
+    layer.text("activation")
+
+
+def _listed(fields: Fields, key: str, files: Mapping[str, Any]) -> None:
+    fields.take(key, "a file listed in 'files'", lambda v: is_text(v) and v in files)
