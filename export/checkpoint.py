@@ -26,6 +26,7 @@ from precast.export.tokenizer_files import runtime_files
 from precast.export.weight_files import TensorSource, open_weights, weight_file_names
 from precast.runtime import hub
 from precast.runtime.errors import CheckpointError, ConfigError, UnsafeFileError, closest, listing
+from precast.runtime.hub_names import looks_like_hub_id, wanted_files
 from precast.runtime.strict_json import MAX_JSON, parse_object, parse_value
 
 __all__ = ["Checkpoint", "FileInfo", "StoredTensor", "TensorSource"]
@@ -133,7 +134,7 @@ class Checkpoint:
                 f"A checkpoint is a folder with config.json and weights, or a .gguf file; {text!r} is a file. "
                 "Give its folder."
             )
-        if isinstance(source, str) and hub.looks_like_hub_id(source):
+        if isinstance(source, str) and looks_like_hub_id(source):
             found = hub.resolve(source, revision=revision, token=token, offline=offline, cache_dir=cache_dir)
             return cls(found.folder, found.id, found.revision, found.hashes, found.available)
         near = _neighbours(path)
@@ -159,7 +160,7 @@ class Checkpoint:
         For code that reads files of its own choice there; ``note_used`` then records their digests.
         """
         join = f"{self.prefix}/" if self.prefix else ""
-        for name in hub.wanted_files(self._names(self.prefix)):
+        for name in wanted_files(self._names(self.prefix)):
             self._status(join + name)
         return self.folder / self.prefix
 

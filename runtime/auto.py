@@ -28,6 +28,7 @@ from precast.runtime.errors import (
     closest,
     listing,
 )
+from precast.runtime.hub_names import looks_like_hub_id
 
 if TYPE_CHECKING:
     from precast.runtime.model import Model
@@ -326,8 +327,6 @@ def _refuse(name: str, unknown: dict[str, Any]) -> None:
 
 def _local(source: PathLike, revision: str | None) -> Path | None:
     """The folder or the ``.gguf`` file ``source`` names, or None where it is a Hub id."""
-    from precast.runtime.hub import looks_like_hub_id
-
     text = os.fspath(source)
     path = Path(text).expanduser()
     if path.is_dir() or (path.exists() and path.suffix.lower() == ".gguf"):

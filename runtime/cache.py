@@ -26,9 +26,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from precast.runtime import hub, kernels
+from precast.runtime import kernels
 from precast.runtime.artifact.manifest import FORMAT_VERSION
 from precast.runtime.errors import ArtifactError, CheckpointError
+from precast.runtime.hub_names import CHAT_TEMPLATE_FOLDER, wanted_files
 
 __all__ = ["cache_folder", "checkpoint_digests", "entry_name", "locked"]
 
@@ -90,12 +91,12 @@ def checkpoint_digests(folder: Path, cache: Path, names: Sequence[str] | None = 
 def _names(folder: Path) -> list[str]:
     """Files at the root, in the folders of modules (sentence-transformers) and of chat templates, without links to
     nowhere."""
-    roots = {"", hub.CHAT_TEMPLATE_FOLDER, *_module_folders(folder)}
+    roots = {"", CHAT_TEMPLATE_FOLDER, *_module_folders(folder)}
     found = set()
     for root in roots:
         with suppress(OSError), os.scandir(folder / root) as entries:
             names = [entry.name for entry in entries if entry.is_file()]
-            kept = set(hub.wanted_files(names)) | {name for name in names if name.endswith(_DATA)}
+            kept = set(wanted_files(names)) | {name for name in names if name.endswith(_DATA)}
             if "model.safetensors" not in names:
                 kept |= {name for name in names if name.endswith((".safetensors", ".bin"))}
             found |= {f"{root}/{name}" if root else name for name in kept}

@@ -1,6 +1,6 @@
-"""Calls to huggingface_hub: bounded retries, no output unless somebody watches, and errors that say what to do.
+"""Calls to a Hub: bounded retries, no output unless somebody watches, and errors that say what to do.
 
-The library itself honours HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME; nothing here reads them.
+huggingface_hub honours HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HOME; nothing here reads them.
 """
 
 from __future__ import annotations
@@ -8,21 +8,36 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import errno
-import hashlib
+import http.client
 import importlib
-import os
+import queue
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.error import URLError
 
-from precast.runtime.errors import DependencyError, DiskSpaceError, HubError, InputError, OfflineError
+from precast.runtime.errors import DependencyError, DiskSpaceError, HubError, InputError, OfflineError, PrecastError
+from precast.runtime.hub_transport import StatusError
 
-__all__ = ["blob_name", "call", "endpoint", "file_digests", "hub", "offline_mode", "quiet", "remove_cached"]
+__all__ = [
+    "cache_folder",
+    "call",
+    "endpoint",
+    "headers",
+    "hub",
+    "offline_error",
+    "offline_mode",
+    "progress",
+    "quiet",
+    "within",
+]
 
 T = TypeVar("T")
 
@@ -32,7 +47,6 @@ _BUSY = (408, 429, 500, 502, 503, 504)
 _TRANSPORT = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
 _quiet_lock = threading.Lock()
 _quiet_calls = 0  # several threads download at once: the last one to finish switches the bars on again
-_HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def hub() -> Any:
@@ -58,6 +72,38 @@ def offline_mode() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def offline_error(repo_id: str) -> OfflineError:
+    return OfflineError(
+        f"{repo_id!r} is needed from the Hub, and offline mode forbids it. Unset HF_HUB_OFFLINE, or give a local "
+        "folder."
+    )
+
+
+def cache_folder() -> Path:
+    """Where huggingface_hub keeps what it fetched."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE).expanduser()
+
+
+def headers(token: str | None) -> tuple[dict[str, str], str | None]:
+    """What every request says of us, and apart from it the value of Authorization (of ``token``, or the stored one)."""
+    given: dict[str, str] = dict(
+        hub().utils.build_hf_headers(token=token, library_name="precast", library_version=version("precast"))
+    )
+    authorization = given.pop("authorization", None)
+    if authorization is not None and not (authorization.isascii() and authorization.isprintable()):
+        raise InputError("The token holds characters that no token has (a line break?). Copy it again.")
+    return given, authorization
+
+
+@contextlib.contextmanager
+def progress(name: str, size: int) -> Iterator[Callable[[int], object]]:
+    """A bar for ``size`` bytes, where somebody watches."""
+    with hub().utils.tqdm(total=size, desc=name[-40:], unit="B", unit_scale=True, leave=False) as bar:
+        yield bar.update
 
 
 @contextlib.contextmanager
@@ -97,6 +143,8 @@ def call(action: Callable[[], T], repo_id: str, revision: str | None = None, doi
         try:
             with quiet():
                 return action()
+        except PrecastError:
+            raise
         except Exception as error:
             pause = _pause(error, attempt)
             if pause is None or attempt + 1 == _ATTEMPTS or waited + pause > _LONGEST_WAIT:
@@ -104,6 +152,26 @@ def call(action: Callable[[], T], repo_id: str, revision: str | None = None, doi
             time.sleep(pause)
             waited += pause
     raise AssertionError("unreachable")  # the last attempt returns or raises
+
+
+def within(seconds: float, action: Callable[[], T], what: str) -> T:
+    """``action()``, given up after ``seconds``: for requests of huggingface_hub's own, which wait for ever."""
+    outcome: queue.SimpleQueue[tuple[T | None, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((action(), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=run, name="precast-hub", daemon=True).start()
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise HubError(f"{what} did not end within {seconds:.0f} s. Check the network, or try again later.") from None
+    if error is not None:
+        raise error
+    return value  # type: ignore[return-value]
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -116,12 +184,19 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _status(error: BaseException) -> int | None:
+    if isinstance(error, StatusError):
+        return error.status
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
 
 
+def _headers(error: BaseException) -> Any:
+    return error.headers if isinstance(error, StatusError) else getattr(getattr(error, "response", None), "headers", {})
+
+
 def _is_transport(error: BaseException) -> bool:
-    if isinstance(error, (ConnectionError, TimeoutError, socket.gaierror)):
+    # An URLError is an OSError without a number: what went wrong is its cause.
+    if isinstance(error, (ConnectionError, TimeoutError, socket.gaierror, http.client.HTTPException, URLError)):
         return True
     packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return bool(packages & _TRANSPORT) and _status(error) is None
@@ -129,14 +204,14 @@ def _is_transport(error: BaseException) -> bool:
 
 def _asked_pause(error: BaseException) -> float | None:
     """Seconds the server asks to wait, by ``Retry-After`` or the ``RateLimit`` header."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    headers = _headers(error) or {}
     value = str(headers.get("Retry-After") or "").strip()
-    if value.isdigit():
+    if value.isdecimal() and len(value) < 10:
         return float(value)
     if value:
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    match = re.search(r";\s*t\s*=\s*(\d+)", str(headers.get("RateLimit") or ""))
+    match = re.search(r";\s*t\s*=\s*(\d{1,9})", str(headers.get("RateLimit") or ""))
     return float(match.group(1)) if match else None
 
 
@@ -151,7 +226,7 @@ def _pause(error: BaseException, attempt: int) -> float | None:
             return None
         asked = _asked_pause(error)
         return asked if asked is not None else 0.5 * 2**attempt
-    if any(isinstance(link, socket.gaierror) for link in _chain(error)):
+    if any(isinstance(link, (socket.gaierror, ssl.SSLCertVerificationError)) for link in _chain(error)):
         return None
     return 0.25 * 2**attempt if _is_transport(error) else None
 
@@ -160,38 +235,17 @@ def _translated(error: Exception, repo_id: str, revision: str | None, doing: str
     from huggingface_hub import errors
 
     place = f"{repo_id!r} on {endpoint()}"
-    login = "set HF_TOKEN or run `hf auth login`"
     for link in _chain(error):
         if isinstance(link, errors.OfflineModeIsEnabled):
-            return OfflineError(
-                f"{repo_id!r} is needed from the Hub, and offline mode forbids it. Unset HF_HUB_OFFLINE, or give a "
-                "local folder."
-            )
+            return offline_error(repo_id)
         if isinstance(link, errors.HFValidationError):
             return InputError(f"A Hub id is 'name' or 'org/name'; {repo_id!r} is not: {_first_line(link)}")
-        if isinstance(link, errors.GatedRepoError):
-            return HubError(
-                f"{place} is gated: its owner grants access on its page. Ask there, then {login} with that account."
-            )
-        if isinstance(link, errors.RevisionNotFoundError):
-            return HubError(
-                f"{place} has no revision {revision!r}. Give a branch, a tag or a commit of it, or leave revision out."
-            )
-        if isinstance(link, errors.RepositoryNotFoundError):
-            return HubError(
-                f"There is no {place}, or it is private and the token does not open it. Check the spelling, or "
-                f"{login}. A local folder is written as a path, such as ./name."
-            )
-        if isinstance(link, errors.EntryNotFoundError) and not isinstance(link, errors.LocalEntryNotFoundError):
-            return HubError(f"A file of {place} is listed and not there: {_first_line(link)} Try again later.")
         if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
             return DiskSpaceError(
                 f"The disk is full: files of {repo_id!r} do not fit. Free space, or point HF_HOME to another disk."
             )
         if (status := _status(link)) is not None:
-            return _by_status(status, link, place, doing, login)
-    if "Consistency check failed" in str(error):
-        return HubError(f"A file of {place} came with another size than announced: {_first_line(error)} Try again.")
+            return _by_status(status, link, place, revision, doing)
     if any(_is_transport(link) for link in _chain(error)):
         return OfflineError(
             f"{endpoint()} cannot be reached ({_first_line(_chain(error)[-1])}). Check the network and HF_ENDPOINT, or "
@@ -200,7 +254,25 @@ def _translated(error: Exception, repo_id: str, revision: str | None, doing: str
     return HubError(f"The Hub's answer about {place} is not understood: {_first_line(_chain(error)[-1])}")
 
 
-def _by_status(status: int, error: BaseException, place: str, doing: str, login: str) -> HubError:
+def _by_status(status: int, error: BaseException, place: str, revision: str | None, doing: str) -> HubError:
+    login = "set HF_TOKEN or run `hf auth login`"
+    code, message = (str(_headers(error).get(name) or "") for name in ("X-Error-Code", "X-Error-Message"))
+    if code == "GatedRepo":
+        return HubError(
+            f"{place} is gated: its owner grants access on its page. Ask there, then {login} with that account."
+        )
+    if code == "RevisionNotFound":
+        return HubError(
+            f"{place} has no revision {revision!r}. Give a branch, a tag or a commit of it, or leave revision out."
+        )
+    if code == "EntryNotFound":
+        return HubError(f"A file of {place} is listed and not there: {_first_line(error)}. Try again later.")
+    # To who may not see a repository it says 401, as to a token that it does not know.
+    if code == "RepoNotFound" or (status == 401 and doing == "read" and not message.startswith("Invalid credentials")):
+        return HubError(
+            f"There is no {place}, or it is private and the token does not open it. Check the spelling, or {login}. "
+            "A local folder is written as a path, such as ./name."
+        )
     if status == 401:
         return HubError(f"The token is not accepted for {place} (status 401). To renew it, {login}.")
     if status == 403:
@@ -217,32 +289,3 @@ def _by_status(status: int, error: BaseException, place: str, doing: str, login:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{lines[0]:.200}" if lines else type(error).__name__
-
-
-def file_digests(path: Path) -> tuple[str, str]:
-    """SHA-256 of the bytes, and SHA-1 as git counts it (with the header ``blob <size>``), both in hexadecimal."""
-    sha256, sha1 = hashlib.sha256(), hashlib.sha1(usedforsecurity=False)
-    with path.open("rb", buffering=0) as file:
-        sha1.update(b"blob %d\0" % os.fstat(file.fileno()).st_size)
-        while chunk := file.read(1 << 20):
-            sha256.update(chunk)
-            sha1.update(chunk)
-    return sha256.hexdigest(), sha1.hexdigest()
-
-
-def blob_name(path: Path) -> str | None:
-    """The digest a cached file's blob is named after, or ``None`` where the cache keeps plain files."""
-    with contextlib.suppress(OSError):
-        name = os.path.basename(os.readlink(path))
-        return name if _HEX.fullmatch(name) else None
-    return None
-
-
-def remove_cached(path: Path) -> None:
-    """Removes a file from the cache: the snapshot's entry, its blob, and a shared blob behind that."""
-    chain = [path]
-    while chain[-1].is_symlink() and len(chain) < 4:
-        chain.append(Path(os.path.normpath(chain[-1].parent / os.readlink(chain[-1]))))
-    for link in chain:
-        with contextlib.suppress(OSError):
-            link.unlink()

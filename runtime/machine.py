@@ -87,6 +87,22 @@ def memory_bytes() -> int | None:
     return None
 
 
+def _hub_limits() -> dict[str, float]:
+    """Of every request to a Hub; a file may have the bytes that the Hub lists, and not one more."""
+    from precast.runtime.hub import PUSH_ALLOWANCE
+    from precast.runtime.hub_files import LISTING_LIMIT
+    from precast.runtime.hub_transport import ALLOWANCE, REDIRECTS, SILENCE, SLOWEST
+
+    return {
+        "silence_seconds": SILENCE,
+        "allowance_seconds": ALLOWANCE,
+        "push_allowance_seconds": PUSH_ALLOWANCE,
+        "least_bytes_per_second": SLOWEST,
+        "listing_bytes": LISTING_LIMIT,
+        "redirects": REDIRECTS,
+    }
+
+
 def report() -> dict[str, Any]:
     """Everything ``precast env`` shows."""
     from precast.runtime.backends.onnxruntime import default_threads
@@ -110,6 +126,7 @@ def report() -> dict[str, Any]:
         "hub": {
             "endpoint": os.environ.get("HF_ENDPOINT", "https://huggingface.co"),
             "offline": os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"),
+            "limits": _hub_limits(),
         },
         "missing": [],
     }

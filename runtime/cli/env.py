@@ -21,6 +21,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON doc
         write_json(found)
         return
     cpu, engine, hub = found["cpu"], found["onnxruntime"], found["hub"]
+    limits = hub["limits"]
     packages = {name: installed for group in found["extras"].values() for name, installed in group.items() if installed}
     memory = f", {size_text(found['memory_bytes'])} memory" if found["memory_bytes"] else ""
     facts = {
@@ -36,6 +37,10 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON doc
         "extras": ", ".join(f"{name} {installed}" for name, installed in sorted(packages.items())) or "none",
         "cache": found["cache"],
         "hub": hub["endpoint"] + (" (offline mode)" if hub["offline"] else ""),
+        "hub limits": f"{limits['silence_seconds']:g} s of silence; {limits['allowance_seconds']:g} s a request "
+        f"({limits['push_allowance_seconds']:g} s a step of a push) and 1 s more for every "
+        f"{size_text(limits['least_bytes_per_second'])}; a file its listed size, a listing "
+        f"{size_text(limits['listing_bytes'])}",
     }
     for name, value in facts.items():
         write(f"{name + ':':<13}{value}")

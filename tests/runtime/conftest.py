@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
+import huggingface_hub.constants  # the fixture sets what is loaded
 import pytest
 from support.hub_server import FILES, NAME, HubServer, Repo, set_constants
 

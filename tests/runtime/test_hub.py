@@ -1,7 +1,8 @@
-"""The Hub through huggingface_hub's real client, against a server on the loopback."""
+"""The Hub, against a server on the loopback: checkpoints from it, artifacts to it (by huggingface_hub) and back."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from support import artifact_samples as samples
 from support.hub_server import FILES, NAME, WEIGHTS, Fault, HubServer, Repo
 
 from precast.runtime import hub, hub_client
+from precast.runtime.artifact import Artifact, ArtifactWriter, staging
 from precast.runtime.errors import ArtifactError, HubError, InputError, OfflineError, OutputExistsError
+from precast.runtime.hub_names import looks_like_hub_id, wanted_files
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def downloads(server: HubServer) -> list[str]:
     ],
 )
 def test_what_a_hub_id_looks_like(source: str, expected: bool) -> None:
-    assert hub.looks_like_hub_id(source) is expected
+    assert looks_like_hub_id(source) is expected
 
 
 def test_only_what_an_export_reads_is_wanted() -> None:
@@ -73,7 +77,7 @@ def test_only_what_an_export_reads_is_wanted() -> None:
         "model.gguf",
         "flax_model.msgpack",
     ]
-    assert hub.wanted_files(names) == [
+    assert wanted_files(names) == [
         "1_Pooling/config.json",
         "2_Dense/config.json",
         "2_Dense/pytorch_model.bin",
@@ -86,8 +90,8 @@ def test_only_what_an_export_reads_is_wanted() -> None:
         "tokenizer.json",
     ]
     sharded = ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
-    assert hub.wanted_files(sharded) == sorted(sharded)
-    assert hub.wanted_files([*sharded, "model.safetensors"]) == ["model.safetensors"]
+    assert wanted_files(sharded) == sorted(sharded)
+    assert wanted_files([*sharded, "model.safetensors"]) == ["model.safetensors"]
 
 
 def test_downloads_verifies_and_then_asks_for_nothing_twice(server: HubServer) -> None:
@@ -120,7 +124,7 @@ def test_wrong_bytes_of_the_right_size_are_refused_and_fetched_again(server: Hub
     place = f"storage/{hashlib.sha256(true).hexdigest()}" if file == "model.safetensors" else f"resolve/.*/{file}"
     wrong = true[:-1] + bytes([true[-1] ^ 1])
     server.faults.append(Fault(f"GET /.*{place}", body=wrong))
-    with pytest.raises(HubError, match=rf"{file} of 'org/tiny' does not have the digest .* removed from the cache"):
+    with pytest.raises(HubError, match=rf"{file} of 'org/tiny' does not have the digest .* Nothing was kept"):
         hub.resolve(NAME)
     found = hub.resolve(NAME)
     assert (found.folder / file).read_bytes() == true
@@ -140,7 +144,7 @@ def test_a_damaged_cache_is_noticed_even_offline(server: HubServer) -> None:
 
 def test_wrong_size_is_an_error(server: HubServer) -> None:
     server.faults.append(Fault("GET /storage/", body=WEIGHTS[:-7], times=9))
-    with pytest.raises(HubError, match=r"came with another size than announced: .*should be of size 10240"):
+    with pytest.raises(HubError, match=r"came with another size than listed: 10233 bytes for 10240"):
         hub.resolve(NAME)
     server.faults.clear()
     assert (hub.resolve(NAME).folder / "model.safetensors").read_bytes() == WEIGHTS
@@ -315,7 +319,8 @@ def artifact(folder: Path, weights: bytes = b"weights" * 99) -> dict[str, bytes]
         "parity/inputs.npz": b"numbers",
     }
     listed = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-    files["precast.json"] = json.dumps({"files": listed}).encode()
+    document = {"files": listed, "format": {"version": "1.0"}, "seal": "5" * 64}
+    files["precast.json"] = json.dumps(document).encode()
     for name, data in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -347,7 +352,7 @@ def test_push_and_pull_give_the_same_folder(server: HubServer, tmp_path: Path) -
     hub.push(tmp_path / "newer", "org/made", token="hf_any", check=accept)
     assert len([line for line in server.log if "/commit/" in line]) == 1
     assert server.repos["org/made"].branches["main"] == {**newer, "README.md": b"# card"}
-    with pytest.raises(OutputExistsError, match="exists already"):
+    with pytest.raises(OutputExistsError, match="already holds an artifact"):
         hub.pull("org/made", tmp_path / "pulled", check=accept)
     hub.pull("org/made", tmp_path / "pulled", overwrite=True, check=accept)
     assert contents(tmp_path / "pulled") == newer
@@ -414,9 +419,57 @@ def test_overwrite_replaces_artifacts_only(server: HubServer, tmp_path: Path) ->
     server.repos["org/made"] = Repo({"main": artifact(tmp_path / "made")})
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "work.txt").write_text("x")
-    with pytest.raises(OutputExistsError, match=r"overwrite replaces an artifact, and .*precious' is none"):
+    with pytest.raises(OutputExistsError, match=r"precious is not an artifact, so --overwrite will not delete it"):
         hub.pull("org/made", tmp_path / "precious", overwrite=True, check=accept)
     assert (tmp_path / "precious" / "work.txt").read_text() == "x"
+
+
+def test_overwrite_keeps_the_files_beside_an_artifact(server: HubServer, tmp_path: Path) -> None:
+    files = artifact(tmp_path / "made")
+    server.repos["org/made"] = Repo({"main": files})
+    out = tmp_path / "out"
+    hub.pull("org/made", out, check=accept)
+    (out / "notes").mkdir()
+    (out / "notes" / "mine.txt").write_text("x")
+    with pytest.raises(OutputExistsError, match=r"not part of the artifact and would be deleted: notes/mine\.txt"):
+        hub.pull("org/made", out, overwrite=True, check=accept)
+    (out / "notes" / "mine.txt").rename(tmp_path / "mine.txt")
+
+    # One that appears while the artifact is fetched is kept as well.
+    def appears(_: Path) -> None:
+        (out / "late.txt").write_text("x")
+
+    with pytest.raises(OutputExistsError, match=r"would be deleted: late\.txt"):
+        hub.pull("org/made", out, overwrite=True, check=appears)
+    assert (out / "late.txt").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_writer_leaves_a_living_pull_alone(server: HubServer, tmp_path: Path) -> None:
+    files = artifact(tmp_path / "made")
+    server.repos["org/made"] = Repo({"main": files})
+
+    def meanwhile(work: Path) -> None:
+        ArtifactWriter(tmp_path / "out")  # what every export begins with
+        with ArtifactWriter(tmp_path / "out"), pytest.raises(OutputExistsError):
+            hub.pull("org/made", tmp_path / "made", check=accept)
+        assert contents(work) == files
+
+    hub.pull("org/made", tmp_path / "out", check=meanwhile)
+    assert contents(tmp_path / "out") == files
+
+
+def test_a_pull_that_lost_the_race_replaces_nothing(server: HubServer, tmp_path: Path) -> None:
+    files = artifact(tmp_path / "made")
+    server.repos["org/made"] = Repo({"main": files})
+
+    def meanwhile(_: Path) -> None:
+        samples.make(tmp_path / "out")
+
+    with pytest.raises(OutputExistsError, match="already holds an artifact"):
+        hub.pull("org/made", tmp_path / "out", check=meanwhile)
+    assert Artifact.open(tmp_path / "out").manifest.source == samples.SOURCE
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 @pytest.mark.parametrize("exchange", [True, False])
@@ -424,16 +477,18 @@ def test_overwrite_with_and_without_an_exchange(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
 ) -> None:
     if not exchange:
-        monkeypatch.setattr(hub, "_exchange", lambda *_: False)
+
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EINVAL, "no such flag")
+
+        monkeypatch.setattr(staging, "_renameat2", refuse)
     files = artifact(tmp_path / "made")
     server.repos["org/made"] = Repo({"main": files})
     artifact(tmp_path / "out", b"older")
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left = tmp_path / f".out.precast-staging-{gone.pid}-0123abcd"
-    alive = tmp_path / f".out.precast-staging-{os.getpid()}-0123abcd"
-    for folder in (left, alive):
-        folder.mkdir()
+    left = tmp_path / ".out.precast-staging-999999-0123abcd"  # nobody holds its lock
+    left.mkdir()
+    alive = staging.Staging(tmp_path / "out")
     hub.pull("org/made", tmp_path / "out", overwrite=True, check=accept)
     assert contents(tmp_path / "out") == files
-    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == [alive]
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".")] == [alive.root]
+    alive.remove()

@@ -1,7 +1,7 @@
 """Kill a writer at many moments and say what is left: run by test_crash.py in a process of its own.
 
-A line of writer.py or staging.py is the unit of "moment": between two system calls lies at least one. Kills by the
-clock are added, for moments inside a call.
+A line of writer.py, publisher.py or staging.py is the unit of "moment": between two system calls lies at least one.
+Kills by the clock are added, for moments inside a call.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from types import FrameType
 from typing import Any
 
 from precast.runtime.artifact import Artifact
+from precast.runtime.artifact import publisher as publisher_module
 from precast.runtime.artifact import staging as staging_module
 from precast.runtime.artifact import writer as writer_module
 from precast.runtime.errors import OutputExistsError
 from support import artifact_samples as samples
 
-TRACED = (writer_module.__file__, staging_module.__file__)
+TRACED = (writer_module.__file__, publisher_module.__file__, staging_module.__file__)
 
 
 def change(target: Path, mode: str) -> None:

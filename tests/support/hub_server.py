@@ -7,6 +7,7 @@ origin, repository creation, preupload, LFS batch and commit.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
@@ -48,6 +49,7 @@ class Repo:
     history: dict[str, dict[str, bytes]] = field(default_factory=dict)
     token: str | None = None  # needed to see it
     gated: bool = False
+    siblings: list[dict[str, Any]] = field(default_factory=list)  # listed beside the files
 
     def commit(self, branch: str) -> str:
         files = self.branches[branch]
@@ -68,12 +70,21 @@ class Fault:
     """What happens instead, the next ``times`` times a request line ``METHOD path`` matches ``pattern``."""
 
     pattern: str
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
+    status: int = 0  # of an answer without a body; 0: the true answer
+    headers: dict[str, str] = field(default_factory=dict)  # in place of the answer's own
     body: bytes | None = None  # sent in place of the file, with the true file's headers
     reset: bool = False  # the connection is reset before an answer
     cut: int | None = None  # the connection ends after so many bytes of the body
+    silent: bool = False  # no byte is sent, and the connection stays
+    slow_head: bool = False  # a head without end, one byte at a time
+    slow: bool = False  # the true answer, its body one byte at a time
+    endless: bool = False  # the true answer, its body followed by bytes without end
     times: int = 1
+
+    @property
+    def before_answer(self) -> bool:
+        """Whether there is no true answer under it."""
+        return bool(self.status or self.reset or self.silent or self.slow_head)
 
 
 class HubServer:
@@ -85,6 +96,8 @@ class HubServer:
         self.log: list[str] = []
         self.uploads: dict[str, bytes] = {}
         self.lfs_suffixes = (".safetensors", ".bin", ".onnx")
+        self.authorized: list[str] = []  # request lines that came with a token, each with its server's port
+        self.stopped = threading.Event()
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         # Two origins, as huggingface.co and its storage are two.
@@ -101,6 +114,7 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stopped.set()
         for server in self._servers:
             server.shutdown()
             server.server_close()
@@ -138,19 +152,42 @@ class _Handler(BaseHTTPRequestHandler):
 
     # -- answers
 
-    def _send(self, status: int, body: bytes = b"", cut: int | None = None, **headers: str) -> None:
+    def _send(self, status: int, body: bytes = b"", **headers: str) -> None:
+        fault = self.active or Fault("")
         self.send_response(status)
         headers.setdefault("Content_Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
+        named = {name.replace("_", "-").lower(): value for name, value in headers.items()}
+        named |= {name.lower(): value for name, value in fault.headers.items()}
+        if fault.endless:
+            del named["content-length"]
+        for name, value in named.items():
+            self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body if cut is None else body[:cut])
-        if cut is not None:
+        if self.command == "HEAD":
+            return
+        if fault.slow:
+            self._drip(body)
+        else:
+            self.wfile.write(body if fault.cut is None else body[: fault.cut])
+        while fault.endless and not self.hub.stopped.is_set():
+            self.wfile.write(bytes(1 << 16))
+        if fault.slow or fault.endless or fault.cut is not None:
             self.close_connection = True
 
+    def _drip(self, data: bytes) -> None:
+        """A byte at a time, each soon enough for a client that waits for the next one only."""
+        for byte in data:
+            if self.hub.stopped.wait(0.02):
+                return
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+
     def _json(self, value: Any, status: int = 200) -> None:
-        self._send(status, json.dumps(value).encode(), Content_Type="application/json")
+        self._send(status, self._in_place_of(json.dumps(value).encode()), Content_Type="application/json")
+
+    def _in_place_of(self, body: bytes) -> bytes:
+        replaced = None if self.active is None or self.command == "HEAD" else self.active.body
+        return body if replaced is None else replaced
 
     def _error(self, status: int, code: str, message: str) -> None:
         self._send(status, json.dumps({"error": message}).encode(), X_Error_Code=code, X_Error_Message=message)
@@ -165,22 +202,35 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _faulty(self) -> Fault | None:
-        """The fault to apply to a body; others are answered here, and ``self.answered`` tells."""
-        self.answered = False
+    def _faulty(self) -> bool:
+        """Whether a fault stands in place of the answer; others stay ``active`` while the true answer is given."""
         self.payload = self._body()
-        fault = self.hub.fault(f"{self.command} {self.path}")
-        if fault is None or fault.body is not None or fault.cut is not None:
-            return fault
-        self.answered = True
+        if self.headers.get("Authorization"):
+            self.hub.authorized.append(f"{self.server.server_address[1]} {self.command} {self.path}")
+        fault = self.active = self.hub.fault(f"{self.command} {self.path}")
+        if fault is None or not fault.before_answer:
+            return False
         if fault.reset:
             # A reset rather than an orderly end: linger 0.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.close_connection = True
             self.connection.close()
+        elif fault.silent:
+            self.hub.stopped.wait()
+        elif fault.slow_head:
+            self._drip(b"HTTP/1.1 200 OK\r\n" + b"X-Filler: x\r\n" * 10_000)
         else:
-            self._send(fault.status, b"{}", **{name.replace("-", "_"): text for name, text in fault.headers.items()})
-        return fault
+            self._send(fault.status, b"{}")
+            return True
+        self.close_connection = True
+        return True
+
+    def handle_one_request(self) -> None:
+        self.active: Fault | None = None
+        # A client that had enough of a fault leaves in the middle of it.
+        with contextlib.suppress(ConnectionError):
+            super().handle_one_request()
+            return
+        self.close_connection = True
 
     def _repo(self, name: str) -> Repo | None:
         """The repository, or an answer that says why not."""
@@ -200,17 +250,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        fault = self._faulty()
-        if self.answered:
+        if self._faulty():
             return
         path = unquote(urlsplit(self.path).path)
         if found := re.fullmatch(r"/storage/([0-9a-f]{64})", path):
             data = self.hub.blob(found[1])
-            return self._send(404) if data is None else self._file(data, fault, ETag='"storage-tag"')
+            return self._send(404) if data is None else self._file(data, ETag='"storage-tag"')
         if found := re.fullmatch(r"/api/models/([^/]+(?:/[^/]+)?)(?:/revision/(.+))?", path):
             return self._info(found[1], found[2] or "main")
         if found := re.fullmatch(r"/([^/]+(?:/[^/]+)?)/resolve/([^/]+)/(.+)", path):
-            return self._resolve(found[1], found[2], found[3], fault)
+            return self._resolve(found[1], found[2], found[3])
         return self._send(404)
 
     def _info(self, name: str, revision: str) -> None:
@@ -228,9 +277,10 @@ class _Handler(BaseHTTPRequestHandler):
                 entry["blobId"] = git_sha1(pointer + sha256.encode())
                 entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
             siblings.append(entry)
+        siblings += repo.siblings
         self._json({"_id": "1", "id": name, "modelId": name, "sha": sha, "siblings": siblings, "private": False})
 
-    def _resolve(self, name: str, revision: str, file: str, fault: Fault | None) -> None:
+    def _resolve(self, name: str, revision: str, file: str) -> None:
         if (repo := self._repo(name)) is None:
             return
         if (found := repo.at(revision)) is None:
@@ -247,22 +297,19 @@ class _Handler(BaseHTTPRequestHandler):
                 X_Linked_Size=str(len(data)),
                 X_Linked_Etag=f'"{sha256}"',
             )
-        return self._file(data, fault, ETag=f'"{git_sha1(data)}"', X_Repo_Commit=sha)
+        return self._file(data, ETag=f'"{git_sha1(data)}"', X_Repo_Commit=sha)
 
-    def _file(self, data: bytes, fault: Fault | None, **headers: str) -> None:
-        cut = None
-        if fault is not None and self.command == "GET":
-            data, cut = (data if fault.body is None else fault.body), fault.cut
+    def _file(self, data: bytes, **headers: str) -> None:
+        data = self._in_place_of(data)
         span = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         if not span:
-            return self._send(200, data, cut=cut, Accept_Ranges="bytes", **headers)
+            return self._send(200, data, Accept_Ranges="bytes", **headers)
         first, last = int(span[1]), int(span[2] or len(data) - 1)
         content = f"bytes {first}-{last}/{len(data)}"
-        return self._send(206, data[first : last + 1], cut=cut, Content_Range=content, **headers)
+        return self._send(206, data[first : last + 1], Content_Range=content, **headers)
 
     def do_PUT(self) -> None:
-        self._faulty()
-        if self.answered:
+        if self._faulty():
             return
         sha256 = self.path.rpartition("/")[2]
         if hashlib.sha256(self.payload).hexdigest() != sha256:
@@ -271,8 +318,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._send(200)
 
     def do_POST(self) -> None:
-        self._faulty()
-        if self.answered:
+        if self._faulty():
             return
         path = unquote(urlsplit(self.path).path)
         if path == "/api/repos/create":

@@ -18,6 +18,7 @@ from support import artifact_samples as samples
 from precast.runtime.artifact import Artifact, Manifest, Source, TensorSpec
 from precast.runtime.artifact import staging as staging_module
 from precast.runtime.artifact import writer as writer_module
+from precast.runtime.artifact.publisher import Publisher
 from precast.runtime.artifact.writer import ArtifactWriter
 from precast.runtime.errors import (
     ArtifactError,
@@ -549,8 +550,30 @@ def test_a_full_disk(tmp_path: Path, folder: Path, mode: str, after: int, monkey
 def test_a_really_full_disk(tmp_path: Path) -> None:
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left") as caught:
         full.write(b"x")
-    with pytest.raises(DiskSpaceError), ArtifactWriter(tmp_path / "a") as writer, writer._io("write"):
+    with pytest.raises(DiskSpaceError), Publisher(tmp_path / "a") as publisher, publisher.io("write"):
         raise caught.value
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "inodes", "message"),
+    [
+        (errno.ENOSPC, 0, r"has no inodes left for further files, though 4\.1 GB are free\. Remove some files"),
+        (errno.ENOSPC, 9, r"it needs at least 2 bytes, 4\.1 GB are free\. Free some space"),
+        (errno.EDQUOT, 9, r"The disk quota of this user cannot hold the artifact"),
+    ],
+)
+def test_a_disk_that_is_full_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, inodes: int, message: str
+) -> None:
+    def refuse(*_: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    status = os.statvfs_result((4096, 4096, 10**7, 10**6, 10**6, 1000, inodes, inodes, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: status)
+    monkeypatch.setattr(writer_module.os, "write", refuse)
+    with pytest.raises(DiskSpaceError, match=message), ArtifactWriter(tmp_path / "a") as writer:
+        writer.write_bytes("a.json", b"{}")
     assert os.listdir(tmp_path) == []
 
 

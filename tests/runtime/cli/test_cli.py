@@ -20,7 +20,7 @@ from support.command_line import PRECAST, call, good, misused, refused
 from support.hub_server import HubServer
 
 import precast
-from precast.runtime import auto, machine, timing
+from precast.runtime import auto, hub_transport, machine, timing
 from precast.runtime import model as model_module
 from precast.runtime.cli import console
 
@@ -389,6 +389,8 @@ def test_env_says_what_is_missing_and_how_to_get_it(monkeypatch: pytest.MonkeyPa
     assert "CPUExecutionProvider" in document["onnxruntime"]["providers"]
     assert document["extras"]["export"]["torch"]
     assert document["kernels"]["why_not"] or "portable" in document["kernels"]["builds"]
+    assert document["hub"]["limits"]["silence_seconds"] == hub_transport.SILENCE
+    assert "20 s of silence; 60 s a request" in good("env")
     real = machine.version
 
     def absent(name: str) -> str:
@@ -412,7 +414,7 @@ def test_push_and_pull(server: HubServer, classifier: Path, tmp_path: Path) -> N
     pulled = tmp_path / "pulled"
     document = json.loads(good("pull", "org/made", pulled, "--json"))
     assert document["digest"] == precast.load(classifier).artifact.digest
-    assert "exists already" in refused("pull", "org/made", pulled)
+    assert "already holds an artifact" in refused("pull", "org/made", pulled)
     assert str(pulled) in good("pull", "org/made", pulled, "--overwrite")
     assert "has no revision 'v9'" in refused("pull", "org/made", tmp_path / "x", "--revision", "v9")
     assert "A Hub id is 'name' or 'org/name'" in refused("push", classifier, "not/an/id")
