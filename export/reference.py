@@ -121,8 +121,16 @@ def served_tasks(head: Head, spec: Spec) -> tuple[str, ...]:
     return (head.task, "zero-shot-classification") if zero_shot else (head.task,)
 
 
-def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | None = None) -> Reference:
+def build(
+    config: Mapping[str, Any],
+    tensors: Mapping[str, Source],
+    task: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Reference:
     """Build the reference model on the meta device, then bind the checkpoint's tensors to it.
+
+    Args:
+        dtype: of parameters and tables; in float64, of a checkpoint in float64, nothing is rounded.
 
     Raises:
         UnsupportedModelError, UnsupportedTaskError, ConfigError, WeightsError
@@ -145,8 +153,8 @@ def build(config: Mapping[str, Any], tensors: Mapping[str, Source], task: str | 
     elsewhere = set().union(*(names[other] for other in models if other is not head))
     elsewhere |= {name for name, lazy in table.items() if lazy.keys and zero_biases.issuperset(lazy.keys)}
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
-    weights.bind(model)
-    fill_tables(model)
+    weights.bind(model, dtype)
+    fill_tables(model, dtype)
     parts = tuple(
         Part(name, module.eval(), signature(family, spec, head, module, absent))
         for name, module in parts_of(model).items()

@@ -34,6 +34,7 @@ __all__ = [
     "Tie",
     "Transpose",
     "WeightMap",
+    "at_least_float32",
     "plan",
     "rename",
 ]
@@ -361,6 +362,11 @@ class Narrow(Rule):
         return _changed(table, self.pattern, narrowed)
 
 
+def at_least_float32(value: Tensor) -> Tensor:
+    """What is computed of a checkpoint's tensor: in float32, and in float64 where it is that."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
 @dataclass(frozen=True)
 class Fold(Rule):
     """Fold a constant into matching tensors: ``add`` for norms stored as an offset from one, ``scale`` for factors."""
@@ -371,7 +377,7 @@ class Fold(Rule):
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
         def folded(lazy: Lazy) -> Lazy:
-            return Lazy(lazy.keys, lazy.shape, lambda: lazy.load().float() * self.scale + self.add)
+            return Lazy(lazy.keys, lazy.shape, lambda: at_least_float32(lazy.load()) * self.scale + self.add)
 
         return _changed(table, self.pattern, folded)
 

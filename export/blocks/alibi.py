@@ -53,7 +53,7 @@ class RoundedAlibi(nn.Module):
         self.count = count
 
         def compute() -> Tensor:
-            return (slopes(heads)[:, None].bfloat16() * torch.arange(count)).float() / divisor
+            return (slopes(heads)[:, None].bfloat16() * torch.arange(count)).double() / divisor
 
         self.biases = Table((heads, count), compute)
 

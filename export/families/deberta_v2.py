@@ -21,7 +21,7 @@ from precast.export.families import Family, TextSpec
 from precast.export.operators import attention
 from precast.export.skeletons.encoder import Encoder, PostNormLayer
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Lazy, Rename, Rule, Tie
+from precast.export.weights import Ignore, Lazy, Rename, Rule, Tie, at_least_float32
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY"]
@@ -320,11 +320,13 @@ class _PositionTables(Rule):
         count = 2 * spec.span
 
         def load() -> Tensor:
-            weight, bias, rows, *norm = (part.load().double() for part in parts)
+            stored = [part.load() for part in parts]
+            weight, bias, rows, *norm = (value.double() for value in stored)
             if norm:
                 rows = F.layer_norm(rows, rows.shape[-1:], norm[0], norm[1], spec.layer_norm_eps)
             index = (sign * torch.arange(-spec.span, spec.span + 1) + spec.span).clamp(0, count - 1)
-            return (F.linear(rows, weight, bias) * spec.scale)[index].float()
+            made = (F.linear(rows, weight, bias) * spec.scale)[index]
+            return made.to(at_least_float32(stored[0]).dtype)
 
         shape = (count + 1, spec.hidden_size)
         keys = tuple(key for part in parts for key in part.keys)

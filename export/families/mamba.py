@@ -19,7 +19,7 @@ from precast.export.generative import CausalLM
 from precast.export.operators import selective_scan
 from precast.export.skeletons.decoder import Decoder, TokenEmbeddings
 from precast.export.spec import hf
-from precast.export.weights import Lazy, Rename, Rule, Tie, Transpose
+from precast.export.weights import Lazy, Rename, Rule, Tie, Transpose, at_least_float32
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "MambaSpec"]
@@ -164,7 +164,7 @@ class _NegativeExponential(Rule):
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
         def changed(lazy: Lazy) -> Lazy:
-            return Lazy(lazy.keys, lazy.shape, lambda: -torch.exp(lazy.load().float()))
+            return Lazy(lazy.keys, lazy.shape, lambda: -torch.exp(at_least_float32(lazy.load())))
 
         return {key: changed(lazy) if key.endswith(self.suffix) else lazy for key, lazy in table.items()}
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from precast.export.families import find_family
 from precast.export.heads import (
@@ -93,11 +96,68 @@ def upstream(
     config = transformers.AutoConfig.for_model(model_type, **values)
     attention = _ATTENTION.get(model_type, "eager")
     config._attn_implementation = attention
+    config._experts_implementation = "eager"  # the others know no float64
     model = AUTO[head].from_config(config, attn_implementation=attention).eval()
     randomise(model, seed)
     written = json.loads(model.config.to_json_string(use_diff=False))
     written["architectures"] = [type(model).__name__]
     return written, model
+
+
+class _Unnarrowed(TorchDispatchMode):
+    """Upstream widens to float32 what half precision cannot hold (norms, softmax, gates), and would narrow float64 to
+    it: such casts leave it as it is. Rotary angles and the like are float32 numbers by definition, in our reference
+    too, whatever the default type is; what is taken of them is taken in float64."""
+
+    _TAKEN = (torch.ops.aten.cos.default, torch.ops.aten.sin.default, torch.ops.aten.sqrt.default)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.ops.aten._to_copy.default and args[0].dtype is torch.float64:
+            if kwargs.get("dtype") is torch.float32:
+                kwargs["dtype"] = torch.float64
+        elif func in self._TAKEN and args[0].dtype is torch.float32:
+            args = (args[0].double(), *args[1:])
+        elif func is torch.ops.aten.div.Tensor and not any(_is_float(value) for value in args):
+            return func(*args, **kwargs).to(torch.float32)  # of integers: in the default type
+        return func(*args, **kwargs)
+
+
+def _is_float(value: Any) -> bool:
+    return value.is_floating_point() if isinstance(value, torch.Tensor) else isinstance(value, float)
+
+
+@contextmanager
+def float64() -> Iterator[None]:
+    """Upstream computes in float64, whatever its code asks for."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad(), _Unnarrowed():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def widened(model: torch.nn.Module) -> torch.nn.Module:
+    """The same model in float64, to be called in `float64`: constants it computes are computed anew."""
+    config: Any = deepcopy(model.config)
+    kind: Any = type(model)
+    with float64():
+        wide = kind._from_config(config, dtype=torch.float64, attn_implementation=config._attn_implementation).eval()
+    wide.load_state_dict(model.state_dict())
+    return wide
+
+
+def apart(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """How far two results in float64 are apart, over what PARITY.md's P-ref allows: 1e-8 of the largest number."""
+    assert ours.dtype == theirs.dtype == torch.float64, f"{ours.dtype} and {theirs.dtype} are not both float64"
+    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} and {tuple(theirs.shape)} differ"
+    if not torch.equal(ours.isfinite(), theirs.isfinite()):
+        return float("inf")
+    largest = float(theirs.abs().max())
+    difference = float((ours - theirs).abs().max())
+    return difference / (1e-8 * largest) if largest else float("inf") if difference else 0.0
 
 
 def sources(model: torch.nn.Module) -> dict[str, TensorSource]:

@@ -4,7 +4,8 @@ greedy and beam search against upstream's own `generate`."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from support.lowering import Folder, lowerings
-from support.oracle import sources, upstream
+from support.oracle import apart, float64, sources, upstream, widened
 from support.prompts import ended, prompts
 
 from precast.export import parity
@@ -61,40 +62,40 @@ def reference(model_type: str, head: Head, index: int = 0) -> tuple[Reference, A
     return build(config, sources(model)), model
 
 
-def rows_of(cases: list[Case]) -> Iterator[tuple[Case, list[list[int]], Mapping[str, Array] | None]]:
-    """Each call of a decoder, with all tokens its rows hold after it and the encoder's input they belong to."""
-    held: dict[str, list[list[int]]] = {}
-    texts: dict[str, Mapping[str, Array]] = {}
-    for case in cases:
+@dataclass(frozen=True)
+class Chain:
+    """The calls of one chain with what was made of each, what its rows hold in the end, and the text they belong to."""
+
+    calls: list[tuple[Case, Mapping[str, Array], list[torch.Tensor]]]
+    rows: list[list[int]]
+    text: Mapping[str, Array] | None
+
+    def inputs(self, row: int) -> dict[str, torch.Tensor]:
+        """Upstream's for one row alone, without cache or padding."""
+        held = torch.tensor(self.rows[row])[None]
+        if self.text is None:
+            return {"input_ids": held}
+        real = self.text["attention_mask"][row].astype(bool)
+        return {"input_ids": torch.tensor(self.text["input_ids"][row][real])[None], "decoder_input_ids": held}
+
+
+def chains_of(made: Iterable[tuple[Case, Mapping[str, Array], list[torch.Tensor]]]) -> list[Chain]:
+    """The calls put together again, an encoder's in front of its decoder's."""
+    found: dict[str, Chain] = {}
+    for call in made:
+        case = call[0]
+        before = found.pop(case.after or "", Chain([], [], None))
+        rows, text = before.rows, before.text
         if case.component == "encoder":
-            texts[case.name] = case.inputs
-            continue
-        ids, lengths = case.inputs["input_ids"], case.inputs["lengths"]
-        before = held.get(case.after or "", [[] for _ in ids])
-        held[case.name] = [old + row[:count].tolist() for old, row, count in zip(before, ids, lengths, strict=True)]
-        text = texts.get(case.after or "")
-        if text is not None:
-            texts[case.name] = text
-        yield case, held[case.name], text
-
-
-def bound(expected: Array) -> Array:
-    largest = float(np.abs(expected).max())
-    allowed: Array = 1e-5 * (largest if largest > 10 else 1.0) + 1e-5 * np.abs(expected)
-    return allowed
-
-
-def answer(model: Any, row: list[int], text: Mapping[str, Array] | None, index: int) -> Any:
-    """Upstream's outputs for one row alone, without cache or padding."""
-    inputs: dict[str, Any] = {"output_hidden_states": True, "use_cache": False}
-    if text is None:
-        inputs["input_ids"] = torch.tensor([row])
-    else:
-        real = text["attention_mask"][index].astype(bool)
-        inputs["input_ids"] = torch.tensor(text["input_ids"][index][real])[None]
-        inputs["decoder_input_ids"] = torch.tensor([row])
-    with torch.no_grad():
-        return model(**inputs)
+            text = case.inputs
+        else:
+            ids, lengths = case.inputs["input_ids"], case.inputs["lengths"]
+            rows = [
+                [*held, *row[:count].tolist()]
+                for held, row, count in zip(rows or [[]] * len(ids), ids, lengths, strict=True)
+            ]
+        found[case.name] = Chain([*before.calls, call], rows, text)
+    return list(found.values())
 
 
 def _whole(out: Any) -> torch.Tensor:
@@ -107,8 +108,11 @@ def _whole(out: Any) -> torch.Tensor:
 @pytest.mark.parametrize(("model_type", "head", "index"), CONFIGS, ids=ident)
 def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> None:
     """T0 and T1: the strict loader takes the checkpoint; every call of every chain gives what upstream makes of the
-    whole row, every hidden state of a prompt included."""
-    ours, model = reference(model_type, head, index)
+    whole row, every hidden state included, in float64."""
+    family = find_family(model_type)
+    config, narrow = upstream(model_type, head, family.variations[index - 1] if index else {}, seed=index)
+    model: Any = widened(narrow)
+    ours = build(config, sources(model), dtype=torch.float64)
     kept: list[torch.Tensor] = []
     decoder = ours.parts[-1].module.model
     hooks = [
@@ -119,38 +123,45 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
     if model_type in NO_PADDING_FED:
         for fed in (case.inputs["input_ids"] for case in cases if case.component != "encoder"):
             fed[fed == model.config.pad_token_id] += 1
-    reckoner = parity.Reckoner(ours.parts)
-    made = {}
+    reckoner, made = parity.Reckoner(ours.parts), []
     for case in cases:
         kept.clear()
-        made[case.name] = reckoner.run(case), list(kept)
-    for case, rows, text in rows_of(cases):
-        outputs, states = made[case.name]
-        if (
-            case.name.split("-")[1] not in ("0", "1", "3")
-            and case.name.split("-")[0] == "4"
-            and int(case.name.split("-")[1]) % 16
-        ):
-            continue  # of 64 steps every 16th: each holds the errors of those before
-        for index_of_row, row in enumerate(rows):
-            expected = answer(model, row, text, index_of_row)
-            past = int(case.inputs["past_lengths"][index_of_row])
-            where = past + case.inputs["logit_positions"][index_of_row]
-            logits = expected.logits[0].numpy()
-            excess = np.abs(outputs["logits"][index_of_row] - logits[where]) / bound(logits)[where]
-            assert excess.max() <= 1, f"logits of {case.name}, row {index_of_row}: {excess.max():.2f} times the gate"
-            hidden = expected.hidden_states if text is None else expected.decoder_hidden_states
-            if model_type in WITHOUT_EMBEDDINGS:
-                hidden = (None, *hidden[:-1])
-            pairs = list(zip(states, hidden[1:], strict=True))
-            if find_family(model_type).final_norm:
-                pairs.pop()  # upstream gives the last state after the final norm, which the logits cover
-            for layer, (got, want) in enumerate(pairs):
-                state = want[0, past:].numpy()
-                excess = np.abs(got[index_of_row, : len(state)].numpy() - state) / bound(state)
-                assert excess.max() <= 1, f"layer {layer} of {case.name}: {excess.max():.2f} times the gate"
+        made.append((case, reckoner.run(case), list(kept)))
+    for chain in chains_of(made):
+        for row in range(len(chain.rows)):
+            with float64():
+                expected = model(**chain.inputs(row), output_hidden_states=True, use_cache=False)
+            for case, outputs, states in chain.calls:
+                for name, got, want in _pairs(model_type, case, outputs, states, expected, row):
+                    excess = apart(got, want)
+                    assert excess <= 1, f"{name} of {case.name}, row {row}: {excess:.2f} times the gate"
     for hook in hooks:
         hook.remove()
+
+
+def _pairs(
+    model_type: str, case: Case, outputs: Mapping[str, Array], states: list[torch.Tensor], expected: Any, row: int
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """What one call made of a row, with upstream's of the whole row in these places."""
+    if case.component == "encoder":
+        real = torch.from_numpy(case.inputs["attention_mask"][row].astype(bool))
+        yield (
+            "encoder",
+            torch.from_numpy(outputs["last_hidden_state"])[row, real],
+            expected.encoder_last_hidden_state[0],
+        )
+        return
+    past, new = (int(case.inputs[name][row]) for name in ("past_lengths", "lengths"))
+    where = torch.from_numpy(past + case.inputs["logit_positions"][row])
+    yield "logits", torch.from_numpy(outputs["logits"])[row], expected.logits[0, where]
+    hidden = expected.decoder_hidden_states if "decoder_hidden_states" in expected else expected.hidden_states
+    if model_type in WITHOUT_EMBEDDINGS:
+        hidden = (None, *hidden[:-1])
+    layers = [(f"layer {layer}", *pair) for layer, pair in enumerate(zip(states, hidden[1:], strict=True))]
+    if find_family(model_type).final_norm:
+        layers.pop()  # upstream gives the last state after the final norm, which the logits cover
+    for name, got, want in layers:
+        yield name, got[row, :new], want[0, past : past + new]
 
 
 class Served:
