@@ -23,6 +23,7 @@ import torch
 from precast.export import parity, texts
 from precast.export.checkpoint import Checkpoint
 from precast.export.emit import Emitted, emit
+from precast.export.locate import explained
 from precast.export.processing import write_processing
 from precast.export.reference import Part, Reference, build, served_tasks
 from precast.export.trace import trace
@@ -45,7 +46,7 @@ from precast.runtime.artifact import (
 )
 from precast.runtime.backends.base import backend_for
 from precast.runtime.backends.onnxruntime import engine
-from precast.runtime.errors import InputError
+from precast.runtime.errors import InputError, ParityError
 from precast.runtime.gates import Measured, conditioning, gate
 from precast.runtime.parity import Loaded, Recorded, compare, write_record
 from precast.runtime.verify import summarise
@@ -167,13 +168,18 @@ def export_model(
         _return_memory()
 
         cost.stage("verifying the graph against it")
+
+        def again() -> tuple[Part, ...]:
+            """The reference once more, where a refusal is to be explained."""
+            return build(checkpoint.config, checkpoint.tensors, task).parts
+
         components: dict[str, Component] = {}
         for name, signature in signatures.items():
             inputs, states = parity.specs(signature)
             components[name] = Component(name, inputs, outputs[name], {}, signature.limits, states)
         for chosen in recipes:
             made = {item.part: item for item in lowered if item.recipe is chosen}
-            for variant, name in _verified(made, components, writer, recorded, promised, text):
+            for variant, name in _verified(made, components, writer, recorded, promised, text, again):
                 component = components[name]
                 components[name] = component._replace(variants={**component.variants, variant.name: variant})
 
@@ -300,6 +306,7 @@ def _verified(
     recorded: Sequence[Recorded],
     promised: Mapping[str, Mapping[str, int]],
     text: texts.Sample | None,
+    again: Callable[[], Sequence[Part]],
 ) -> Iterator[tuple[Variant, str]]:
     """Run the staged graphs of one recipe, with the options they ship with, on every recorded input, and hold them to
     the gate; then the variant of each component."""
@@ -315,7 +322,10 @@ def _verified(
         for name, item in lowered.items()
     }
     measured: list[Measured] = list(compare(parts, recorded))
-    gate(chosen.precision, measured, chosen.variant)
+    try:
+        gate(chosen.precision, measured, chosen.variant)
+    except ParityError as error:
+        raise explained(error, again, chosen, [item.case for item in recorded], measured) from None
     divergence: dict[str, Any] = {}
     if text is not None:
         # A cache that rounds is seen by who reads it: not by the call that fills it.

@@ -289,6 +289,15 @@ class Reckoner:
 
     def run(self, case: Case) -> dict[str, Array]:
         """The outputs of one case; states are not among them."""
+        outputs = self._call(self._parts[case.component].module, self.inputs(case))
+        hidden = {name: value for name, value in outputs.items() if name.startswith(_HIDDEN)}
+        if hidden:
+            after = {name.replace("present_", "past_", 1): value for name, value in hidden.items()}
+            self._remembered[case.name] = {**self._remembered.get(case.after or "", {}), **after}
+        return {name: value.numpy() for name, value in outputs.items() if name not in hidden}
+
+    def inputs(self, case: Case) -> dict[str, Any]:
+        """What the model is given for a case, its ``states`` as the cases before have left them."""
         part = self._parts[case.component]
         inputs: dict[str, Any] = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
         rows = len(next(iter(case.inputs.values())))
@@ -298,12 +307,7 @@ class Reckoner:
                 name: before[name] if name in before else _fresh(shape, rows, case.capacity)
                 for name, shape in part.signature.floats.items()
             }
-        outputs = self._call(part.module, inputs)
-        hidden = {name: value for name, value in outputs.items() if name.startswith(_HIDDEN)}
-        if hidden:
-            after = {name.replace("present_", "past_", 1): value for name, value in hidden.items()}
-            self._remembered[case.name] = {**before, **after}
-        return {name: value.numpy() for name, value in outputs.items() if name not in hidden}
+        return inputs
 
     def _call(self, module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         with torch.no_grad():

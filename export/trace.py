@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import io
@@ -20,9 +21,12 @@ from precast.export.operators import NODES
 from precast.graphs import schema
 from precast.runtime.errors import ExportError
 
-__all__ = ["OPSET", "trace"]
+__all__ = ["OPSET", "SCOPE", "trace"]
 
 OPSET = 23
+# Where a node's metadata names the module that computed it, if it is asked for.
+SCOPE = "precast.module"
+_SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 @functools.cache
@@ -101,6 +105,8 @@ def trace(
     outputs: tuple[str, ...],
     name: str,
     limits: Mapping[str, int] | None = None,
+    *,
+    scopes: bool = False,
 ) -> ir.Model:
     """Trace ``model`` into a graph over standard ONNX and the ``precast`` domain.
 
@@ -110,6 +116,7 @@ def trace(
         dynamic: per input, which axes vary and their names (``{"input_ids": {0: "batch", 1: "sequence"}}``).
         outputs: names of the model's outputs, in the order of its returned dict.
         limits: largest value of a named dimension, where there is one.
+        scopes: nodes say under `SCOPE` which module computed them, by its path.
 
     Raises:
         ExportError: torch cannot trace the model, or the model returns other outputs than ``outputs``.
@@ -158,10 +165,19 @@ def trace(
     for value in [*traced.graph.inputs, *traced.graph.outputs, *traced.graph.initializers.values()]:
         value.metadata_props.clear()
     for node in traced.graph.all_nodes():
+        path = _module_path(node) if scopes else None
         node.metadata_props.clear()
+        if path is not None:
+            node.metadata_props[SCOPE] = path
         for value in node.outputs:
             value.metadata_props.clear()
     return traced
+
+
+def _module_path(node: ir.Node) -> str | None:
+    """The innermost module a node stands in: of torch's list the last but the node's own name."""
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    return str(scopes[-2]) if len(scopes) > 1 else None
 
 
 def _name_dimensions(model: ir.Model, dynamic: Mapping[str, Mapping[int, str]]) -> None:

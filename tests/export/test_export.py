@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -190,11 +191,12 @@ def test_add_refuses_another_checkpoint(artifact: Path, tmp_path: Path) -> None:
     assert Artifact.open(folder).digest == Artifact.open(artifact).digest
 
 
-def refused(source: Path, out: Path, kind: type[Exception], match: str, **options: Any) -> None:
-    """The export fails with this message and leaves nothing behind."""
-    with pytest.raises(kind, match=match):
+def refused(source: Path, out: Path, kind: type[Exception], match: str, **options: Any) -> str:
+    """The export fails with this message and leaves nothing behind; the whole message."""
+    with pytest.raises(kind, match=match) as found:
         precast.export_model(source, out / "artifact", **options)
     assert leftovers(out) == []
+    return str(found.value)
 
 
 @pytest.fixture
@@ -335,10 +337,9 @@ def test_no_disk_space(checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPa
     assert leftovers(out) == []
 
 
-def test_a_graph_that_computes_something_else_is_not_published(
-    checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The gate can fail: an operator lowered with another epsilon is caught, and nothing is left."""
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator is lowered with another epsilon."""
     from precast.graphs.dialects import onnxruntime
 
     def wrong(tape: Any, node: Any) -> Any:
@@ -353,7 +354,33 @@ def test_a_graph_that_computes_something_else_is_not_published(
         return [outputs[0], None]
 
     monkeypatch.setitem(onnxruntime.ONNXRUNTIME.spellings, "AddLayerNorm", wrong)  # type: ignore[arg-type]
-    refused(checkpoint, out, ParityError, "cpu-fp32.*abs diff")
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_graph_that_computes_something_else_is_not_published(checkpoint: Path, out: Path) -> None:
+    """The gate can fail: it is caught, nothing is left, and the message says which rule, where, and what to do."""
+    found = refused(checkpoint, out, ParityError, "cpu-fp32.*abs diff")
+    for part in (
+        r"root mean square of its errors against float64, \S+, is \S+ times eager's \S+, and may be \S+ times that",
+        r"In case \S+ the error starts at model\.\S+ \(\w+\), whose output is \S+ from float64 and eager's",
+        r"report this message with the output of `precast env`",
+    ):
+        assert re.search(part, found), found
+
+
+@pytest.mark.usefixtures("coarse")
+def test_a_refusal_stands_where_it_cannot_be_explained(
+    checkpoint: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that cannot be opened at its modules hides nothing: the message says so, and what was broken."""
+    from precast.export import locate
+
+    def lost(*_: Any) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(locate, "_opened", lost)
+    found = refused(checkpoint, out, ParityError, "cpu-fp32.*abs diff")
+    assert "Where the error starts could not be found: MemoryError: no room." in found
 
 
 @pytest.mark.parametrize(
