@@ -105,12 +105,16 @@ class Model:
         described: dict[str, Any] | None = self.artifact.manifest.processing.get("embedding")
         return described
 
-    def __call__(self, **inputs: Any) -> Outputs:
+    def __call__(self, *positional: Any, **inputs: Any) -> Outputs:
         """Run the model on NumPy arrays (or nested lists), [B, S] each; missing masks are ones, token types zeros.
+
+        What is given by place, one array, is ``input_ids``, or the artifact's first input.
 
         Raises:
             InputError: a name, dtype, rank, shape, id, length or mask is outside what the model takes.
         """
+        if positional:
+            inputs = self._named(positional, inputs)
         return Outputs(zip(self.output_names, self._run(self._checked(inputs))))  # noqa: B905 - one run, one list
 
     def encode(self, texts: Any = None, *arguments: Any, **options: Any) -> Any:
@@ -150,6 +154,17 @@ class Model:
         from precast.runtime.similarity import PAIRWISE
 
         return PAIRWISE[self.similarity_fn_name](embeddings1, embeddings2)
+
+    def _named(self, positional: tuple[Any, ...], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """All inputs by name."""
+        name = "input_ids" if "input_ids" in self.input_names else self.input_names[0]
+        if len(positional) > 1:
+            raise InputError(f"one input is given by place, {name}; name the others: {listing(self.input_names)}.")
+        if isinstance(positional[0], Mapping):
+            raise InputError("What a tokenizer gives is passed as keywords: model(**inputs), not model(inputs).")
+        if name in inputs:
+            raise InputError(f"{name} is given twice, by place and by name; give it once.")
+        return {name: positional[0], **inputs}
 
     def _checked(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
         """All inputs the graph wants, each checked before a kernel sees it.

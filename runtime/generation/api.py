@@ -13,7 +13,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, closest
 from precast.runtime.generation.call import Call, GenerativeModel, Streamer
 from precast.runtime.generation.callbacks import as_callables
-from precast.runtime.generation.config import INERT_KEYS, GenerationConfig
+from precast.runtime.generation.config import INERT_KEYS, GenerationConfig, stated_by
 from precast.runtime.generation.constraints import build_constraint
 from precast.runtime.generation.conversation import Conversation
 from precast.runtime.generation.engine import Engine
@@ -27,11 +27,14 @@ __all__ = ["generate", "prepare"]
 _FIELDS = frozenset(each.name for each in dataclasses.fields(GenerationConfig))
 
 
-def generate(model: GenerativeModel, inputs: Any = None, **arguments: Any) -> Array | GenerateOutput:
+def generate(
+    model: GenerativeModel, inputs: Any = None, generation_config: Any = None, **arguments: Any
+) -> Array | GenerateOutput:
     """Token ids after (or, of an encoder-decoder, for) the prompts.
 
     Args:
         inputs: ``input_ids``, for short.
+        generation_config: what the call asks for; arguments of the call go before it.
         arguments: those of `prepare`, and any of `GenerationConfig`.
 
     Returns:
@@ -42,7 +45,7 @@ def generate(model: GenerativeModel, inputs: Any = None, **arguments: Any) -> Ar
         InputError: an argument is unknown, impossible or contradicts another; a prompt is empty, too long, or holds
             ids outside the vocabulary.
     """
-    call = prepare(model, inputs, **arguments)
+    call = prepare(model, inputs, generation_config, **arguments)
     output = call.execute()
     return output if call.config.return_dict_in_generate else output.sequences
 
@@ -50,7 +53,7 @@ def generate(model: GenerativeModel, inputs: Any = None, **arguments: Any) -> Ar
 def prepare(
     model: GenerativeModel,
     inputs: Any = None,
-    generation_config: GenerationConfig | Mapping[str, Any] | None = None,
+    generation_config: Any = None,
     logits_processor: Any = None,
     stopping_criteria: Any = None,
     prefix_allowed_tokens_fn: Callable[[int, Array], Sequence[int]] | None = None,
@@ -73,7 +76,8 @@ def prepare(
 
     Args:
         inputs: ``input_ids``, for short.
-        generation_config: what the call asks for; what it leaves out is the checkpoint's.
+        generation_config: what the call asks for, a `GenerationConfig`, a mapping, or upstream's object (anything with
+            ``to_dict``); what it leaves out is the checkpoint's.
         logits_processor: functions ``(input_ids [R, L], scores [R, V]) -> scores`` of NumPy arrays.
         stopping_criteria: functions ``(input_ids [R, L], scores) -> bool, or [R] of them``.
         prefix_allowed_tokens_fn: ``(index of the prompt, tokens [L]) -> the tokens allowed next``.
@@ -167,9 +171,7 @@ def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
             raise InputError(f"generate() has no argument {name!r}. {near}")
 
 
-def _merged(
-    model: GenerativeModel, given: GenerationConfig | Mapping[str, Any] | None, arguments: Mapping[str, Any]
-) -> GenerationConfig:
+def _merged(model: GenerativeModel, given: Any, arguments: Mapping[str, Any]) -> GenerationConfig:
     config = model.config if isinstance(model.config, Mapping) else vars(model.config)
     base = GenerationConfig.from_checkpoint(model.generation_config, config)
     if isinstance(given, GenerationConfig):
@@ -180,9 +182,7 @@ def _merged(
         )
         return base.merged(arguments)
     if given is not None and not isinstance(given, Mapping):
-        raise InputError(
-            f"generation_config is a GenerationConfig or a mapping of its fields; received {type(given).__name__}."
-        )
+        return dataclasses.replace(base, **stated_by(given)).merged(arguments)
     return base.merged({**(given or {}), **arguments})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from precast.runtime.errors import ConfigError, InputError, closest
 from precast.runtime.generation.config_values import RULES
 
-__all__ = ["DEFAULT_NEW_TOKENS", "INERT_KEYS", "SPEECH_KEYS", "GenerationConfig", "ignored_keys"]
+__all__ = ["DEFAULT_NEW_TOKENS", "INERT_KEYS", "SPEECH_KEYS", "GenerationConfig", "ignored_keys", "stated_by"]
 
 DEFAULT_NEW_TOKENS = 20
 """Tokens generated where neither the call nor the checkpoint says how many."""
@@ -247,6 +247,25 @@ def ignored_keys(generation_config: Mapping[str, Any]) -> tuple[str, ...]:
     """The keys of a generation_config.json that nothing reads, here or upstream: whatever anybody notes there."""
     known = RULES.keys() | _REFUSED.keys() | INERT_KEYS | SPEECH_KEYS
     return tuple(sorted(key for key in generation_config if key not in known))
+
+
+def stated_by(given: Any) -> dict[str, Any]:
+    """The arguments that a configuration object gives, such as upstream's: anything with ``to_dict``.
+
+    None says nothing there, and keys that nothing reads are ignored, as in a file.
+
+    :raises InputError: it is no such object, or asks for what is not offered."""
+    tell = None if isinstance(given, type) else getattr(given, "to_dict", None)
+    stated = tell() if callable(tell) else None
+    if not isinstance(stated, Mapping):
+        raise InputError(
+            "generation_config is a GenerationConfig, a mapping of its fields, or an object with to_dict(); received "
+            f"{type(given).__name__}."
+        )
+    for name in _REFUSED:
+        if stated.get(name) is not None:
+            _refuse_feature(name, stated[name], "generation_config: ", InputError)
+    return {name: stated[name] for name in RULES if stated.get(name) is not None}
 
 
 def _known() -> list[str]:

@@ -53,22 +53,24 @@ class LanguageModel(Model):
         """What generation loops run on."""
         return self._engine
 
-    def generate(self, inputs: Any = None, **arguments: Any) -> Array | GenerateOutput:
+    def generate(self, inputs: Any = None, generation_config: Any = None, **arguments: Any) -> Array | GenerateOutput:
         """Token ids [N * num_return_sequences, L]; see `precast.runtime.generation.api.generate`."""
         from precast.runtime.generation.api import generate
 
-        return generate(self, inputs, **arguments)
+        return generate(self, inputs, generation_config, **arguments)
 
-    def __call__(self, **inputs: Any) -> Outputs:
+    def __call__(self, *positional: Any, **inputs: Any) -> Outputs:
         """Logits [B, S, V] of every position, without a cache; those of padded positions are zero.
 
-        ``input_ids`` [B, S] with padding on either side, ``attention_mask``, and of encoder-decoders
-        ``decoder_input_ids`` and ``decoder_attention_mask``. Positions count real tokens unless ``position_ids`` say
-        otherwise.
+        ``input_ids`` [B, S], by place or by name, with padding on either side, ``attention_mask``, and of
+        encoder-decoders ``decoder_input_ids`` and ``decoder_attention_mask``. Positions count real tokens unless
+        ``position_ids`` say otherwise.
 
         Raises:
             InputError: a name, dtype, rank, shape, id, length or mask is outside what the model takes.
         """
+        if positional:
+            inputs = self._named(positional, inputs)
         unknown = sorted(set(inputs) - set(self.input_names) - {"token_type_ids"})
         if unknown:
             raise InputError(f"this model takes {listing(self.input_names)}; received {listing(unknown)}.")

@@ -29,7 +29,7 @@ class Piece(NamedTuple):
     """It continues the word of the token before."""
 
 
-def label_tokens(pieces: Sequence[Piece], labels: Sequence[str]) -> list[Entity]:
+def label_tokens(pieces: Sequence[Piece], labels: Sequence[Any]) -> list[Entity]:
     """Each token with its best label."""
     found = []
     for piece in pieces:
@@ -47,7 +47,7 @@ def label_tokens(pieces: Sequence[Piece], labels: Sequence[str]) -> list[Entity]
     return found
 
 
-def label_words(pieces: Sequence[Piece], labels: Sequence[str], strategy: str, join: Join) -> list[Entity]:
+def label_words(pieces: Sequence[Piece], labels: Sequence[Any], strategy: str, join: Join) -> list[Entity]:
     """Each word with one label: its first token's, its surest token's, or that of the mean scores."""
     words: list[list[Piece]] = []
     for piece in pieces:
@@ -89,7 +89,7 @@ def merge_entities(found: Sequence[Entity], join: Join) -> list[Entity]:
         last = tag
     return [
         {
-            "entity_group": group[0]["entity"].split("-", 1)[-1],
+            "entity_group": _group(group[0]["entity"]),
             "score": float(np.mean([np.float32(entity["score"]) for entity in group])),
             "word": join([entity["word"] for entity in group]),
             "start": group[0]["start"],
@@ -114,7 +114,12 @@ def _weight(entity: Entity) -> tuple[int, float]:
     return entity["end"] - entity["start"], entity["score"]
 
 
-def _tag(label: str) -> tuple[bool, str]:
-    if label[:2] in ("B-", "I-"):
+def _tag(label: Any) -> tuple[bool, Any]:
+    if isinstance(label, str) and label[:2] in ("B-", "I-"):
         return label[0] == "B", label[2:]
     return False, label
+
+
+def _group(label: Any) -> Any:
+    """What a label says behind its mark; one that is no text, such as a number, says itself."""
+    return label.split("-", 1)[-1] if isinstance(label, str) else label

@@ -95,13 +95,17 @@ class GenerationTask(TextTask):
         if "config" in parameters:
             known: GenerationConfig = parameters["config"]
             return known
+        from precast.runtime.generation.config import GenerationConfig, stated_by
+
         given = _generating(parameters)
-        base = given.pop("generation_config", None)
+        asked = given.pop("generation_config", None)
         own = {name: value for name, value in given.items() if name not in _objects()}
-        if base is None:
-            base = self._base(parameters, own)
-        config: GenerationConfig = base.merged(own)
-        return config
+        if asked is None:
+            return self._base(parameters, own).merged(own)
+        if isinstance(asked, GenerationConfig):
+            return asked.merged(own)
+        stated = stated_by(asked)
+        return replace(self._base(parameters, {**stated, **own}), **stated).merged(own)
 
     def _base(self, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> GenerationConfig:
         """The checkpoint's word, and upstream's where there is none; ``given`` are the caller's arguments."""

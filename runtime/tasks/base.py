@@ -184,7 +184,7 @@ _RENAMED = {
     "topk": "Write top_k.",
     "grouped_entities": "Write aggregation_strategy='simple'.",
     "ignore_subwords": "Write aggregation_strategy='first'.",
-    "return_all_scores": "Write top_k=None for all scores.",
+    "return_all_scores": "It is text-classification's; leave it out.",
     "dtype": "Precision is chosen at export: precast export --precision.",
     "torch_dtype": "Precision is chosen at export: precast export --precision.",
     "framework": "There is one framework here; leave it out.",
@@ -226,10 +226,10 @@ def config_fields(config: Mapping[str, Any]) -> Fields:
     return Fields(dict(config), document=_CONFIG)
 
 
-def id2label(config: Mapping[str, Any], count: int) -> list[str]:
-    """Names of ``count`` labels; ``LABEL_i`` where the config has none, as upstream.
+def id2label(config: Mapping[str, Any], count: int) -> list[Any]:
+    """Names of ``count`` labels, as the config has them; ``LABEL_i`` where it has none, as upstream.
 
     :raises ConfigError: config.json has something else there."""
     table = config_fields(config).take("id2label", "an object of label names by number", _is_label_table, None) or {}
-    names = {int(key): str(value) for key, value in table.items()}
+    names = {int(key): value for key, value in table.items()}
     return [names.get(index, f"LABEL_{index}") for index in range(count)]

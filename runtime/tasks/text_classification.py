@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError, closest
 from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
 from precast.runtime.tasks.base import Request, Row, id2label, sigmoid, softmax
@@ -24,6 +25,7 @@ class TextClassification(TextTask):
 
     Without ``function_to_apply``, scores are the logits for regression, a sigmoid for multi-label problems and
     single outputs, a softmax otherwise. A single text without ``top_k`` gives a list of one, as upstream does.
+    ``return_all_scores=True``, its name before transformers 5, gives all labels in the order of the labels.
     """
 
     name = "text-classification"
@@ -34,9 +36,16 @@ class TextClassification(TextTask):
         return [result] if isinstance(inputs, str) and "top_k" not in parameters else result
 
     def check(
-        self, *, top_k: int | None = _UNSET, function_to_apply: str | None = None, **tokenizer_kwargs: Any
+        self,
+        *,
+        top_k: int | None = _UNSET,
+        return_all_scores: bool | None = None,
+        function_to_apply: str | None = None,
+        **tokenizer_kwargs: Any,
     ) -> dict[str, Any]:
         checked: dict[str, Any] = {}
+        if return_all_scores is not None:
+            checked["all"] = arguments.flag("return_all_scores", return_all_scores)
         if tokenizer_kwargs:
             checked["options"] = tokenizer_options(self.name, tokenizer_kwargs)
         if top_k is None:
@@ -68,6 +77,8 @@ class TextClassification(TextTask):
         function = parameters.get("function") or self._usual(len(logits))
         scores = {"none": lambda x: x, "sigmoid": sigmoid, "softmax": softmax}[function](logits)
         labels = id2label(self.model.config, len(logits))
+        if "top_k" not in parameters and parameters.get("all"):
+            return [{"label": label, "score": float(score)} for label, score in zip(labels, scores, strict=True)]
         if "top_k" not in parameters:
             return {"label": labels[int(scores.argmax())], "score": float(scores.max())}
         order = np.argsort(-scores, kind="stable")[: parameters["top_k"]]

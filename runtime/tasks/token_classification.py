@@ -137,7 +137,9 @@ class TokenClassification(TextTask):
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         strategy = parameters.get("strategy", "none")
-        ignored = parameters.get("ignored", frozenset({"O"}))
+        ignored = tuple(
+            parameters.get("ignored", ("O",))
+        )  # a label is whatever the config has, and need not be hashable
         labels = id2label(self.model.config, kept[0].shape[-1])
         entities: list[dict[str, Any]] = []
         for row, scores, (special, offsets) in zip(request.rows, kept, request.state["windows"], strict=True):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import json
 import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
 
 from precast.export.exporter import export_model
-from precast.export.heads import HEADS
+from precast.export.heads import CAUSAL_LM, HEADS
 from support import oracle
-from support.tokenizer_samples import wordpiece, write_json
+from support.tokenizer_samples import byte_level, wordpiece, write_json
 
 _LABELS = {
     "text-classification": ["contradiction", "neutral", "entailment"],
@@ -29,6 +30,11 @@ def _folder() -> Path:
 def checkpoint(task: str, seed: int = 0) -> Path:
     """A tiny BERT with the head of ``task``, every weight random, and a WordPiece vocabulary. Do not change it."""
     return _checkpoint(task, seed)
+
+
+def language_model() -> Path:
+    """The artifact of a tiny GPT-2 with a byte-level vocabulary. Do not change it: copy it first."""
+    return _language_model()
 
 
 def artifact(task: str, seed: int = 0) -> Path:
@@ -65,3 +71,12 @@ def _checkpoint(task: str, seed: int) -> Path:
 @cache
 def _artifact(task: str, seed: int) -> Path:
     return export_model(_checkpoint(task, seed), _folder() / f"artifact-{task}-{seed}")
+
+
+@cache
+def _language_model() -> Path:
+    folder = byte_level(_folder() / "checkpoint-gpt2", ("<|endoftext|>",))
+    size = len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+    tokens = {"vocab_size": size, "bos_token_id": 0, "eos_token_id": 0}
+    config, model = oracle.upstream("gpt2", CAUSAL_LM, tokens)
+    return export_model(oracle.save_checkpoint(folder, config, model), _folder() / "artifact-gpt2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import threading
+import warnings
 import weakref
 from functools import cache
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.torch_engine import random_prompts, served, tiny_bart, tiny_gpt2, tiny_llama, tiny_t5, upstream
@@ -421,8 +423,41 @@ def test_where_the_configuration_comes_from() -> None:
     assert np.array_equal(generate(ours, **inputs, **asked, use_cache=True, synced_gpus=False), by_keyword)
     longer = generate(ours, [[5]], generation_config=asked, max_new_tokens=5, min_new_tokens=5)
     assert longer.shape == (1, 6)
-    with pytest.raises(InputError, match=r"generation_config is a GenerationConfig or a mapping .* received int"):
+    with pytest.raises(InputError, match=r"generation_config is a GenerationConfig, a mapping .* received int"):
         generate(ours, [[5]], generation_config=3)
+
+
+@pytest.mark.parametrize(
+    ("stated", "arguments"),
+    [
+        ({"max_new_tokens": 6}, {}),
+        ({"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2}, {}),
+        ({"max_length": 9, "repetition_penalty": 1.7, "min_new_tokens": 4}, {}),
+        ({"max_new_tokens": 6, "no_repeat_ngram_size": 2, "bad_words_ids": [[7]]}, {"max_new_tokens": 8}),
+        # What a file says and the call cannot use is no contradiction.
+        ({"max_new_tokens": 6, "temperature": 0.6, "top_p": 0.9, "note_of_anybody": 1}, {"do_sample": False}),
+    ],
+)
+def test_upstreams_configuration_is_one(stated: dict[str, Any], arguments: dict[str, Any]) -> None:
+    theirs, ours = pair("llama")
+    asked = transformers.GenerationConfig(**stated)
+    prompts = torch.tensor([[5, 6, 7]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # upstream's, of arguments beside a configuration
+        expected = theirs.generate(prompts, generation_config=asked, **arguments).numpy()
+    assert np.array_equal(generate(ours, prompts.numpy(), generation_config=asked, **arguments), expected)
+    assert np.array_equal(generate(ours, prompts.numpy(), asked, **arguments), expected)
+
+
+def test_what_upstreams_configuration_cannot_ask_for() -> None:
+    _, ours = pair("llama")
+    for asked, message in (
+        (transformers.GenerationConfig(penalty_alpha=0.6, top_k=4), "penalty_alpha is not supported; got 0.6"),
+        (transformers.GenerationConfig, "object with to_dict.*received type"),
+        (SimpleNamespace(to_dict=lambda: 3), "object with to_dict.*received SimpleNamespace"),
+    ):
+        with pytest.raises(InputError, match=message):
+            generate(ours, [[5]], generation_config=asked)
 
 
 @pytest.mark.parametrize(

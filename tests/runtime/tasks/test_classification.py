@@ -37,6 +37,27 @@ def test_labels_and_scores_are_upstreams(classifiers, parameters):
         doubles.assert_same(ours(single, **parameters), theirs(single, **parameters))
 
 
+def test_all_scores_by_their_old_name(classifiers):
+    """As transformers 4.57 answers: every label, in the order of the labels; ``top_k`` goes before it."""
+    ours, theirs = classifiers
+    texts = ["A single text.", "and another"]
+    sorted_ones = theirs(texts, top_k=None)
+    order = list(theirs.model.config.id2label.values())
+    expected = [sorted(row, key=lambda one: order.index(one["label"])) for row in sorted_ones]
+    doubles.assert_same(ours(texts, return_all_scores=True), expected)
+    doubles.assert_same(ours(texts[0], return_all_scores=True), expected[:1])
+    doubles.assert_same(ours({"text": texts[0]}, return_all_scores=True), expected[0])
+    doubles.assert_same(ours(texts, return_all_scores=True, top_k=2), theirs(texts, top_k=2))
+    for inputs in (texts, texts[0]):
+        doubles.assert_same(ours(inputs, return_all_scores=False), theirs(inputs))
+
+
+def test_labels_are_as_the_config_has_them():
+    ours, theirs = both("text-classification", id2label={0: 7, 1: None, 2: 1.5, 3: "x"})
+    for parameters in ({}, {"top_k": None}):
+        doubles.assert_same(ours(doubles.texts(), **parameters), theirs(doubles.texts(), **parameters))
+
+
 def test_the_labels_differ(classifiers):
     assert len({result["label"] for result in classifiers[0](doubles.texts())}) > 1
 
@@ -92,6 +113,7 @@ def test_scores_do_not_depend_on_the_batch(classifiers):
         ({"texts": "x"}, {}, '"text": "...", "text_pair": "..."'),
         ("x", {"top_k": -1}, "top_k must be an integer of at least 0"),
         ("x", {"top_k": "2"}, "top_k must be an integer"),
+        ("x", {"return_all_scores": 1}, "return_all_scores must be True or False; received 1"),
         ("x", {"function_to_apply": "softmx"}, "received 'softmx'. Closest: softmax"),
         ("x", {"truncatoin": True}, "'truncatoin'. Closest: truncation"),
         ("x", {"return_tensors": "pt"}, "there is no torch"),

@@ -155,6 +155,19 @@ def test_stop_strings_and_holes_are_upstreams(pair: tuple[Any, Any]) -> None:
             {"generation_config": {"temperature": 0.8, "top_k": 3}},
             {"temperature": 0.8, "top_k": 3},
         ),
+        (
+            {"temperature": 0.3, "top_p": 0.5},
+            {
+                "generation_config": transformers.GenerationConfig(temperature=0.8, max_new_tokens=5),
+                "max_new_tokens": 7,
+            },
+            {"temperature": 0.8, "top_p": 0.5, "max_new_tokens": 7, "do_sample": True},
+        ),
+        (
+            {},
+            {"generation_config": transformers.GenerationConfig(do_sample=False, max_length=30)},
+            {"temperature": 1.0, "max_length": 30, "max_new_tokens": None, "do_sample": False},
+        ),
     ],
 )
 def test_whose_word_counts(pair: tuple[Any, Any], checkpoint: Any, call: Any, expected: dict[str, Any]) -> None:
@@ -168,7 +181,8 @@ def test_whose_word_counts(pair: tuple[Any, Any], checkpoint: Any, call: Any, ex
     theirs = pair[1]
     before, theirs.model.generation_config = theirs.model.generation_config, upstream
     try:
-        given = {**call, **call.get("generation_config", {})}
+        own = call.get("generation_config", {})
+        given = {**(own if isinstance(own, dict) else own.to_diff_dict()), **call}
         given.pop("generation_config", None)
         params = theirs._get_set_generation_params(theirs._prepare_generate_kwargs(given))
     finally:

@@ -41,6 +41,17 @@ def test_entities_are_upstreams(both, strategy, ignored):
     assert len({entity[key] for entities in found for entity in entities}) >= (3 if ignored is None else 2)
 
 
+def test_labels_that_are_no_texts():
+    upstream = model()
+    upstream.config.id2label = dict(enumerate([0, "B-PER", "I-PER", 3, None, "MISC"]))
+    double = doubles.UpstreamModel(upstream, ("token-classification",), doubles.tokenizer())
+    theirs = transformers.pipeline("ner", model=upstream, tokenizer=doubles.upstream_tokenizer(), device="cpu")
+    doubles.assert_same(pipeline("ner", double)(doubles.texts()), theirs(doubles.texts()))
+    # Upstream cannot group them.
+    grouped = pipeline("ner", double, aggregation_strategy="simple")(doubles.texts())
+    assert {0, 3, "PER"} <= {entity["entity_group"] for found in grouped for entity in found}
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_words_given_apart(both, strategy):
     ours, theirs = both
