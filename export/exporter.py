@@ -191,7 +191,7 @@ def export_model(
             default_task=facts["tasks"][0],
             components=components,
             producer=_producer(),
-            processing={**processing, "ignored_weights": facts["ignored"]},
+            processing={**processing, **facts["ignored"]},
             parity={name: {"file": record_name, "cases": [item.case.name for item in recorded]} for name in names},
             cost=cost.to_json(),
         )
@@ -210,7 +210,10 @@ def _facts(reference: Reference) -> dict[str, Any]:
     return {
         "model_type": reference.model_type,
         "tasks": served_tasks(reference.head, reference.spec),
-        "ignored": list(reference.ignored),
+        "ignored": {
+            "ignored_weights": list(reference.ignored),
+            "ignored_config": list(reference.ignored_config),
+        },
     }
 
 

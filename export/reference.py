@@ -45,7 +45,8 @@ class Part:
 class Reference:
     """A reference model with its weights, and what is known of it; ``parts`` in the order they run.
 
-    ``blocks``: by parameter, the integers that the checkpoint holds it in, where it does.
+    ``ignored`` are weights, ``ignored_config`` keys of config.json that nothing reads. ``blocks``: by parameter, the
+    integers that the checkpoint holds it in, where it does.
     """
 
     model: nn.Module
@@ -55,6 +56,7 @@ class Reference:
     head: Head
     parts: tuple[Part, ...]
     ignored: tuple[str, ...]
+    ignored_config: tuple[str, ...] = ()
     blocks: Mapping[nn.Parameter, Blocks] = field(default_factory=dict)
 
     @property
@@ -162,7 +164,17 @@ def build(
     blocks = {
         model.get_parameter(name): lazy.blocks for name, lazy in weights.tensors.items() if lazy.blocks is not None
     }
-    return Reference(model, str(config["model_type"]), family, spec, head, parts, weights.ignored, blocks)
+    return Reference(
+        model,
+        str(config["model_type"]),
+        family,
+        spec,
+        head,
+        parts,
+        weights.ignored,
+        family.ignored(config, spec),
+        blocks,
+    )
 
 
 def _check_head(

@@ -1,35 +1,37 @@
-"""Strict reading of config.json into a frozen spec: every key is understood, known to be inert, or refused."""
+"""Strict reading of config.json into a frozen spec: a key that any of upstream's config classes knows is understood,
+known to be inert, or refused; one that none of them knows is ignored, as upstream ignores it."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
-from precast.runtime.errors import ConfigError, closest, listing
+from precast.runtime.errors import ConfigError, closest
 
-__all__ = ["INERT", "Spec", "hf", "read_spec"]
+__all__ = ["INERT", "Spec", "config_keys", "hf", "ignored_keys", "read_spec"]
 
-# Keys that cannot change what an exported encoder computes: training, generation defaults, bookkeeping, labels.
+# Keys that cannot change what an exported graph computes: training, generation defaults, bookkeeping, labels.
 INERT = frozenset(
     """
-    _attn_implementation _attn_implementation_autoset _commit_hash _name_or_path _num_labels architectures
-    attention_dropout attention_probs_dropout_prob attn_dropout bad_words_ids begin_suppress_tokens bos_token_id
-    chunk_size_feed_forward classifier_dropout classifier_dropout_prob cls_token_id decoder_start_token_id
-    deterministic_flash_attn directionality diversity_penalty do_sample dropout dtype early_stopping
-    embedding_dropout encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty finetuning_task
-    forced_bos_token_id forced_eos_token_id gradient_checkpointing hidden_dropout_prob id2label
-    initializer_cutoff_factor initializer_range label2id language length_penalty mask_token_id max_length min_length
-    mlp_dropout model_max_length model_type no_repeat_ngram_size num_beam_groups num_beams num_labels
-    num_return_sequences output_attentions output_hidden_states output_past output_scores pad_token_id
-    pooler_fc_size pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type prefix
-    problem_type qa_dropout reference_compile remove_invalid_values repad_logits_with_grad repetition_penalty
-    return_dict return_dict_in_generate sep_token_id seq_classif_dropout sparse_pred_ignore_index sparse_prediction
-    suppress_tokens task_specific_params temperature tie_encoder_decoder tokenizer_class top_k top_p torch_dtype
-    torchscript transformers_version typical_p use_bfloat16 use_cache xla_device
+    _attn_implementation _commit_hash _name_or_path _num_labels architectures assistant_confidence_threshold
+    assistant_lookbehind attention_dropout attention_probs_dropout_prob attn_dropout bad_words_ids
+    begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout classifier_dropout_prob
+    cls_token_id decoder_start_token_id deterministic_flash_attn diversity_penalty do_sample dropout dtype
+    early_stopping embedding_dropout encoder_no_repeat_ngram_size encoder_repetition_penalty eos_token_id
+    epsilon_cutoff eta_cutoff exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id
+    gradient_checkpointing hidden_dropout_prob id2label initializer_cutoff_factor initializer_range label2id
+    length_penalty mask_token_id max_length min_length mlp_dropout model_max_length model_type no_repeat_ngram_size
+    num_assistant_tokens num_assistant_tokens_schedule num_beam_groups num_beams num_labels num_return_sequences
+    output_attentions output_hidden_states output_scores pad_token_id prefix problem_type qa_dropout
+    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id seq_classif_dropout
+    sparse_pred_ignore_index sparse_prediction suppress_tokens target_lookbehind temperature top_k top_p torch_dtype
+    transformers_version typical_p use_cache
     """.split()
 )
 
@@ -69,6 +71,10 @@ class Spec:
     pruned_heads: dict[str, Any] | None = hf(default=None, only=(None, {}))
     quantization_config: dict[str, Any] | None = hf(default=None, only=(None,))
 
+    def ignored(self) -> tuple[str, ...]:
+        """Keys of tables inside config.json that nothing reads, as ``table.key``."""
+        return ()
+
 
 def _matches(value: Any, kind: Any) -> bool:
     origin = typing.get_origin(kind)
@@ -87,23 +93,30 @@ def _matches(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
+@functools.cache
+def config_keys() -> frozenset[str]:
+    """Every key of config.json that upstream's code looks for, whatever the model."""
+    lines = Path(__file__).with_name("config_keys.txt").read_text("utf-8").splitlines()
+    return frozenset(line for line in lines if not line.startswith("#"))
+
+
 def read_spec(cls: type[S], config: Mapping[str, Any], *, inert: frozenset[str] = frozenset()) -> S:
     """Read ``config`` into ``cls``; all problems are reported at once.
 
     Raises:
-        ConfigError: keys that are missing, have a wrong type or an unhonoured value, or are not known to be inert.
+        ConfigError: keys that are missing, have a wrong type or an unhonoured value, or that upstream knows and that
+            are not known to be inert.
     """
     kinds = typing.get_type_hints(cls)
+    strange = ignored_keys(cls, config, inert=inert)
     values: dict[str, Any] = {}
-    known: set[str] = set()
     problems: list[str] = []
     for entry in dataclasses.fields(cls):
-        keys = entry.metadata.get("keys") or (entry.name,)
-        known.update(keys)
+        keys = _keys(entry)
         found = [key for key in keys if key in config]
         if not found:
             if entry.metadata["default"] is _MISSING:
-                problems.append(f"{keys[0]!r} is missing")
+                problems.append(f"{keys[0]!r} is missing. {closest(keys[0], strange)}".rstrip(". "))
             continue
         key, value = found[0], config[found[0]]
         if value is None and not _matches(None, kinds[entry.name]) and entry.metadata["default"] is not _MISSING:
@@ -123,18 +136,27 @@ def read_spec(cls: type[S], config: Mapping[str, Any], *, inert: frozenset[str] 
             problems.append(f"{key!r} is {value!r}, expected {_kind_name(kinds[entry.name])}")
             continue
         values[entry.name] = float(value) if kinds[entry.name] is float else value
-    unknown = sorted(set(config) - known - INERT - inert)
-    for key in unknown:
-        near = closest(key, known)
-        problems.append(
-            f"{key!r} = {config[key]!r} is not understood and might change the computation. {near}".rstrip()
-        )
+    for key in sorted(set(config) - _understood(cls, inert) - set(strange)):
+        problems.append(f"{key!r} = {config[key]!r:.80} is not honoured here, and might change the computation")
     if problems:
-        raise ConfigError(
-            f"config.json of model_type {config.get('model_type')!r} cannot be honoured: {'; '.join(problems)}. "
-            f"Known keys: {listing(sorted(known))}."
-        )
+        kind = config.get("model_type")
+        raise ConfigError(f"{'; '.join(problems)}: config.json of model_type {kind!r} cannot be honoured.")
     return cls(**values)
+
+
+def ignored_keys(cls: type[Spec], config: Mapping[str, Any], *, inert: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """The keys of ``config`` that neither this family nor any of upstream's config classes knows, or that say null."""
+    foreign = set(config) - _understood(cls, inert)
+    return tuple(sorted(key for key in foreign if key not in config_keys() or config[key] is None))
+
+
+def _understood(cls: type[Spec], inert: frozenset[str]) -> set[str]:
+    return {key for entry in dataclasses.fields(cls) for key in _keys(entry)} | INERT | inert
+
+
+def _keys(entry: dataclasses.Field[Any]) -> tuple[str, ...]:
+    keys: tuple[str, ...] = entry.metadata.get("keys") or (entry.name,)
+    return keys
 
 
 def _kind_name(kind: Any) -> str:

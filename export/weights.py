@@ -134,13 +134,23 @@ class Ignore(Rule):
 
 @dataclass(frozen=True)
 class IgnoreZeros(Rule):
-    """Drop matching tensors that hold nothing but zeros: a bias that every class of a kind has and few models use."""
+    """Drop matching tensors that hold nothing but zeros: a bias that every class of a kind has and few models use.
+
+    All of them have the ``shape`` of upstream's: zeros of another one belong to another model.
+    """
 
     pattern: str
+    shape: tuple[int, ...]
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
         pattern = _regex(self.pattern)
-        return {key: lazy for key, lazy in table.items() if not pattern.match(key) or lazy.load().any()}
+        found = {key: lazy for key, lazy in table.items() if pattern.match(key)}
+        for key, lazy in found.items():
+            if tuple(lazy.shape) != self.shape:
+                raise WeightsError(
+                    f"{key!r} must have the shape {self.shape}; the checkpoint's has {tuple(lazy.shape)}."
+                )
+        return {key: lazy for key, lazy in table.items() if key not in found or lazy.load().any()}
 
 
 @dataclass(frozen=True)

@@ -41,9 +41,14 @@ def summary(artifact: Artifact) -> dict[str, Any]:
             "weights": sum(size for name, size in sizes.items() if name.startswith("weights/")),
             "files": len(sizes),
         },
+        "ignored_config": _texts(manifest.processing.get("ignored_config")),
         "calibration": manifest.calibration,
         "cost": dict(manifest.cost),
     }
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def diff(a: Artifact, b: Artifact) -> dict[str, Any]:

@@ -153,7 +153,6 @@ FAMILY = Family(
     token_types=lambda spec: spec.type_vocab_size,
     fused=_fused,
     # Written by the original TensorFlow code; upstream reads none of them.
-    inert=frozenset({"down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"}),
     tiny={
         "embedding_size": 20,
         "hidden_size": 32,

@@ -218,18 +218,19 @@ def _fused(spec: BartSpec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
     }
 
 
-def names(spec: BartSpec, *, shared: bool = True) -> tuple[Rule, ...]:
+def names(spec: BartSpec, *, shared: bool = True, vocab: int | None = None) -> tuple[Rule, ...]:
     """Checkpoint names of BART and its relatives.
 
     Args:
         shared: encoder and decoder have one table of words.
+        vocab: rows of the head, where they are not ``vocab_size``.
     """
     rules: list[Rule] = [
         Ignore("encoder.version"),
         Ignore("decoder.version"),
         Ignore("model.encoder.version"),
         Ignore("model.decoder.version"),
-        IgnoreZeros("final_logits_bias"),
+        IgnoreZeros("final_logits_bias", (1, vocab or spec.vocab_size)),
         Flatten("final_logits_bias"),
         Rename("final_logits_bias", LOGITS_BIAS),
         Rename("model.shared.*", "shared.*"),
@@ -272,13 +273,12 @@ def offset_positions() -> tuple[Rule, ...]:
     return tuple(Narrow(f"{part}.embeddings.positions.table.weight", OFFSET) for part in ("encoder", "model"))
 
 
-# Training; and keys of a time when one class computed all of BART's relatives: model_type says now what they said.
+# Training; keys of a time when one class computed all of BART's relatives, since model_type says now what they said;
+# and one that generation reads.
 INERT = frozenset(
     """
-    activation_dropout encoder_layerdrop decoder_layerdrop init_std classif_dropout num_hidden_layers unk_token_id
-    add_bias_logits add_final_layer_norm do_blenderbot_90_layernorm extra_layer_norm extra_pos_embeddings
-    force_bos_token_to_be_generated layernorm_variant normalize_before normalize_embedding static_position_embeddings
-    save_step max_target_positions max_source_positions num_attention_heads
+    activation_dropout encoder_layerdrop decoder_layerdrop init_std num_hidden_layers normalize_before
+    max_target_positions max_source_positions num_attention_heads force_bos_token_to_be_generated
     """.split()
 )
 

@@ -102,7 +102,7 @@ FAMILY = Family(
     fused=_fused,
     final_norm=True,
     inert=frozenset(
-        """n_ctx attn_pdrop embd_pdrop resid_pdrop from_tf summary_activation summary_first_dropout
+        """n_ctx attn_pdrop embd_pdrop resid_pdrop summary_activation summary_first_dropout
         summary_proj_to_labels summary_type summary_use_proj""".split()
     ),
     tiny={"n_embd": 32, "dff": 48, "n_layer": 2, "n_head": 4, "n_positions": 160, "vocab_size": 99},

@@ -151,7 +151,7 @@ FAMILY = Family(
     limits=lambda spec: spec.max_position_embeddings,
     fused=_fused,
     # How the positions were initialised, and that the decoder is tied; the table itself is always in the checkpoint.
-    inert=frozenset({"sinusoidal_pos_embds", "tie_weights_"}),
+    inert=frozenset({"sinusoidal_pos_embds"}),
     tiny={
         "dim": 32,
         "n_layers": 2,

@@ -48,6 +48,7 @@ class FalconSpec(TextSpec):
     rope_theta: float | None = hf(default=None)
     rope_scaling: dict[str, Any] | None = hf(default=None)
     rope_parameters: dict[str, Any] | None = hf(default=None)
+    partial_rotary_factor: float | None = hf(default=None)
     ffn_hidden_size: int | None = hf(default=None)
     activation: Activation = hf(default=activation("gelu"), read=activation)
     tie_word_embeddings: bool = hf(default=True)
@@ -101,7 +102,12 @@ class FalconSpec(TextSpec):
             scaling=self.rope_scaling,
             theta=self.rope_theta,
             longest=self.max_position_embeddings,
+            part=self.partial_rotary_factor,
         )
+
+    def ignored(self) -> tuple[str, ...]:
+        """As `Spec`."""
+        return () if self.alibi else self.rope.ignored
 
 
 def _layer(spec: FalconSpec, positions: SteppedRotary | None) -> nn.Module:
@@ -179,7 +185,7 @@ FAMILY = Family(
     limits=lambda spec: spec.max_position_embeddings,
     fused=_fused,
     final_norm=True,
-    inert=frozenset({"auto_map", "ff_factor", "hidden_dropout"}),
+    inert=frozenset({"hidden_dropout"}),
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 2,

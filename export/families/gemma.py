@@ -81,7 +81,7 @@ FAMILY = Family(
             "attention_bias": True,
             "tie_word_embeddings": False,
             "hidden_act": "gelu",
-            "rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0},
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0},
         },
     ),
 )

@@ -66,7 +66,7 @@ class Gemma3Spec(LlamaSpec):
         check_layer_types(self.kinds, self.num_hidden_layers, self.sliding_window)
         given = self.rope_parameters
         if given is not None and not (
-            set(given) <= {FULL, SLIDING} and all(isinstance(v, dict) for v in given.values())
+            set(given) <= {FULL, SLIDING} and all(isinstance(v, (dict, type(None))) for v in given.values())
         ):
             raise ConfigError(
                 f"'rope_parameters' holds those of {FULL!r} and of {SLIDING!r}, each an object; received {given}"
@@ -85,16 +85,28 @@ class Gemma3Spec(LlamaSpec):
     @property
     def rope(self) -> Rope:
         """How rotary angles are made where a layer sees everything."""
-        return self._rope(FULL, self.rope_scaling, self.rope_theta or 1e6)
+        # Upstream writes the old key over the new one, or over what stands for that, and reads the new spelling.
+        return self._rope(FULL, self.rope_scaling or {}, self.rope_theta or 1e6)
 
     @property
     def local_rope(self) -> Rope:
         """And where it sees the last tokens alone."""
-        return self._rope(SLIDING, None, self.rope_local_base_freq)
+        return self._rope(SLIDING, {}, self.rope_local_base_freq)
 
-    def _rope(self, kind: str, scaling: Mapping[str, Any] | None, theta: float) -> Rope:
-        given = (self.rope_parameters or {}).get(kind)
-        return rope(self.size, parameters=given, scaling=scaling, theta=theta, longest=self.max_position_embeddings)
+    def ignored(self) -> tuple[str, ...]:
+        """As `Spec`."""
+        return tuple(sorted({*self.rope.ignored, *self.local_rope.ignored}))
+
+    def _rope(self, kind: str, scaling: Mapping[str, Any], theta: float) -> Rope:
+        given = {"rope_type": "default"} if self.rope_parameters is None else self.rope_parameters.get(kind) or {}
+        return rope(
+            self.size,
+            parameters={**given, **scaling},
+            theta=theta,
+            longest=self.max_position_embeddings,
+            part=self.partial_rotary_factor,
+            name=f"rope_parameters.{kind}",
+        )
 
 
 class _SandwichLayer(nn.Module):
@@ -178,7 +190,6 @@ FAMILY = Family(
     limits=lambda spec: spec.max_position_embeddings,
     fused=_fused,
     final_norm=True,
-    inert=frozenset({"cache_implementation"}),
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 3,

@@ -111,8 +111,8 @@ def _weights(spec: GPT2Spec) -> tuple[Rule, ...]:
 
 # The first two are Megatron's, in configs of GPT-Sw3: how it kept numbers small in float16, computing the same.
 INERT_KEYS = frozenset(
-    """apply_query_key_layer_scaling normalize_attention_scores n_ctx reorder_and_upcast_attn attn_pdrop embd_pdrop
-    resid_pdrop summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj""".split()
+    """n_ctx reorder_and_upcast_attn attn_pdrop embd_pdrop resid_pdrop summary_activation summary_first_dropout
+    summary_proj_to_labels summary_type summary_use_proj""".split()
 )
 
 FAMILY = Family(

@@ -53,11 +53,7 @@ FAMILY = Family(
     final_norm=True,
     # Which number type softmax has, how a cache is kept, how the tokens of the first configs were run.
     inert=INERT_KEYS
-    | frozenset(
-        """attention_softmax_in_fp32 scale_attention_softmax_in_fp32 num_key_value_heads inference_runner
-        validate_runner_input pre_allocate_kv_cache max_sequence_length max_batch_size pad_key_length
-        runner_max_sequence_length""".split()
-    ),
+    | frozenset({"attention_softmax_in_fp32", "scale_attention_softmax_in_fp32", "num_key_value_heads"}),
     tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160, "vocab_size": 99},
     variations=(
         # Odd sizes: 3 heads of 7 channels, each with keys of its own, another width, a head apart.

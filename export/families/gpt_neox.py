@@ -62,8 +62,13 @@ class NeoXSpec(TextSpec):
             scaling=self.rope_scaling,
             theta=self.rotary_emb_base,
             longest=self.max_position_embeddings,
-            fraction=self.rotary_pct,
+            part=self.rotary_pct,
+            partial=True,
         )
+
+    def ignored(self) -> tuple[str, ...]:
+        """As `Spec`."""
+        return self.rope.ignored
 
 
 @dataclass(frozen=True, kw_only=True)

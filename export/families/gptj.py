@@ -40,8 +40,7 @@ class GPTJSpec(TextSpec):
     activation_function: Activation = hf(default=activation("gelu_new"), read=activation)
     layer_norm_epsilon: float = hf(default=1e-5)
     tie_word_embeddings: bool = hf(default=False)
-    # Keys of old configs that nothing reads: models are as if they were true.
-    rotary: bool = hf(default=True, only=(True,))
+    # A key of old configs that nothing reads: models are as if it were true.
     scale_attn_weights: bool = hf(default=True, only=(True,))
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ class LlamaSpec(TextSpec):
     rope_theta: float | None = hf(default=None)
     rope_scaling: dict[str, Any] | None = hf(default=None)
     rope_parameters: dict[str, Any] | None = hf(default=None)
+    partial_rotary_factor: float | None = hf(default=None)
     pretraining_tp: int = hf(default=1)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,12 @@ class LlamaSpec(TextSpec):
             scaling=self.rope_scaling,
             theta=self.rope_theta,
             longest=self.max_position_embeddings,
+            part=self.partial_rotary_factor,
         )
+
+    def ignored(self) -> tuple[str, ...]:
+        """As `Spec`."""
+        return self.rope.ignored
 
 
 def layer(
@@ -153,8 +159,6 @@ FAMILY = Family(
     limits=lambda spec: spec.max_position_embeddings,
     fused=fused,
     final_norm=True,
-    # The first conversions' name for max_position_embeddings, beside it.
-    inert=frozenset({"max_sequence_length"}),
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 2,

@@ -201,9 +201,8 @@ FAMILY = Family(
     final_norm=True,
     # How weights are first drawn, and which of several equal computations upstream takes.
     inert=frozenset(
-        """d_inner d_model fused_add_norm layer_types n_layer pad_vocab_size_multiple rescale_prenorm_residual
-        residual_in_fp32 rms_norm ssm_cfg time_step_floor time_step_init_scheme time_step_max time_step_min
-        time_step_scale use_associative_scan use_mambapy""".split()
+        """d_inner d_model layer_types n_layer rescale_prenorm_residual residual_in_fp32 time_step_floor
+        time_step_init_scheme time_step_max time_step_min time_step_scale use_associative_scan use_mambapy""".split()
     ),
     tiny={
         "hidden_size": 64,

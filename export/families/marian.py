@@ -105,7 +105,7 @@ def _fused(spec: Spec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
 
 
 def _weights(spec: Spec) -> tuple[Rule, ...]:
-    return names(spec, shared=spec.share_encoder_decoder_embeddings)
+    return names(spec, shared=spec.share_encoder_decoder_embeddings, vocab=spec.target_vocab_size)
 
 
 FAMILY = Family(

@@ -15,6 +15,7 @@ from precast.export.blocks.attention import SelfAttention
 from precast.export.blocks.embeddings import TextEmbeddings
 from precast.export.blocks.mlp import GatedMLP
 from precast.export.blocks.norms import LayerNorm
+from precast.export.blocks.rope import Rope, rope
 from precast.export.blocks.rotary import RotaryPositions
 from precast.export.families import Family, TextSpec
 from precast.export.skeletons.encoder import PreNormEncoder, PreNormLayer
@@ -25,8 +26,7 @@ from precast.runtime.errors import ConfigError
 __all__ = ["FAMILY"]
 
 _GLOBAL, _LOCAL = "full_attention", "sliding_attention"
-# Keys of one kind of layer's rotary parameters; another kind of scaling ("yarn", "dynamic" ...) is refused.
-_ROPE = {"default": {"rope_type", "rope_theta"}, "linear": {"rope_type", "rope_theta", "factor"}}
+_SCALINGS = ("default", "linear")
 
 
 def _rope_parameters(value: Any) -> dict[str, dict[str, Any]] | None:
@@ -35,13 +35,8 @@ def _rope_parameters(value: Any) -> dict[str, dict[str, Any]] | None:
         return None
     if not isinstance(value, dict) or set(value) - {_GLOBAL, _LOCAL}:
         raise ValueError(f"expected an object with {_GLOBAL!r} and {_LOCAL!r}")
-    for kind, parameters in value.items():
-        given = {"rope_type": "default"} | (parameters or {})
-        if given["rope_type"] not in _ROPE:
-            raise ValueError(f"rope_type of {kind!r} is {given['rope_type']!r}; {' or '.join(_ROPE)} is honoured here")
-        extra = sorted(set(given) - _ROPE[given["rope_type"]])
-        if extra:
-            raise ValueError(f"{', '.join(extra)} of {kind!r} is not understood")
+    if not all(isinstance(parameters, (dict, type(None))) for parameters in value.values()):
+        raise ValueError(f"{_GLOBAL!r} and {_LOCAL!r} are objects")
     return {kind: dict(parameters or {}) for kind, parameters in value.items()}
 
 
@@ -88,6 +83,13 @@ class Spec(TextSpec):
             raise ConfigError(
                 f"'layer_types' has {len(self.kinds)} entries for 'num_hidden_layers' {self.num_hidden_layers}"
             )
+        for kind in (_GLOBAL, _LOCAL):
+            positions = self.rope(kind)
+            if positions.kind not in _SCALINGS:
+                raise ConfigError(
+                    f"'rope_type' of {kind!r} is {positions.kind!r}; {' or '.join(_SCALINGS)} is honoured here"
+                )
+            positions.check()
 
     @property
     def kinds(self) -> list[str]:
@@ -97,12 +99,20 @@ class Spec(TextSpec):
         every = self.global_attn_every_n_layers
         return [_LOCAL if layer % every else _GLOBAL for layer in range(self.num_hidden_layers)]
 
-    def rope(self, kind: str) -> tuple[float, float]:
-        """Base and scaling factor of the rotary positions of a kind of layer."""
+    def rope(self, kind: str) -> Rope:
+        """How rotary angles are made in a kind of layer."""
         local = self.global_rope_theta if self.local_rope_theta is None else self.local_rope_theta
-        given = (self.rope_parameters or {}).get(kind, {})
-        base = given.get("rope_theta", self.global_rope_theta if kind == _GLOBAL else local)
-        return float(base), float(given.get("factor", 1.0))
+        return rope(
+            self.hidden_size // self.num_attention_heads,
+            parameters=(self.rope_parameters or {}).get(kind, {}),
+            theta=self.global_rope_theta if kind == _GLOBAL else local,
+            longest=self.max_position_embeddings,
+            name=f"rope_parameters.{kind}",
+        )
+
+    def ignored(self) -> tuple[str, ...]:
+        """As `Spec`."""
+        return tuple(key for kind in (_GLOBAL, _LOCAL) for key in self.rope(kind).ignored)
 
 
 def _norm(spec: Spec) -> LayerNorm:
@@ -127,7 +137,11 @@ def _layer(spec: Spec, index: int, kind: str, positions: RotaryPositions) -> Pre
 
 def _model(spec: Spec) -> PreNormEncoder:
     size = spec.hidden_size // spec.num_attention_heads
-    positions = {kind: RotaryPositions(spec.max_position_embeddings, size, *spec.rope(kind)) for kind in spec.kinds}
+    ropes = {kind: spec.rope(kind) for kind in spec.kinds}
+    positions = {
+        kind: RotaryPositions(spec.max_position_embeddings, size, made.theta, made.values.get("factor", 1.0))
+        for kind, made in ropes.items()
+    }
     return PreNormEncoder(
         embeddings=TextEmbeddings(spec.vocab_size, spec.hidden_size, positions=None, token_types=0, norm=_norm(spec)),
         layers=[_layer(spec, index, kind, positions[kind]) for index, kind in enumerate(spec.kinds)],

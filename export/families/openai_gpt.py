@@ -105,7 +105,7 @@ FAMILY = Family(
     limits=lambda spec: spec.positions,
     fused=_fused,
     inert=frozenset(
-        """n_ctx n_special predict_special_tokens attn_pdrop embd_pdrop resid_pdrop summary_activation
+        """n_ctx attn_pdrop embd_pdrop resid_pdrop summary_activation
         summary_first_dropout summary_proj_to_labels summary_type summary_use_proj""".split()
     ),
     tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160, "vocab_size": 99},

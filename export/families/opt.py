@@ -43,9 +43,6 @@ class OPTSpec(TextSpec):
     activation_function: Activation = hf(default=activation("relu"), read=activation)
     enable_bias: bool = hf(default=True)
     layer_norm_elementwise_affine: bool = hf(default=True, only=(True,))
-    # Galactica's; upstream reads neither.
-    learned_embeddings: bool = hf(default=True, only=(True,))
-    scale_embeddings: bool = hf(default=False, only=(False,))
 
     def __post_init__(self) -> None:
         head_size(self.hidden_size, self.num_attention_heads)

@@ -30,7 +30,6 @@ class Qwen2Spec(LlamaSpec):
     sliding_window: int | None = hf(default=4096)
     max_window_layers: int = hf(default=28)
     layer_types: list[str] | None = hf(default=None)
-    use_mrope: bool = hf(default=False, only=(False,))
 
     def __post_init__(self) -> None:
         super().__post_init__()

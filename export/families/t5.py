@@ -278,7 +278,7 @@ def _weights(spec: T5Spec) -> tuple[Rule, ...]:
 
 
 # Training, and lengths that relative positions do not need.
-INERT = frozenset({"dropout_rate", "initializer_factor", "n_positions", "classifier_dropout"})
+INERT = frozenset({"dropout_rate", "initializer_factor", "n_positions"})
 
 FAMILY = Family(
     spec=T5Spec,

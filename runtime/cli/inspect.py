@@ -39,6 +39,8 @@ def inspect(
     }
     if "seconds" in cost:
         facts["export took"] = f"{cost['seconds']:.1f} s, peak memory {size_text(cost.get('peak_memory_bytes', 0))}"
+    if found["ignored_config"]:
+        facts["not read"] = f"of config.json, as no transformers model reads it: {', '.join(found['ignored_config'])}"
     for name, value in facts.items():
         write(f"{name + ':':<13}{value}")
     for name, component in found["components"].items():

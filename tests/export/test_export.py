@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.command_line import good
 from support.oracle import save_checkpoint, upstream
 
 import precast
@@ -39,6 +40,7 @@ from precast.runtime.errors import (
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config, model = upstream("bert", SEQUENCE_CLASSIFICATION)
+    config |= {"unsloth_version": "2024.9", "finetuned_from": "org/name"}  # read by nobody
     return save_checkpoint(tmp_path_factory.mktemp("source") / "tiny-bert", config, model)
 
 
@@ -279,16 +281,25 @@ def test_weights_that_are_not_finite(checkpoint: Path, tmp_path: Path, out: Path
     refused(source, out, WeightsError, r"NaN or Inf: .*classifier.bias \(1 of 2 values\)")
 
 
+def test_config_keys_that_nobody_reads_are_recorded_and_shown(artifact: Path) -> None:
+    ignored = ["finetuned_from", "unsloth_version"]
+    assert Artifact.open(artifact).manifest.processing["ignored_config"] == ignored
+    assert json.loads(good("inspect", artifact, "--json"))["ignored_config"] == ignored
+    shown = good("inspect", artifact)
+    assert "not read:    of config.json, as no transformers model reads it: finetuned_from, unsloth_version" in shown
+
+
 def test_config_keys_that_are_not_honoured(checkpoint: Path, tmp_path: Path, out: Path) -> None:
     source = copy(checkpoint, tmp_path / "source")
-    edit_config(source, position_embedding_type="relative_key", sparse_attention_block=4)
+    edit_config(source, position_embedding_type="relative_key", window_size=4)
     refused(
         source,
         out,
         ConfigError,
-        r"'position_embedding_type' is 'relative_key'.*'sparse_attention_block' = 4 is not understood",
+        r"^'position_embedding_type' is 'relative_key'.*'window_size' = 4 is not honoured here.* of model_type 'bert' "
+        r"cannot be honoured",
     )
-    edit_config(source, position_embedding_type="absolute", hidden_size="32")
+    edit_config(source, position_embedding_type="absolute", window_size=None, hidden_size="32")
     refused(source, out, ConfigError, r"'hidden_size' is '32', expected int")
 
 

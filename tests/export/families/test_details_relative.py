@@ -149,9 +149,18 @@ def test_old_and_new_modernbert_keys_say_the_same() -> None:
 
 _REFUSED: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("mpnet", {"relative_attention_num_buckets": 64}, "'relative_attention_num_buckets' is 64, and only 32"),
-    ("modernbert", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "'yarn'; default or linear"),
+    (
+        "modernbert",
+        {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+        "'yarn'; default or linear is honoured here",
+    ),
     ("modernbert", {"rope_parameters": {"rope_theta": 1e4}}, "an object with 'full_attention' and 'sliding_attention'"),
-    ("modernbert", {"rope_parameters": {"full_attention": {"beta": 1}}}, "beta of 'full_attention' is not understood"),
+    ("modernbert", {"rope_parameters": {"full_attention": 1}}, "'full_attention' and 'sliding_attention' are objects"),
+    (
+        "modernbert",
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}}},
+        "'partial_rotary_factor' 0.5 with 'rope_type' 'linear' is not computed here",
+    ),
     ("modernbert", {"rope_scaling": {"type": "linear"}}, "'rope_scaling'"),
     ("modernbert", {"layer_types": ["full_attention"]}, "'layer_types' has 1 entries for 'num_hidden_layers' 4"),
     ("modernbert", {"layer_types": ["chunked_attention"] * 4}, "expected a list of 'full_attention'"),
@@ -164,7 +173,7 @@ _REFUSED: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("deberta-v2", {"position_buckets": 320}, "half of it below the largest distance 159"),
     ("deberta-v2", {"attention_head_size": 7}, "'num_attention_heads' 4 times the head size 7"),
     ("deberta-v2", {"pooler_hidden_size": 31}, "'pooler_hidden_size' 31 must be 'hidden_size' 32"),
-    ("deberta-v2", {"max_relative_position": 9}, "'max_relative_position' = 9 is not understood"),
+    ("deberta-v2", {"rope_theta": 9.0}, "'rope_theta' = 9.0 is not honoured here"),
 )
 
 

@@ -4,6 +4,7 @@ on either side, checkpoints that leave parts out, and artifacts from end to end.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from functools import cache
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from support.oracle import save_checkpoint, sources, upstream
+from support.oracle import TensorSource, save_checkpoint, sources, upstream
 from support.prompts import ended, prompts
 from support.trained_models import END, LONGEST, PADDING, SEPARATOR, copier, digits, reverser
 from transformers.models.t5.modeling_t5 import T5Attention
@@ -45,7 +46,7 @@ def full(model_type: str, **keys: Any) -> dict[str, Any]:
         (full("t5", relative_attention_num_buckets=30), r"multiple of 4.*received 30 and 128"),
         (full("t5", relative_attention_max_distance=16), r"half of it below.*received 32 and 16"),
         (full("t5", is_encoder_decoder=False), r"'is_encoder_decoder' is False, and only True"),
-        (full("t5", num_head=4), r"'num_head' = 4 is not understood"),
+        (full("t5", hidden_act="relu"), r"'hidden_act' = 'relu' is not honoured here"),
         (full("mt5", is_decoder=True), r"'is_decoder' is True, and only False"),
         (full("bart", encoder_attention_heads=5), r"'d_model' 32 must be a multiple of 'encoder_attention_heads' 5"),
         (full("mbart", decoder_attention_heads=3), r"'d_model' 32 must be a multiple of 'decoder_attention_heads' 3"),
@@ -53,7 +54,7 @@ def full(model_type: str, **keys: Any) -> dict[str, Any]:
         (full("marian", decoder_vocab_size=50), r"share their embeddings, and 'decoder_vocab_size' 50 is not 'vocab_s"),
         (full("m2m_100", pad_token_id=None), r"'pad_token_id' is None: positions are counted from the padding token"),
         (full("m2m_100", pad_token_id=7), r"'pad_token_id' is 7: positions are counted .* whose id is 0 or 1"),
-        (full("blenderbot", scale_embeding=True), r"'scale_embeding' = True is not understood.*scale_embedding"),
+        (full("blenderbot", normalize_embeddings=True), r"'normalize_embeddings' = True is not honoured here"),
     ],
 )
 def test_configs_that_mean_another_model_are_refused(config: dict[str, Any], message: str) -> None:
@@ -199,6 +200,16 @@ def test_a_bias_of_zeros_is_left_out() -> None:
     assert build(config, sources(model)).model.lm_head.bias is None  # type: ignore[union-attr]
     absent = {name: source for name, source in stored.items() if name != "final_logits_bias"}
     assert build(config, absent).model.lm_head.bias is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("shape", [(0, 99), (99,), (2, 99), (1, 98)])
+def test_a_bias_of_another_shape_is_refused_even_if_it_is_all_zeros(shape: tuple[int, ...], tmp_path: Path) -> None:
+    config, model = upstream("bart", SEQ2SEQ_LM)
+    tensors = {**state(model), "final_logits_bias": torch.zeros(shape)}
+    with pytest.raises(RuntimeError, match="final_logits_bias"):
+        loaded("bart", config, tensors, tmp_path / "upstream")
+    with pytest.raises(WeightsError, match=re.escape(f"must have the shape (1, 99); the checkpoint's has {shape}")):
+        build(config, {name: TensorSource(value) for name, value in tensors.items()})
 
 
 def test_a_decoders_vocabulary_may_be_its_own(tmp_path: Path) -> None:
