@@ -91,9 +91,18 @@ def head_for(family: Family, config: Mapping[str, Any], task: str | None) -> Hea
     refusal = _refusal(family, config)
     if refusal:
         raise UnsupportedTaskError(refusal)
+    kind, has = config.get("model_type"), listing(head.task for head in family.heads)
+    for architecture in architectures:
+        for head in HEADS:
+            if _ending(architecture) in head.architectures:
+                raise UnsupportedTaskError(
+                    f"{architecture} is made for task {head.task!r}, which is not exported of model_type {kind!r} so "
+                    f"far; its tasks here: {has}."
+                )
+    said = f"{listing(map(str, architectures))}, which is for no task known here" if architectures else "not there"
     raise ConfigError(
-        f"config.json's 'architectures' is {architectures!r}, which names no task known for model_type "
-        f"{config.get('model_type')!r}. Give one: task = {listing(head.task for head in family.heads)}."
+        f"config.json says in 'architectures' what its weights are for, and it is {said}. If they are for "
+        f"a task of model_type {kind!r} here ({has}), name it with task=."
     )
 
 

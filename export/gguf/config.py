@@ -7,6 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import numpy as np
+
+from precast.export.gguf.metadata import Metadata
 from precast.export.gguf.reader import GGUF
 from precast.export.gguf.rope import rope_scaling
 from precast.export.gguf.vocabulary import Vocabulary
@@ -50,14 +53,55 @@ def model_config(model: GGUF, vocabulary: Vocabulary) -> dict[str, Any]:
             f"{metadata.file} has {len(vocabulary.tokens)} tokens, and token_embd.weight rows for {rows} of them. "
             "Convert the model anew."
         )
+    built = _BUILDERS[architecture](model)
+    _refuse_others(metadata)
     return {
-        **_BUILDERS[architecture](model),
+        **built,
         "vocab_size": rows,
         "tie_word_embeddings": is_tied(model),
         "bos_token_id": vocabulary.bos,
         "eos_token_id": _one_or_all(vocabulary.ends),
         "pad_token_id": vocabulary.pad,
     }
+
+
+# Keys of any architecture that change nothing where nobody asks for them: sizes that tensors state, notes, what only
+# embedding models do, what belongs to rotary positions or to a kind of their scaling.
+_INERT: Final = frozenset(
+    """
+    vocab_size tensor_data_layout pooling_type rope.scaling.finetuned rope.scaling.original_context_length
+    rope.scaling.yarn_beta_fast rope.scaling.yarn_beta_slow rope.dimension_count rope.freq_base
+    attention.key_length attention.value_length attention.head_count_kv expert_used_count
+    """.split()
+)
+# And those that change nothing while they say this.
+_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "attention.causal": (True,),
+    "attention.clamp_kqv": (0,),
+    "attention.max_alibi_bias": (0,),
+    "attention.shared_kv_layers": (0,),
+    "attention.sliding_window": (0,),
+    "attn_logit_softcapping": (0,),
+    "embedding_scale": (0, 1),
+    "final_logit_softcapping": (0,),
+    "logit_scale": (0, 1),
+    "nextn_predict_layers": (0,),
+    "residual_scale": (0, 1),
+    "use_parallel_residual": (False,),
+}
+
+
+def _refuse_others(metadata: Metadata) -> None:
+    """Every key of the architecture is understood, known not to matter, or an error."""
+    prefix = f"{metadata.architecture}."
+    for key in sorted(set(metadata.values) - metadata.asked):
+        name, value = key.removeprefix(prefix), metadata.values[key]
+        if name == key or name in _INERT or (np.isscalar(value) and value in _NEUTRAL.get(name, ())):
+            continue
+        raise UnsupportedModelError(
+            f"{metadata.file}: {key} is {value!r:.80}, which is not honoured here and might change the computation. "
+            "Export the model's checkpoint instead."
+        )
 
 
 def generation_config(vocabulary: Vocabulary) -> dict[str, Any]:
@@ -165,7 +209,7 @@ def _gemma3(model: GGUF) -> dict[str, Any]:
     metadata, common = model.metadata, _common(model)
     layers, size = common["num_hidden_layers"], common["head_dim"]
     pattern = 6
-    stated = metadata.values.get("gemma3.attention.sliding_window_pattern")
+    stated = metadata.value("gemma3.attention.sliding_window_pattern")
     if type(stated) is int and stated > 0:
         pattern = stated
     elif stated is not None:

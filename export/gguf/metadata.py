@@ -18,11 +18,12 @@ T = TypeVar("T")
 class Metadata:
     """Values by key. Every getter takes a default for a missing key, and raises ``ConfigError`` without one.
 
-    ``{arch}`` in a key stands for general.architecture."""
+    ``{arch}`` in a key stands for general.architecture. ``asked`` are the keys that somebody wanted to know of."""
 
     def __init__(self, file: str, values: Mapping[str, Any]) -> None:
         self.file = file
         self.values = values
+        self.asked: set[str] = set()
 
     @property
     def architecture(self) -> str:
@@ -30,6 +31,12 @@ class Metadata:
 
     def has(self, key: str) -> bool:
         return self._key(key) in self.values
+
+    def value(self, key: str) -> Any:
+        """Of whatever type; None where there is none."""
+        key = self._key(key)
+        self.asked.add(key)
+        return self.values.get(key)
 
     def text(self, key: str, *default: T) -> str | T:
         return self._get(key, lambda value: isinstance(value, str), "a text", *default)
@@ -63,6 +70,7 @@ class Metadata:
 
     def _get(self, key: str, fits: Any, what: str, *default: Any) -> Any:
         key = self._key(key)
+        self.asked.add(key)
         if key not in self.values:
             if default:
                 return default[0]

@@ -5,11 +5,13 @@ Llama 3's scaling is not in the metadata: llama.cpp stores what it comes to, a d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from precast.export.gguf.ggml_types import dequantize
+from precast.export.gguf.metadata import Metadata
 from precast.export.gguf.reader import GGUF
 from precast.runtime.errors import ConfigError, UnsupportedModelError
 
@@ -29,33 +31,70 @@ def rope_scaling(model: GGUF, theta: float, size: int) -> dict[str, Any] | None:
             return _llama3(model.metadata.file, divisors, theta, size)
     metadata = model.metadata
     kind = metadata.text("{arch}.rope.scaling.type", None)
-    factor = metadata.number("{arch}.rope.scaling.factor", None)
+    # Files from before the type was stated have the linear factor under the first name.
+    factor = metadata.number("{arch}.rope.scaling.factor", metadata.number("{arch}.rope.scale_linear", None))
     if kind is None:
-        # Files from before the type was stated have the linear factor under this name.
-        factor = metadata.number("{arch}.rope.scale_linear", factor)
         kind = "none" if factor is None else "linear"
-    if kind == "none" or (kind == "linear" and factor in (None, 0.0, 1.0)):
-        return None
-    if factor is None or factor <= 0:
-        raise ConfigError(
-            f"{metadata.file}: the rope scaling {kind!r:.40} needs a positive {{arch}}.rope.scaling.factor; it is "
-            f"{factor}. Convert the model anew.".replace("{arch}", metadata.architecture)
-        )
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
-        scaling: dict[str, Any] = {"rope_type": "yarn", "factor": factor}
-        original = metadata.whole("{arch}.rope.scaling.original_context_length", None)
-        if original:
-            scaling["original_max_position_embeddings"] = original
-        for ours, theirs in (("yarn_beta_fast", "beta_fast"), ("yarn_beta_slow", "beta_slow")):
-            if (value := metadata.number(f"{{arch}}.rope.scaling.{ours}", None)) is not None:
-                scaling[theirs] = value
-        return scaling
-    raise UnsupportedModelError(
-        f"{metadata.file}: the rope scaling {kind!r:.40} is not read from GGUF files; none, linear and yarn are. "
-        "Export the model's checkpoint instead."
-    )
+        return _yarn(metadata, _factor(metadata, kind, factor))
+    if kind not in ("none", "linear"):
+        raise UnsupportedModelError(
+            f"{metadata.file}: the rope scaling {kind!r:.40} is not read from GGUF files; none, linear and yarn are. "
+            "Export the model's checkpoint instead."
+        )
+    _only(metadata, kind, _ATTENTION, (1.0,))
+    _only(metadata, kind, (_EXTRAPOLATION,), (-1.0, 0.0))
+    if kind == "none" or factor in (None, 0.0, 1.0):
+        return None
+    return {"rope_type": "linear", "factor": _factor(metadata, kind, factor)}
+
+
+# What queries and keys are multiplied by, in the name that converters write and the one of old.
+_ATTENTION = ("{arch}.rope.scaling.yarn_attn_factor", "{arch}.rope.scaling.attn_factor")
+# The share of YaRN's correction; a negative one stands for what the kind of scaling takes: all of it, or nothing.
+_EXTRAPOLATION = "{arch}.rope.scaling.yarn_ext_factor"
+_RAMP = {
+    "{arch}.rope.scaling.yarn_beta_fast": "beta_fast",
+    "{arch}.rope.scaling.yarn_beta_slow": "beta_slow",
+}
+
+
+def _yarn(metadata: Metadata, factor: float) -> dict[str, Any]:
+    """Converters write config.json's own values into these keys, and here they are taken out again."""
+    _only(metadata, "yarn", (_EXTRAPOLATION,), (-1.0, 1.0))
+    _only(metadata, "yarn", ("{arch}.rope.scaling.yarn_log_multiplier",), (0.0,))
+    scaling: dict[str, Any] = {"rope_type": "yarn", "factor": factor}
+    if original := metadata.whole("{arch}.rope.scaling.original_context_length", None):
+        scaling["original_max_position_embeddings"] = original
+    stated = {value for name in _ATTENTION if (value := metadata.number(name, None)) is not None}
+    if len(stated) > 1:
+        raise ConfigError(f"{metadata.file} states two attention factors of rope.scaling: {sorted(stated)}. Keep one.")
+    for value in stated:
+        scaling["attention_factor"] = value
+    for name, key in _RAMP.items():
+        if (value := metadata.number(name, None)) is not None:
+            scaling[key] = value
+    return scaling
+
+
+def _factor(metadata: Metadata, kind: str, factor: float | None) -> float:
+    if factor is None or factor <= 0:
+        key = f"{metadata.architecture}.rope.scaling.factor"
+        raise ConfigError(
+            f"{metadata.file}: the rope scaling {kind!r:.40} needs a positive {key}; it is {factor}. "
+            "Convert the model anew."
+        )
+    return factor
+
+
+def _only(metadata: Metadata, kind: str, names: Sequence[str], honoured: tuple[float, ...]) -> None:
+    for name in names:
+        if (value := metadata.number(name, None)) is not None and value not in honoured:
+            key = name.replace("{arch}", metadata.architecture)
+            raise UnsupportedModelError(
+                f"{metadata.file}: {key} is {value}, and with the rope scaling {kind!r} only "
+                f"{' or '.join(map(str, honoured))} is honoured. Export the model's checkpoint instead."
+            )
 
 
 def _llama3(file: str, divisors: np.ndarray, theta: float, size: int) -> dict[str, Any]:

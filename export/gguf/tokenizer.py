@@ -66,9 +66,13 @@ def tokenizer_files(metadata: Metadata, vocabulary: Vocabulary) -> dict[str, byt
             f"{metadata.file}: the tokenizer model {model!r:.40} is not read from GGUF files; llama and gpt2 are. "
             "Put the tokenizer.json of the model's checkpoint into the artifact's place instead"
         )
+    if vocabulary.mark is not None:
+        # Where several ids have one text, all are read as that text.
+        unmark = decoders.Replace(Regex(f"{vocabulary.mark}[0-9]+{vocabulary.mark}"), "")
+        backend.decoder = decoders.Sequence([unmark, backend.decoder])
     backend.add_tokens(_added(vocabulary))
     kwargs: dict[str, Any] = {
-        name: AddedToken(vocabulary.tokens[index], normalized=False, special=True)
+        name: AddedToken(vocabulary.names[index], normalized=False, special=True)
         for name, attribute in _NAMED.items()
         if (index := getattr(vocabulary, attribute)) is not None
     }
@@ -84,7 +88,7 @@ def _added(vocabulary: Vocabulary) -> list[AddedToken]:
     """Tokens found in the text as it stands, before anything else: those of control, and those a user defined."""
     ends = set(vocabulary.ends)
     return [
-        AddedToken(vocabulary.tokens[index], normalized=False, special=kind != USER_DEFINED or index in ends)
+        AddedToken(vocabulary.names[index], normalized=False, special=kind != USER_DEFINED or index in ends)
         for index, kind in enumerate(vocabulary.kinds.tolist())
         if kind in (CONTROL, UNKNOWN, USER_DEFINED) or index in ends
     ]
@@ -117,9 +121,8 @@ def _library(metadata: Metadata, **parts: Any) -> Backend:
 
 
 def _sentencepiece(metadata: Metadata, vocabulary: Vocabulary) -> Backend:
-    tokens = vocabulary.tokens
-    ids = {token: index for index, token in enumerate(tokens)}
-    unknown = None if vocabulary.unknown is None else tokens[vocabulary.unknown]
+    ids = {name: index for index, name in enumerate(vocabulary.names)}
+    unknown = None if vocabulary.unknown is None else vocabulary.names[vocabulary.unknown]
     backend = _library(
         metadata,
         vocab=ids,
@@ -156,6 +159,10 @@ def _merges(metadata: Metadata, vocabulary: Vocabulary) -> list[tuple[str, str]]
             f"{len(longest)} characters: {longest!r:.40}... Download it again."
         )
     plain = np.isin(vocabulary.kinds, (NORMAL, UNUSED)).tolist()
+    if vocabulary.mark is not None:
+        plain = [
+            kind and name == token for kind, name, token in zip(plain, vocabulary.names, vocabulary.tokens, strict=True)
+        ]
     pieces = {token: index for index, token in enumerate(vocabulary.tokens) if plain[index]}
     merges: list[tuple[str, str]] = []
     for index in np.argsort(-scores.astype(np.float64), kind="stable").tolist():
@@ -190,7 +197,7 @@ def _byte_level(metadata: Metadata, vocabulary: Vocabulary) -> tuple[Backend, bo
         merges.append((merge[:middle], merge[middle + 1 :]))
     backend = _library(
         metadata,
-        vocab={token: index for index, token in enumerate(vocabulary.tokens)},
+        vocab={name: index for index, name in enumerate(vocabulary.names)},
         merges=merges,
         ignore_merges=split.ignore_merges,
     )

@@ -23,13 +23,21 @@ _ENDS: Final = frozenset(
 # sentencepiece's places for the ids that a file with its tokens need not state.
 _SENTENCEPIECE: Final = {"bos": 1, "eos": 2, "unknown": 0}
 _ABSENT: Final = (-1, 0xFFFF_FFFF)
+_PRIVATE: Final = range(0xE000, 0x10FFFE)  # from the first character that Unicode gives no meaning
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """``tokens`` and ``kinds`` in order of id; ``ends`` are the ids that end a generation, the file's own one first."""
+    """``tokens`` and ``kinds`` in order of id; ``ends`` are the ids that end a generation, the file's own one first.
+
+    Several ids may have one text, which then stands for the last of them, as in llama.cpp. ``names`` are unlike each
+    other: a text, and ``mark``, the id and ``mark`` behind it where a later id has the text. ``mark`` is None where no
+    text is there twice.
+    """
 
     tokens: list[str]
+    names: list[str]
+    mark: str | None
     kinds: np.ndarray
     bos: int | None = None
     eos: int | None = None
@@ -46,12 +54,7 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     tokens = metadata.texts("tokenizer.ggml.tokens", [])
     # As llama.cpp names them: an id needs a text of its own.
     tokens = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
-    if len(set(tokens)) != len(tokens):
-        seen: set[str] = set()
-        twice = next(token for token in tokens if token in seen or seen.add(token))  # type: ignore[func-returns-value]
-        raise CheckpointError(
-            f"{file}: every token has one id, and tokenizer.ggml.tokens holds {twice!r:.80} twice. Download it again."
-        )
+    names, mark = _names(tokens)
     kinds = metadata.array("tokenizer.ggml.token_type", None)
     if kinds is None:
         kinds = np.full(len(tokens), NORMAL)
@@ -78,10 +81,23 @@ def read_vocabulary(metadata: Metadata) -> Vocabulary:
     ends += [index for index, token in enumerate(tokens) if token in _ENDS]
     return Vocabulary(
         tokens=tokens,
+        names=names,
+        mark=mark,
         kinds=kinds,
         ends=tuple(dict.fromkeys(index for index in ends if index is not None)),
         **ids,
     )
+
+
+def _names(tokens: list[str]) -> tuple[list[str], str | None]:
+    last = {token: index for index, token in enumerate(tokens)}
+    if len(last) == len(tokens):
+        return tokens, None
+    used = set().union(*tokens)
+    mark = next(chr(code) for code in _PRIVATE if chr(code) not in used)
+    return [
+        token if last[token] == index else f"{token}{mark}{index}{mark}" for index, token in enumerate(tokens)
+    ], mark
 
 
 def _id(metadata: Metadata, name: str, count: int) -> int | None:

@@ -80,6 +80,11 @@ def _token_or_tokens(name: str, value: Any) -> int | tuple[int, ...]:
     return tuple(int(item) for item in value)
 
 
+def _no_token_or_some(name: str, value: Any) -> int | tuple[int, ...]:
+    """A list may be empty: nothing ends a row."""
+    return () if isinstance(value, (list, tuple)) and not value else _token_or_tokens(name, value)
+
+
 def _words(name: str, value: Any) -> tuple[tuple[int, ...], ...]:
     if (
         not isinstance(value, (list, tuple))
@@ -191,7 +196,7 @@ _RULES: dict[str, Rule] = {
     "renormalize_logits": _flag,
     "pad_token_id": _token,
     "bos_token_id": _token,
-    "eos_token_id": _token_or_tokens,
+    "eos_token_id": _no_token_or_some,
     "decoder_start_token_id": _token_or_tokens,
     "prompt_lookup_num_tokens": _count(1),
     "max_matching_ngram_size": _count(1),

@@ -19,7 +19,9 @@ from support.command_line import good
 from support.oracle import save_checkpoint, upstream
 
 import precast
+from precast.export.families import find_family
 from precast.export.heads import BASE, MASKED_LM, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION
+from precast.export.reference import head_for
 from precast.runtime.artifact import Artifact
 from precast.runtime.errors import (
     CheckpointError,
@@ -279,6 +281,28 @@ def test_weights_that_are_not_finite(checkpoint: Path, tmp_path: Path, out: Path
 
     edit_weights(source, change)
     refused(source, out, WeightsError, r"NaN or Inf: .*classifier.bias \(1 of 2 values\)")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architectures", "kind", "message"),
+    [
+        (
+            "llama",
+            ["LlamaForSequenceClassification"],
+            UnsupportedTaskError,
+            r"^LlamaForSequenceClassification is made for task 'text-classification', which is not exported of "
+            r"model_type 'llama' so far; its tasks here: text-generation\.$",
+        ),
+        ("gpt2", ["GPT2ForTokenClassification"], UnsupportedTaskError, r"is made for task 'token-classification'"),
+        ("llama", ["LlamaForPoetry"], ConfigError, r"it is LlamaForPoetry, which is for no task known here\. If they"),
+        ("llama", None, ConfigError, r"what its weights are for, and it is not there\. .*\(text-generation\), name it"),
+    ],
+)
+def test_architectures_that_are_not_exported(
+    model_type: str, architectures: list[str] | None, kind: type[PrecastError], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        head_for(find_family(model_type), {"model_type": model_type, "architectures": architectures}, None)
 
 
 def test_config_keys_that_nobody_reads_are_recorded_and_shown(artifact: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.gguf_samples import random_model, write_model
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from precast.export.checkpoint import Checkpoint
+from precast.export.families import find_family
 from precast.export.gguf.repack import repack
 from precast.runtime.auto import AutoModel, AutoTokenizer
 from precast.runtime.errors import CheckpointError, ConfigError, InputError, UnsupportedModelError, WeightsError
@@ -242,7 +244,13 @@ def test_llama3s_rope_scaling_is_found_from_its_divisors(
 
 def _with(key: str, value: Any) -> Any:
     def change(writer: gguf.GGUFWriter) -> None:
-        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32, list: writer.add_array}
+        add = {
+            str: writer.add_string,
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            list: writer.add_array,
+        }
         writer.kv_data[0].pop(key, None)
         if value is not None:
             add[type(value)](key, value)
@@ -272,7 +280,8 @@ def _with(key: str, value: Any) -> Any:
         ("llama.embedding_length", 65, ConfigError, r"embedding_length is 65, and token_embd\.weight has rows of 64"),
         ("llama.attention.head_count", [4, 4], ConfigError, "head_count must be a whole number"),
         ("llama.rope.dimension_count", 8, UnsupportedModelError, "must have one size for queries"),
-        ("llama.rope.scaling.type", "longrope", ConfigError, "needs a positive llama.rope.scaling.factor; it is None"),
+        ("llama.rope.scaling.type", "longrope", UnsupportedModelError, "'longrope' is not read from GGUF files; none,"),
+        ("llama.rope.scaling.type", "yarn", ConfigError, "needs a positive llama.rope.scaling.factor; it is None"),
         ("general.alignment", 33, CheckpointError, "general.alignment must be a power of two; it is 33"),
     ],
 )
@@ -299,6 +308,90 @@ def test_yarn_is_stated(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", "qwen2", random_model("qwen2").state_dict(), extra=extra)
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
     assert Checkpoint.open(path).config["rope_scaling"] == scaling
+
+
+@pytest.mark.parametrize("key", ["yarn_attn_factor", "attn_factor"])
+def test_yarns_keys_are_those_of_config_json(key: str, tmp_path: Path) -> None:
+    stated = {f"yarn_{name}": value for name, value in (("beta_fast", 16.0), ("beta_slow", 2.0), ("ext_factor", 1.0))}
+
+    def extra(writer: gguf.GGUFWriter) -> None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(4.0)
+        for name, value in {**stated, key: 2.0}.items():
+            writer.add_float32(f"llama.rope.scaling.{name}", value)
+
+    path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
+    config = Checkpoint.open(path).config
+    scaling = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 2.0, "beta_fast": 16.0, "beta_slow": 2.0}
+    assert config["rope_scaling"] == scaling
+    theirs = transformers.AutoConfig.for_model(**config)
+    rotary = transformers.LlamaForCausalLM(theirs).model.rotary_emb
+    ours: Any = find_family("llama").read(config)
+    assert ours.rope.scale == rotary.attention_scaling == 2.0
+    np.testing.assert_allclose(ours.rope.module().frequencies.compute(), rotary.inv_freq, rtol=3e-7)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (
+            {"rope.scaling.attn_factor": 2.0},
+            "attn_factor is 2.0, and with the rope scaling 'none' only 1.0 is honoured",
+        ),
+        (
+            {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0, "rope.scaling.yarn_attn_factor": 0.5},
+            "with the rope scaling 'linear' only 1.0",
+        ),
+        (
+            {"rope.scaling.yarn_ext_factor": 0.5},
+            "yarn_ext_factor is 0.5, and with the rope scaling 'none' only -1.0 or",
+        ),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.yarn_ext_factor": 0.0},
+            "yarn_ext_factor is 0.0, and with the rope scaling 'yarn' only -1.0 or 1.0 is honoured",
+        ),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.yarn_log_multiplier": 0.1},
+            "yarn_log_multiplier is 0.1",
+        ),
+        ({"rope.scaling.alpha": 2.0}, "llama.rope.scaling.alpha is 2.0, which is not honoured here and might change"),
+        ({"rope.dimension_sections": [1, 2]}, "llama.rope.dimension_sections is "),
+        ({"attention.scale": 0.5}, "llama.attention.scale is 0.5"),
+        ({"attention.causal": False}, "llama.attention.causal is False"),
+        ({"logit_scale": 0.5}, "llama.logit_scale is 0.5"),
+        ({"frobnication": "full"}, "llama.frobnication is 'full'"),
+    ],
+)
+def test_keys_of_the_architecture_that_are_not_honoured(keys: dict[str, Any], message: str, tmp_path: Path) -> None:
+    def extra(writer: gguf.GGUFWriter) -> None:
+        for key, value in keys.items():
+            _with(f"llama.{key}", value)(writer)
+
+    path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
+    with pytest.raises(UnsupportedModelError, match=re.escape(message)):
+        Checkpoint.open(path)
+
+
+def test_two_attention_factors_contradict(tmp_path: Path) -> None:
+    def extra(writer: gguf.GGUFWriter) -> None:
+        for name, value in (("type", "yarn"), ("factor", 2.0), ("attn_factor", 2.0), ("yarn_attn_factor", 3.0)):
+            _with(f"llama.rope.scaling.{name}", value)(writer)
+
+    path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
+    with pytest.raises(ConfigError, match=r"two attention factors of rope\.scaling: \[2\.0, 3\.0\]"):
+        Checkpoint.open(path)
+
+
+def test_keys_of_the_architecture_that_change_nothing(tmp_path: Path) -> None:
+    state = random_model("llama").state_dict()
+    plain = Checkpoint.open(write_model(tmp_path / "m.gguf", "llama", state)).config
+
+    def extra(writer: gguf.GGUFWriter) -> None:
+        notes = {"vocab_size": samples.VOCAB, "logit_scale": 1.0, "attention.causal": True, "expert_used_count": 0}
+        for key, value in {**notes, "rope.scaling.attn_factor": 1.0, "rope.scaling.original_context_length": 9}.items():
+            _with(f"llama.{key}", value)(writer)
+
+    assert Checkpoint.open(write_model(tmp_path / "n.gguf", "llama", state, extra=extra)).config == plain
 
 
 # -- as a checkpoint -------------------------------------------------------------------------------------------------

@@ -212,7 +212,6 @@ def _vocabulary(**more: Any) -> Any:
         ({"scores": [float("nan")] * 4}, CheckpointError, "scores holds NaN or Inf"),
         ({"scores": ["a"] * 4}, ConfigError, r"scores must be an array of numbers; it is \['a'"),
         ({"token_type": [1, 1]}, CheckpointError, r"one entry for each of 4 tokens; it has 2"),
-        ({"tokens": ["a", "b", "c", "a"]}, CheckpointError, r"tokens holds 'a' twice"),
         ({"tokens": ["a", "b", "c", "x" * 30_000]}, CheckpointError, "the longest has 30000 characters: 'xxx"),
         ({"tokens": "abc"}, ConfigError, r"tokens must be an array of texts; it is 'abc'"),
         ({"bos_token_id": 4}, ConfigError, r"bos_token_id must be below the number of tokens, 4; it is 4"),
@@ -250,3 +249,41 @@ def test_what_a_file_leaves_out(tmp_path: Path) -> None:
     extra = _vocabulary(bos_token_id=0xFFFF_FFFF)
     path = write_model(tmp_path / "n.gguf", "llama", random_model("llama").state_dict(), extra=extra)
     assert Checkpoint.open(path).config["bos_token_id"] is None
+
+
+def test_a_text_of_several_ids_is_the_last_of_them_and_all_are_read_as_it(tmp_path: Path) -> None:
+    """As llama.cpp, whose table of texts keeps the last id, and whose table of ids keeps every text."""
+    extra = _vocabulary(
+        tokens=["<unk>", "<s>", "</s>", "<s>", "a", "b", "ab", "a", "ab", "<0x0A>", "<0x0A>"],
+        scores=[0.0, 0.0, 0.0, 0.0, -1.0, -2.0, -0.5, -1.0, -0.5, 0.0, 0.0],
+        token_type=[2, 3, 3, 3, 1, 1, 1, 1, 1, 6, 6],
+        bos_token_id=1,
+        add_bos_token=True,
+        add_space_prefix=False,
+    )
+    path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
+    checkpoint = Checkpoint.open(path)
+    assert checkpoint.config["bos_token_id"] == 1
+    tokens = Tokenizer.from_files(checkpoint.tokenizer_files("llama"))
+    assert ids(tokens, "abba<s>a") == [1, 8, 5, 7, 3, 7]  # the id that the file states begins the text
+    assert [tokens.decode([index]) for index in (4, 7, 6, 8, 9, 10)] == ["a", "a", "ab", "ab", "\n", "\n"]
+    assert tokens.decode([1, 3, 4, 6]) == "<s><s>aab"
+    assert tokens.decode([1, 3, 4, 6], skip_special_tokens=True) == "aab"
+
+
+def test_a_text_of_several_ids_in_a_byte_level_vocabulary(tmp_path: Path) -> None:
+    words, merges, kinds = byte_level_tokens()
+    extra = _vocabulary(
+        model="gpt2",
+        pre="qwen2",
+        scores=None,
+        tokens=[*words, "hello", "<think>"],
+        merges=merges,
+        token_type=[*kinds, 1, 4],
+    )
+    path = write_model(tmp_path / "m.gguf", "qwen2", random_model("qwen2").state_dict(), extra=extra)
+    tokens = Tokenizer.from_files(Checkpoint.open(path).tokenizer_files("qwen2"))
+    twice, think = words.index("hello"), words.index("<think>")
+    assert ids(tokens, "hello<think>") == [len(words), len(words) + 1]
+    assert [tokens.decode([index]) for index in (twice, len(words))] == ["hello", "hello"]
+    assert [tokens.decode([index]) for index in (think, len(words) + 1)] == ["<think>", "<think>"]

@@ -360,3 +360,12 @@ def test_what_a_checkpoint_prefers_is_no_contradiction_of_a_call() -> None:
     assert summary.merged({"num_beams": 1, "max_length": 20}).total_length(1) == 20
     with pytest.raises(InputError, match="min_length must be at most max_length; got 56 and 20"):
         summary.merged({"min_length": 56, "max_length": 20})
+
+
+def test_a_list_of_no_end_tokens_ends_nothing() -> None:
+    for said in ({"eos_token_id": []}, {"eos_token_id": [], "_from_model_config": True}):
+        assert GenerationConfig.from_checkpoint(said).eos == ()
+    assert GenerationConfig.from_checkpoint(None, {"eos_token_id": []}).eos == ()
+    assert GenerationConfig(eos_token_id=[2]).merged({"eos_token_id": []}).eos == ()  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="decoder_start_token_id"):
+        GenerationConfig.from_checkpoint({"decoder_start_token_id": []})
