@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from precast.export.blocks.activations import Activation
+from precast.runtime.catalogue import CATALOGUE, TaskFacts, head_tasks
 
 __all__ = [
     "BASE",
@@ -40,38 +41,40 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Head:
-    """A task output. ``architectures`` are the endings of upstream's class names in config.json.
+    """What a model is exported for: a row of `precast.runtime.catalogue`."""
 
-    ``choices``: inputs are [B, C, S].
-    """
+    facts: TaskFacts
 
-    task: str
-    architectures: tuple[str, ...]
-    outputs: tuple[str, ...]
-    choices: bool = False
+    @property
+    def task(self) -> str:
+        return self.facts.name
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """Endings of upstream's class names in config.json."""
+        return self.facts.endings
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(out.name for out in self.facts.outs)
+
+    @property
+    def choices(self) -> bool:
+        """Inputs are [B, C, S]."""
+        return any("choices" in out.shape for out in self.facts.outs)
 
 
-BASE = Head("feature-extraction", ("Model",), ("last_hidden_state", "pooler_output"))
-MASKED_LM = Head("fill-mask", ("ForMaskedLM", "ForPreTraining"), ("logits",))
-SEQUENCE_CLASSIFICATION = Head("text-classification", ("ForSequenceClassification",), ("logits",))
-TOKEN_CLASSIFICATION = Head("token-classification", ("ForTokenClassification",), ("logits",))
-QUESTION_ANSWERING = Head("question-answering", ("ForQuestionAnswering",), ("start_logits", "end_logits"))
-MULTIPLE_CHOICE = Head("multiple-choice", ("ForMultipleChoice",), ("logits",), choices=True)
-NEXT_SENTENCE = Head("next-sentence-prediction", ("ForNextSentencePrediction",), ("logits",))
-CAUSAL_LM = Head("text-generation", ("ForCausalLM", "LMHeadModel"), ("logits",))
-SEQ2SEQ_LM = Head("text2text-generation", ("ForConditionalGeneration", "MTModel"), ("logits",))
-
-HEADS = (
-    BASE,
-    MASKED_LM,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
-    QUESTION_ANSWERING,
-    MULTIPLE_CHOICE,
-    NEXT_SENTENCE,
-    CAUSAL_LM,
-    SEQ2SEQ_LM,
-)
+HEADS = tuple(Head(CATALOGUE[name]) for name in head_tasks())
+_BY_TASK = {head.task: head for head in HEADS}
+BASE = _BY_TASK["feature-extraction"]
+MASKED_LM = _BY_TASK["fill-mask"]
+SEQUENCE_CLASSIFICATION = _BY_TASK["text-classification"]
+TOKEN_CLASSIFICATION = _BY_TASK["token-classification"]
+QUESTION_ANSWERING = _BY_TASK["question-answering"]
+MULTIPLE_CHOICE = _BY_TASK["multiple-choice"]
+NEXT_SENTENCE = _BY_TASK["next-sentence-prediction"]
+CAUSAL_LM = _BY_TASK["text-generation"]
+SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
 
 
 class FirstToken(nn.Module):

@@ -13,23 +13,16 @@ from torch import nn
 from precast.export.blocks.tables import fill_tables, table_names
 from precast.export.families import Family, find_family
 from precast.export.generative import parts_of
-from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
+from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION, Head
 from precast.export.quantized import dequantized
 from precast.export.signatures import Signature, signature
 from precast.export.spec import Spec
 from precast.export.weights import Lazy, Source, WeightMap, plan, rename
 from precast.graphs.block_weight import Blocks
-from precast.runtime.errors import ConfigError, UnsupportedTaskError, closest, listing
+from precast.runtime import catalogue
+from precast.runtime.errors import ConfigError, UnsupportedTaskError, listing
 
 __all__ = ["Part", "Reference", "build", "head_for", "served_tasks"]
-
-# Pipeline names that another task's head serves.
-_SERVED_BY = {
-    "zero-shot-classification": SEQUENCE_CLASSIFICATION.task,
-    "sentiment-analysis": SEQUENCE_CLASSIFICATION.task,
-    "ner": "token-classification",
-    "sentence-similarity": BASE.task,
-}
 
 
 @dataclass(frozen=True)
@@ -73,12 +66,10 @@ def head_for(family: Family, config: Mapping[str, Any], task: str | None) -> Hea
         ConfigError: no task was given and config.json names no architecture we know.
     """
     if task is not None:
-        wanted = _SERVED_BY.get(task, task)
-        known = sorted({head.task for head in HEADS} | set(_SERVED_BY))
-        if wanted not in known:
-            raise UnsupportedTaskError(f"task {task!r} is unknown. {closest(task, known)} Tasks: {listing(known)}.")
+        facts = catalogue.resolve(task)
+        wanted = (facts.name, *facts.served_by) if facts.endings else facts.served_by
         for head in family.heads:
-            if head.task == wanted:
+            if head.task in wanted:
                 return head
         raise UnsupportedTaskError(
             f"model_type {config.get('model_type')!r} has no head for task {task!r}; "

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 from precast.runtime.artifact import MANIFEST_NAME, Artifact
 from precast.runtime.cache import cache_folder, checkpoint_digests, entry_name, locked
+from precast.runtime.catalogue import AUTO, TaskFacts
 from precast.runtime.errors import (
     ArtifactError,
     CheckpointError,
@@ -34,19 +35,7 @@ if TYPE_CHECKING:
     from precast.runtime.model import Model
     from precast.runtime.processors.text import Tokenizer
 
-__all__ = [
-    "AutoModel",
-    "AutoModelForCausalLM",
-    "AutoModelForMaskedLM",
-    "AutoModelForMultipleChoice",
-    "AutoModelForNextSentencePrediction",
-    "AutoModelForQuestionAnswering",
-    "AutoModelForSeq2SeqLM",
-    "AutoModelForSequenceClassification",
-    "AutoModelForTokenClassification",
-    "AutoTokenizer",
-    "load_exporter",
-]
+__all__ = ["AutoModel", "AutoTokenizer", "load_exporter"]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[str], None]
@@ -151,9 +140,9 @@ class AutoTokenizer:
 
 
 class AutoModel:
-    """The encoder itself: ``last_hidden_state`` and, where there is one, ``pooler_output``."""
+    __doc__ = AUTO["AutoModel"].gives
 
-    task: ClassVar[str] = "feature-extraction"
+    task: ClassVar[str] = AUTO["AutoModel"].name
 
     def __init__(self) -> None:
         raise InputError(f"{type(self).__name__} is made by {type(self).__name__}.from_pretrained(...).")
@@ -255,64 +244,15 @@ class AutoModel:
         return model
 
 
-class AutoModelForCausalLM(AutoModel):
-    """A decoder: ``generate(...)``, and ``logits`` over the vocabulary at every position."""
-
-    task = "text-generation"
-
-
-class AutoModelForSeq2SeqLM(AutoModel):
-    """An encoder-decoder: ``generate(...)``, and ``logits`` at every position of ``decoder_input_ids``."""
-
-    task = "text2text-generation"
-
-
-class AutoModelForMaskedLM(AutoModel):
-    """``logits`` over the vocabulary at every position."""
-
-    task = "fill-mask"
-
-
-class AutoModelForSequenceClassification(AutoModel):
-    """``logits`` over the labels of a text."""
-
-    task = "text-classification"
-
-
-class AutoModelForTokenClassification(AutoModel):
-    """``logits`` over the labels of every token."""
-
-    task = "token-classification"
-
-
-class AutoModelForQuestionAnswering(AutoModel):
-    """``start_logits`` and ``end_logits`` of the answer."""
-
-    task = "question-answering"
-
-
-class AutoModelForMultipleChoice(AutoModel):
-    """``logits`` over the choices; inputs are [B, C, S]."""
-
-    task = "multiple-choice"
-
-
-class AutoModelForNextSentencePrediction(AutoModel):
-    """``logits``: the second text follows the first, or does not."""
-
-    task = "next-sentence-prediction"
+def _made(name: str, facts: TaskFacts) -> type[AutoModel]:
+    kind = type(name, (AutoModel,), {"__doc__": facts.gives, "__module__": __name__, "task": facts.name})
+    globals()[name] = kind
+    return kind
 
 
 _CLASSES: tuple[type[AutoModel], ...] = (
     AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoModelForMaskedLM,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
-    AutoModelForQuestionAnswering,
-    AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction,
+    *(_made(name, facts) for name, facts in AUTO.items() if name != AutoModel.__name__),
 )
 
 

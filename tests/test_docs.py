@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from support.generate_docs import README, RECORD, generated
+import pytest
+from support.generate_docs import PARTS, README, RECORD, generated
 
 
-def test_generated_parts_are_fresh() -> None:
-    text = README.read_text()
-    assert generated(text) == text, "run: python -m support.generate_docs, in tests/"
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.name)
+def test_generated_parts_are_fresh(path: Path) -> None:
+    assert generated(path) == path.read_text(), "run: python -m support.generate_docs, in tests/"
 
 
 def test_the_recorded_page_is_of_the_recorded_run() -> None:

@@ -8,17 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from precast.runtime.catalogue import AUTO
+
 if TYPE_CHECKING:
     from precast.export.exporter import export_model as export_model
     from precast.runtime.auto import AutoModel as AutoModel
-    from precast.runtime.auto import AutoModelForCausalLM as AutoModelForCausalLM
-    from precast.runtime.auto import AutoModelForMaskedLM as AutoModelForMaskedLM
-    from precast.runtime.auto import AutoModelForMultipleChoice as AutoModelForMultipleChoice
-    from precast.runtime.auto import AutoModelForNextSentencePrediction as AutoModelForNextSentencePrediction
-    from precast.runtime.auto import AutoModelForQuestionAnswering as AutoModelForQuestionAnswering
-    from precast.runtime.auto import AutoModelForSeq2SeqLM as AutoModelForSeq2SeqLM
-    from precast.runtime.auto import AutoModelForSequenceClassification as AutoModelForSequenceClassification
-    from precast.runtime.auto import AutoModelForTokenClassification as AutoModelForTokenClassification
     from precast.runtime.auto import AutoTokenizer as AutoTokenizer
     from precast.runtime.errors import PrecastError as PrecastError
     from precast.runtime.model import load as load
@@ -26,16 +20,19 @@ if TYPE_CHECKING:
     from precast.runtime.tasks import pipeline as pipeline
     from precast.runtime.verify import verify as verify
 
+    # generated: auto
+    AutoModelForCausalLM = AutoModel
+    AutoModelForMaskedLM = AutoModel
+    AutoModelForMultipleChoice = AutoModel
+    AutoModelForNextSentencePrediction = AutoModel
+    AutoModelForQuestionAnswering = AutoModel
+    AutoModelForSeq2SeqLM = AutoModel
+    AutoModelForSequenceClassification = AutoModel
+    AutoModelForTokenClassification = AutoModel
+    # end
+
 _HOME = {
-    "AutoModel": "precast.runtime.auto",
-    "AutoModelForCausalLM": "precast.runtime.auto",
-    "AutoModelForMaskedLM": "precast.runtime.auto",
-    "AutoModelForMultipleChoice": "precast.runtime.auto",
-    "AutoModelForNextSentencePrediction": "precast.runtime.auto",
-    "AutoModelForQuestionAnswering": "precast.runtime.auto",
-    "AutoModelForSeq2SeqLM": "precast.runtime.auto",
-    "AutoModelForSequenceClassification": "precast.runtime.auto",
-    "AutoModelForTokenClassification": "precast.runtime.auto",
+    **dict.fromkeys(AUTO, "precast.runtime.auto"),
     "AutoTokenizer": "precast.runtime.auto",
     "PrecastError": "precast.runtime.errors",
     "load": "precast.runtime.model",

@@ -1,20 +1,17 @@
-"""Pipelines: ``pipeline("text-classification", "artifact")``. A task is a file of this folder, named after it.
-
-Adding one edits no list: ``text_classification.py`` is "text-classification". It holds ``PIPELINE``, the class, and
-``ALIASES``, other names of the task (``*`` matches anything).
+"""Pipelines: ``pipeline("text-classification", "artifact")``. A task is a row of `precast.runtime.catalogue` and a
+file of this folder, named after it, that holds its class as ``PIPELINE``: ``text_classification.py``.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
 from importlib import import_module
 from pkgutil import iter_modules
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from precast.runtime.errors import UnsupportedTaskError, closest, listing
+from precast.runtime import catalogue
+from precast.runtime.errors import UnsupportedTaskError, listing
 
 if TYPE_CHECKING:
     from precast.runtime.tasks.base import Task
@@ -35,7 +32,7 @@ class _Tasks(Mapping[str, "type[Task]"]):
         }
 
     def __getitem__(self, name: str) -> type[Task]:
-        found: type[Task] = self._module(self._files[name]).PIPELINE
+        found: type[Task] = import_module(f"{__name__}.{self._files[name]}").PIPELINE
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -44,27 +41,15 @@ class _Tasks(Mapping[str, "type[Task]"]):
     def __len__(self) -> int:
         return len(self._files)
 
-    def aliases(self) -> dict[str, str]:
-        """Other names of the tasks, each with the task it means."""
-        return {alias: name for name, file in self._files.items() for alias in self._module(file).ALIASES}
-
-    def resolve(self, name: str) -> str:
-        """The task ``name`` means; an unknown one is an error with near matches."""
-        if not isinstance(name, str):
-            raise UnsupportedTaskError(f"A task is named by a string; received {name!r}. Tasks: {listing(self)}.")
-        if name in self._files:
-            return name
-        aliases = self.aliases()
-        for alias, task in aliases.items():
-            if fnmatchcase(name, alias):
-                return task
-        known = [*self, *(alias for alias in aliases if "*" not in alias)]
-        message = f"Task {name!r} is not supported. {closest(name, known)} Tasks: {listing(known)}."
-        raise UnsupportedTaskError(message.replace("  ", " "))
-
-    @staticmethod
-    def _module(file: str) -> ModuleType:
-        return import_module(f"{__name__}.{file}")
+    def resolve(self, name: object) -> str:
+        """The pipeline ``name`` means; an unknown one is an error with near matches."""
+        facts = catalogue.resolve(name)
+        if facts.name not in self._files:
+            raise UnsupportedTaskError(
+                f"Task {name!r} has no pipeline: call the model itself, precast.load(artifact)(...). "
+                f"Pipelines: {listing(self)}."
+            )
+        return facts.name
 
 
 TASKS = _Tasks()
@@ -98,7 +83,7 @@ def pipeline(
         from precast.runtime.model import load
 
         model = load(model, device=device, threads=threads, variant=variant)
-    served = kind.served_by or (name,)
+    served = (name, *catalogue.CATALOGUE[name].served_by)
     if not any(own in model.tasks for own in served):
         raise UnsupportedTaskError(
             f"Task {name!r} needs an artifact exported for {' or '.join(served)}; this one serves: "

@@ -40,7 +40,6 @@ class Task:
     """
 
     name: ClassVar[str]
-    served_by: ClassVar[tuple[str, ...]] = ()
     """Tasks of an artifact whose graph can do this one; its own name if empty."""
     cpu_budget: ClassVar[int] = batching.CPU_BUDGET
 
@@ -78,7 +77,7 @@ class Task:
 
     @classmethod
     def implied(cls, asked: str) -> dict[str, Any]:
-        """Parameters that the name a pipeline was asked for by says, where it is a pattern of ``ALIASES``."""
+        """Parameters that are in the name a pipeline was asked for by: those of "translation_en_to_de"."""
         return {}
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Any]:

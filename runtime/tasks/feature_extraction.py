@@ -11,9 +11,7 @@ from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
 from precast.runtime.tasks.base import Request, Row
 
-__all__ = ["ALIASES", "PIPELINE", "FeatureExtraction"]
-
-ALIASES: tuple[str, ...] = ()
+__all__ = ["PIPELINE", "FeatureExtraction"]
 
 
 class FeatureExtraction(TextTask):

@@ -12,9 +12,7 @@ from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask, tokenizer_options
 from precast.runtime.tasks.base import Request, Row, softmax
 
-__all__ = ["ALIASES", "PIPELINE", "FillMask"]
-
-ALIASES: tuple[str, ...] = ()
+__all__ = ["PIPELINE", "FillMask"]
 
 _log = logging.getLogger(__name__)
 

@@ -16,9 +16,7 @@ from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask
 from precast.runtime.tasks.base import Request, Row, softmax
 
-__all__ = ["ALIASES", "PIPELINE", "QuestionAnswering"]
-
-ALIASES: tuple[str, ...] = ()
+__all__ = ["PIPELINE", "QuestionAnswering"]
 
 _MOST_TOKENS = 384
 _MOST_STRIDE = 128

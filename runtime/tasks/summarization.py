@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from precast.runtime.tasks.text2text_generation import Text2TextGeneration
 
-__all__ = ["ALIASES", "PIPELINE", "Summarization"]
-
-ALIASES: tuple[str, ...] = ()
+__all__ = ["PIPELINE", "Summarization"]
 
 _log = logging.getLogger(__name__)
 
@@ -19,7 +17,6 @@ class Summarization(Text2TextGeneration):
     """A text -> ``[{"summary_text": ...}]``, as text2text-generation; T5 is told to with the prefix its config has."""
 
     name = "summarization"
-    served_by: ClassVar[tuple[str, ...]] = ("summarization", "text2text-generation")
     result = "summary"
 
     def look_at(self, length: int, parameters: Mapping[str, Any]) -> None:

@@ -9,9 +9,7 @@ from precast.runtime.errors import InputError
 from precast.runtime.tasks._generation import GenerationTask, as_written, stop_strings
 from precast.runtime.tasks.base import Request
 
-__all__ = ["ALIASES", "PIPELINE", "Text2TextGeneration"]
-
-ALIASES: tuple[str, ...] = ()
+__all__ = ["PIPELINE", "Text2TextGeneration"]
 
 
 class Text2TextGeneration(GenerationTask):
@@ -22,7 +20,6 @@ class Text2TextGeneration(GenerationTask):
     """
 
     name = "text2text-generation"
-    served_by: ClassVar[tuple[str, ...]] = ("text2text-generation", "summarization", "translation")
     usual = {"max_new_tokens": 256, "num_beams": 4}  # noqa: RUF012 - read only
     result: ClassVar[str] = "generated"
 

@@ -12,9 +12,7 @@ from precast.runtime.errors import InputError, closest
 from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
 from precast.runtime.tasks.base import Request, Row, id2label, sigmoid, softmax
 
-__all__ = ["ALIASES", "PIPELINE", "TextClassification"]
-
-ALIASES: tuple[str, ...] = ("sentiment-analysis",)
+__all__ = ["PIPELINE", "TextClassification"]
 
 _FUNCTIONS = ("none", "sigmoid", "softmax")
 _UNSET: Any = object()

@@ -12,9 +12,7 @@ from precast.runtime.errors import InputError
 from precast.runtime.tasks._generation import GenerationTask, as_written, stop_strings
 from precast.runtime.tasks.base import Request, Row
 
-__all__ = ["ALIASES", "PIPELINE", "Chat", "TextGeneration"]
-
-ALIASES: tuple[str, ...] = ()
+__all__ = ["PIPELINE", "Chat", "TextGeneration"]
 
 _TOKENIZER = ("add_special_tokens", "padding", "truncation", "max_length")
 

@@ -13,9 +13,7 @@ from precast.runtime.tasks._entities import Piece, label_tokens, label_words, me
 from precast.runtime.tasks._text import TextTask
 from precast.runtime.tasks.base import Request, Row, id2label, softmax
 
-__all__ = ["ALIASES", "PIPELINE", "TokenClassification"]
-
-ALIASES: tuple[str, ...] = ("ner",)
+__all__ = ["PIPELINE", "TokenClassification"]
 
 _STRATEGIES = ("none", "simple", "first", "average", "max")
 _log = logging.getLogger(__name__)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from precast.runtime.errors import InputError
 from precast.runtime.tasks.text2text_generation import Text2TextGeneration
 
-__all__ = ["ALIASES", "PIPELINE", "Translation"]
-
-ALIASES = ("translation_*_to_*",)
+__all__ = ["PIPELINE", "Translation"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +23,6 @@ class Translation(Text2TextGeneration):
     """
 
     name = "translation"
-    served_by: ClassVar[tuple[str, ...]] = ("translation", "text2text-generation")
     result = "translation"
 
     @classmethod

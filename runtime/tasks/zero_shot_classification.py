@@ -13,9 +13,7 @@ from precast.runtime.fields import is_count
 from precast.runtime.tasks._text import TextTask
 from precast.runtime.tasks.base import Request, Row, config_fields, softmax
 
-__all__ = ["ALIASES", "PIPELINE", "ZeroShotClassification"]
-
-ALIASES: tuple[str, ...] = ()
+__all__ = ["PIPELINE", "ZeroShotClassification"]
 
 _TEMPLATE = "This example is {}."
 _log = logging.getLogger(__name__)
@@ -29,7 +27,6 @@ class ZeroShotClassification(TextTask):
     """
 
     name = "zero-shot-classification"
-    served_by = ("zero-shot-classification", "text-classification")
     too_long = "Shorten the labels or the hypothesis_template, which are never cut."
 
     def __init__(self, model: Any, **defaults: Any) -> None:

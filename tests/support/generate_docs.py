@@ -1,4 +1,4 @@
-"""Write the generated parts of the README from the code and from recorded benchmark runs.
+"""Write the generated parts of the README and of the package's typed names from the code and from recorded benchmark runs.
 
 python -m support.generate_docs, in tests/
 """
@@ -12,6 +12,7 @@ from typing import Any
 from support import ROOT
 
 README = ROOT / "README.md"
+FACADE = ROOT / "runtime" / "_facade" / "__init__.py"
 
 
 def support() -> str:
@@ -160,18 +161,32 @@ def _both_ratios(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return ", ".join(texts) if len(texts) == 2 else f"whole {texts[0]}"
 
 
-PARTS = {"support": support, "cli": cli, "speed": speed, "generation": generation}
+def auto() -> str:
+    """The classes that `precast.runtime.auto` makes of the catalogue, for who reads types without running them."""
+    from precast.runtime.catalogue import AUTO
+
+    return "\n".join(f"    {name} = AutoModel" for name in sorted(AUTO) if name != "AutoModel")
 
 
-def generated(text: str) -> str:
-    """``text`` with every generated part written anew."""
-    for name, part in PARTS.items():
-        pattern = re.compile(rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)", re.S)
+PARTS = {
+    README: {"support": support, "cli": cli, "speed": speed, "generation": generation},
+    FACADE: {"auto": auto},
+}
+
+
+def generated(path: Path) -> str:
+    """The text of a file with every generated part of it written anew."""
+    text = path.read_text()
+    for name, part in PARTS[path].items():
+        pattern = re.compile(
+            rf"(^ *(?:<!--|#) generated: {name}(?: -->)?\n).*?(^ *(?:<!--|#) end(?: -->)?$)", re.S | re.M
+        )
         text, count = pattern.subn(lambda match, part=part: f"{match[1]}{part()}\n{match[2]}", text)
         if count != 1:
-            raise SystemExit(f"README.md must hold the mark 'generated: {name}' once, found {count}")
+            raise SystemExit(f"{path} must hold the mark 'generated: {name}' once, found {count}")
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(generated(README.read_text()))
+    for path in PARTS:
+        path.write_text(generated(path))

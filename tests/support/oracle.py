@@ -17,30 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from precast.export.families import find_family
 from precast.export.heads import (
-    BASE,
-    CAUSAL_LM,
-    MASKED_LM,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
     QUESTION_ANSWERING,
-    SEQ2SEQ_LM,
-    SEQUENCE_CLASSIFICATION,
-    TOKEN_CLASSIFICATION,
     Head,
 )
-
-AUTO = {
-    BASE: transformers.AutoModel,
-    MASKED_LM: transformers.AutoModelForMaskedLM,
-    SEQUENCE_CLASSIFICATION: transformers.AutoModelForSequenceClassification,
-    TOKEN_CLASSIFICATION: transformers.AutoModelForTokenClassification,
-    QUESTION_ANSWERING: transformers.AutoModelForQuestionAnswering,
-    MULTIPLE_CHOICE: transformers.AutoModelForMultipleChoice,
-    NEXT_SENTENCE: transformers.AutoModelForNextSentencePrediction,
-    CAUSAL_LM: transformers.AutoModelForCausalLM,
-    SEQ2SEQ_LM: transformers.AutoModelForSeq2SeqLM,
-}
-
 
 # Attention as upstream computes it by default, where its eager form is another: Falcon's adds linear biases twice.
 _ATTENTION = {"falcon": "sdpa"}
@@ -97,7 +78,7 @@ def upstream(
     attention = _ATTENTION.get(model_type, "eager")
     config._attn_implementation = attention
     config._experts_implementation = "eager"  # the others know no float64
-    model = AUTO[head].from_config(config, attn_implementation=attention).eval()
+    model = getattr(transformers, str(head.facts.auto)).from_config(config, attn_implementation=attention).eval()
     randomise(model, seed)
     written = json.loads(model.config.to_json_string(use_diff=False))
     written["architectures"] = [type(model).__name__]

@@ -1,0 +1,152 @@
+"""The one table of tasks: what each is called, which of upstream's classes make it, what comes out, who serves it.
+
+Heads, ``AutoModel`` classes, pipelines, the command line, the tables of the documentation and the tests' oracle read
+it. A new task is a row here and a file of `precast.runtime.tasks`; a new head is a row and a module.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from precast.runtime.errors import UnsupportedTaskError, closest, listing
+
+__all__ = ["AUTO", "CATALOGUE", "Out", "TaskFacts", "find", "head_tasks", "names", "resolve"]
+
+
+class Out(NamedTuple):
+    """An output of a head: its name and its dimensions, named as those of the inputs where they are the same."""
+
+    name: str
+    shape: tuple[str, ...]
+
+
+class TaskFacts(NamedTuple):
+    """A task.
+
+    Args:
+        endings: of upstream's class names in config.json's ``architectures``; none: no head is made for this task.
+        auto: upstream's ``AutoModel`` class for it. gives: what its models return, for that class's documentation.
+        outs: outputs of the head; a checkpoint may lack the last ones.
+        aliases: other names of the task; ``*`` matches anything.
+        served_by: tasks whose artifacts do this one as well as its own, the best first.
+    """
+
+    name: str
+    endings: tuple[str, ...] = ()
+    auto: str | None = None
+    gives: str = ""
+    outs: tuple[Out, ...] = ()
+    aliases: tuple[str, ...] = ()
+    served_by: tuple[str, ...] = ()
+
+
+_TEXT = ("batch", "sequence")
+
+_ROWS = (
+    TaskFacts(
+        "feature-extraction",
+        endings=("Model",),
+        auto="AutoModel",
+        gives="The encoder itself: ``last_hidden_state`` and, where there is one, ``pooler_output``.",
+        outs=(Out("last_hidden_state", (*_TEXT, "size")), Out("pooler_output", ("batch", "size"))),
+    ),
+    TaskFacts("sentence-similarity", served_by=("feature-extraction",)),
+    TaskFacts(
+        "fill-mask",
+        endings=("ForMaskedLM", "ForPreTraining"),
+        auto="AutoModelForMaskedLM",
+        gives="``logits`` over the vocabulary at every position.",
+        outs=(Out("logits", (*_TEXT, "vocabulary")),),
+    ),
+    TaskFacts(
+        "text-classification",
+        endings=("ForSequenceClassification",),
+        auto="AutoModelForSequenceClassification",
+        gives="``logits`` over the labels of a text.",
+        outs=(Out("logits", ("batch", "labels")),),
+        aliases=("sentiment-analysis",),
+    ),
+    TaskFacts("zero-shot-classification", served_by=("text-classification",)),
+    TaskFacts(
+        "token-classification",
+        endings=("ForTokenClassification",),
+        auto="AutoModelForTokenClassification",
+        gives="``logits`` over the labels of every token.",
+        outs=(Out("logits", (*_TEXT, "labels")),),
+        aliases=("ner",),
+    ),
+    TaskFacts(
+        "question-answering",
+        endings=("ForQuestionAnswering",),
+        auto="AutoModelForQuestionAnswering",
+        gives="``start_logits`` and ``end_logits`` of the answer.",
+        outs=(Out("start_logits", _TEXT), Out("end_logits", _TEXT)),
+    ),
+    TaskFacts(
+        "multiple-choice",
+        endings=("ForMultipleChoice",),
+        auto="AutoModelForMultipleChoice",
+        gives="``logits`` over the choices; inputs are [B, C, S].",
+        outs=(Out("logits", ("batch", "choices")),),
+    ),
+    TaskFacts(
+        "next-sentence-prediction",
+        endings=("ForNextSentencePrediction",),
+        auto="AutoModelForNextSentencePrediction",
+        gives="``logits``: the second text follows the first, or does not.",
+        outs=(Out("logits", ("batch", "labels")),),
+    ),
+    TaskFacts(
+        "text-generation",
+        endings=("ForCausalLM", "LMHeadModel"),
+        auto="AutoModelForCausalLM",
+        gives="A decoder: ``generate(...)``, and ``logits`` over the vocabulary at every position.",
+        outs=(Out("logits", ("batch", "kept", "vocabulary")),),
+    ),
+    TaskFacts(
+        "text2text-generation",
+        endings=("ForConditionalGeneration", "MTModel"),
+        auto="AutoModelForSeq2SeqLM",
+        gives="An encoder-decoder: ``generate(...)``, and ``logits`` at every position of ``decoder_input_ids``.",
+        outs=(Out("logits", ("batch", "kept", "vocabulary")),),
+        served_by=("summarization", "translation"),
+    ),
+    TaskFacts("summarization", served_by=("text2text-generation",)),
+    TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),
+)
+
+CATALOGUE: dict[str, TaskFacts] = {facts.name: facts for facts in _ROWS}
+AUTO: dict[str, TaskFacts] = {facts.auto: facts for facts in _ROWS if facts.auto is not None}
+
+
+def head_tasks() -> tuple[str, ...]:
+    """The tasks that a model can be exported for, in the table's order."""
+    return tuple(facts.name for facts in _ROWS if facts.endings)
+
+
+def names() -> tuple[str, ...]:
+    """Every task, and every other name that stands for one alone."""
+    return (*CATALOGUE, *(alias for facts in _ROWS for alias in facts.aliases if "*" not in alias))
+
+
+def find(name: str) -> TaskFacts | None:
+    """The task of that name or alias, or None."""
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    return next((facts for facts in _ROWS if any(fnmatchcase(name, alias) for alias in facts.aliases)), None)
+
+
+def resolve(name: object) -> TaskFacts:
+    """The task ``name`` means.
+
+    Raises:
+        UnsupportedTaskError: there is none; names the closest.
+    """
+    if not isinstance(name, str):
+        raise UnsupportedTaskError(f"A task is named by a string; received {name!r}. Tasks: {listing(CATALOGUE)}.")
+    facts = find(name)
+    if facts is None:
+        near = f"{closest(name, names())} ".lstrip()
+        raise UnsupportedTaskError(f"Task {name!r} is not supported. {near}Tasks: {listing(names())}.")
+    return facts
