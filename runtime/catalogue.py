@@ -51,7 +51,7 @@ _ROWS = (
         gives="The encoder itself: ``last_hidden_state`` and, where there is one, ``pooler_output``.",
         outs=(Out("last_hidden_state", (*_TEXT, "size")), Out("pooler_output", ("batch", "size"))),
     ),
-    TaskFacts("sentence-similarity", served_by=("feature-extraction",)),
+    TaskFacts("sentence-embedding", aliases=("sentence-similarity",), served_by=("feature-extraction",)),
     TaskFacts(
         "fill-mask",
         endings=("ForMaskedLM", "ForPreTraining"),

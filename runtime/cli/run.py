@@ -16,13 +16,11 @@ from precast.runtime.errors import InputError
 
 __all__ = ["register", "run"]
 
-_EMBEDDING = "sentence-embedding"
-
 
 def _tasks() -> list[str]:
     from precast.runtime.tasks import TASKS
 
-    return [*TASKS, _EMBEDDING]
+    return list(TASKS)
 
 
 @guarded
@@ -117,8 +115,8 @@ def run(
     from precast.runtime.model import load
     from precast.runtime.tasks import TASKS, pipeline
 
-    name = task if task == _EMBEDDING else TASKS.resolve(task)
-    generates = name != _EMBEDDING and hasattr(TASKS[name], "stream")
+    name = TASKS.resolve(task)
+    generates = hasattr(TASKS[name], "stream")
     if (generation or stream) and not generates:
         option = next(iter(generation), "stream").replace("_", "-")
         raise typer.BadParameter(f"--{option} is for tasks that generate text, not for {task}.")
@@ -131,15 +129,12 @@ def run(
     elif context is not None:
         raise typer.BadParameter(f"--context is for question-answering, not for {task}.")
     model = load(artifact, device=device, threads=threads, variant=variant)
-    if name == _EMBEDDING:
-        results = _embeddings(model, items, batch_size, parameters)
-    else:
-        answer = pipeline(task, model, batch_size=batch_size, **parameters)
-        if stream:
-            _stream(answer, items, seed=parameters.get("seed"), as_json=as_json)
-            return
-        # An iterator in, an iterator out: answers come as soon as they are there, and one text is like many.
-        results = answer(iter(items))
+    answer = pipeline(task, model, batch_size=batch_size, **parameters)
+    if stream:
+        _stream(answer, items, seed=parameters.get("seed"), as_json=as_json)
+        return
+    # An iterator in, an iterator out: answers come as soon as they are there, and one text is like many.
+    results = answer(iter(items))
     for result in results:
         if as_json:
             write_json(result, compact=True)
@@ -193,15 +188,6 @@ def _questions(items: Iterable[Any], context: str | None) -> Iterator[Any]:
             )
         else:
             yield {"question": item, "context": context}
-
-
-def _embeddings(
-    model: Any, items: Iterable[Any], batch_size: int | None, parameters: Mapping[str, Any]
-) -> Iterator[Any]:
-    from precast.runtime.batching import LIST_WINDOW, windows
-
-    for window in windows(items, limit=batch_size or LIST_WINDOW):
-        yield from model.encode(window, batch_size=batch_size, **parameters)
 
 
 def _stream(answer: Any, items: Iterable[Any], *, seed: Any, as_json: bool) -> None:

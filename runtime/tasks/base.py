@@ -155,21 +155,32 @@ class Task:
         with batching.reporter(progress, total, self.name) as report:
             done = 0
             for window in batching.windows(inputs, limit=limit, first=first):
-                requests = self.prepare(window, parameters)
-                rows = [row for request in requests for row in request.rows]
-                kept: list[Any] = [None] * len(rows)
-                batches = batching.plan([self.cost(row) for row in rows], batch_size=batch_size, **limits)
-                for batch in batches:
-                    self._forward([rows[index] for index in batch], batch, kept, parameters)
-                place = 0
-                for request in requests:
-                    end = place + len(request.rows)
-                    result = self.finish(request, kept[place:end], parameters)
-                    kept[place:end] = [None] * (end - place)
-                    place = end
+                for result in self.answers(window, parameters, batch_size=batch_size, limits=limits):
                     done += 1
                     report(done)
                     yield result
+
+    def answers(
+        self,
+        window: Sequence[Any],
+        parameters: Mapping[str, Any],
+        *,
+        batch_size: int | None,
+        limits: Mapping[str, Any],
+    ) -> Iterator[Any]:
+        """The results of a few inputs, in order; their rows share batches."""
+        requests = self.prepare(window, parameters)
+        rows = [row for request in requests for row in request.rows]
+        kept: list[Any] = [None] * len(rows)
+        for batch in batching.plan([self.cost(row) for row in rows], batch_size=batch_size, **limits):
+            self._forward([rows[index] for index in batch], batch, kept, parameters)
+        place = 0
+        for request in requests:
+            end = place + len(request.rows)
+            result = self.finish(request, kept[place:end], parameters)
+            kept[place:end] = [None] * (end - place)
+            place = end
+            yield result
 
     def _forward(
         self, rows: Sequence[Row], places: Sequence[int], kept: list[Any], parameters: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Write the generated parts of the README and of the package's typed names from the code and from recorded benchmark runs.
+"""Write what is generated of the README and of the package's typed names, from the code and recorded benchmark runs.
 
 python -m support.generate_docs, in tests/
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from pathlib import Path
 from typing import Any
 
 from support import ROOT

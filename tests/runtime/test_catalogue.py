@@ -1,0 +1,55 @@
+"""The table of tasks: what is made of it is there, and what it names exists."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+
+import precast
+from precast.export.heads import HEADS
+from precast.runtime import auto, catalogue
+from precast.runtime.catalogue import AUTO, CATALOGUE
+from precast.runtime.errors import UnsupportedTaskError
+from precast.runtime.tasks import TASKS
+
+
+def test_pipelines_have_a_row_and_rows_are_of_use() -> None:
+    assert set(TASKS) <= set(CATALOGUE)
+    for facts in CATALOGUE.values():
+        assert facts.endings or facts.name in TASKS, f"{facts.name} has neither a head nor a pipeline"
+        assert bool(facts.endings) == bool(facts.outs) == bool(facts.auto), facts.name
+        assert set(facts.served_by) <= set(CATALOGUE)
+        assert facts.endings or any(CATALOGUE[other].endings for other in facts.served_by), facts.name
+        if facts.name in TASKS:
+            assert TASKS[facts.name].name == facts.name
+    assert {head.task for head in HEADS} == {facts.name for facts in CATALOGUE.values() if facts.endings}
+
+
+def test_no_two_tasks_share_a_name() -> None:
+    assert len(set(catalogue.names())) == len(catalogue.names())
+    endings = [ending for facts in CATALOGUE.values() for ending in facts.endings]
+    assert len(set(endings)) == len(endings)
+
+
+@pytest.mark.parametrize("name", AUTO)
+def test_auto_classes_are_upstreams(name: str) -> None:
+    assert hasattr(transformers, name)
+    kind = getattr(precast, name)
+    assert issubclass(kind, auto.AutoModel) and kind.__name__ == name and kind.task == AUTO[name].name
+    assert kind.__doc__ == AUTO[name].gives and name in dir(precast)
+
+
+def test_other_names() -> None:
+    for name, task in (
+        ("ner", "token-classification"),
+        ("translation_en_to_de", "translation"),
+        ("summarization", "summarization"),
+        ("sentence-similarity", "sentence-embedding"),
+    ):
+        assert catalogue.resolve(name).name == task
+    with pytest.raises(UnsupportedTaskError, match=r"'nerr' is not supported\. Closest: ner"):
+        catalogue.resolve("nerr")
+    with pytest.raises(UnsupportedTaskError, match="named by a string; received 5"):
+        catalogue.resolve(5)
+    with pytest.raises(UnsupportedTaskError, match="'multiple-choice' has no pipeline: call the model itself"):
+        TASKS.resolve("multiple-choice")
