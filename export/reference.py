@@ -13,7 +13,7 @@ from torch import nn
 from precast.export.blocks.tables import fill_tables, table_names
 from precast.export.families import Family, find_family
 from precast.export.generative import parts_of
-from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION, Head
+from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
 from precast.export.quantized import dequantized
 from precast.export.signatures import Signature, signature
 from precast.export.spec import Spec
