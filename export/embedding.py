@@ -17,7 +17,7 @@ from precast.runtime.embedding import ACTIVATIONS, POOLING
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
 from precast.runtime.similarity import SIMILARITIES
 
-__all__ = ["read_arrays", "read_modules"]
+__all__ = ["read_arrays", "read_cross_encoder", "read_modules"]
 
 # In the order in which sentence-transformers puts the pooled vectors side by side.
 _POOLING_FLAGS = {
@@ -134,6 +134,22 @@ def read_arrays(checkpoint: Checkpoint, data: Mapping[str, Any]) -> dict[str, np
                     raise WeightsError(f"{checkpoint.id}/{folder}: {name} holds NaN or Inf.")
                 arrays[layer[key]] = array
     return arrays
+
+
+def read_cross_encoder(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What CrossEncoder.predict passes logits through, by the name of torch's class, where the checkpoint states it.
+
+    It looks in these places in this order, and trusts torch's own classes alone. transformers' pipeline looks in none.
+    """
+    for place in (
+        checkpoint.read_json("config_sentence_transformers.json") if checkpoint.modules is not None else None,
+        checkpoint.config.get("sentence_transformers"),
+        {"activation_fn": checkpoint.config.get("sbert_ce_default_activation_function")},
+    ):
+        stated = place.get("activation_fn") if isinstance(place, Mapping) else None
+        if isinstance(stated, str):
+            return {"activation_fn": stated} if stated.startswith("torch.") else None
+    return None
 
 
 def _kind(checkpoint: Checkpoint, module: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from precast.export.checkpoint import Checkpoint
-from precast.export.embedding import read_arrays, read_modules
-from precast.export.heads import BASE
+from precast.export.embedding import read_arrays, read_cross_encoder, read_modules
+from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
 from precast.export.reference import Reference
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import UnsupportedModelError
@@ -43,6 +43,9 @@ def write_processing(
             packed = io.BytesIO()
             np.lib.format.write_array(packed, np.ascontiguousarray(array), allow_pickle=False)
             writer.write_bytes(name, packed.getvalue())
+    cross_encoder = read_cross_encoder(checkpoint) if reference.head is SEQUENCE_CLASSIFICATION else None
+    if cross_encoder is not None:
+        processing["cross_encoder"] = cross_encoder
     return processing, files
 
 

@@ -41,6 +41,7 @@ def summary(artifact: Artifact) -> dict[str, Any]:
             "weights": sum(size for name, size in sizes.items() if name.startswith("weights/")),
             "files": len(sizes),
         },
+        "cross_encoder": manifest.processing.get("cross_encoder"),
         "ignored_config": _texts(manifest.processing.get("ignored_config")),
         "calibration": manifest.calibration,
         "cost": dict(manifest.cost),

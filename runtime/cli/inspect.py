@@ -39,6 +39,8 @@ def inspect(
     }
     if "seconds" in cost:
         facts["export took"] = f"{cost['seconds']:.1f} s, peak memory {size_text(cost.get('peak_memory_bytes', 0))}"
+    if isinstance(found["cross_encoder"], Mapping):
+        facts["scores"] = f"of a CrossEncoder are {found['cross_encoder'].get('activation_fn')} of the logits"
     if found["ignored_config"]:
         facts["not read"] = f"of config.json, as no transformers model reads it: {', '.join(found['ignored_config'])}"
     for name, value in facts.items():

@@ -43,6 +43,7 @@ from precast.runtime.errors import (
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config, model = upstream("bert", SEQUENCE_CLASSIFICATION)
     config |= {"unsloth_version": "2024.9", "finetuned_from": "org/name"}  # read by nobody
+    config["sbert_ce_default_activation_function"] = "torch.nn.modules.linear.Identity"  # by CrossEncoder alone
     return save_checkpoint(tmp_path_factory.mktemp("source") / "tiny-bert", config, model)
 
 
@@ -306,11 +307,12 @@ def test_architectures_that_are_not_exported(
 
 
 def test_config_keys_that_nobody_reads_are_recorded_and_shown(artifact: Path) -> None:
-    ignored = ["finetuned_from", "unsloth_version"]
+    ignored = ["finetuned_from", "sbert_ce_default_activation_function", "unsloth_version"]
     assert Artifact.open(artifact).manifest.processing["ignored_config"] == ignored
     assert json.loads(good("inspect", artifact, "--json"))["ignored_config"] == ignored
     shown = good("inspect", artifact)
-    assert "not read:    of config.json, as no transformers model reads it: finetuned_from, unsloth_version" in shown
+    assert "not read:    of config.json, as no transformers model reads it: finetuned_from, sbert_ce_" in shown
+    assert "scores:      of a CrossEncoder are torch.nn.modules.linear.Identity of the logits" in shown
 
 
 def test_config_keys_that_are_not_honoured(checkpoint: Path, tmp_path: Path, out: Path) -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from sentence_transformers import CrossEncoder
+from support import tiny_artifacts
 from support.oracle import save_checkpoint, upstream
 
 import precast
@@ -72,3 +75,40 @@ def test_old_keys_of_config_json_are_read_too(decoder: Path, tmp_path: Path) -> 
     (folder / "config.json").write_text(json.dumps({**config, "num_beams": 0}))
     with pytest.raises(ConfigError, match=r"^config\.json: num_beams must be a whole number of at least 1; got 0"):
         precast.export_model(folder, tmp_path / "artifact")
+
+
+SIGMOID, IDENTITY = "torch.nn.modules.activation.Sigmoid", "torch.nn.modules.linear.Identity"
+
+
+def _taken(folder: Path) -> str:
+    kind = type(CrossEncoder(str(folder), device="cpu").activation_fn)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, None),
+        ({"sbert_ce_default_activation_function": SIGMOID}, SIGMOID),
+        ({"sentence_transformers": {"activation_fn": SIGMOID, "version": "5.1.0"}}, SIGMOID),
+        (
+            {"sentence_transformers": {"activation_fn": SIGMOID}, "sbert_ce_default_activation_function": IDENTITY},
+            SIGMOID,
+        ),
+        ({"sentence_transformers": {"activation_fn": "mine.Squash"}}, None),
+    ],
+)
+def test_a_cross_encoders_activation_is_kept(config: dict[str, Any], expected: str | None, tmp_path: Path) -> None:
+    """What CrossEncoder passes logits through by what the folder says; where nothing is kept, it takes its default."""
+    folder = shutil.copytree(tiny_artifacts.checkpoint("text-classification"), tmp_path / "source")
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
+    assert written(folder)[0].get("cross_encoder") == (None if expected is None else {"activation_fn": expected})
+    assert _taken(folder) == (expected or IDENTITY)
+
+
+def test_a_saved_cross_encoders_activation_is_kept(tmp_path: Path) -> None:
+    checkpoint = str(tiny_artifacts.checkpoint("text-classification"))
+    CrossEncoder(checkpoint, device="cpu", activation_fn=torch.nn.Sigmoid()).save_pretrained(str(tmp_path / "saved"))
+    assert written(tmp_path / "saved")[0]["cross_encoder"] == {"activation_fn": SIGMOID}
+    assert _taken(tmp_path / "saved") == SIGMOID

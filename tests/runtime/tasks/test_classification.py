@@ -70,6 +70,9 @@ def test_the_labels_differ(classifiers):
         {"num_labels": 3, "problem_type": "regression"},
         {"num_labels": 3, "problem_type": "multi_label_classification"},
         {"num_labels": 3, "problem_type": "single_label_classification"},
+        # What CrossEncoder passes its scores through; the pipeline does not look.
+        {"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}},
+        {"num_labels": 1, "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
     ],
 )
 def test_the_usual_function_follows_the_problem(config):
