@@ -107,7 +107,7 @@ def read_scheme(config: Any) -> Scheme:
         problems.append(f"'group_size' is {group!r:.60}; it must be a positive number of inputs, or -1 for all of them")
     if problems:
         raise ConfigError(
-            f"{what} of the method {method!r} cannot be honoured: {'; '.join(problems)}. "
+            f"{'; '.join(problems)}: {what} of the method {method!r} cannot be honoured. "
             f"Honoured keys: {listing(sorted([*honoured, *_KNOWN]))}."
         )
     lessened = method == "gptq" and values.get("checkpoint_format", values.get("format", "gptq")) == "gptq"

@@ -13,27 +13,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from precast.runtime.errors import ConfigError, closest
+from precast.runtime.generation.config_values import RULES
 
 __all__ = ["INERT", "Spec", "config_keys", "hf", "ignored_keys", "read_spec"]
 
-# Keys that cannot change what an exported graph computes: training, generation defaults, bookkeeping, labels.
+# Keys that cannot change what an exported graph computes: training, bookkeeping, labels, what tasks and tokenizers
+# read, and what generation does.
 INERT = frozenset(
     """
-    _attn_implementation _commit_hash _name_or_path _num_labels architectures assistant_confidence_threshold
-    assistant_lookbehind attention_dropout attention_probs_dropout_prob attn_dropout bad_words_ids
-    begin_suppress_tokens bos_token_id chunk_size_feed_forward classifier_dropout classifier_dropout_prob
-    cls_token_id decoder_start_token_id deterministic_flash_attn diversity_penalty do_sample dropout dtype
-    early_stopping embedding_dropout encoder_no_repeat_ngram_size encoder_repetition_penalty eos_token_id
-    epsilon_cutoff eta_cutoff exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id
-    gradient_checkpointing hidden_dropout_prob id2label initializer_cutoff_factor initializer_range label2id
-    length_penalty mask_token_id max_length min_length mlp_dropout model_max_length model_type no_repeat_ngram_size
-    num_assistant_tokens num_assistant_tokens_schedule num_beam_groups num_beams num_labels num_return_sequences
-    output_attentions output_hidden_states output_scores pad_token_id prefix problem_type qa_dropout
-    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id seq_classif_dropout
-    sparse_pred_ignore_index sparse_prediction suppress_tokens target_lookbehind temperature top_k top_p torch_dtype
-    transformers_version typical_p use_cache
+    _attn_implementation _commit_hash _name_or_path _num_labels architectures assistant_lookbehind attention_dropout
+    attention_probs_dropout_prob attn_dropout chunk_size_feed_forward classifier_dropout classifier_dropout_prob
+    cls_token_id deterministic_flash_attn dropout dtype embedding_dropout gradient_checkpointing hidden_dropout_prob
+    id2label initializer_cutoff_factor initializer_range label2id mask_token_id mlp_dropout model_max_length
+    model_type num_labels output_attentions output_hidden_states prefix problem_type qa_dropout return_dict
+    sep_token_id seq_classif_dropout sparse_pred_ignore_index sparse_prediction target_lookbehind
+    task_specific_params tokenizer_class torch_dtype transformers_version
     """.split()
-)
+) | frozenset(RULES)
 
 _MISSING = object()
 S = TypeVar("S", bound="Spec")

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from support.record_config_keys import table
+from transformers import GenerationConfig
 
 from precast.export.families import find_family, model_types
 from precast.export.spec import INERT, config_keys
 from precast.runtime.errors import ConfigError
+from precast.runtime.generation.config_values import RULES
 
 ROOT = Path(__file__).parents[2]
 # What others write into config.json: sentence-transformers 2 to 5, Unsloth, PEFT, transformers.js, anybody.
@@ -36,8 +38,10 @@ def test_the_table_of_keys_is_that_of_the_installed_transformers() -> None:
 
 def test_keys_known_not_to_matter_are_keys_upstream_knows() -> None:
     inert = INERT.union(*(find_family(name).inert for name in model_types()))
-    # Written by every upstream before 5; and read by `generate` alone.
-    assert inert - config_keys() == {"_num_labels", "force_bos_token_to_be_generated"}
+    # What upstream's versions before 5 wrote, and read in tasks, tokenizers and `generate`; and arguments of ours.
+    before = {"_num_labels", "task_specific_params", "tokenizer_class", "force_bos_token_to_be_generated"}
+    assert inert - config_keys() <= before | RULES.keys()
+    assert set(GenerationConfig._get_default_generation_params()) <= INERT
     assert not config_keys() & NOTES.keys()
 
 
