@@ -6,7 +6,6 @@ An artifact is opened. A checkpoint (a folder, a ``.gguf`` file or a Hub id) is 
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -96,7 +95,7 @@ class AutoTokenizer:
 
         Raises ``InputError`` where there is none, and what reading artifacts, checkpoints and the Hub raises.
         """
-        from precast.runtime.processors.text import TOKENIZER_FILES, Tokenizer
+        from precast.runtime.processors.text import Tokenizer
 
         _refuse(cls.__name__, unknown)
         folder = _local(source, revision)
@@ -112,12 +111,7 @@ class AutoTokenizer:
                     return Tokenizer.from_folder(folder)
                 folder = pulled
         if (folder / MANIFEST_NAME).is_file():
-            artifact = Artifact.open(folder, check="size")
-            files = {name: _checked(artifact, name) for name in TOKENIZER_FILES if artifact.has(name)}
-            if "tokenizer.json" not in files:
-                reason = artifact.manifest.processing.get("tokenizer", {}).get("reason", "its checkpoint had none")
-                raise InputError(f"The artifact {folder} has no tokenizer: {reason}.")
-            return Tokenizer.from_files(files)
+            return Tokenizer.from_files(Artifact.use(folder, _tokenizer_files, check="size"))
         # What is particular to a tokenizer class is settled as an export settles it, without torch.
         if folder.is_file():
             from precast.export.gguf.tokenizer import read_tokenizer_files
@@ -321,14 +315,15 @@ def _variant(folder: Path, target: str, precision: str) -> str | None:
     return None if wanted == artifact.choose_variant(component, target=target) else wanted.name
 
 
-def _checked(artifact: Artifact, name: str) -> bytes:
-    """A file of an artifact that was opened by size, compared with its digest."""
-    data = artifact.read_bytes(name)
-    if hashlib.sha256(data).hexdigest() != artifact.manifest.files[name].sha256:
-        raise IntegrityError(
-            f"{name} in {artifact.path} differs from its recorded SHA-256. Export or download it again."
-        )
-    return data
+def _tokenizer_files(artifact: Artifact) -> dict[str, bytes]:
+    """The tokenizer of an artifact that was opened by size, its files compared with their digests."""
+    from precast.runtime.processors.text import TOKENIZER_FILES
+
+    files = {name: artifact.read_bytes(name, digest=True) for name in TOKENIZER_FILES if artifact.has(name)}
+    if "tokenizer.json" not in files:
+        reason = artifact.manifest.processing.get("tokenizer", {}).get("reason", "its checkpoint had none")
+        raise InputError(f"The artifact {artifact.path} has no tokenizer: {reason}.")
+    return files
 
 
 def _transformer_folder(folder: Path) -> Path:

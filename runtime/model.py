@@ -89,9 +89,10 @@ class Model:
         """The tokenizer, or None where the checkpoint came without one."""
         if not self.artifact.has("tokenizer.json"):
             return None
-        from precast.runtime.processors.text import Tokenizer
+        from precast.runtime.processors.text import TOKENIZER_FILES, Tokenizer
 
-        return Tokenizer.from_folder(self.artifact.path)
+        names = filter(self.artifact.has, TOKENIZER_FILES)
+        return Tokenizer.from_files({name: self.artifact.read_bytes(name) for name in names})
 
     @property
     def why_no_tokenizer(self) -> str:
@@ -301,7 +302,12 @@ def load(
         raise InputError(f"device is cpu, cuda or tensorrt (cuda:1 for a second GPU); received {device!r}.")
     if threads is not None and threads < 1:
         raise InputError(f"threads must be 1 or more; received {threads}.")
-    artifact = Artifact.open(path, check=check)
+    return Artifact.use(
+        path, lambda artifact: _loaded(artifact, target, index, threads=threads, variant=variant), check=check
+    )
+
+
+def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None, variant: str | None) -> Model:
     component = artifact.component_for(None)
     chosen = artifact.choose_variant(component.name, target=target, variant=variant)
     if variant is None:
@@ -318,6 +324,8 @@ def load(
         check_graph(part, one, runner)
         return runner
 
+    # What is read later is what is here now, whatever is published in the folder meanwhile.
+    artifact.hold(artifact.processing_files)
     runner = opened(component, chosen)
     if not component.states:
         return Model(artifact, component, chosen, runner)

@@ -62,8 +62,14 @@ def verify(
     """
     say = progress or (lambda stage: None)
     say("checking digests")
-    artifact = Artifact.open(path)
-    report: dict[str, Any] = {"artifact": os.fspath(path), "digest": artifact.digest, "variants": {}}
+    report = Artifact.use(path, lambda artifact: _replayed(artifact, variant, threads, say))
+    return {"artifact": os.fspath(path), **report}
+
+
+def _replayed(
+    artifact: Artifact, variant: str | None, threads: int | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    report: dict[str, Any] = {"digest": artifact.digest, "variants": {}}
     reasons: list[str] = []
     for file, components in _records(artifact).items():
         recorded = read_record(artifact.read_bytes(file), components)

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from precast.runtime.artifact.manifest import MANIFEST_NAME, Component, FileRecord, Manifest, Variant, parse
+from precast.runtime.artifact.real_files import AGAIN, Mark, check_files, compare, drain, mark, open_real
 from precast.runtime.errors import ArtifactError, InputError, IntegrityError, UnsupportedTaskError, closest, listing
 from precast.runtime.fields import shown
 from precast.runtime.strict_json import parse_value
 
-__all__ = ["STAGING", "Artifact", "open_real"]
+__all__ = ["STAGING", "Artifact"]
 
 # What ArtifactWriter calls the folder it works in: .<name>.precast-staging-<pid>-<random>
 STAGING = re.compile(r"\.(.+)\.precast-staging-[0-9]+-[0-9a-f]{8}")
-_CHUNK = 1 << 20
 _MANIFEST_LIMIT = 64 << 20
-_PARALLEL_FROM = 8 << 20
 _EXACTNESS = ("fp32", "tf32", "fp16", "bf16", "int8", "fp8", "int4")
-_AGAIN = "Export or download it again."
+_LOOKS, _FREE_LOOKS = 20, 4  # how often an artifact that is being replaced is opened; so often without making it wait
+
+_WAITS = 100  # for an exchange in two steps; after a second it is one that was killed
+
+T = TypeVar("T")
 
 
 class Artifact:
@@ -38,10 +42,13 @@ class Artifact:
     path: Path
     manifest: Manifest
 
-    def __init__(self, path: Path, manifest: Manifest, *, check: str) -> None:
+    def __init__(self, path: Path, manifest: Manifest, *, check: str, marks: Mapping[str, Mark]) -> None:
         self.path = path
         self.manifest = manifest
         self._check = check
+        self._marks = marks
+        self._held: dict[str, int] = {}
+        weakref.finalize(self, _close, self._held)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, check: str = "digest") -> Artifact:
@@ -50,18 +57,37 @@ class Artifact:
         Raises ``ArtifactError`` when it is none, ``FormatVersionError`` when it is too new, and ``IntegrityError`` when
         a file is missing, is a link, or is not the one that was exported.
         """
+        return cls.use(path, lambda artifact: artifact, check=check)
+
+    @classmethod
+    def use(cls, path: str | os.PathLike[str], action: Callable[[Artifact], T], *, check: str = "digest") -> T:
+        """``action(artifact)``, where what it opens by name is what was checked: libraries take paths, not bytes.
+
+        Where an --overwrite, an --add or anybody changes the folder meanwhile, the result is dropped (an error too),
+        and the new artifact is checked and given to ``action``. In the end its publishers are made to wait.
+
+        Raises what ``open`` and ``action`` raise.
+        """
         folder = Path(path)
+        _wait_for_exchange(folder)
         _refuse_what_is_no_artifact(folder)
         # Resolved once: a link on the way to the folder may change later, what was checked may not.
         folder = Path(os.path.realpath(folder))
-        while True:
-            before = _generation(folder)
-            try:
-                return cls.open_folder(folder, check=check)
-            except IntegrityError:
-                # An --overwrite or --add may have exchanged the folder under our hands: then look again.
-                if _generation(folder) == before:
-                    raise
+        for look in range(_LOOKS):
+            _wait_for_exchange(folder)
+            with _watched(folder, still=look >= _FREE_LOOKS) as generation:
+                try:
+                    artifact = cls.open_folder(folder, check=check)
+                    result = action(artifact)
+                except Exception:
+                    if _generation(folder) == generation and not _set_aside(folder):
+                        raise
+                else:
+                    if _generation(folder) == generation and artifact.untouched():
+                        return result
+        raise ArtifactError(
+            f"{folder} changed each of the {_LOOKS} times it was opened. Try again when nobody writes to it."
+        )
 
     @classmethod
     def open_folder(cls, folder: Path, *, check: str) -> Artifact:
@@ -69,8 +95,23 @@ class Artifact:
         if check not in ("digest", "size"):
             raise InputError(f"check must be 'digest' or 'size', got {check!r}.")
         manifest = parse(_read_manifest(folder), str(folder / MANIFEST_NAME))
-        _check_files(folder, manifest.files, digests=check == "digest")
-        return cls(folder, manifest, check=check)
+        marks = check_files(folder, manifest.files, digests=check == "digest")
+        return cls(folder, manifest, check=check, marks=marks)
+
+    def untouched(self) -> bool:
+        """Whether every file is the one that was checked, as far as the file system tells."""
+        try:
+            return all(mark(os.lstat(self.file(name))) == checked for name, checked in self._marks.items())
+        except OSError:
+            return False
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Keep listed files open: ``read_bytes`` gives their content whatever is published in this folder later."""
+        for name in names:
+            self._record(name)
+            if name not in self._held:
+                with open_real(self.path, name) as (handle, _):
+                    self._held[name] = os.dup(handle)
 
     def __repr__(self) -> str:
         return f"Artifact({str(self.path)!r}, {self.manifest.model_type}, tasks: {listing(self.tasks)})"
@@ -146,6 +187,14 @@ class Artifact:
             )
         return general[0]
 
+    @property
+    def processing_files(self) -> tuple[str, ...]:
+        """What a loaded model reads besides its graphs: configs, the tokenizer, what is made of embeddings."""
+        graphs = {variant.graph for part in self.components.values() for variant in part.variants.values()}
+        return tuple(
+            name for name in self.manifest.files if name not in graphs and not name.startswith(("weights/", "parity/"))
+        )
+
     def has(self, name: str) -> bool:
         return name in self.manifest.files
 
@@ -154,14 +203,19 @@ class Artifact:
         self._record(name)
         return self.path.joinpath(*name.split("/"))
 
-    def read_bytes(self, name: str) -> bytes:
-        """The content of a listed file, checked again as it is read."""
+    def read_bytes(self, name: str, *, digest: bool = False) -> bytes:
+        """The content of a listed file, checked again as it is read; ``digest``: by that in any case."""
         record = self._record(name)
-        with open_real(self.path, name) as (handle, _):
-            data = _drain(handle, record.size)
-        problem = _compare(name, record, len(data), hashlib.sha256(data).hexdigest(), digests=self._check == "digest")
+        held = self._held.get(name)
+        if held is not None:
+            data = drain(held, record.size)
+        else:
+            with open_real(self.path, name) as (handle, _):
+                data = drain(handle, record.size)
+        digests = digest or self._check == "digest"
+        problem = compare(name, record, len(data), hashlib.sha256(data).hexdigest(), digests=digests)
         if problem is not None:
-            raise IntegrityError(f"{self.path} was changed after it was opened: {problem}. {_AGAIN}")
+            raise IntegrityError(f"{self.path} was changed after it was opened: {problem}. {AGAIN}")
         return data
 
     def read_json(self, name: str) -> Any:
@@ -169,13 +223,13 @@ class Artifact:
         try:
             return parse_value(self.read_bytes(name))
         except ValueError as error:
-            raise ArtifactError(f"{name} in {self.path} is not valid JSON: {error!s:.200}. {_AGAIN}") from None
+            raise ArtifactError(f"{name} in {self.path} is not valid JSON: {error!s:.200}. {AGAIN}") from None
 
     def read_object(self, name: str) -> dict[str, Any]:
         """As ``read_json``, of a file that must hold an object."""
         value = self.read_json(name)
         if not isinstance(value, dict):
-            raise ArtifactError(f"{name} in {self.path} must hold an object, got {shown(value)}. {_AGAIN}")
+            raise ArtifactError(f"{name} in {self.path} must hold an object, got {shown(value)}. {AGAIN}")
         return value
 
     def _record(self, name: str) -> FileRecord:
@@ -225,143 +279,61 @@ def _refuse_what_is_no_artifact(folder: Path) -> None:
     raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST_NAME}.{hint}")
 
 
-def _generation(folder: Path) -> tuple[int, ...]:
+def _generation(folder: Path) -> tuple[Mark, ...]:
     """Which of several artifacts, published here one after the other, this is."""
-    marks: list[int] = []
+    marks: list[Mark] = []
     for path in (folder, folder / MANIFEST_NAME):
         with suppress(OSError):
-            status = os.lstat(path)
-            # The number alone is not enough: a file system gives that of a deleted file to the next one.
-            marks += (status.st_ino, status.st_ctime_ns)
+            marks.append(mark(os.lstat(path)))
     return tuple(marks)
 
 
+def _set_aside(folder: Path) -> bool:
+    """Whether this is the moment between the two renames of a file system that cannot exchange two folders."""
+    if os.path.lexists(folder):
+        return False
+    from precast.runtime.artifact.staging import is_set_aside
+
+    with suppress(ValueError):  # no path at all, which is said elsewhere
+        return is_set_aside(Path(os.path.realpath(folder)))
+    return False
+
+
+def _wait_for_exchange(folder: Path) -> None:
+    for _ in range(_WAITS):
+        if not _set_aside(folder):
+            return
+        time.sleep(0.01)
+
+
 @contextmanager
-def open_real(folder: Path, name: str) -> Iterator[tuple[int, os.stat_result]]:
-    """A descriptor of the file ``name`` and its status; no link below ``folder`` is followed.
+def _watched(folder: Path, *, still: bool) -> Iterator[tuple[Mark, ...]]:
+    """The generation of ``folder``, whose number no other folder can get meanwhile, since it is held open.
 
-    Raises ``IntegrityError`` for what is missing, a link, or no regular file.
+    ``still``: under the lock that its publishers wait for, which they would notice; so that is not how one begins.
     """
-    *parents, last = name.split("/")
-    handles: list[int] = []
-    # Without O_NONBLOCK, opening a named pipe would wait for a writer for ever.
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-    try:
-        try:
-            handles.append(os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
-            for parent in parents:
-                handles.append(os.open(parent, flags | os.O_DIRECTORY, dir_fd=handles[-1]))
-            handles.append(os.open(last, flags, dir_fd=handles[-1]))
-        except OSError as error:
-            step = "/".join([*parents, last][: len(handles)]) if handles else str(folder)
-            raise IntegrityError(_why_unopened(folder, step, name, error)) from error
-        status = os.fstat(handles[-1])
-        if not stat.S_ISREG(status.st_mode):
-            raise IntegrityError(f"{name} is not a regular file")
-        if status.st_nlink > 1:
-            raise IntegrityError(
-                f"{name} has {status.st_nlink} hard links; an artifact holds files of its own only (copy it with cp -r)"
-            )
-        yield handles[-1], status
-    finally:
-        for handle in reversed(handles):
-            os.close(handle)
+    with ExitStack() as stack:
+        if still:
+            from precast.runtime.artifact.staging import target_lock
+
+            with suppress(OSError):
+                stack.enter_context(target_lock(folder, shared=True))
+        with suppress(OSError):
+            stack.callback(os.close, os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY))
+        yield _generation(folder)
 
 
-def _why_unopened(folder: Path, step: str, name: str, error: OSError) -> str:
-    with suppress(OSError):
-        if stat.S_ISLNK(os.lstat(folder / step).st_mode):
-            through = "is" if step == name else f"lies behind {step}, which is"
-            return f"{name} {through} a symbolic link; an artifact holds real files only (copy it with cp -rL)"
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        return f"{name} is missing"
-    return f"{name} cannot be read ({error.strerror})"
+def _close(handles: dict[str, int]) -> None:
+    for handle in handles.values():
+        os.close(handle)
+    handles.clear()
 
 
 def _read_manifest(folder: Path) -> bytes:
     try:
         with open_real(folder, MANIFEST_NAME) as (handle, status):
             if status.st_size <= _MANIFEST_LIMIT:
-                return _drain(handle, status.st_size)
+                return drain(handle, status.st_size)
     except IntegrityError as error:
-        raise IntegrityError(f"{folder} is not a whole artifact: {error}. {_AGAIN}") from error
+        raise IntegrityError(f"{folder} is not a whole artifact: {error}. {AGAIN}") from error
     raise ArtifactError(f"{folder / MANIFEST_NAME} is no manifest: {status.st_size} bytes, at most {_MANIFEST_LIMIT}.")
-
-
-def _drain(handle: int, expected: int) -> bytes:
-    """All bytes of a small file; one byte more than expected is enough to know that it grew."""
-    parts: list[bytes] = []
-    left = expected + 1
-    while left > 0 and (part := os.read(handle, left)):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
-
-
-def _check_files(folder: Path, files: Mapping[str, FileRecord], *, digests: bool) -> None:
-    """Every file of the manifest is there, real, of its size and (``digests``) of its content."""
-    problems: dict[str, str] = {}
-
-    def check(name: str) -> None:
-        record = files[name]
-        try:
-            with open_real(folder, name) as (handle, status):
-                size, sha256 = status.st_size, ""
-                if digests and size == record.size:
-                    size, sha256 = _hash(handle)
-            problem = _compare(name, record, size, sha256, digests=digests)
-        except IntegrityError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = f"{name} cannot be read ({error.strerror})"
-        if problem is not None:
-            problems[name] = problem
-
-    # The largest first, so that the last thread to finish does not start on the largest.
-    _in_parallel(check, sorted(files, key=lambda name: -files[name].size), sum(r.size for r in files.values()), digests)
-    if problems:
-        told = [problems[name] for name in sorted(problems)]
-        rest = f"; and {len(told) - 3} more" if len(told) > 3 else ""
-        raise IntegrityError(f"{folder} is not the artifact that was exported: {'; '.join(told[:3])}{rest}. {_AGAIN}")
-
-
-def _hash(handle: int) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
-    while count := os.readv(handle, [buffer]):
-        digest.update(view[:count])
-        size += count
-    return size, digest.hexdigest()
-
-
-def _compare(name: str, record: FileRecord, size: int, sha256: str, *, digests: bool) -> str | None:
-    if size != record.size:
-        return f"{name} has {size} bytes instead of {record.size}"
-    if digests and sha256 != record.sha256:
-        return f"{name} differs from its recorded SHA-256"
-    return None
-
-
-def _in_parallel(work: Callable[[str], None], names: list[str], total: int, digests: bool) -> None:
-    """Hashing lets other threads run, so a second core halves the time. Small artifacts are not worth a thread."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(len(names), cores, 8)
-    if not digests or total < _PARALLEL_FROM or threads < 2:
-        for name in names:
-            work(name)
-        return
-    from threading import Thread
-
-    queue = iter(names)  # a list iterator is advanced by one thread at a time
-
-    def drain() -> None:
-        for name in queue:
-            work(name)
-
-    pool = [Thread(target=drain, name="precast-digest", daemon=True) for _ in range(threads - 1)]
-    for thread in pool:
-        thread.start()
-    drain()
-    for thread in pool:
-        thread.join()

@@ -14,14 +14,13 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from precast.runtime.artifact.manifest import MANIFEST_NAME
 
-__all__ = ["Staging", "clean_up", "rename_new", "sync", "target_lock"]
+__all__ = ["Staging", "clean_up", "is_set_aside", "rename_new", "sync", "target_lock"]
 
 _LOCK, _ARTIFACT, _INCOMING, _ASIDE = "lock", "artifact", "incoming", "aside"
 _AT_FDCWD, _NOREPLACE, _EXCHANGE = -100, 1, 2
@@ -104,16 +103,8 @@ class Staging:
 
 def clean_up(target: Path) -> None:
     """Remove what killed exports to ``target`` left beside it. Folders of living ones are left alone."""
-    pattern = re.compile(rf"\.{re.escape(_tag(target.name))}\.precast-staging-[0-9]+-[0-9a-f]{{8}}")
-    try:
-        names = sorted(filter(pattern.fullmatch, os.listdir(target.parent)))
-    except OSError:
-        return
-    for name in names:
-        root = target.parent / name
+    for root in _beside(target):
         with suppress(OSError):
-            if not stat.S_ISDIR(os.lstat(root).st_mode):
-                continue
             lock = _lock(root, create=False)
             if lock is None:
                 continue
@@ -126,9 +117,26 @@ def clean_up(target: Path) -> None:
                 os.close(lock)
 
 
+def is_set_aside(target: Path) -> bool:
+    """Whether the artifact of ``target`` waits beside it: its publisher is between two renames, or was killed there."""
+    return any(os.path.lexists(root / _ASIDE / MANIFEST_NAME) for root in _beside(target))
+
+
+def _beside(target: Path) -> list[Path]:
+    """The staging folders of ``target``, whoever made them."""
+    pattern = re.compile(rf"\.{re.escape(_tag(target.name))}\.precast-staging-[0-9]+-[0-9a-f]{{8}}")
+    with suppress(OSError):
+        found = [target.parent / name for name in sorted(filter(pattern.fullmatch, os.listdir(target.parent)))]
+        return [root for root in found if not root.is_symlink() and root.is_dir()]
+    return []
+
+
 @contextmanager
-def target_lock(target: Path) -> Iterator[bool]:
-    """Hold the artifact at ``target`` against other writers. False if it was replaced while waiting for the lock."""
+def target_lock(target: Path, *, shared: bool = False) -> Iterator[bool]:
+    """Hold the artifact at ``target`` against other writers. False if it was replaced while waiting for the lock.
+
+    ``shared``: for readers, who do not wait for each other.
+    """
     try:
         handle = os.open(target / MANIFEST_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -136,7 +144,7 @@ def target_lock(target: Path) -> Iterator[bool]:
         return
     try:
         with suppress(OSError):  # a file system without locks: then one export at a time is the user's care
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield _is_same(handle, target / MANIFEST_NAME)
     finally:
         os.close(handle)
