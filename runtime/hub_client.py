@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import errno
 import http.client
 import importlib
 import queue
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import URLError
 
-from precast.runtime.errors import DependencyError, DiskSpaceError, HubError, InputError, OfflineError, PrecastError
+from precast.runtime.disk import is_full
+from precast.runtime.errors import DependencyError, HubError, InputError, OfflineError, PrecastError
 from precast.runtime.hub_transport import StatusError
 
 __all__ = [
@@ -146,6 +146,8 @@ def call(action: Callable[[], T], repo_id: str, revision: str | None = None, doi
         except PrecastError:
             raise
         except Exception as error:
+            if is_full(error):
+                raise  # the disk's word, no Hub's: who knows the folder says what to do
             pause = _pause(error, attempt)
             if pause is None or attempt + 1 == _ATTEMPTS or waited + pause > _LONGEST_WAIT:
                 raise _translated(error, repo_id, revision, doing) from error
@@ -240,10 +242,6 @@ def _translated(error: Exception, repo_id: str, revision: str | None, doing: str
             return offline_error(repo_id)
         if isinstance(link, errors.HFValidationError):
             return InputError(f"A Hub id is 'name' or 'org/name'; {repo_id!r} is not: {_first_line(link)}")
-        if isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT):
-            return DiskSpaceError(
-                f"The disk is full: files of {repo_id!r} do not fit. Free space, or point HF_HOME to another disk."
-            )
         if (status := _status(link)) is not None:
             return _by_status(status, link, place, revision, doing)
     if any(_is_transport(link) for link in _chain(error)):

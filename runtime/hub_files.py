@@ -135,6 +135,8 @@ def download(repo_id: str, commit: str, entry: Entry, path: Path, token: str | N
     received = _Received(path, entry)
 
     def fetch() -> None:
+        if received.size == entry.size:
+            return  # the line broke behind the last byte, or there is none
         headers, authorization = hub_client.headers(token)
         with (
             hub_client.progress(entry.name, entry.size) as advance,

@@ -185,7 +185,7 @@ def _opened(url: str, headers: Mapping[str, str], clock: _Clock) -> http.client.
 def _chunks(response: http.client.HTTPResponse, first: int, bound: int, clock: _Clock) -> Iterator[bytes]:
     left = bound - first
     buffer = memoryview(bytearray(_CHUNK))  # not `read1`, which forgets the promised length before Python 3.13
-    while count := response.readinto(buffer[: left + 1]):
+    while count := response.readinto(buffer[: left or 1]):  # at the end, whether there is one more
         clock.received += count
         left -= count
         if left < 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -206,6 +207,17 @@ def test_the_token_stays_with_its_origin(server: HubServer) -> None:
     assert server.authorized and all(line.startswith(home) for line in server.authorized)
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own upload of LFS files
+def test_the_token_of_a_push_stays_with_its_origin(server: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "precast.json").write_text("{}")
+    (tmp_path / "made" / "a.onnx").write_bytes(b"graph")
+    hub.push(tmp_path / "made", "org/made", token="hf_good", check=lambda _: None)
+    home = server.url.rpartition(":")[2]
+    assert any(line.startswith("PUT /upload/") for line in server.log)
+    assert server.authorized and all(line.startswith(home) for line in server.authorized)
+
+
 def test_the_token_follows_a_move_within_its_origin(server: HubServer) -> None:
     server.repos["org/new"] = Repo({"main": dict(FILES)}, token="hf_good")
     moved = {"Location": "/api/models/org/new?blobs=true"}
@@ -335,6 +347,30 @@ def test_a_push_does_not_wait_for_ever(server: HubServer, monkeypatch: pytest.Mo
     server.faults = [Fault("POST /api/repos/create", silent=True)]
     with pytest.raises(HubError, match=r"to create 'org/made' did not end within 0 s"):
         hub.push(tmp_path / "made", "org/made", token="hf_any", check=lambda _: None)
+
+
+@pytest.mark.parametrize("verb", ["resolve", "pull"])
+def test_a_disk_that_fills_up_is_said_to_be_full_of_what(
+    server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    server.repos[NAME].branches["main"]["precast.json"] = b"{}"
+    status = os.statvfs_result((4096, 4096, 10**7, 10**6, 10**6, 1000, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda _: status)
+    monkeypatch.setattr(hub_files._Received, "add", refuse)
+    with pytest.raises(DiskSpaceError, match=r"has no inodes left for further files, though 4\.1 GB are free"):
+        hub.resolve(NAME) if verb == "resolve" else hub.pull(NAME, tmp_path / "out")
+    assert outside(tmp_path) == set()
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_a_line_that_breaks_behind_the_last_byte(server: HubServer, impatient: None) -> None:
+    """Without a length, only the end of the connection says that there is no more; a silent one does not."""
+    server.faults = [Fault("GET /storage/", unfinished=True, times=9)]
+    assert (hub.resolve(NAME).folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert len([line for line in server.log if "/storage/" in line]) == 1
 
 
 def test_what_no_disk_holds_is_not_begun(server: HubServer) -> None:

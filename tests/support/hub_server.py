@@ -78,6 +78,7 @@ class Fault:
     silent: bool = False  # no byte is sent, and the connection stays
     slow_head: bool = False  # a head without end, one byte at a time
     slow: bool = False  # the true answer, its body one byte at a time
+    unfinished: bool = False  # the true answer without its length, and the connection stays
     endless: bool = False  # the true answer, its body followed by bytes without end
     times: int = 1
 
@@ -158,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers.setdefault("Content_Length", str(len(body)))
         named = {name.replace("_", "-").lower(): value for name, value in headers.items()}
         named |= {name.lower(): value for name, value in fault.headers.items()}
-        if fault.endless:
+        if fault.endless or fault.unfinished:
             del named["content-length"]
         for name, value in named.items():
             self.send_header(name, value)
@@ -169,9 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._drip(body)
         else:
             self.wfile.write(body if fault.cut is None else body[: fault.cut])
+        if fault.unfinished:
+            self.hub.stopped.wait()
         while fault.endless and not self.hub.stopped.is_set():
             self.wfile.write(bytes(1 << 16))
-        if fault.slow or fault.endless or fault.cut is not None:
+        if fault.slow or fault.endless or fault.unfinished or fault.cut is not None:
             self.close_connection = True
 
     def _drip(self, data: bytes) -> None:
