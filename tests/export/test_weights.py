@@ -45,8 +45,11 @@ def test_ignore_drops() -> None:
 
 
 def test_zeros_are_dropped_and_nothing_else() -> None:
-    found = mapped((IgnoreZeros("*.bias"),), a__bias=torch.zeros(3), b__bias=A, c__weight=torch.zeros(3))
+    rule = IgnoreZeros("*.bias", tuple(A.shape))
+    found = mapped((rule,), a__bias=torch.zeros_like(A), b__bias=A, c__weight=torch.zeros(3))
     assert set(found) == {"b.bias", "c.weight"}
+    with pytest.raises(WeightsError, match=r"'a\.bias' must have the shape .*; the checkpoint's has \(0,\)"):
+        mapped((rule,), a__bias=torch.zeros(0))
 
 
 def test_flatten_and_narrow_change_shapes_of_what_matches() -> None:
