@@ -17,7 +17,8 @@ from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
 from precast.export.quantized import dequantized
 from precast.export.signatures import Signature, signature
 from precast.export.spec import Spec
-from precast.export.weights import Lazy, Source, WeightMap, plan, rename
+from precast.export.weight_names import unwrapped
+from precast.export.weights import Ignore, Lazy, Source, WeightMap, plan, rename
 from precast.graphs.block_weight import Blocks
 from precast.runtime import catalogue
 from precast.runtime.errors import ConfigError, UnsupportedTaskError, listing
@@ -138,10 +139,11 @@ def build(
         UnsupportedModelError, UnsupportedTaskError, ConfigError, WeightsError
     """
     family = find_family(config.get("model_type"))
+    tensors = unwrapped(tensors)
     config, tensors, zero_biases = dequantized(config, tensors)
     spec = family.read(config)
     head = head_for(family, config, task)
-    table = rename(tensors, family.weights(spec))
+    table = rename(tensors, (*map(Ignore, family.unloaded), *family.weights(spec)))
     absent = frozenset(part for part in family.optional if not any(f"{key}.".startswith(f"{part}.") for key in table))
     with torch.device("meta"):
         models = {other: compose(spec, absent) for other, compose in family.heads.items()}
@@ -171,7 +173,7 @@ def build(
         spec,
         head,
         parts,
-        weights.ignored,
+        weights.unused(tensors),
         family.ignored(config, spec),
         blocks,
     )
@@ -180,13 +182,16 @@ def build(
 def _check_head(
     family: Family, head: Head, table: Mapping[str, Lazy], names: Mapping[Head, set[str]], config: Mapping[str, Any]
 ) -> None:
-    """A head none of whose own weights is there was never trained: say so, instead of listing its names."""
+    """A head none of whose own weights is there was never trained: say so, instead of listing its names.
+
+    A family of language models has no base head: what is below their heads is the same in all of them."""
+    below = names.get(BASE) or {name for name in names[head] if name.startswith(("model.", "encoder."))}
     declared = _declared(family, config)
     encoder = {id(lazy) for name, lazy in table.items() if name.startswith("model.")}
 
     def trained(other: Head) -> bool:
-        own = names[other] - names.get(BASE, set())
-        if other is declared and own <= set(table):
+        own = names[other] - below
+        if (other is declared or BASE not in names) and own <= set(table):
             return True  # all of it may be tied to the embeddings
         # A decoder tied to the embeddings is in every checkpoint, whatever it was trained for.
         found = {name for name in own if name in table and id(table[name]) not in encoder}

@@ -6,7 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "Lazy",
     "Merge",
     "Narrow",
+    "Prefixed",
     "Rename",
     "Rule",
     "Source",
@@ -92,6 +93,20 @@ def _changed(table: dict[str, Lazy], pattern: str, change: Callable[[Lazy], Lazy
     return {key: change(lazy) if regex.match(key) else lazy for key, lazy in table.items()}
 
 
+def _renamed(table: dict[str, Lazy], name: Callable[[str], str]) -> dict[str, Lazy]:
+    """The table under other names; raises WeightsError where two tensors would have one."""
+    renamed: dict[str, Lazy] = {}
+    for key, lazy in table.items():
+        new = name(key)
+        if new in renamed:
+            raise WeightsError(
+                f"two tensors of the checkpoint are both named {new!r} here: "
+                f"{renamed[new].keys[0]!r} and {lazy.keys[0]!r}"
+            )
+        renamed[new] = lazy
+    return renamed
+
+
 class Rule:
     """One step of the mapping. ``apply`` takes and returns the whole table of named tensors."""
 
@@ -108,17 +123,26 @@ class Rename(Rule):
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
         pattern = _regex(self.old)
-        renamed: dict[str, Lazy] = {}
-        for key, lazy in table.items():
+
+        def name(key: str) -> str:
             match = pattern.match(key)
-            name = _fill(self.new, match.groups()) if match else key
-            if name in renamed:
-                raise WeightsError(
-                    f"two tensors of the checkpoint are both named {name!r} here: "
-                    f"{renamed[name].keys[0]!r} and {lazy.keys[0]!r}"
-                )
-            renamed[name] = lazy
-        return renamed
+            return _fill(self.new, match.groups()) if match else key
+
+        return _renamed(table, name)
+
+
+@dataclass(frozen=True)
+class Prefixed(Rule):
+    """Names without upstream's prefix of the base model get it, but for what stands ``beside`` that model: checkpoints
+    of the base class lack it, and upstream loads them into every class."""
+
+    prefix: str
+    beside: tuple[str, ...] = ("lm_head.*",)
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        whole = [_regex(pattern) for pattern in (f"{self.prefix}.*", *self.beside)]
+        bare = {key for key in table if not any(pattern.match(key) for pattern in whole)}
+        return _renamed(table, lambda key: f"{self.prefix}.{key}" if key in bare else key)
 
 
 @dataclass(frozen=True)
@@ -406,19 +430,27 @@ class Tie(Rule):
         target, source = table.get(self.target), table.get(self.source)
         if target is None and source is None:
             return table
-        if target is not None and source is not None and not torch.equal(target.load(), source.load()):
-            return table
         one = source if source is not None else target
         assert one is not None
+        if target is not None and source is not None and target is not source:
+            if not torch.equal(target.load(), source.load()):
+                return table
+            one = replace(source, keys=(*source.keys, *target.keys))
+        # Also under the names that either of them has by an earlier tie.
+        table = {key: one if lazy is source or lazy is target else lazy for key, lazy in table.items()}
         return {**table, self.target: one, self.source: one}
 
 
 @dataclass(frozen=True)
 class WeightMap:
-    """Which lazy tensor fills which parameter, and which checkpoint tensors the computation has no use for."""
+    """Which lazy tensor fills which parameter."""
 
     tensors: dict[str, Lazy]
-    ignored: tuple[str, ...]
+
+    def unused(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """Those of a checkpoint's names that fill none."""
+        used = {key for lazy in self.tensors.values() for key in lazy.keys}
+        return tuple(sorted(set(sources) - used))
 
     def bind(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         """Give the parameters of ``model`` (on the meta device) their values; tensors of ``dtype`` are not copied.
@@ -491,8 +523,7 @@ def plan(
     wrong = sorted(key for key in set(table) & set(wanted) if table[key].shape != wanted[key])
     if missing or extra or wrong:
         raise WeightsError(_complaint(missing, extra, wrong, table, wanted))
-    left = sorted(key for name in set(table) - set(wanted) for key in table[name].keys)
-    return WeightMap({name: table[name] for name in wanted}, tuple(left))
+    return WeightMap({name: table[name] for name in wanted})
 
 
 def _complaint(

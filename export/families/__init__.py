@@ -18,6 +18,9 @@ from precast.runtime.errors import UnsupportedModelError, closest, listing
 
 __all__ = ["ALIASES", "Family", "TextSpec", "find_family", "model_types"]
 
+# Weights of classes, which a loss of training holds as a buffer.
+LOSSES = ("loss_fct.*", "loss_fn.*", "loss_function.*", "loss_func.*", "criterion.*", "loss.*")
+
 # model_type -> the family that computes it. Each one has its own parity test (tests/export/families).
 ALIASES: dict[str, str] = {"camembert": "roberta", "xlm-roberta": "roberta"}
 
@@ -61,6 +64,8 @@ class Family:
             queries too, or where a window leaves them nothing to see.
         inert: keys of config.json that this family knows not to matter.
         generation: keys of config.json that only `generate` reads, and what upstream takes where they are absent.
+        unloaded: patterns of tensors in checkpoints that upstream's classes do not load; recorded. Any other name that
+            no rule explains is an error.
         refused: endings of architectures that look like a head and are none, and what each one is.
     """
 
@@ -78,6 +83,7 @@ class Family:
     optional: tuple[str, ...] = ()
     inert: frozenset[str] = field(default_factory=frozenset)
     generation: Mapping[str, Any] = field(default_factory=dict)
+    unloaded: tuple[str, ...] = LOSSES
     refused: Mapping[str, str] = field(default_factory=dict)
     model_type: str | None = None
 

@@ -22,7 +22,7 @@ from precast.export.generative import Seq2SeqLM
 from precast.export.skeletons.decoder import Decoder, DecoderLayer, PostNormDecoderLayer, TokenEmbeddings
 from precast.export.skeletons.encoder import Encoder, PostNormLayer, PreNormEncoder, PreNormLayer
 from precast.export.spec import hf
-from precast.export.weights import Flatten, Ignore, IgnoreZeros, Narrow, Rename, Rule, Tie
+from precast.export.weights import Flatten, Ignore, IgnoreZeros, Narrow, Prefixed, Rename, Rule, Tie
 from precast.runtime.errors import ConfigError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "INERT",
     "LOGITS_BIAS",
     "OFFSET",
+    "PREFIX",
     "TINY",
     "VARIATION",
     "BartSpec",
@@ -47,6 +48,7 @@ __all__ = [
 
 OFFSET = 2  # rows of the table of positions that upstream never reads
 LOGITS_BIAS = "lm_head.bias"
+PREFIX = Prefixed("model", beside=("lm_head.*", "final_logits_bias"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,8 +228,7 @@ def names(spec: BartSpec, *, shared: bool = True, vocab: int | None = None) -> t
         vocab: rows of the head, where they are not ``vocab_size``.
     """
     rules: list[Rule] = [
-        Ignore("encoder.version"),
-        Ignore("decoder.version"),
+        PREFIX,
         Ignore("model.encoder.version"),
         Ignore("model.decoder.version"),
         IgnoreZeros("final_logits_bias", (1, vocab or spec.vocab_size)),

@@ -22,7 +22,7 @@ from precast.export.families import Family, TextSpec
 from precast.export.generative import CausalLM
 from precast.export.skeletons.decoder import Decoder, DecoderLayer, ParallelLayer, TokenEmbeddings
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Rename, Rule, SplitGroups, Tie
+from precast.export.weights import Ignore, Prefixed, Rename, Rule, SplitGroups, Tie
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "FalconSpec"]
@@ -146,6 +146,7 @@ def _weights(spec: FalconSpec) -> tuple[Rule, ...]:
     tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
     layers, attention = "model.layers.{}.", "model.layers.{}.self_attn."
     return (
+        Prefixed("transformer"),
         Ignore("transformer.rotary_emb.inv_freq"),
         Ignore("transformer.h.{}.self_attention.*.inv_freq"),
         Rename("transformer.word_embeddings.*", "model.embeddings.words.*"),

@@ -21,7 +21,7 @@ from precast.export.blocks.rotary import SteppedRotary
 from precast.export.families import Family
 from precast.export.families.llama import LlamaSpec, causal_lm
 from precast.export.spec import hf
-from precast.export.weights import Fold, Ignore, Rename, Rule, Tie
+from precast.export.weights import Fold, Ignore, Prefixed, Rename, Rule, Tie
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "Gemma3Spec"]
@@ -160,6 +160,7 @@ def _weights(spec: Gemma3Spec) -> tuple[Rule, ...]:
     tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
     layers = "model.layers.{}."
     return (
+        Prefixed("model"),
         Ignore("model.rotary_emb*.inv_freq"),
         Rename("model.embed_tokens.*", "model.embeddings.words.*"),
         Rename(layers + "input_layernorm.*", layers + "attention_norm.*"),

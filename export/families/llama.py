@@ -20,7 +20,7 @@ from precast.export.families import Family, TextSpec
 from precast.export.generative import CausalLM
 from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddings
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Rename, Rule, Tie
+from precast.export.weights import Ignore, Prefixed, Rename, Rule, Tie
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "LLAMA_NAMES", "LlamaSpec", "causal_lm", "fused", "layer", "weights"]
@@ -138,6 +138,7 @@ def fused(spec: LlamaSpec, head: heads.Head) -> Mapping[str, int]:
 
 # Checkpoint names of a Llama-shaped decoder.
 LLAMA_NAMES: tuple[Rule, ...] = (
+    Prefixed("model"),
     Ignore("model.layers.{}.self_attn.rotary_emb.inv_freq"),
     Ignore("model.rotary_emb.inv_freq"),
     Rename("model.embed_tokens.*", "model.embeddings.words.*"),

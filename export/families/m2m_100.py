@@ -18,6 +18,7 @@ from precast.export.blocks.embeddings import CountedPositions, SinusoidTable, Te
 from precast.export.families import Family
 from precast.export.families.bart import (
     INERT,
+    PREFIX,
     TINY,
     VARIATION,
     BartSpec,
@@ -140,7 +141,11 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         for part in ("encoder", "decoder")
         for name in ("weight*", "_float_tensor")
     )
-    return (*map(Ignore, tables), *names(spec))  # tables of old checkpoints; upstream computes them anew as well
+    return (
+        PREFIX,
+        *map(Ignore, tables),
+        *names(spec),
+    )  # tables of old checkpoints; upstream computes them anew as well
 
 
 FAMILY = Family(

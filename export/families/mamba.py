@@ -19,7 +19,7 @@ from precast.export.generative import CausalLM
 from precast.export.operators import selective_scan
 from precast.export.skeletons.decoder import Decoder, TokenEmbeddings
 from precast.export.spec import hf
-from precast.export.weights import Lazy, Rename, Rule, Tie, Transpose, at_least_float32
+from precast.export.weights import Lazy, Prefixed, Rename, Rule, Tie, Transpose, at_least_float32
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "MambaSpec"]
@@ -173,6 +173,7 @@ def _weights(spec: MambaSpec) -> tuple[Rule, ...]:
     tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
     mixer = "model.layers.{}.mixer."
     return (
+        Prefixed("backbone"),
         # The first files say embedding.
         Rename("backbone.embedding.*", "backbone.embeddings.*"),
         Rename("backbone.embeddings.*", "model.embeddings.words.*"),
