@@ -20,6 +20,8 @@ from typing import Any, Protocol
 
 import torch
 
+from precast.export import static_embedding
+from precast.export.foreign import explain, router
 from precast.export.gguf.reader import is_gguf
 from precast.export.mapped_file import MappedFile
 from precast.export.tokenizer_files import runtime_files
@@ -29,7 +31,10 @@ from precast.runtime.errors import CheckpointError, ConfigError, UnsafeFileError
 from precast.runtime.hub_names import looks_like_hub_id, wanted_files
 from precast.runtime.strict_json import MAX_JSON, parse_object, parse_value
 
-__all__ = ["Checkpoint", "FileInfo", "StoredTensor", "TensorSource"]
+__all__ = ["INPUT_MODULES", "Checkpoint", "FileInfo", "StoredTensor", "TensorSource"]
+
+# sentence-transformers' modules that read texts; MLMTransformer is the old name of one for masked LMs.
+INPUT_MODULES = ("Transformer", "MLMTransformer", static_embedding.MODULE)
 
 
 class StoredTensor(Protocol):
@@ -81,7 +86,9 @@ class Checkpoint:
     ) -> None:
         self._prepare(folder, name, revision, known, available)
         self.modules = self._read_modules()
-        self.prefix = self._transformer_folder()
+        if (refusal := router(self.id, self.modules)) is not None:
+            raise CheckpointError(refusal)
+        self.prefix = self._input_folder()
         self.config = self._read_config()
         self._weights_name(self.prefix)
 
@@ -316,18 +323,28 @@ class Checkpoint:
             module["path"] = _safe_folder(module["path"], "a module's path in modules.json")
         return sorted(value, key=lambda module: int(module["idx"]))
 
-    def _transformer_folder(self) -> str:
+    def _input_folder(self) -> str:
         for module in self.modules or ():
-            if module["type"].rpartition(".")[2] == "Transformer":
+            if module["type"].rpartition(".")[2] in INPUT_MODULES:
                 return str(module["path"])
         return ""
 
+    def _explained(self, folder: str) -> str | None:
+        """What the folder is, where that is no checkpoint."""
+        relative = f"{folder}/adapter_config.json" if folder else "adapter_config.json"
+        stated = (self.folder / relative).read_bytes() if self._status(relative) is not None else None
+        return explain(self.id, self._names(folder) | (set(self._available) if not folder else set()), stated)
+
     def _read_config(self) -> dict[str, Any]:
+        if static_embedding.holds(self.modules):
+            return static_embedding.config(self.tensors)
         relative = f"{self.prefix}/config.json" if self.prefix else "config.json"
         if self._status(relative) is None:
             if "precast.json" in self._names("") | set(self._available):
                 how = "Load it with precast.load" if not self._available else "Fetch it with `precast pull`"
                 raise CheckpointError(f"{self.id} is an artifact already, not a checkpoint. {how}.")
+            if (told := self._explained(self.prefix)) is not None:
+                raise CheckpointError(told)
             raise CheckpointError(f"{self.id} has no {relative}, so it is not a checkpoint. It holds: {self._found()}.")
         try:
             return parse_object(self.read_bytes("config.json"))
@@ -336,8 +353,12 @@ class Checkpoint:
 
     def _weights_name(self, folder: str) -> str:
         names = self._names(folder)
-        if (name := weight_file_names(names)) is not None:
+        adapted = any(name.startswith("adapter_model.") for name in names)
+        if (name := weight_file_names(names)) is not None and not adapted:
             return name
+        # Upstream puts an adapter that lies beside weights onto them.
+        if (told := self._explained(folder)) is not None:
+            raise CheckpointError(told)
         place = f"{self.id}/{folder}" if folder else self.id
         raise CheckpointError(
             f"{place} has no weights that are read here: model.safetensors or pytorch_model.bin, whole or with an "

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from precast.export.checkpoint import Checkpoint
+from precast.export import static_embedding
+from precast.export.checkpoint import INPUT_MODULES, Checkpoint
+from precast.export.heads import BASE, MASKED_LM
 from precast.runtime.embedding import ACTIVATIONS, POOLING
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
 from precast.runtime.similarity import SIMILARITIES
 
-__all__ = ["read_arrays", "read_cross_encoder", "read_modules"]
+__all__ = ["declared_task", "read_arrays", "read_cross_encoder", "read_modules"]
 
 # In the order in which sentence-transformers puts the pooled vectors side by side.
 _POOLING_FLAGS = {
@@ -56,12 +58,25 @@ _TRANSFORMER_KEYS: dict[str, tuple[Any, ...] | None] = {
     "query_length": (None,),
     "document_length": (None,),
     "query_expansion": (None,),
-    "transformer_task": ("feature-extraction",),
-    "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
     "module_output_name": ("token_embeddings",),
     "processing_kwargs": (None, {}),
     **{name: (None, {}) for name in ("model_args", "tokenizer_args", "config_args")},
     **{name: (None, {}) for name in ("model_kwargs", "processor_kwargs", "config_kwargs")},
+}
+
+_TRANSFORMER_TASKS: dict[str, dict[str, tuple[Any, ...]]] = {
+    task: {
+        "transformer_task": (task,),
+        "modality_config": ({"text": {"method": "forward", "method_output_name": output}},),
+    }
+    for task, output in (("feature-extraction", "last_hidden_state"), ("fill-mask", "logits"))
+}
+_SPLADE = "SpladePooling"
+_SPLADE_MODES = {
+    ("max", "relu"): "splade_max",
+    ("sum", "relu"): "splade_sum",
+    ("max", "log1p_relu"): "splade_max_log1p",
+    ("sum", "log1p_relu"): "splade_sum_log1p",
 }
 
 
@@ -70,7 +85,9 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
     ``{"pooling": [mode, ...], "include_prompt": bool, "dense": [{"weight", "bias", "activation"}], "normalize": bool,
     "max_seq_length": int | None, "do_lower_case": bool, "prompts": {name: text}, "default_prompt_name": str | None,
-    "similarity": str | None}``. Dense layers name the files that `read_arrays` fills.
+    "similarity": str | None}``, and where they are not the usual ones ``"output"`` (what is pooled: ``logits``),
+    ``"add_special_tokens"``, ``"empty"`` (``zeros``: the pooled vector of no tokens) and ``"max_active_dims"``. Dense
+    layers name the files that `read_arrays` fills.
 
     Raises:
         ConfigError: a module, or a setting of one, that is not honoured here.
@@ -79,11 +96,14 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
     if modules is None:
         return None
     kinds = [_kind(checkpoint, module) for module in modules]
-    if not kinds or kinds[0] != "Transformer" or kinds.count("Transformer") > 1:
+    if kinds[0] not in INPUT_MODULES or sum(map(kinds.count, INPUT_MODULES)) > 1:
         raise ConfigError(
-            f"{checkpoint.id}: modules.json must start with its one Transformer module; found {listing(kinds)}."
+            f"{checkpoint.id}: modules.json must start with its one {' or '.join(INPUT_MODULES)} module; found "
+            f"{listing(kinds)}."
         )
     data: dict[str, Any] = {"pooling": None, "include_prompt": True, "dense": [], "normalize": False}
+    if kinds[0] == static_embedding.MODULE:
+        data |= {"pooling": ["mean"], "add_special_tokens": False, "empty": "zeros"}
     for kind, module in zip(kinds[1:], modules[1:], strict=True):
         if kind == "Dropout":
             continue  # nothing outside training
@@ -92,13 +112,16 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
                 f"{checkpoint.id}: modules.json puts {kind} after Normalize, and the order honoured here is "
                 "Transformer, Pooling, Dense, Normalize."
             )
-        if (data["pooling"] is None) != (kind == "Pooling"):
+        if (data["pooling"] is None) != (kind in ("Pooling", _SPLADE)) or (_SPLADE in kinds and kind != _SPLADE):
             raise ConfigError(
                 f"{checkpoint.id}: the modules {listing(kinds)} are not honoured in this order. It must be "
-                "Transformer, Pooling, any number of Dense, Normalize."
+                "Transformer, Pooling, any number of Dense, Normalize; of sparse embeddings, Transformer and "
+                "SpladePooling."
             )
         config = _module_config(checkpoint, str(module["path"]), kind)
-        if kind == "Pooling":
+        if kind == _SPLADE:
+            data |= {"pooling": [_splade(checkpoint, config)], "output": "logits"}
+        elif kind == "Pooling":
             data["pooling"], data["include_prompt"] = _pooling(checkpoint, config)
         elif kind == "Dense":
             data["dense"].append(_dense(checkpoint, config, str(module["path"]), len(data["dense"])))
@@ -107,7 +130,23 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
             data["normalize"] = True
     if data["pooling"] is None:
         raise ConfigError(f"{checkpoint.id}: modules.json has no Pooling, so it gives tokens, not sentence embeddings.")
-    return data | _transformer(checkpoint) | _prompts(checkpoint)
+    if kinds[0] == static_embedding.MODULE:
+        return data | _static(checkpoint) | _prompts(checkpoint)
+    task = MASKED_LM.task if _SPLADE in kinds else BASE.task
+    if kinds[0] == "MLMTransformer" and _SPLADE not in kinds:
+        raise ConfigError(f"{checkpoint.id}: MLMTransformer gives logits of tokens, which only {_SPLADE} pools here.")
+    return data | _transformer(checkpoint, task, kinds[0]) | _prompts(checkpoint, sparse=_SPLADE in kinds)
+
+
+def declared_task(checkpoint: Checkpoint) -> str | None:
+    """What modules.json says the checkpoint is for, whatever config.json names; None where there is none.
+
+    A CrossEncoder's names its Transformer alone: it is what config.json says."""
+    kinds = [str(module["type"]).rpartition(".")[2] for module in checkpoint.modules or ()]
+    if _SPLADE in kinds:
+        return MASKED_LM.task
+    embeds = "Pooling" in kinds or static_embedding.MODULE in kinds
+    return BASE.task if embeds else None
 
 
 def read_arrays(checkpoint: Checkpoint, data: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -159,7 +198,7 @@ def _kind(checkpoint: Checkpoint, module: Mapping[str, Any]) -> str:
             f"{checkpoint.id}: modules.json names {module['type']!r}, which is code of the checkpoint's own; only "
             "sentence-transformers' own modules are honoured."
         )
-    honoured = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
+    honoured = (*INPUT_MODULES, "Pooling", _SPLADE, "Dense", "Normalize", "Dropout")
     if kind not in honoured:
         raise ConfigError(
             f"{checkpoint.id}: the module {kind!r} of modules.json is not honoured; {listing(honoured)} are. "
@@ -236,14 +275,39 @@ def _require_plain(checkpoint: Checkpoint, config: dict[str, Any], path: str, kn
             )
 
 
-def _transformer(checkpoint: Checkpoint) -> dict[str, Any]:
+def _splade(checkpoint: Checkpoint, config: dict[str, Any]) -> str:
+    """The pooling of masked-LM logits over tokens, by the runtime's name for it."""
+    known = {"pooling_strategy", "activation_function", "embedding_dimension", "word_embedding_dimension", "chunk_size"}
+    _refuse_unknown(checkpoint, _SPLADE, config, known)
+    strategy, function = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
+    mode = _SPLADE_MODES.get((strategy, function)) if isinstance(strategy, str) and isinstance(function, str) else None
+    if mode is None:
+        raise ConfigError(
+            f"{checkpoint.id}: {_SPLADE} has a pooling_strategy of max or sum and an activation_function of relu or "
+            f"log1p_relu; found {strategy!r:.40} and {function!r:.40}."
+        )
+    return mode
+
+
+def _static(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A text is cut where tokenizer.json says so itself: sentence-transformers reads nothing else."""
+    content = checkpoint.read_json("tokenizer.json", optional=False)
+    cut = content.get("truncation") if isinstance(content, dict) else None
+    longest = cut.get("max_length") if isinstance(cut, dict) else None
+    return {"max_seq_length": longest if type(longest) is int else None, "do_lower_case": False}
+
+
+def _transformer(checkpoint: Checkpoint, task: str, kind: str) -> dict[str, Any]:
     name = next((name for name in _TRANSFORMER_FILES if checkpoint.has(name)), None)
     config = checkpoint.read_json(name) if name else {}
     if not isinstance(config, dict):
         raise ConfigError(f"{checkpoint.id}: {name} must be an object; found {type(config).__name__}.")
-    _refuse_unknown(checkpoint, str(name), config, set(_TRANSFORMER_KEYS))
+    if kind == "Transformer":
+        config = {"transformer_task": BASE.task, **config}  # sentence-transformers' default; MLMTransformer has its own
+    known = {**_TRANSFORMER_KEYS, **_TRANSFORMER_TASKS[task]}
+    _refuse_unknown(checkpoint, str(name), config, set(known))
     for key, value in config.items():
-        allowed = _TRANSFORMER_KEYS[key]
+        allowed = known[key]
         if allowed is not None and value not in allowed:
             raise ConfigError(
                 f"{checkpoint.id}: {name} sets {key} to {value!r:.200}, which is not honoured; "
@@ -255,7 +319,7 @@ def _transformer(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"max_seq_length": longest, "do_lower_case": bool(config.get("do_lower_case", False))}
 
 
-def _prompts(checkpoint: Checkpoint) -> dict[str, Any]:
+def _prompts(checkpoint: Checkpoint, *, sparse: bool = False) -> dict[str, Any]:
     config = checkpoint.read_json("config_sentence_transformers.json") or {}
     if not isinstance(config, dict):
         raise ConfigError(f"{checkpoint.id}: config_sentence_transformers.json must be an object.")
@@ -275,10 +339,17 @@ def _prompts(checkpoint: Checkpoint) -> dict[str, Any]:
             f"{checkpoint.id}: similarity_fn_name must be one of {listing(SIMILARITIES)}; found {compared!r}. "
             f"{closest(str(compared), SIMILARITIES)}".rstrip()
         )
+    most = config.get("max_active_dims")
+    if most is not None and (not sparse or type(most) is not int or most < 1):
+        raise ConfigError(
+            f"{checkpoint.id}: max_active_dims is how many numbers of a sparse embedding are kept; "
+            f"config_sentence_transformers.json has {most!r:.40}."
+        )
     return {
         "prompts": {name: text or "" for name, text in prompts.items()},
         "default_prompt_name": default,
-        "similarity": compared,
+        "similarity": compared or ("dot" if sparse else None),
+        **({"max_active_dims": most} if most is not None else {}),
     }
 
 

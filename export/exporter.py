@@ -20,8 +20,9 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from precast.export import parity, texts
+from precast.export import parity, static_embedding, texts
 from precast.export.checkpoint import Checkpoint
+from precast.export.embedding import declared_task
 from precast.export.emit import Emitted, emit
 from precast.export.locate import explained
 from precast.export.processing import write_processing
@@ -119,7 +120,8 @@ def export_model(
     with ArtifactWriter(Path(out), mode=mode) as writer:
         cost.stage("reading the checkpoint")
         checkpoint = Checkpoint.open(source, revision=revision, token=token)
-        reference = build(checkpoint.config, checkpoint.tensors, task)
+        family = static_embedding.FAMILY if static_embedding.holds(checkpoint.modules) else None
+        reference = build(checkpoint.config, checkpoint.tensors, task or declared_task(checkpoint), family=family)
         weights = sum(value.nbytes for value in {id(v): v for v in reference.model.parameters()}.values())
         writer.ensure_space(weights)
         recipes = _missing(_fitting(known, reference), writer)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from precast.export.checkpoint import Checkpoint
-from precast.export.embedding import read_arrays, read_cross_encoder, read_modules
+from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
 from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
 from precast.export.reference import Reference
 from precast.runtime.artifact import ArtifactWriter
@@ -36,7 +36,9 @@ def write_processing(
         processing |= _generation(checkpoint, config, writer)
     tokenizer, files = _tokenizer(checkpoint, reference, writer)
     processing["tokenizer"] = tokenizer
-    embedding = read_modules(checkpoint) if reference.head is BASE else None
+    # Exported for another task than modules.json's, the model has none of its embeddings.
+    described = reference.head.task == (declared_task(checkpoint) or BASE.task)
+    embedding = read_modules(checkpoint) if described else None
     if embedding is not None:
         processing["embedding"] = embedding
         for name, array in read_arrays(checkpoint, embedding).items():

@@ -129,16 +129,19 @@ def build(
     tensors: Mapping[str, Source],
     task: str | None = None,
     dtype: torch.dtype = torch.float32,
+    family: Family | None = None,
 ) -> Reference:
     """Build the reference model on the meta device, then bind the checkpoint's tensors to it.
 
     Args:
+        task: what for; None: what config.json's ``architectures`` says.
         dtype: of parameters and tables; in float64, of a checkpoint in float64, nothing is rounded.
+        family: of what no config.json describes; None: the one of config.json's ``model_type``.
 
     Raises:
         UnsupportedModelError, UnsupportedTaskError, ConfigError, WeightsError
     """
-    family = find_family(config.get("model_type"))
+    family = family or find_family(config.get("model_type"))
     tensors = unwrapped(tensors)
     config, tensors, zero_biases = dequantized(config, tensors)
     spec = family.read(config)
@@ -153,7 +156,9 @@ def build(
         other: {name for name, _ in model.named_parameters(remove_duplicate=False)} for other, model in models.items()
     }
     model = models[head].eval()
-    _check_head(family, head, table, names, config)
+    # A language model whose head is tied to its embeddings has none of its own to miss.
+    if BASE in family.heads or not getattr(spec, "tie_word_embeddings", False):
+        _check_head(family, head, table, names, config)
     elsewhere = set().union(*(names[other] for other in models if other is not head))
     elsewhere |= {name for name, lazy in table.items() if lazy.keys and zero_biases.issuperset(lazy.keys)}
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
@@ -191,7 +196,7 @@ def _check_head(
 
     def trained(other: Head) -> bool:
         own = names[other] - below
-        if (other is declared or BASE not in names) and own <= set(table):
+        if other is declared and own <= set(table):
             return True  # all of it may be tied to the embeddings
         # A decoder tied to the embeddings is in every checkpoint, whatever it was trained for.
         found = {name for name in own if name in table and id(table[name]) not in encoder}

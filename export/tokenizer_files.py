@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import AddedToken, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from precast.export import static_embedding
 from precast.export.tokenizer_kinds import KINDS, Kind, Vocabulary
 from precast.export.tokenizer_kinds_decoders import DECODER_KINDS
 from precast.export.tokenizer_kinds_sequences import SEQUENCE_KINDS
@@ -64,7 +65,9 @@ _REGISTERED = {
     "xlm-roberta": "XLMRobertaTokenizer",
 }
 # Model types whose declared class upstream does not believe: tokenizer.json is taken as it is.
-_AS_WRITTEN = frozenset({"modernbert", "modernbert-decoder"})
+_AS_WRITTEN = frozenset({"modernbert", "modernbert-decoder", static_embedding.MODEL_TYPE})
+# Of which nothing but tokenizer.json is read.
+_ALONE = frozenset({static_embedding.MODEL_TYPE})
 
 # Classes that no tokenizer.json can express, and why.
 _PYTHON_ONLY = {
@@ -116,7 +119,8 @@ def runtime_files(folder: Path, model_type: str, config: dict[str, Any], *, stri
     :raises UnsafeFileError: the tokenizer exists as code only.
     :raises UnsupportedModelError: the tokenizer cannot be expressed as tokenizer.json."""
     folder = Path(folder)
-    files = {name: (folder / name).read_bytes() for name in TOKENIZER_FILES if (folder / name).is_file()}
+    wanted = ("tokenizer.json",) if model_type in _ALONE else TOKENIZER_FILES
+    files = {name: (folder / name).read_bytes() for name in wanted if (folder / name).is_file()}
     slow = [name for name in _SLOW_FILES if (folder / name).is_file()]
     tokenizer_config = read_json(files.get("tokenizer_config.json"), "tokenizer_config.json")
     if "tokenizer.json" not in files and not slow:

@@ -28,7 +28,9 @@ __all__ = [
     "similarity_name",
 ]
 
-POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+_SPLADE = ("splade_max", "splade_sum", "splade_max_log1p", "splade_sum_log1p")
+POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", *_SPLADE)
+_SPARSE_BUDGET = 512  # tokens of a call with a number for each token of the vocabulary
 _TINY = np.float32(1e-12)
 
 
@@ -101,8 +103,8 @@ def _settings(model: Any) -> Mapping[str, Any]:
     settings: Mapping[str, Any] | None = model.embedding
     if settings is None:
         raise UnsupportedTaskError(
-            "This artifact has no sentence embedding: its checkpoint is no sentence-transformers folder (modules.json "
-            f"is missing). It serves: {listing(model.tasks)}."
+            f"This artifact has no sentence embedding. It serves: {listing(model.tasks)}. The checkpoint of one is a "
+            "sentence-transformers folder (with a modules.json), exported without --task."
         )
     return settings
 
@@ -129,13 +131,26 @@ def _embedded(model: Any, head: _Head, items: list[str], start: str, asked: Enco
     """One array a text, in order: ``[H]``, or of its tokens ``[S_i, H]``."""
     skipped = head.prompt_length(start) if start and not head.settings.get("include_prompt", True) else 0
     found: list[Any] = []
-    limits = batching.limits(model, asked.token_budget)
+
+    def finished(pooled: np.ndarray) -> np.ndarray:
+        # Cut first, then normalise, so that a shortened vector has length 1 as well.
+        made = head.project(pooled)[:, : asked.truncate_dim]
+        return _unit(made) if asked.normalize else made
+
+    sparse = {"cpu_budget": _SPARSE_BUDGET} if head.sparse else {}
+    limits = batching.limits(model, asked.token_budget, **sparse)
     with batching.reporter(asked.progress, len(items), "encode") as report:
         for window in batching.windows(items, limit=batching.LIST_WINDOW):
             rows = head.tokenize([start + text for text in window] if start else window)
             results: list[Any] = [None] * len(rows)
-            done = 0
-            for batch in batching.plan([len(row["input_ids"]) for row in rows], batch_size=asked.batch_size, **limits):
+            lengths = [len(row["input_ids"]) for row in rows]
+            some = [index for index, length in enumerate(lengths) if length]
+            for index in set(range(len(rows))).difference(some):
+                nothing = np.zeros((0 if asked.tokens else 1, head.pooled_width), np.float32)
+                results[index] = nothing if asked.tokens else finished(nothing)[0]
+            done = len(rows) - len(some)
+            for places in batching.plan([lengths[index] for index in some], batch_size=asked.batch_size, **limits):
+                batch = [some[place] for place in places]
                 inputs = batching.pad([rows[index] for index in batch], fill=head.fill)
                 tokens, mask = head.forward(model, inputs)
                 if asked.tokens:
@@ -143,10 +158,7 @@ def _embedded(model: Any, head: _Head, items: list[str], start: str, asked: Enco
                         tokens[place][: int(np.flatnonzero(mask[place])[-1]) + 1].copy() for place in range(len(batch))
                     ]
                 else:
-                    pooled = head.project(pool(tokens, mask, head.settings["pooling"], skip=skipped))
-                    # Cut first, then normalise, so that a shortened vector has length 1 as well.
-                    pooled = pooled[:, : asked.truncate_dim]
-                    values = list(_unit(pooled) if asked.normalize else pooled)
+                    values = list(finished(pool(tokens, mask, head.settings["pooling"], skip=skipped)))
                 for index, value in zip(batch, values, strict=True):
                     results[index] = value
                 done += len(batch)
@@ -182,12 +194,27 @@ def pool(tokens: np.ndarray, mask: np.ndarray, modes: Sequence[str], *, skip: in
             count = np.maximum(weights.sum(axis=1), np.float32(1e-9))
             total = (tokens * weights).sum(axis=1)
             parts.append(total / (count if mode == "mean" else np.sqrt(count)))
+        elif mode in _SPLADE:
+            parts.append(_splade(tokens, mask, mode))
         elif mode == "weightedmean":
             weighted = weights * (positions + 1)[..., None].astype(tokens.dtype)
             parts.append((tokens * weighted).sum(axis=1) / np.maximum(weighted.sum(axis=1), np.float32(1e-9)))
         else:
             raise ArtifactError(f"pooling must be of {listing(POOLING)}; the artifact says {mode!r}.")
     return np.concatenate(parts, axis=-1)
+
+
+def _splade(logits: np.ndarray, mask: np.ndarray, mode: str) -> np.ndarray:
+    """Logits over the vocabulary ``[B, S, V]`` -> how much a text is about each token, ``[B, V]``: the largest or the
+    sum of log(1 + relu(x)), or of log(1 + log(1 + relu(x))). https://arxiv.org/abs/2109.10086"""
+    summed = "sum" in mode
+    # The largest of a growing function is the function of the largest, which is one row in place of S.
+    found = logits if summed else np.where(mask[..., None], logits, 0).max(axis=1)
+    found = np.log1p(np.maximum(found, 0))
+    if mode.endswith("log1p"):
+        found = np.log1p(found)
+    weight: np.ndarray = np.where(mask[..., None], found, 0).sum(axis=1) if summed else found
+    return weight.astype(logits.dtype, copy=False)
 
 
 def normalize(vectors: np.ndarray) -> np.ndarray:
@@ -228,6 +255,7 @@ class _Head:
 
     def __init__(self, model: Any, settings: Mapping[str, Any]) -> None:
         self.settings = settings
+        self.sparse = settings.get("output") == "logits"
         self.config, self.names = model.config, model.input_names
         self.tokenizer = model.tokenizer
         if self.tokenizer is None:
@@ -245,21 +273,25 @@ class _Head:
     @property
     def width(self) -> int:
         """Numbers in an embedding."""
-        if self.dense:
-            return int(self.dense[-1][0].shape[0])
-        return int(self.config.get("hidden_size") or 0) * len(self.settings["pooling"])
+        return int(self.dense[-1][0].shape[0]) if self.dense else self.pooled_width
+
+    @property
+    def pooled_width(self) -> int:
+        """Numbers in what pooling makes of the tokens."""
+        return int(self.config.get("vocab_size" if self.sparse else "hidden_size") or 0) * len(self.settings["pooling"])
 
     def tokenize(self, texts: Sequence[str]) -> list[dict[str, np.ndarray]]:
         if self.settings.get("do_lower_case"):
             # Character by character, as tokenizers lowercases: str.lower looks at a word's end for a final sigma.
             texts = ["".join(map(str.lower, text)) for text in texts]
         options = {} if self.limit is None else {"truncation": True, "max_length": self.limit}
-        encoding = self.tokenizer(list(texts), **options)
+        special = self.settings.get("add_special_tokens", True)
+        encoding = self.tokenizer(list(texts), add_special_tokens=special, **options)
         rows = []
         for index, ids in enumerate(encoding["input_ids"]):
             row = {name: np.asarray(encoding[name][index], np.int64) for name in self.inputs if name in encoding}
             row.setdefault("attention_mask", np.ones(len(ids), np.int64))
-            if not len(ids):
+            if not len(ids) and self.settings.get("empty") != "zeros":
                 raise InputError(f"A text needs at least one token; received one that makes none: {texts[index]!r}.")
             rows.append(row)
         return rows
@@ -274,9 +306,10 @@ class _Head:
         if "attention_mask" not in self.names:
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
         outputs = model(**inputs)
-        if "last_hidden_state" not in outputs:
-            raise ArtifactError(f"embeddings are made of last_hidden_state; this artifact gives {listing(outputs)}.")
-        tokens: np.ndarray = outputs["last_hidden_state"]
+        output = self.settings.get("output") or "last_hidden_state"
+        if output not in outputs:
+            raise ArtifactError(f"embeddings are made of {output}; this artifact gives {listing(outputs)}.")
+        tokens: np.ndarray = outputs[output]
         return tokens.astype(np.float32, copy=False), mask
 
     def project(self, pooled: np.ndarray) -> np.ndarray:
@@ -288,6 +321,11 @@ class _Head:
                 )
             pooled = pooled @ weight.T
             pooled = activation(pooled if bias is None else pooled + bias)
+        most = self.settings.get("max_active_dims")
+        if most is not None and most < pooled.shape[1]:
+            kept = np.argpartition(-np.abs(pooled), most - 1, axis=1)[:, :most]
+            whole, pooled = pooled, np.zeros_like(pooled)
+            np.put_along_axis(pooled, kept, np.take_along_axis(whole, kept, axis=1), axis=1)
         return _unit(pooled) if self.settings.get("normalize") else pooled
 
 
