@@ -331,8 +331,7 @@ class Checkpoint:
 
     def _explained(self, folder: str) -> str | None:
         """What the folder is, where that is no checkpoint."""
-        relative = f"{folder}/adapter_config.json" if folder else "adapter_config.json"
-        stated = (self.folder / relative).read_bytes() if self._status(relative) is not None else None
+        stated = self.read_json(f"{folder}/adapter_config.json" if folder else "adapter_config.json")
         return explain(self.id, self._names(folder) | (set(self._available) if not folder else set()), stated)
 
     def _read_config(self) -> dict[str, Any]:

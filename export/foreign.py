@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from precast.export.weight_names import MERGE
 from precast.runtime.errors import listing
 
-__all__ = ["adapter", "explain", "router"]
+__all__ = ["explain", "router"]
 
 # peft's class for each of its task types.
 _PEFT = {
@@ -22,12 +21,8 @@ _PEFT = {
 }
 
 
-def adapter(name: str, names: Collection[str], config: Any) -> str | None:
-    """The refusal of a folder that holds an adapter of peft; None where it holds none.
-
-    Args:
-        config: adapter_config.json's content, or None where it was not read.
-    """
+def _adapter(name: str, names: Collection[str], config: Any) -> str | None:
+    """The refusal of a folder that holds an adapter of peft; None where it holds none."""
     stored = {"adapter_model.safetensors", "adapter_model.bin"}.intersection(names)
     if not stored and "adapter_config.json" not in names:
         return None
@@ -58,13 +53,13 @@ def router(name: str, modules: Sequence[Mapping[str, Any]] | None) -> str | None
     )
 
 
-def explain(name: str, names: Collection[str], adapter_config: bytes | None) -> str | None:
-    """What a folder without config.json or without weights is, by its files; None where nothing is known of them."""
-    try:
-        config = None if adapter_config is None else json.loads(adapter_config)
-    except (ValueError, RecursionError):
-        config = None
-    if (refusal := adapter(name, names, config)) is not None:
+def explain(name: str, names: Collection[str], adapter_config: Any) -> str | None:
+    """What a folder without config.json or without weights is, by its files; None where nothing is known of them.
+
+    Args:
+        adapter_config: adapter_config.json's content, or None where it was not read.
+    """
+    if (refusal := _adapter(name, names, adapter_config)) is not None:
         return refusal
     gguf = sorted(file for file in names if file.endswith(".gguf"))
     if gguf:

@@ -40,10 +40,13 @@ def _text(stated: Arguments, name: str, default: str) -> str:
     return default if value is None else str(value)
 
 
+_MOST = 1 << 16  # tokens that a tokenizer class makes up by a number
+
+
 def _number(stated: Arguments, name: str, default: int) -> int:
     value = stated.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise CheckpointError(f"{name} is a whole number; tokenizer_config.json has {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise CheckpointError(f"{name} is a whole number of 0 to {_MOST}; tokenizer_config.json has {value!r:.40}")
     return value
 
 

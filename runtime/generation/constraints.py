@@ -19,6 +19,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.generation.history import History
 from precast.runtime.generation.token_bytes import TokenBytes
+from precast.runtime.processors.vocabulary import serialised
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -252,7 +253,7 @@ def _learn(library: Any, backend: Backend, vocab_size: int, eos: tuple[int, ...]
     special = [index for index, token in backend.get_added_tokens_decoder().items() if token.special]
     size = max(vocab_size, 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1))
     try:
-        made: LLTokenizer = library.LLTokenizer(backend.to_str(), n_vocab=size, eos_token=list(eos))
+        made: LLTokenizer = library.LLTokenizer(serialised(backend), n_vocab=size, eos_token=list(eos))
     except ValueError:  # it knows byte-level and byte-fallback decoders alone; any other's tokens are told to it
         spelt = _word_ends(backend) or TokenBytes(backend)
         tokens = [b"" if index in special else spelt[index] for index in range(size)]

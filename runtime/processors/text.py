@@ -41,7 +41,7 @@ from precast.runtime.processors.tokenizer_settings import (
     read_json,
     side,
 )
-from precast.runtime.processors.vocabulary import Vocabulary, as_lists, is_refusal
+from precast.runtime.processors.vocabulary import Vocabulary, as_lists, is_refusal, serialised
 
 __all__ = ["TOKENIZER_FILES", "Tokenizer", "parse_backend"]
 
@@ -187,7 +187,7 @@ class Tokenizer(Vocabulary):
 
     def files(self) -> dict[str, bytes]:
         """tokenizer.json and tokenizer_config.json of an artifact: the same bytes for the same tokenizer."""
-        content = json.loads(self._backend.to_str())
+        content = json.loads(serialised(self._backend))
         # The library writes the tables of a post-processor in hash order.
         if content.get("post_processor") is not None:
             content["post_processor"] = _sorted(content["post_processor"])
@@ -529,7 +529,7 @@ def _sharing(backend: Backend) -> Backend:
     tokens = backend.get_added_tokens_decoder()
     copy.add_tokens([tokens[index] for index in sorted(tokens)])
     if copy.get_added_tokens_decoder() != tokens:  # ids that adding in order does not reproduce
-        copy = Backend.from_str(backend.to_str())
+        copy = Backend.from_str(serialised(backend))
         copy.no_truncation()
     return copy
 

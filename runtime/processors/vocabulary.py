@@ -9,15 +9,33 @@ import numpy as np
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
-from precast.runtime.errors import InputError, closest
+from precast.runtime.errors import CheckpointError, InputError, closest
 from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, UNLIMITED, Settings, side
 
-__all__ = ["Vocabulary", "as_lists", "is_refusal"]
+__all__ = ["Vocabulary", "as_lists", "is_refusal", "serialised"]
+
+_HOLES = 1 << 20  # ids without a token; real vocabularies have a few hundred
 
 
 def is_refusal(error: BaseException) -> bool:
     """The library's errors, and the panics of its Rust code, which are no ``Exception``."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def serialised(backend: Backend) -> str:
+    """The backend as tokenizer.json.
+
+    :raises CheckpointError: an id lies so far beyond the others that the library, which counts up to it, would not
+        come back."""
+    vocab: dict[str, int] = backend.get_vocab(with_added_tokens=False)
+    last = max(vocab, key=vocab.__getitem__, default=None)
+    if last is not None and vocab[last] >= len(vocab) + _HOLES:
+        raise CheckpointError(
+            f"a vocabulary of {len(vocab)} tokens has ids up to {len(vocab) + _HOLES - 1} at most, and tokenizer.json "
+            f"gives {last!r:.40} the id {vocab[last]}. No model has a row for it: correct the file, or fetch it again"
+        )
+    text: str = backend.to_str()
+    return text
 
 
 class _Named:

@@ -256,14 +256,51 @@ def test_folders_that_are_no_checkpoints(make: Make, tmp_path: Path) -> None:
         CheckpointError, match=r"empty has no config\.json, so it is not a checkpoint\. It holds: nothing"
     ):
         Checkpoint.open(tmp_path / "empty")
-    folder = make(**{"tf_model.h5": b"x"})
+    folder = make(**{"notes.h5": b"x"})
     with pytest.raises(
-        CheckpointError, match=r"has no weights that are read here: .*It holds: config\.json, tf_model\.h5"
+        CheckpointError, match=r"has no weights that are read here: .*It holds: config\.json, notes\.h5"
     ):
         Checkpoint.open(folder)
     (folder / "precast.json").write_bytes(b"{}")
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"tiny is an artifact already.*precast\.load"):
+        Checkpoint.open(folder)
+
+
+LORA = b'{"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "org/base"}'
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            {"adapter_config.json": LORA, "adapter_model.safetensors": b"x"},
+            r"tiny is a LoRA adapter of 'org/base' .*Merge it first, where peft is: AutoPeftModelForCausalLM\."
+            r"from_pretrained\('tiny'\)\.merge_and_unload\(\)\.save_pretrained\('merged'\), save the tokenizer there",
+        ),
+        ({"adapter_config.json": b"{}"}, r"tiny is a LoRA adapter \(adapter_config\.json\).* AutoPeftModel\.from_pre"),
+        ({"adapter_config.json": b"[1]"}, r"tiny is a LoRA adapter \(adapter_config\.json\), not a whole model"),
+        ({"adapter_config.json": b'{"peft_type": "PROMPT_TUNING"}'}, r"an adapter of the kind 'PROMPT_TUNING'"),
+        ({"adapter_config.json": b"{"}, r"adapter_config\.json is not valid JSON"),
+        ({"a.Q4_K_M.gguf": b"x"}, r"a folder of GGUF files, .*export a\.Q4_K_M\.gguf by its path"),
+        ({"model_index.json": b"{}"}, r"a diffusers pipeline \(model_index\.json\)"),
+        ({"params.json": b"{}", "consolidated.00.pth": b"x"}, r"weights in their authors' form"),
+        ({"tf_model.h5": b"x"}, r"weights of TensorFlow or Flax only\. Save them once with transformers 4"),
+        ({"model.onnx": b"x"}, r"holds ONNX graphs, not a checkpoint"),
+    ],
+)
+@pytest.mark.parametrize("config", [None, b'{"model_type": "bert"}'], ids=["bare", "with config.json"])
+def test_folders_say_what_they_are(make: Make, config: bytes | None, files: dict[str, bytes], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.open(make(config, **files))
+
+
+def test_an_adapter_beside_weights_is_not_left_out(make: Make) -> None:
+    """Upstream would put it onto them; the config of an adapter that was merged says nothing."""
+    folder = make(**{"model.safetensors": save(dict(TENSORS)), "adapter_config.json": LORA})
+    assert set(Checkpoint.open(folder).tensors) == set(TENSORS)
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="tiny is a LoRA adapter of 'org/base'"):
         Checkpoint.open(folder)
 
 

@@ -381,6 +381,39 @@ def test_broken_checkpoints(
         runtime_files(folder, MAKERS[name][0], {})
 
 
+@pytest.mark.parametrize("name", ["BertTokenizer", "RobertaTokenizer"])
+def test_an_id_far_beyond_the_table_is_refused_before_anything_counts_up_to_it(
+    name: str, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    """The library would serialise 2^31 ids one by one. A few ids without a token are found in the field."""
+    folder = copy(trained[name], tmp_path / "c")
+    files = runtime_files(folder, MAKERS[name][0], {})
+    content = json.loads(files["tokenizer.json"])
+    vocab = content["model"]["vocab"]
+    last = max(vocab, key=vocab.__getitem__)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    for far, refused in ((vocab[last] + 1000, False), (2**31, True)):
+        (folder / "tokenizer.json").write_text(
+            json.dumps({**content, "added_tokens": [], "model": {**content["model"], "vocab": {**vocab, last: far}}})
+        )
+        if not refused:
+            assert Tokenizer.from_files(runtime_files(folder, MAKERS[name][0], {})).get_vocab()[last] == far
+            continue
+        with pytest.raises(
+            CheckpointError, match=r"a vocabulary of \d+ tokens has ids up to .* the id 2147483648\. No"
+        ):
+            runtime_files(folder, MAKERS[name][0], {})
+        with pytest.raises(CheckpointError, match="the id 2147483648"):
+            Tokenizer.from_folder(folder).save_pretrained(tmp_path / "saved")
+
+
+def test_tokens_made_up_by_a_number_are_bounded(tmp_path: Path) -> None:
+    folder = sentencepiece_model(tmp_path, "spiece.model")
+    (folder / "tokenizer_config.json").write_text('{"extra_ids": 2147483648}')
+    with pytest.raises(CheckpointError, match=r"extra_ids is a whole number of 0 to 65536; .* has 2147483648"):
+        runtime_files(folder, "t5", {})
+
+
 def test_a_bpe_sentencepiece_model_is_refused_where_unigram_is_meant(tmp_path: Path) -> None:
     folder = sentencepiece_model(tmp_path, "sentencepiece.bpe.model", model_type="bpe")
     with pytest.raises(CheckpointError, match="must be a unigram model, as this tokenizer class expects"):

@@ -164,7 +164,7 @@ def test_byt5(tmp_path: Path) -> None:
     ]
     assert mine.decode([3 + 0xC3, 3 + 0x41]) == theirs.decode([3 + 0xC3, 3 + 0x41]) == "A"
     assert len(tokenizer(tmp_path, "t5", tokenizer_class="ByT5Tokenizer", extra_ids=2)) == 261
-    with pytest.raises(CheckpointError, match=r"extra_ids is a whole number; tokenizer_config.json has 'many'"):
+    with pytest.raises(CheckpointError, match=r"extra_ids is a whole number of 0 to 65536; .* has 'many'"):
         tokenizer(tmp_path, "t5", tokenizer_class="ByT5Tokenizer", extra_ids="many")
 
 
