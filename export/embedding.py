@@ -15,7 +15,7 @@ import torch
 from precast.export import static_embedding
 from precast.export.checkpoint import INPUT_MODULES, Checkpoint
 from precast.export.heads import BASE, MASKED_LM
-from precast.runtime.embedding import ACTIVATIONS, POOLING
+from precast.runtime.embedding import ACTIVATIONS, POOLING, SPLADE
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
 from precast.runtime.similarity import SIMILARITIES
 
@@ -72,12 +72,9 @@ _TRANSFORMER_TASKS: dict[str, dict[str, tuple[Any, ...]]] = {
     for task, output in (("feature-extraction", "last_hidden_state"), ("fill-mask", "logits"))
 }
 _SPLADE = "SpladePooling"
-_SPLADE_MODES = {
-    ("max", "relu"): "splade_max",
-    ("sum", "relu"): "splade_sum",
-    ("max", "log1p_relu"): "splade_max_log1p",
-    ("sum", "log1p_relu"): "splade_sum_log1p",
-}
+_SPLADE_MODES = dict(
+    zip((("max", "relu"), ("sum", "relu"), ("max", "log1p_relu"), ("sum", "log1p_relu")), SPLADE, strict=True)
+)
 
 
 def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:

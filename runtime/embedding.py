@@ -20,6 +20,7 @@ from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskErr
 __all__ = [
     "ACTIVATIONS",
     "POOLING",
+    "SPLADE",
     "encode",
     "encode_document",
     "encode_query",
@@ -28,8 +29,8 @@ __all__ = [
     "similarity_name",
 ]
 
-_SPLADE = ("splade_max", "splade_sum", "splade_max_log1p", "splade_sum_log1p")
-POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken", *_SPLADE)
+SPLADE = ("splade_max", "splade_sum", "splade_max_log1p", "splade_sum_log1p")
+POOLING = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 _SPARSE_BUDGET = 512  # tokens of a call with a number for each token of the vocabulary
 _TINY = np.float32(1e-12)
 
@@ -194,13 +195,13 @@ def pool(tokens: np.ndarray, mask: np.ndarray, modes: Sequence[str], *, skip: in
             count = np.maximum(weights.sum(axis=1), np.float32(1e-9))
             total = (tokens * weights).sum(axis=1)
             parts.append(total / (count if mode == "mean" else np.sqrt(count)))
-        elif mode in _SPLADE:
+        elif mode in SPLADE:
             parts.append(_splade(tokens, mask, mode))
         elif mode == "weightedmean":
             weighted = weights * (positions + 1)[..., None].astype(tokens.dtype)
             parts.append((tokens * weighted).sum(axis=1) / np.maximum(weighted.sum(axis=1), np.float32(1e-9)))
         else:
-            raise ArtifactError(f"pooling must be of {listing(POOLING)}; the artifact says {mode!r}.")
+            raise ArtifactError(f"pooling must be of {listing((*POOLING, *SPLADE))}; the artifact says {mode!r}.")
     return np.concatenate(parts, axis=-1)
 
 
