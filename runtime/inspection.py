@@ -43,6 +43,8 @@ def summary(artifact: Artifact) -> dict[str, Any]:
         },
         "cross_encoder": manifest.processing.get("cross_encoder"),
         "ignored_config": _texts(manifest.processing.get("ignored_config")),
+        "ignored_generation_config": _texts(manifest.processing.get("ignored_generation_config")),
+        "ignored_weights": _texts(manifest.processing.get("ignored_weights")),
         "calibration": manifest.calibration,
         "cost": dict(manifest.cost),
     }

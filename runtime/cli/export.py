@@ -131,7 +131,10 @@ def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
         "embedding": processing.get("embedding") is not None,
         "ignored": {
             file: list(processing[key])
-            for key, file in (("ignored_generation_config", "generation_config.json"),)
+            for key, file in (
+                ("ignored_config", "config.json"),
+                ("ignored_generation_config", "generation_config.json"),
+            )
             if processing.get(key)
         },
         "variants": [variant.name for variant in variants],

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from precast.runtime.cli.console import guarded, size_text, table, write, write_json
+from precast.runtime.errors import listing
 
 __all__ = ["inspect", "register"]
 
@@ -41,8 +42,13 @@ def inspect(
         facts["export took"] = f"{cost['seconds']:.1f} s, peak memory {size_text(cost.get('peak_memory_bytes', 0))}"
     if isinstance(found["cross_encoder"], Mapping):
         facts["scores"] = f"of a CrossEncoder are {found['cross_encoder'].get('activation_fn')} of the logits"
-    if found["ignored_config"]:
-        facts["not read"] = f"of config.json, as no transformers model reads it: {', '.join(found['ignored_config'])}"
+    unread = {
+        "of config.json, as no transformers model reads it": found["ignored_config"],
+        "of generation_config.json, as upstream": found["ignored_generation_config"],
+        "of the weights, which this model does not have": found["ignored_weights"],
+    }
+    if any(unread.values()):
+        facts["not read"] = "; ".join(f"{where}: {listing(names, 12)}" for where, names in unread.items() if names)
     for name, value in facts.items():
         write(f"{name + ':':<13}{value}")
     for name, component in found["components"].items():

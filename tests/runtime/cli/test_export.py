@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from support import tiny_artifacts
 from support.command_line import good
 
@@ -35,14 +37,23 @@ def test_what_is_suggested_works(task: str, shown: str) -> None:
     assert program == "precast" and good(*arguments)
 
 
-def test_a_tokenizer_that_could_not_be_made_is_named(tmp_path: Path) -> None:
+def test_what_is_missing_and_what_was_ignored_is_named(tmp_path: Path) -> None:
     source = shutil.copytree(tiny_artifacts.checkpoint("text-classification"), tmp_path / "source")
     settings = {"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}
     (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    state = load_file(source / "model.safetensors")
+    save_file({**state, "loss_fct.weight": torch.ones(3)}, source / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "note_of_mine": 1}))
     lines = good("export", source, tmp_path / "out").splitlines()
     why = "BertJapaneseTokenizer cannot be expressed as a tokenizer.json: it cuts words with MeCab"
     assert any(line.startswith(f"No tokenizer: {why}") for line in lines)
     assert lines[-1] == f"Try it: precast verify {tmp_path / 'out'}"
+    assert "Ignored in config.json, as upstream does: note_of_mine" in lines
+    shown = good("inspect", tmp_path / "out")
+    assert "reads it: note_of_mine; of the weights, which this model does not have: loss_fct.weight" in shown
+    found = json.loads(good("inspect", tmp_path / "out", "--json"))
+    assert (found["ignored_weights"], found["ignored_generation_config"]) == (["loss_fct.weight"], [])
     summary = command.summarise(tmp_path / "out", "cpu", "fp32")
     assert summary["tokenizer"]["included"] is False
     assert summary["tokenizer"]["reason"].startswith(why)
