@@ -12,10 +12,15 @@ from typing import Any
 
 from precast.runtime.bench import device
 from precast.runtime.errors import BenchmarkError
+from precast.runtime.fields import MOST_BYTES, Document, Fields, is_number, is_text
+from precast.runtime.strict_json import parse_value
 
 __all__ = ["FORMAT", "key", "machine", "new", "read", "write"]
 
 FORMAT = "precast-bench/1"
+_SECONDS = ("floors", "first_tokens", "per_tokens")
+_RULE = "1e-9 to 1e9 each"
+_LARGEST = 1e30
 _KEY = ("workload", "engine", "precision", "device", "threads", "scenario", "batch", "length")
 
 
@@ -61,22 +66,55 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Open a record.
 
     Raises:
-        BenchmarkError: the file is no record, or one of another format.
+        BenchmarkError: the file is no record, one of another format, or holds a field of another type.
     """
+    name = os.fspath(path)
     try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        document = parse_value(Path(path).read_bytes())
     except ValueError as error:
-        raise BenchmarkError(f"{os.fspath(path)} is no JSON document: {error}.") from error
+        raise BenchmarkError(f"{name} is no JSON document: {error!s:.200}.") from None
+    except OSError as error:
+        raise BenchmarkError(f"{name} cannot be read: {error.strerror}.") from error
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
         raise BenchmarkError(
             f"{os.fspath(path)} is no record of this precast: its format is {found!r}, and {FORMAT!r} is read here. "
             "Make one with: precast bench ARTIFACT --json > record.json"
         )
-    rows = document.get("rows")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.get("scenario") for row in rows):
-        raise BenchmarkError(f"{os.fspath(path)} is damaged: its rows are not a list of measurements.")
+    fields = Fields(document, document=Document(name, BenchmarkError, "Measure again: precast bench ARTIFACT --json."))
+    for key in ("machine", "settings"):
+        document[key] = fields.data(key, {})
+    for key in ("engines", "workloads"):
+        document[key] = fields.mapping(key, "an object", lambda v: isinstance(v, dict), {})
+    fields.take("calibration", "an object or null", lambda v: v is None or isinstance(v, dict), None)
+    for key in ("absent", "exports", "installs"):
+        fields.all(key, lambda entry: None, [])
+    fields.all("rows", _check_row)
     return dict(document)
+
+
+def _check_row(row: Fields) -> None:
+    """What a measurement is named by and compared with; its other figures are shown where they are figures."""
+    row.text("scenario")
+    for name in _KEY:
+        if name in row:
+            row.take(name, "a string, a number or null", lambda v: v is None or is_text(v) or is_number(v))
+    for name in _SECONDS:
+        row.take(name, f"a list of seconds, {_RULE}", lambda v: v is None or _are_seconds(v), None)
+    launches = row.take("rounds", "a list of lists", lambda v: v is None or isinstance(v, list), None)
+    for index, launch in enumerate(launches or ()):
+        if not (_are_seconds(launch) and launch):
+            row.fail(f"rounds[{index}]", f"a list of one number of seconds or more, {_RULE}", launch)
+    for name, figure, most in (("memory", "peak_bytes", float(MOST_BYTES)), ("error", "max_abs", _LARGEST)):
+        found = row.take(name, "an object or null", lambda v: v is None or isinstance(v, dict), None)
+        if found is not None:
+            value = row.inner(name, found).take(figure, "a number or null", lambda v: v is None or is_number(v), None)
+            if value is not None and not (value == 0 or 1 / _LARGEST <= value <= most):
+                row.fail(f"{name}.{figure}", f"0 to {most:g}", value)
+
+
+def _are_seconds(value: Any) -> bool:
+    return isinstance(value, list) and all(is_number(one) and 1e-9 <= one <= 1e9 for one in value)
 
 
 def write(record: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
