@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from precast.export.weight_names import unwrapped
 from precast.export.weights import Ignore, Lazy, Source, WeightMap, plan, rename
 from precast.graphs.block_weight import Blocks
 from precast.runtime import catalogue
-from precast.runtime.errors import ConfigError, UnsupportedTaskError, listing
+from precast.runtime.errors import ConfigError, PrecastError, UnsupportedTaskError, listing
 
 __all__ = ["Part", "Reference", "build", "head_for", "served_tasks"]
 
@@ -143,12 +144,13 @@ def build(
     """
     family = family or find_family(config.get("model_type"))
     tensors = unwrapped(tensors)
-    config, tensors, zero_biases = dequantized(config, tensors)
-    spec = family.read(config)
-    head = head_for(family, config, task)
-    table = rename(tensors, (*map(Ignore, family.unloaded), *family.weights(spec)))
+    with _consistent(config):
+        config, tensors, zero_biases = dequantized(config, tensors)
+        spec = family.read(config)
+        head = head_for(family, config, task)
+        table = rename(tensors, (*map(Ignore, family.unloaded), *family.weights(spec)))
     absent = frozenset(part for part in family.optional if not any(f"{key}.".startswith(f"{part}.") for key in table))
-    with torch.device("meta"):
+    with torch.device("meta"), _consistent(config):
         models = {other: compose(spec, absent) for other, compose in family.heads.items()}
     if getattr(models.get(BASE), "pooler", None) is None:
         absent |= {"pooler"}  # also where only another head has parameters of that name
@@ -182,6 +184,22 @@ def build(
         family.ignored(config, spec),
         blocks,
     )
+
+
+@contextmanager
+def _consistent(config: Mapping[str, Any]) -> Iterator[None]:
+    """A family may divide and index by what its spec says: values of the right type that contradict one another, or a
+    size that no tensor can have, fail somewhere in its arithmetic, and that is config.json's error."""
+    try:
+        yield
+    except PrecastError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error!s:.200}".splitlines()[0]
+        raise ConfigError(
+            f"config.json's values make no model of model_type {config.get('model_type')!r} ({reason}). Compare its "
+            "sizes with the checkpoint's weights, or download it again."
+        ) from error
 
 
 def _check_head(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from precast.runtime.errors import ConfigError, closest
+from precast.runtime.fields import MOST, shown
 from precast.runtime.generation.config_values import RULES
 
 __all__ = ["INERT", "Spec", "config_keys", "hf", "ignored_keys", "read_spec"]
@@ -32,6 +33,7 @@ INERT = frozenset(
 ) | frozenset(RULES)
 
 _MISSING = object()
+_MOST_MODULES = 1000
 S = TypeVar("S", bound="Spec")
 
 
@@ -120,16 +122,20 @@ def read_spec(cls: type[S], config: Mapping[str, Any], *, inert: frozenset[str] 
         only, read = entry.metadata["only"], entry.metadata["read"]
         if only is not None and value not in only:
             honoured = " or ".join(map(repr, only))
-            problems.append(f"{key!r} is {value!r}, and only {honoured} is honoured here")
+            problems.append(f"{key!r} is {shown(value)}, and only {honoured} is honoured here")
             continue
         if read is not None:
             try:
                 value = read(value)
-            except (KeyError, TypeError, ValueError) as error:
-                problems.append(f"{key!r} is {value!r}: {error}")
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                problems.append(f"{key!r} is {shown(value)}: {error}")
                 continue
         if not _matches(value, kinds[entry.name]):
-            problems.append(f"{key!r} is {value!r}, expected {_kind_name(kinds[entry.name])}")
+            problems.append(f"{key!r} is {shown(value)}, expected {_kind_name(kinds[entry.name])}")
+            continue
+        most = _most(key)
+        if not all(abs(one) <= most for one in _numbers(value) if type(one) is int):
+            problems.append(f"{key!r} is {shown(value)}, expected {most} at most")
             continue
         values[entry.name] = float(value) if kinds[entry.name] is float else value
     for key in sorted(set(config) - _understood(cls, inert) - set(strange)):
@@ -144,6 +150,15 @@ def ignored_keys(cls: type[Spec], config: Mapping[str, Any], *, inert: frozenset
     """The keys of ``config`` that neither this family nor any of upstream's config classes knows, or that say null."""
     foreign = set(config) - _understood(cls, inert)
     return tuple(sorted(key for key in foreign if key not in config_keys() or config[key] is None))
+
+
+def _numbers(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _most(key: str) -> int:
+    """Modules are made one by one, so that their number must be bounded before the first; sizes only be sizes."""
+    return _MOST_MODULES if "layer" in key or "expert" in key else MOST
 
 
 def _understood(cls: type[Spec], inert: frozenset[str]) -> set[str]:

@@ -6,7 +6,6 @@ as transformers 4 did: the checkpoints were trained with it. A tokenizer.json is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from precast.export.tokenizer_kinds import Arguments, Kind, Vocabulary, existing
 from precast.export.tokenizer_languages import M2M100, MBART, MBART50, NLLB, WMT21
 from precast.runtime.errors import CheckpointError, UnsupportedModelError, closest, listing
 from precast.runtime.processors.tokenizer_settings import Settings
+from precast.runtime.strict_json import parse_value
 
 __all__ = ["SEQUENCE_KINDS"]
 
@@ -135,8 +135,8 @@ def _and_mask(languages: Sequence[str]) -> Arrange:
 def _json_vocabulary(folder: Path, *others: str) -> tuple[dict[str, int], list[SentencePiece]]:
     path, *models = existing(folder, "vocab.json", *others)
     try:
-        ids = json.loads(Path(path).read_bytes())
-    except (ValueError, RecursionError) as error:
+        ids = parse_value(Path(path).read_bytes())
+    except ValueError as error:
         raise CheckpointError(f"vocab.json must hold JSON in UTF-8: {error}; fetch the file again") from error
     if not isinstance(ids, dict) or sorted(ids.values(), key=repr) != sorted(range(len(ids)), key=repr):
         raise CheckpointError("vocab.json gives each token an id of its own, 0 and up without gaps; fetch it again")

@@ -7,7 +7,6 @@ An artifact is opened. A checkpoint (a folder, a ``.gguf`` file or a Hub id) is 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from precast.runtime.errors import (
     listing,
 )
 from precast.runtime.hub_names import looks_like_hub_id
+from precast.runtime.strict_json import parse_value
 
 if TYPE_CHECKING:
     from precast.runtime.model import Model
@@ -329,26 +329,26 @@ def _tokenizer_files(artifact: Artifact) -> dict[str, bytes]:
 def _transformer_folder(folder: Path) -> Path:
     """Where a checkpoint's config.json is: in sentence-transformers folders it may be a module's folder."""
     try:
-        modules = json.loads((folder / "modules.json").read_bytes())
+        modules = parse_value((folder / "modules.json").read_bytes())
         for module in modules:
             path = os.path.normpath(module["path"] or ".")
             if module["type"].rpartition(".")[2] == "Transformer" and not (
                 os.path.isabs(path) or path.startswith("..")
             ):
                 return folder / path
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # no such folder, or one that an export will complain of
     return folder
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_value(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(
             f"{path.parent} has no config.json, so it is neither a checkpoint nor an artifact."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error!s:.200}. Download it again.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold an object; it holds a {type(value).__name__}. Download it again.")

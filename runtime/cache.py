@@ -30,6 +30,7 @@ from precast.runtime import kernels
 from precast.runtime.artifact.manifest import FORMAT_VERSION
 from precast.runtime.errors import ArtifactError, CheckpointError
 from precast.runtime.hub_names import CHAT_TEMPLATE_FOLDER, wanted_files
+from precast.runtime.strict_json import parse_value
 
 __all__ = ["cache_folder", "checkpoint_digests", "entry_name", "locked"]
 
@@ -105,9 +106,9 @@ def _names(folder: Path) -> list[str]:
 
 def _module_folders(folder: Path) -> set[str]:
     try:
-        modules = json.loads((folder / "modules.json").read_bytes())
+        modules = parse_value((folder / "modules.json").read_bytes())
         paths = [module["path"] for module in modules]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return set()  # the exporter says what is wrong with it
     inside = {os.path.normpath(path) for path in paths if isinstance(path, str) and path and not os.path.isabs(path)}
     return {path for path in inside if path != "." and not path.startswith("..")}
@@ -151,13 +152,13 @@ class _Memory:
 
     def _read(self) -> dict[str, list[Any]]:
         try:
-            document = json.loads(self._path.read_bytes())
+            document = parse_value(self._path.read_bytes())
             return {
                 str(path): entry
                 for path, entry in document.items()
                 if isinstance(entry, list) and len(entry) == 6 and re.fullmatch("[0-9a-f]{64}", str(entry[-1]))
             }
-        except (OSError, ValueError, AttributeError, RecursionError):
+        except (OSError, ValueError, AttributeError):
             return {}
 
 

@@ -7,7 +7,6 @@ compare sizes only, wait without end, and name files as a server's headers say.
 from __future__ import annotations
 
 import fnmatch
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +25,7 @@ from precast.runtime.hub_cache import RepoCache
 from precast.runtime.hub_files import Entry, Listing, download, file_digests, list_files
 from precast.runtime.hub_names import check_id, check_revision, wanted_files
 from precast.runtime.hub_transport import SLOWEST
+from precast.runtime.strict_json import parse_value
 
 __all__ = ["PUSH_ALLOWANCE", "Resolved", "pull", "push", "resolve"]
 
@@ -169,9 +169,9 @@ def _missing_weights(folder: Path, names: set[str]) -> list[str]:
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if index in names and not names & {"model.safetensors", "pytorch_model.bin"}:
             try:
-                shards = json.loads((folder / index).read_bytes())["weight_map"].values()
+                shards = parse_value((folder / index).read_bytes())["weight_map"].values()
                 return sorted({str(shard) for shard in shards} - names)
-            except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+            except (ValueError, KeyError, AttributeError, TypeError):
                 return []  # whoever reads the index reports it
     weights = any(name.endswith((".safetensors", ".bin", ".index.json")) for name in names)
     return [] if weights or _MANIFEST in names else ["weights"]
@@ -303,9 +303,9 @@ def _download_artifact(found: Listing, token: str | None, publisher: Publisher) 
     for entry in found.chosen([_MANIFEST]):
         fetch(entry)
     try:
-        names = json.loads((folder / _MANIFEST).read_bytes())["files"]
+        names = parse_value((folder / _MANIFEST).read_bytes())["files"]
         check_file_names(names, f"{_MANIFEST} of {found.repo_id!r}: files")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ArtifactError(f"{_MANIFEST} of {found.repo_id!r} cannot be read. Push the artifact again.") from None
     if absent := [name for name in names if name not in found.names]:
         raise ArtifactError(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import json
 import os
 import re
 import unicodedata
@@ -20,6 +19,7 @@ from urllib.parse import quote
 from precast.runtime import hub_client
 from precast.runtime.errors import HubError, OfflineError
 from precast.runtime.hub_transport import ask
+from precast.runtime.strict_json import parse_value
 
 __all__ = ["LISTING_LIMIT", "Entry", "Listing", "download", "file_digests", "list_files"]
 
@@ -97,9 +97,9 @@ def list_files(repo_id: str, revision: str | None, token: str | None) -> Listing
 
     raw = hub_client.call(read, repo_id, revision)
     try:
-        document = json.loads(raw)
+        document = parse_value(raw)
         commit, siblings = document.get("sha"), document.get("siblings")
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         commit, siblings = None, None
     if not isinstance(commit, str) or not _COMMIT.fullmatch(commit) or not isinstance(siblings, list):
         raise HubError(f"{hub_client.endpoint()} names no commit for {repo_id!r}. Check HF_ENDPOINT: is it a Hub?")

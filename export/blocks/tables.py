@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from precast.runtime.errors import ConfigError
+
 __all__ = ["Table", "fill_tables", "table_names"]
+
+_LARGEST = 1 << 30
 
 
 class Table(nn.Module):
@@ -22,6 +27,12 @@ class Table(nn.Module):
         self, shape: tuple[int, ...], compute: Callable[[], Tensor], dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
+        if math.prod(shape) > _LARGEST:
+            # Free on the meta device, but not once it is filled: config.json must not ask for any amount of memory.
+            raise ConfigError(
+                f"a table of {' x '.join(map(str, shape))} numbers is made from config.json, and {_LARGEST} may be. "
+                "Which of its sizes (max_position_embeddings ...) is that long?"
+            )
         self.compute = compute
         self.register_buffer("values", torch.empty(shape, dtype=dtype), persistent=False)
 

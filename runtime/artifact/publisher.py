@@ -5,7 +5,6 @@ An export and a download publish by it alike; what it refuses to replace, nobody
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from precast.runtime.artifact.reader import STAGING
 from precast.runtime.artifact.staging import Staging, clean_up, target_lock
 from precast.runtime.disk import check_space, full_disk, is_full
 from precast.runtime.errors import ArtifactError, ExportError, InputError, OutputExistsError, PrecastError, listing
+from precast.runtime.strict_json import parse_value
 
 __all__ = ["Publisher"]
 
@@ -202,10 +202,10 @@ def _refuse_foreign(target: Path) -> None:
     a look at a manifest and then at the files beside it is two looks.
     """
     try:
-        document: Any = json.loads((target / MANIFEST_NAME).read_bytes())
+        document: Any = parse_value((target / MANIFEST_NAME).read_bytes())
         names = {MANIFEST_NAME, *document["files"]}
         known = isinstance(document["format"]["version"], str) and isinstance(document["seal"], str)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         names, known = set(), False
     if not known:
         raise OutputExistsError(_not_ours(target))
@@ -224,6 +224,6 @@ def _refuse_foreign(target: Path) -> None:
 
 def _seal_at(target: Path) -> Any:
     try:
-        return json.loads((target / MANIFEST_NAME).read_bytes())["seal"]
+        return parse_value((target / MANIFEST_NAME).read_bytes())["seal"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
