@@ -16,7 +16,7 @@ import numpy as np
 
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError
-from precast.runtime.fields import shown
+from precast.runtime.fields import MOST, shown
 
 __all__ = ["read_npy", "read_npz"]
 
@@ -47,7 +47,8 @@ def read_npy(data: bytes, where: str) -> Array:
         raise ArtifactError(f"{where} must hold plain little-endian numbers, got the dtype {header[1]!r}. {_AGAIN}")
     shape = tuple(int(size) for size in header[3].split(", ") if size)
     held = len(data) - 10 - length
-    if len(shape) > _RANK or math.prod(shape) * dtype.itemsize != held:
+    spread = math.prod(size or 1 for size in shape)  # what an axis of nothing would hide
+    if len(shape) > _RANK or spread > MOST or math.prod(shape) * dtype.itemsize != held:
         raise ArtifactError(f"{where} must hold as many numbers as its header says, got {dtype} {list(shape)[:_RANK]} "
                             f"in {held} bytes. {_AGAIN}")  # fmt: skip
     order = "F" if header[2] == "True" else "C"

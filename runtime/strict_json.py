@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 __all__ = ["MAX_DEPTH", "MAX_JSON", "parse_object", "parse_value"]
@@ -14,6 +15,7 @@ __all__ = ["MAX_DEPTH", "MAX_JSON", "parse_object", "parse_value"]
 MAX_JSON = 256 << 20
 # What walks through a value may recurse: so deep, and no deeper, is every value that gets past the parser.
 MAX_DEPTH = 64
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _constant(text: str) -> NoReturn:
@@ -75,6 +77,11 @@ def parse_value(data: bytes | str) -> Any:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     _check_depth(value)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it holds half of a surrogate pair, which is no character") from None
     return value
 
 

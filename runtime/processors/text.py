@@ -62,7 +62,7 @@ def parse_backend(data: bytes, name: str = "tokenizer.json") -> Backend:
         if not is_refusal(error):
             raise
         raise CheckpointError(
-            f"{name} must be a complete file of the tokenizers library; it cannot be read: {error}. "
+            f"{name} must be a complete file of the tokenizers library; it cannot be read: {error!s:.300}. "
             "Fetch it again, or upgrade tokenizers if a newer version wrote it"
         ) from error
 

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, processors
 from tokenizers import Tokenizer as Backend
 
 from precast.runtime.errors import CheckpointError, FormatVersionError, InputError
+from precast.runtime.fields import shown
 from precast.runtime.strict_json import parse_value
 
 __all__ = [
@@ -77,12 +78,13 @@ class Settings:
         for key, value in named.items():
             if value is not None and not isinstance(value, (str, AddedToken)):
                 raise CheckpointError(
-                    f"a special token is a text or an AddedToken entry; tokenizer_config.json has {key} = {value!r}"
+                    "a special token is a text or an AddedToken entry; tokenizer_config.json has "
+                    f"{key} = {shown(value)}"
                 )
         if extra is not None and not isinstance(extra, (list, tuple)):
             raise CheckpointError(
                 "extra_special_tokens is a list of tokens or a table of named ones; "
-                f"tokenizer_config.json has {extra!r}"
+                f"tokenizer_config.json has {shown(extra)}"
             )
         names = kwargs.get("model_input_names") or cls.model_input_names
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
@@ -111,7 +113,8 @@ class Settings:
         version = data[FORMAT_KEY]
         if not isinstance(version, int) or version > _FORMAT:
             raise FormatVersionError(
-                f"tokenizer_config.json has format {version!r}, this runtime reads up to {_FORMAT}; upgrade precast"
+                f"tokenizer_config.json has format {shown(version)}, this runtime reads up to {_FORMAT}; "
+                "upgrade precast"
             )
         return cls.from_kwargs(data)
 
@@ -143,13 +146,13 @@ class Settings:
 def side(name: str, value: Any) -> str:
     """:raises InputError: neither "right" nor "left"."""
     if value not in _SIDES:
-        raise InputError(f"{name} is 'right' or 'left'; got {value!r}")
+        raise InputError(f"{name} is 'right' or 'left'; got {shown(value)}")
     return str(value)
 
 
 def _whole_number(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0:
-        raise CheckpointError(f"{name} is a whole number; tokenizer_config.json has {value!r}")
+        raise CheckpointError(f"{name} is a whole number; tokenizer_config.json has {shown(value)}")
     return UNLIMITED if value >= UNLIMITED else int(value)
 
 
@@ -241,7 +244,7 @@ def merge(
         for text, index in added_tokens.items():
             if isinstance(index, bool) or not isinstance(index, int):
                 raise CheckpointError(
-                    f"added_tokens.json gives each token its id, a whole number; {text!r} has {index!r}"
+                    f"added_tokens.json gives each token its id, a whole number; {shown(text)} has {shown(index)}"
                 )
             by_id[index] = AddedToken(text, normalized=text not in known, special=text in known)
         by_id.update(file_tokens or {})
@@ -307,7 +310,7 @@ def _added_tokens_decoder(entries: Any) -> dict[int, AddedToken]:
         token = _to_added_tokens({"__type": "AddedToken", **entry} if isinstance(entry, dict) else entry)
         if not isinstance(token, AddedToken) or not str(index).isdigit():
             raise CheckpointError(
-                f"added_tokens_decoder gives each id an entry with 'content'; {index!r} has {entry!r}"
+                f"added_tokens_decoder gives each id an entry with 'content'; {shown(index)} has {shown(entry)}"
             )
         by_id[int(index)] = token
     return by_id
@@ -345,6 +348,6 @@ def _to_added_tokens(value: Any) -> Any:
     if value.get("__type") != "AddedToken":
         return {key: _to_added_tokens(item) for key, item in value.items()}
     if not isinstance(value.get("content"), str):
-        raise CheckpointError(f"an added token has its text in 'content'; got {value!r}")
+        raise CheckpointError(f"an added token has its text in 'content'; got {shown(value)}")
     flags = {key: value[key] for key in _FLAGS if isinstance(value.get(key), bool)}
     return AddedToken(value["content"], **flags)  # the library prints a line for every key it does not know
