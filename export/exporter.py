@@ -25,6 +25,7 @@ from precast.export.checkpoint import Checkpoint
 from precast.export.embedding import declared_task
 from precast.export.emit import Emitted, emit
 from precast.export.locate import explained
+from precast.export.operators import counted
 from precast.export.processing import write_processing
 from precast.export.reference import Part, Reference, build, served_tasks
 from precast.export.trace import trace
@@ -152,7 +153,7 @@ def export_model(
                     widen(reference.parts, traced, rounding, text)
 
         cost.stage("optimising the graph and writing the weights")
-        promised = _promised(reference, traced)
+        promised = {part.name: counted(part.module, part.signature.example()) for part in reference.parts}
         lowered = [
             _lower(chosen, name, model, promised[name], writer) for chosen in recipes for name, model in traced.items()
         ]
@@ -269,12 +270,6 @@ def _rounding(recipe: Recipe) -> QuantizeWeights | None:
     return next((step for step in recipe.passes() if isinstance(step, QuantizeWeights)), None)
 
 
-def _promised(reference: Reference, traced: Mapping[str, ir.Model]) -> dict[str, Mapping[str, int]]:
-    """What the family promises of each part. A family of several parts promises by part."""
-    promised: Any = reference.family.fused(reference.spec, reference.head)
-    return {name: promised if len(traced) == 1 else promised[name] for name in traced}
-
-
 @dataclass(frozen=True)
 class _Lowered:
     """One recipe's graph of one part, written to the staged artifact."""
@@ -362,7 +357,7 @@ def _variant(
         isa=chosen.isa,
         weights=item.emitted.weights,
         operators=item.operators,
-        fusions=dict(promised),
+        fusions=contract.fusions(promised, chosen.dialect.name),
         fingerprint=item.fingerprint,
         recipe=tuple({"pass": r.name, "changed": r.changed, "declined": r.declined} for r in item.reports),
         parity={

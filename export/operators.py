@@ -6,19 +6,24 @@ in float64 is the judge of errors), in a traced graph it is ONE node. Dimension 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 __all__ = [
     "NODES",
+    "Node",
     "add_layer_norm",
     "add_rms_norm",
     "attention",
     "cached_attention",
+    "counted",
     "gated_activation",
     "mixture_of_experts",
     "rms_norm",
@@ -401,32 +406,72 @@ def _cached_attention_node(emit: Any, *arguments: Any) -> Any:
     return emit.CachedAttention(*tensors, heads=heads, kv_heads=kv_heads, scale=scale, window=window, softcap=softcap)
 
 
-# torch operator -> how its node is emitted. `emit.Name(*inputs, **attributes)` makes a node of the precast domain.
+class Node(NamedTuple):
+    """How an operator of torch is written in a graph: the vocabulary's name for it, and what emits that node."""
+
+    name: str
+    emit: Callable[..., Any]
+
+
+# torch operator -> its node. `emit.Name(*inputs, **attributes)` makes a node of the precast domain.
 # The plain aten operators listed here are captured whole, so that models use nn.Linear and F.gelu as they are.
-NODES: dict[Any, Callable[..., Any]] = {
-    torch.ops.precast.attention.default: _attention_node,
-    torch.ops.precast.rotary.default: lambda emit, x, positions, cos, sin, heads, interleaved: emit.Rotary(
-        x, positions, cos, sin, heads=heads, interleaved=int(interleaved)
+NODES: dict[Any, Node] = {
+    torch.ops.precast.attention.default: Node("Attention", _attention_node),
+    torch.ops.precast.rotary.default: Node(
+        "Rotary",
+        lambda emit, x, positions, cos, sin, heads, interleaved: emit.Rotary(
+            x, positions, cos, sin, heads=heads, interleaved=int(interleaved)
+        ),
     ),
-    torch.ops.precast.rotary_angles.default: lambda emit, frequencies, positions, scale: emit.RotaryAngles(
-        frequencies, positions, scale=scale
+    torch.ops.precast.rotary_angles.default: Node(
+        "RotaryAngles",
+        lambda emit, frequencies, positions, scale: emit.RotaryAngles(frequencies, positions, scale=scale),
     ),
-    torch.ops.precast.add_layer_norm.default: lambda emit, x, residual, weight, bias, epsilon: emit.AddLayerNorm(
-        x, residual, weight, bias, epsilon=epsilon
+    torch.ops.precast.add_layer_norm.default: Node(
+        "AddLayerNorm",
+        lambda emit, x, residual, weight, bias, epsilon: emit.AddLayerNorm(x, residual, weight, bias, epsilon=epsilon),
     ),
-    torch.ops.precast.cached_attention.default: _cached_attention_node,
-    torch.ops.precast.rms_norm.default: lambda emit, x, weight, epsilon: emit.RMSNorm(x, weight, epsilon=epsilon),
-    torch.ops.precast.add_rms_norm.default: lambda emit, x, residual, weight, epsilon: emit.AddRMSNorm(
-        x, residual, weight, epsilon=epsilon
+    torch.ops.precast.cached_attention.default: Node("CachedAttention", _cached_attention_node),
+    torch.ops.precast.rms_norm.default: Node(
+        "RMSNorm", lambda emit, x, weight, epsilon: emit.RMSNorm(x, weight, epsilon=epsilon)
     ),
-    torch.ops.precast.gated_activation.default: lambda emit, gate, up, activation: emit.GatedActivation(
-        gate, up, activation=activation
+    torch.ops.precast.add_rms_norm.default: Node(
+        "AddRMSNorm",
+        lambda emit, x, residual, weight, epsilon: emit.AddRMSNorm(x, residual, weight, epsilon=epsilon),
     ),
-    torch.ops.precast.mixture_of_experts.default: lambda emit, x, router, gate_up, down, top_k: emit.MoE(
-        x, router, gate_up, down, top_k=top_k
+    torch.ops.precast.gated_activation.default: Node(
+        "GatedActivation", lambda emit, gate, up, activation: emit.GatedActivation(gate, up, activation=activation)
     ),
-    torch.ops.precast.selective_scan.default: lambda emit, *inputs: emit.SelectiveScan(*inputs),
-    torch.ops.aten.layer_norm.default: _layer_norm_node,
-    torch.ops.aten.linear.default: lambda emit, x, weight, bias=None: emit.Linear(x, weight, bias),
-    torch.ops.aten.gelu.default: lambda emit, x, approximate="none": emit.Gelu(x, approximate=approximate),
+    torch.ops.precast.mixture_of_experts.default: Node(
+        "MoE", lambda emit, x, router, gate_up, down, top_k: emit.MoE(x, router, gate_up, down, top_k=top_k)
+    ),
+    torch.ops.precast.selective_scan.default: Node("SelectiveScan", lambda emit, *inputs: emit.SelectiveScan(*inputs)),
+    torch.ops.aten.layer_norm.default: Node("LayerNorm", _layer_norm_node),
+    torch.ops.aten.linear.default: Node("Linear", lambda emit, x, weight, bias=None: emit.Linear(x, weight, bias)),
+    torch.ops.aten.gelu.default: Node(
+        "Gelu", lambda emit, x, approximate="none": emit.Gelu(x, approximate=approximate)
+    ),
 }
+# The names under which models call those of aten.
+_CALLED = {F.layer_norm: "LayerNorm", torch.layer_norm: "LayerNorm", F.linear: "Linear", F.gelu: "Gelu"}
+_NAMES = {**{target: node.name for target, node in NODES.items()}, **_CALLED}
+
+
+class _Counter(TorchFunctionMode):
+    """Counts the calls of what `NODES` lists, by the vocabulary's names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _NAMES:
+            self.counts[_NAMES[func]] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def counted(module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """How often one call of a module says each operator of the vocabulary. Nothing is computed: shapes are enough."""
+    with _Counter() as counter, FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        module(**inputs)
+    return dict(sorted(counter.counts.items()))

@@ -80,6 +80,5 @@ FAMILY = Family(
     spec=StaticSpec,
     heads={BASE: lambda spec, absent: StaticTokens(spec.vocab_size, spec.hidden_size)},
     weights=_weights,
-    fused=lambda spec, head: {},
     tiny={},
 )

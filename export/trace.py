@@ -76,7 +76,7 @@ def _translations() -> dict[Any, Any]:
 
         return translate
 
-    return {target: bound(node) for target, node in NODES.items()}
+    return {target: bound(node.emit) for target, node in NODES.items()}
 
 
 @contextlib.contextmanager

@@ -55,8 +55,6 @@ class Family:
         inputs: names of the inputs, for a spec; all are [batch, sequence] int64.
         limits: largest sequence length, for a spec; None is unbounded.
         token_types: how many token types there are, for a spec.
-        fused: operators of the vocabulary a graph of this head must hold, and how many (graphs/contract.py); by part
-            where there are several.
         tiny: config.json of a tiny checkpoint for tests, over upstream's defaults.
         variations: further keys over ``tiny``, each one a test of its own: odd sizes, switches.
         final_norm: a norm follows the last layer.
@@ -72,7 +70,6 @@ class Family:
     spec: type[Spec]
     heads: Mapping[Head, Callable[[Any, frozenset[str]], nn.Module]]
     weights: Callable[[Any], tuple[Rule, ...]]
-    fused: Callable[[Any, Head], Mapping[str, int] | Mapping[str, Mapping[str, int]]]
     tiny: Mapping[str, Any]
     variations: tuple[Mapping[str, Any], ...] = ()
     final_norm: bool = False

@@ -3,7 +3,6 @@ https://arxiv.org/abs/1909.11942"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -106,11 +105,6 @@ def _choice(spec: AlbertSpec, absent: frozenset[str]) -> nn.Module:
     return heads.MultipleChoice(_model(spec), heads.TanhPooler(spec.hidden_size), nn.Linear(spec.hidden_size, 1))
 
 
-def _fused(spec: AlbertSpec, head: heads.Head) -> Mapping[str, int]:
-    layers = len(spec.schedule)
-    return {"Attention": layers, "AddLayerNorm": 2 * layers + 1}
-
-
 def _weights(spec: AlbertSpec) -> tuple[Rule, ...]:
     return (
         Rename("albert.*", "*"),
@@ -151,7 +145,6 @@ FAMILY = Family(
     inputs=lambda spec: ("input_ids", "attention_mask", "token_type_ids"),
     limits=lambda spec: spec.max_position_embeddings,
     token_types=lambda spec: spec.type_vocab_size,
-    fused=_fused,
     # Written by the original TensorFlow code; upstream reads none of them.
     tiny={
         "embedding_size": 20,

@@ -5,7 +5,6 @@ norms stand and where positions come from is spelled in the file of each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +41,6 @@ __all__ = [
     "post_norm_encoder_layer",
     "pre_norm_decoder_layer",
     "pre_norm_encoder_layer",
-    "pre_norm_fused",
     "pre_norm_lm",
 ]
 
@@ -174,15 +172,6 @@ def pre_norm_lm(
     )
 
 
-def pre_norm_fused(spec: BartSpec, *, normed: bool = False) -> Mapping[str, Mapping[str, int]]:
-    """By part, of `pre_norm_lm`: all norms but a layer's first follow a sum, those of embeddings included."""
-    layers, deep = spec.encoder_layers, spec.decoder_layers
-    return {
-        "encoder": {"Attention": layers, "AddLayerNorm": 2 * layers + normed, "LayerNorm": 1},
-        "decoder": {"CachedAttention": deep, "Attention": deep, "AddLayerNorm": 3 * deep + normed, "LayerNorm": 1},
-    }
-
-
 def _seq2seq_lm(spec: BartSpec, absent: frozenset[str]) -> nn.Module:
     rows, size = spec.max_position_embeddings, spec.hidden_size
     return Seq2SeqLM(
@@ -206,18 +195,6 @@ def _seq2seq_lm(spec: BartSpec, absent: frozenset[str]) -> nn.Module:
         ),
         lm_head(spec, absent),
     )
-
-
-def _fused(spec: BartSpec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
-    """By part. Every norm follows a sum, that of words and positions included."""
-    return {
-        "encoder": {"Attention": spec.encoder_layers, "AddLayerNorm": 2 * spec.encoder_layers + 1},
-        "decoder": {
-            "CachedAttention": spec.decoder_layers,
-            "Attention": spec.decoder_layers,
-            "AddLayerNorm": 3 * spec.decoder_layers + 1,
-        },
-    }
 
 
 def names(spec: BartSpec, *, shared: bool = True, vocab: int | None = None) -> tuple[Rule, ...]:
@@ -320,7 +297,6 @@ FAMILY = Family(
     weights=lambda spec: (*names(spec), *offset_positions()),
     optional=(LOGITS_BIAS,),
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     inert=INERT,
     generation={
         "is_encoder_decoder": True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -18,7 +17,7 @@ from precast.export.skeletons.encoder import Encoder, PostNormLayer
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Tie
 
-__all__ = ["BERT_LAYERS", "FAMILY", "BertSpec", "fused", "layer"]
+__all__ = ["BERT_LAYERS", "FAMILY", "BertSpec", "layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +94,6 @@ def _next_sentence(spec: BertSpec, absent: frozenset[str]) -> nn.Module:
     return heads.NextSentence(_model(spec), heads.TanhPooler(spec.hidden_size), nn.Linear(spec.hidden_size, 2))
 
 
-def fused(spec: BertSpec, head: heads.Head) -> Mapping[str, int]:
-    """One attention and two residual norms a layer, one norm of the embeddings."""
-    return {"Attention": spec.num_hidden_layers, "AddLayerNorm": 2 * spec.num_hidden_layers + 1}
-
-
 # Checkpoint names of a BERT-shaped layer, after the model's own prefix is gone.
 BERT_LAYERS: tuple[Rule, ...] = (
     Rename("*.gamma", "*.weight"),  # checkpoints converted from TensorFlow
@@ -151,7 +145,6 @@ FAMILY = Family(
     inputs=lambda spec: ("input_ids", "attention_mask", "token_type_ids"),
     limits=lambda spec: spec.max_position_embeddings,
     token_types=lambda spec: spec.type_vocab_size,
-    fused=fused,
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 2,

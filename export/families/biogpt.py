@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -20,7 +19,7 @@ from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddi
 from precast.export.spec import hf
 from precast.export.weights import Narrow, Rename, Rule, Tie
 
-__all__ = ["FAMILY", "BioGptSpec", "causal_lm", "fused"]
+__all__ = ["FAMILY", "BioGptSpec", "causal_lm"]
 
 # Upstream's norms do not read the config's `layer_norm_eps`.
 _EPSILON = 1e-5
@@ -74,12 +73,6 @@ def _causal_lm(spec: BioGptSpec, absent: frozenset[str]) -> nn.Module:
     return causal_lm(spec, PlacedPositions(spec.max_position_embeddings, spec.hidden_size))
 
 
-def fused(spec: BioGptSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention and two norms; all norms but the first follow a sum."""
-    layers = spec.num_hidden_layers
-    return {"CachedAttention": layers, "AddLayerNorm": 2 * layers, "LayerNorm": 1}
-
-
 def _weights(spec: BioGptSpec) -> tuple[Rule, ...]:
     return (
         Rename("biogpt.*", "*"),
@@ -98,7 +91,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=fused,
     final_norm=True,
     inert=frozenset({"activation_dropout", "layer_norm_eps", "layerdrop"}),
     tiny={

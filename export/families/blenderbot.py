@@ -14,7 +14,6 @@ from precast.export.families.bart import (
     VARIATION,
     BartSpec,
     names,
-    pre_norm_fused,
     pre_norm_lm,
 )
 from precast.export.spec import hf
@@ -43,7 +42,6 @@ FAMILY = Family(
     weights=names,
     optional=(LOGITS_BIAS,),
     limits=lambda spec: spec.max_position_embeddings,
-    fused=lambda spec, head: pre_norm_fused(spec),
     final_norm=True,
     inert=INERT,
     generation={

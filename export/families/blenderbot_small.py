@@ -3,7 +3,6 @@ https://arxiv.org/abs/2004.13637"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -79,15 +78,6 @@ def _seq2seq_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def _fused(spec: Spec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
-    """By part. Every norm follows a sum, but for the one of the decoder's words."""
-    layers, deep = spec.encoder_layers, spec.decoder_layers
-    return {
-        "encoder": {"Attention": layers, "AddLayerNorm": 2 * layers + 1},
-        "decoder": {"CachedAttention": deep, "Attention": deep, "AddLayerNorm": 3 * deep, "LayerNorm": 1},
-    }
-
-
 FAMILY = Family(
     model_type="blenderbot-small",
     spec=Spec,
@@ -95,7 +85,6 @@ FAMILY = Family(
     weights=names,
     optional=(LOGITS_BIAS,),
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     inert=INERT,
     generation={
         "is_encoder_decoder": True,

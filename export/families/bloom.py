@@ -3,7 +3,6 @@ https://arxiv.org/abs/2211.05100"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -114,17 +113,10 @@ def _weights(spec: BloomSpec) -> tuple[Rule, ...]:
     )
 
 
-def _fused(spec: BloomSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention, two norms after a sum, one GELU; the embeddings' norm and the first layer's have none."""
-    layers = spec.num_hidden_layers
-    return {"CachedAttention": layers, "AddLayerNorm": 2 * layers, "LayerNorm": 2, "Gelu": layers}
-
-
 FAMILY = Family(
     spec=BloomSpec,
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
-    fused=_fused,
     final_norm=True,
     inert=frozenset({"attention_softmax_in_fp32", "hidden_dropout"}),
     tiny={"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 99, "pad_token_id": 0},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from precast.export import heads
 from precast.export.families import Family
-from precast.export.families.gptj import INERT_KEYS, GPTJSpec, causal_lm, fused, weights
+from precast.export.families.gptj import INERT_KEYS, GPTJSpec, causal_lm, weights
 from precast.export.weights import Rule, Split
 from precast.runtime.errors import ConfigError
 
@@ -39,7 +39,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: causal_lm},
     weights=_weights,
     limits=lambda spec: spec.positions,
-    fused=fused,
     final_norm=True,
     inert=INERT_KEYS,
     tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160, "rotary_dim": 4, "vocab_size": 99},

@@ -3,7 +3,6 @@ https://arxiv.org/abs/1909.05858"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -71,11 +70,6 @@ def _causal_lm(spec: CTRLSpec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def _fused(spec: CTRLSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention and two norms; all norms but the first follow a sum."""
-    return {"CachedAttention": spec.layers, "AddLayerNorm": 2 * spec.layers, "LayerNorm": 1}
-
-
 def _weights(spec: CTRLSpec) -> tuple[Rule, ...]:
     old, new = "h.{}", "model.layers.{}"
     return (
@@ -99,7 +93,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.positions,
-    fused=_fused,
     final_norm=True,
     inert=frozenset(
         """n_ctx attn_pdrop embd_pdrop resid_pdrop summary_activation summary_first_dropout

@@ -3,7 +3,6 @@ https://arxiv.org/abs/2006.03654, https://arxiv.org/abs/2111.09543"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -275,17 +274,6 @@ def _choice(spec: Spec, absent: frozenset[str]) -> nn.Module:
     return heads.MultipleChoice(_model(spec), _pooler(spec), nn.Linear(spec.hidden_size, 1))
 
 
-def _fused(spec: Spec, head: heads.Head) -> Mapping[str, int]:
-    """One attention and two residual norms a layer, one after the convolution, one where positions are added."""
-    summed = spec.position_biased_input and spec.words_size == spec.hidden_size
-    norms = 2 * spec.num_hidden_layers + (spec.conv_kernel_size > 0) + summed
-    return {
-        "Attention": spec.num_hidden_layers,
-        "AddLayerNorm": norms,
-        "LayerNorm": (not summed) + (head is heads.MASKED_LM),
-    }
-
-
 @dataclass(frozen=True)
 class _PositionTables(Rule):
     """Project the table of relative positions with each layer's weights, for each term, and scale it.
@@ -404,7 +392,6 @@ FAMILY = Family(
     inputs=lambda spec: ("input_ids", "attention_mask", "token_type_ids"),
     limits=lambda spec: spec.max_position_embeddings if spec.position_biased_input else None,
     token_types=lambda spec: spec.type_vocab_size,
-    fused=_fused,
     padded_rows_defined=False,
     inert=frozenset({"pooler_dropout", "cls_dropout"}),
     # The switches of v3; its smaller buckets put short texts past their edge.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -108,10 +107,6 @@ def _choice(spec: DistilBertSpec, absent: frozenset[str]) -> nn.Module:
     return heads.MultipleChoice(_model(spec), heads.FirstToken(), classifier)
 
 
-def _fused(spec: DistilBertSpec, head: heads.Head) -> Mapping[str, int]:
-    return {"Attention": spec.num_hidden_layers, "AddLayerNorm": 2 * spec.num_hidden_layers + 1}
-
-
 def _weights(spec: DistilBertSpec) -> tuple[Rule, ...]:
     return (
         Rename("distilbert.*", "*"),
@@ -149,7 +144,6 @@ FAMILY = Family(
     },
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     # How the positions were initialised, and that the decoder is tied; the table itself is always in the checkpoint.
     inert=frozenset({"sinusoidal_pos_embds"}),
     tiny={

@@ -12,7 +12,7 @@ from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.embeddings import LearnedPositions, TextEmbeddings
 from precast.export.blocks.norms import LayerNorm
 from precast.export.families import Family
-from precast.export.families.bert import BERT_LAYERS, BertSpec, fused, layer
+from precast.export.families.bert import BERT_LAYERS, BertSpec, layer
 from precast.export.families.distilbert import ProjectedClassifier
 from precast.export.skeletons.encoder import Encoder
 from precast.export.spec import hf
@@ -116,7 +116,6 @@ FAMILY = Family(
     inputs=lambda spec: ("input_ids", "attention_mask", "token_type_ids"),
     limits=lambda spec: spec.max_position_embeddings,
     token_types=lambda spec: spec.type_vocab_size,
-    fused=fused,
     refused={
         "ForPreTraining": "a discriminator: it tells replaced tokens from real ones and predicts no words. "
         "Its encoder can be exported with task 'feature-extraction'; for 'fill-mask' take the generator that was "

@@ -4,7 +4,6 @@ https://arxiv.org/abs/2311.16867, https://arxiv.org/abs/2306.01116"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,21 +169,11 @@ def _weights(spec: FalconSpec) -> tuple[Rule, ...]:
     )
 
 
-def _fused(spec: FalconSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention, one norm after a sum or two; where two norms read one sum, the second has none."""
-    layers = spec.num_hidden_layers
-    rotary = {} if spec.alibi else {"Rotary": 2 * layers}
-    summed = layers if spec.parallel_attn else 2 * layers
-    alone = 1 + (layers if spec.two_norms else 0)
-    return {"CachedAttention": layers, "AddLayerNorm": summed, "LayerNorm": alone, **rotary}
-
-
 FAMILY = Family(
     spec=FalconSpec,
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     final_norm=True,
     inert=frozenset({"hidden_dropout"}),
     tiny={

@@ -10,7 +10,7 @@ from torch import nn
 from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.families import Family
-from precast.export.families.llama import LLAMA_NAMES, LlamaSpec, causal_lm, fused, layer
+from precast.export.families.llama import LLAMA_NAMES, LlamaSpec, causal_lm, layer
 from precast.export.spec import hf
 from precast.export.weights import Fold, Rule, Tie
 
@@ -58,7 +58,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=fused,
     final_norm=True,
     tiny={
         "hidden_size": 32,

@@ -172,24 +172,11 @@ def _weights(spec: Gemma3Spec) -> tuple[Rule, ...]:
     )
 
 
-def _fused(spec: Gemma3Spec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention on normed and turned queries and keys, and four norms of which two follow a sum."""
-    layers = spec.num_hidden_layers
-    return {
-        "CachedAttention": layers,
-        "Rotary": 2 * layers,
-        "AddRMSNorm": 2 * layers,
-        "RMSNorm": 4 * layers + 1,
-        "GatedActivation": layers,
-    }
-
-
 FAMILY = Family(
     spec=Gemma3Spec,
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     final_norm=True,
     tiny={
         "hidden_size": 32,

@@ -3,7 +3,6 @@ https://cdn.openai.com/better-language-models/language_models_are_unsupervised_m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -20,7 +19,7 @@ from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddi
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Split, Tie, Transpose
 
-__all__ = ["FAMILY", "INERT_KEYS", "PACKED", "GPT2Spec", "causal_lm", "fused", "weights"]
+__all__ = ["FAMILY", "INERT_KEYS", "PACKED", "GPT2Spec", "causal_lm", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +72,6 @@ def causal_lm(spec: GPT2Spec, kv_heads: int | None = None) -> nn.Module:
     )
 
 
-def fused(spec: GPT2Spec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention and two norms; all norms but the first follow a sum."""
-    return {"CachedAttention": spec.layers, "AddLayerNorm": 2 * spec.layers, "LayerNorm": 1}
-
-
 # What splits a packed projection of queries, keys and values.
 PACKED = ("h.{}.attn.c_attn.*", tuple(f"model.layers.{{}}.self_attn.{part}_proj.*" for part in "qkv"))
 
@@ -120,7 +114,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: lambda spec, absent: causal_lm(spec)},
     weights=_weights,
     limits=lambda spec: spec.positions,
-    fused=fused,
     final_norm=True,
     inert=INERT_KEYS,
     tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160, "vocab_size": 99},

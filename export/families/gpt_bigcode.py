@@ -10,7 +10,7 @@ from torch import nn
 from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.families import Family
-from precast.export.families.gpt2 import INERT_KEYS, PACKED, GPT2Spec, causal_lm, fused, weights
+from precast.export.families.gpt2 import INERT_KEYS, PACKED, GPT2Spec, causal_lm, weights
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rule, Split
 
@@ -49,7 +49,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.positions,
-    fused=fused,
     final_norm=True,
     # Which number type softmax has, how a cache is kept, how the tokens of the first configs were run.
     inert=INERT_KEYS

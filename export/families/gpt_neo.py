@@ -3,7 +3,6 @@ https://doi.org/10.5281/zenodo.5297715"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,11 +102,6 @@ def _causal_lm(spec: GPTNeoSpec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def _fused(spec: GPTNeoSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention and two norms; all norms but the first follow a sum."""
-    return {"CachedAttention": spec.layers, "AddLayerNorm": 2 * spec.layers, "LayerNorm": 1}
-
-
 def _weights(spec: GPTNeoSpec) -> tuple[Rule, ...]:
     old, new = "h.{}", "model.layers.{}"
     return (
@@ -133,7 +127,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     final_norm=True,
     inert=frozenset(
         """embed_dropout resid_dropout summary_activation summary_first_dropout summary_proj_to_labels summary_type

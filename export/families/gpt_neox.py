@@ -3,7 +3,6 @@ Pythia, Dolly, RedPajama and StableLM Alpha are its checkpoints. https://arxiv.o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,18 +109,6 @@ def _causal_lm(spec: GPTNeoXSpec, absent: frozenset[str]) -> nn.Module:
     return causal_lm(spec, [_layer(spec, positions) for _ in range(spec.num_hidden_layers)])
 
 
-def _fused(spec: GPTNeoXSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention on turned queries and keys, two norms, of which the parallel MLP's follows no sum."""
-    layers = spec.num_hidden_layers
-    alone = layers if spec.use_parallel_residual else 0
-    return {
-        "CachedAttention": layers,
-        "Rotary": 2 * layers,
-        "AddLayerNorm": 2 * layers - alone,
-        "LayerNorm": 1 + alone,
-    }
-
-
 def weights(spec: NeoXSpec, prefix: str = "gpt_neox") -> tuple[Rule, ...]:
     """Rules from the names under ``prefix``; queries, keys and values are packed head by head."""
     old, new = "layers.{}", "model.layers.{}"
@@ -155,7 +142,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     final_norm=True,
     inert=frozenset({"hidden_dropout"}),
     tiny={

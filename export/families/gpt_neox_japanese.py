@@ -3,7 +3,6 @@ https://github.com/tanreinama/Japanese-BPEEncoder_V2"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -49,12 +48,6 @@ def _causal_lm(spec: GPTNeoXJapaneseSpec, absent: frozenset[str]) -> nn.Module:
     return causal_lm(spec, [_layer(spec, positions, index == layers - 1) for index in range(layers)])
 
 
-def _fused(spec: GPTNeoXJapaneseSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention on turned queries and keys, two norms; all norms but the first follow a sum."""
-    layers = spec.num_hidden_layers
-    return {"CachedAttention": layers, "Rotary": 2 * layers, "AddLayerNorm": 2 * layers, "LayerNorm": 1}
-
-
 def _weights(spec: GPTNeoXJapaneseSpec) -> tuple[Rule, ...]:
     bias = Rename("*layers.{}.attention.dense_bias", "*layers.{}.attention.dense.bias")
     return (bias, *weights(spec, "gpt_neox_japanese"))
@@ -65,7 +58,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     final_norm=True,
     inert=frozenset({"hidden_dropout"}),
     tiny={

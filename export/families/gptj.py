@@ -3,7 +3,6 @@ head with a bias. https://github.com/kingoflolz/mesh-transformer-jax, https://ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -21,7 +20,7 @@ from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Tie
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "INERT_KEYS", "GPTJSpec", "causal_lm", "fused", "weights"]
+__all__ = ["FAMILY", "INERT_KEYS", "GPTJSpec", "causal_lm", "weights"]
 
 _BASE = 10000.0
 
@@ -74,11 +73,6 @@ def causal_lm(spec: GPTJSpec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def fused(spec: GPTJSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention on turned queries and keys, one norm; all norms but the first follow a sum."""
-    return {"CachedAttention": spec.layers, "Rotary": 2 * spec.layers, "AddLayerNorm": spec.layers, "LayerNorm": 1}
-
-
 def weights(spec: GPTJSpec) -> tuple[Rule, ...]:
     """Rules for everything but queries, keys and values."""
     old, new = "h.{}", "model.layers.{}"
@@ -113,7 +107,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: causal_lm},
     weights=_weights,
     limits=lambda spec: spec.positions,
-    fused=fused,
     final_norm=True,
     inert=INERT_KEYS,
     tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160, "rotary_dim": 4, "vocab_size": 99},

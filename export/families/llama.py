@@ -3,7 +3,7 @@ https://arxiv.org/abs/2307.09288, https://arxiv.org/abs/2407.21783"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from precast.export.spec import hf
 from precast.export.weights import Ignore, Prefixed, Rename, Rule, Tie
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "LLAMA_NAMES", "LlamaSpec", "causal_lm", "fused", "layer", "weights"]
+__all__ = ["FAMILY", "LLAMA_NAMES", "LlamaSpec", "causal_lm", "layer", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,17 +125,6 @@ def _causal_lm(spec: LlamaSpec, absent: frozenset[str]) -> nn.Module:
     return causal_lm(spec, [layer(spec, positions) for _ in range(spec.num_hidden_layers)])
 
 
-def fused(spec: LlamaSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention on turned queries and keys, two norms; all norms but the first follow a sum."""
-    layers = spec.num_hidden_layers
-    return {
-        "CachedAttention": layers,
-        "Rotary": 2 * layers,
-        "AddRMSNorm": 2 * layers,
-        "RMSNorm": 1,
-    }
-
-
 # Checkpoint names of a Llama-shaped decoder.
 LLAMA_NAMES: tuple[Rule, ...] = (
     Prefixed("model"),
@@ -158,7 +147,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=fused,
     final_norm=True,
     tiny={
         "hidden_size": 32,

@@ -4,7 +4,6 @@ the padding id. https://arxiv.org/abs/2010.11125; also NLLB's dense models (http
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,15 +125,6 @@ def _seq2seq_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def _fused(spec: Spec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
-    """By part. All norms but the first follow a sum."""
-    layers, deep = spec.encoder_layers, spec.decoder_layers
-    return {
-        "encoder": {"Attention": layers, "AddLayerNorm": 2 * layers, "LayerNorm": 1},
-        "decoder": {"CachedAttention": deep, "Attention": deep, "AddLayerNorm": 3 * deep, "LayerNorm": 1},
-    }
-
-
 def _weights(spec: Spec) -> tuple[Rule, ...]:
     tables = (
         f"model.{part}.embed_positions.{name}"
@@ -153,7 +143,6 @@ FAMILY = Family(
     heads={heads.SEQ2SEQ_LM: _seq2seq_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings + _MORE - spec.padding_id - 1,
-    fused=_fused,
     final_norm=True,
     inert=INERT,
     generation={

@@ -4,7 +4,6 @@ https://arxiv.org/abs/2312.00752"""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -188,17 +187,10 @@ def _weights(spec: MambaSpec) -> tuple[Rule, ...]:
     )
 
 
-def _fused(spec: MambaSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one recurrence and one norm; all norms but the first follow a sum."""
-    layers = spec.num_hidden_layers
-    return {"SelectiveScan": layers, "AddRMSNorm": layers, "RMSNorm": 1}
-
-
 FAMILY = Family(
     spec=MambaSpec,
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
-    fused=_fused,
     final_norm=True,
     # How weights are first drawn, and which of several equal computations upstream takes.
     inert=frozenset(

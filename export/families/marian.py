@@ -3,7 +3,6 @@ https://arxiv.org/abs/1804.00344; OPUS-MT's models (https://aclanthology.org/202
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -95,15 +94,6 @@ def _seq2seq_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def _fused(spec: Spec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
-    """By part. Every norm follows a sum."""
-    layers, deep = spec.encoder_layers, spec.decoder_layers
-    return {
-        "encoder": {"Attention": layers, "AddLayerNorm": 2 * layers},
-        "decoder": {"CachedAttention": deep, "Attention": deep, "AddLayerNorm": 3 * deep},
-    }
-
-
 def _weights(spec: Spec) -> tuple[Rule, ...]:
     return names(spec, shared=spec.share_encoder_decoder_embeddings, vocab=spec.target_vocab_size)
 
@@ -114,7 +104,6 @@ FAMILY = Family(
     weights=_weights,
     optional=(LOGITS_BIAS, *POSITIONS),
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     inert=INERT,
     generation={
         "is_encoder_decoder": True,

@@ -16,7 +16,6 @@ from precast.export.families.bart import (
     BartSpec,
     names,
     offset_positions,
-    pre_norm_fused,
     pre_norm_lm,
 )
 
@@ -33,7 +32,6 @@ FAMILY = Family(
     weights=lambda spec: (*names(spec), *offset_positions()),
     optional=(LOGITS_BIAS,),
     limits=lambda spec: spec.max_position_embeddings,
-    fused=lambda spec, head: pre_norm_fused(spec, normed=True),
     final_norm=True,
     inert=INERT,
     generation={

@@ -9,7 +9,7 @@ from torch import nn
 from precast.export import heads
 from precast.export.blocks.layer_types import check_window
 from precast.export.families import Family
-from precast.export.families.llama import LlamaSpec, causal_lm, fused, layer, weights
+from precast.export.families.llama import LlamaSpec, causal_lm, layer, weights
 from precast.export.spec import hf
 
 __all__ = ["FAMILY", "MistralSpec"]
@@ -41,7 +41,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=fused,
     final_norm=True,
     tiny={
         "hidden_size": 32,

@@ -3,7 +3,6 @@ https://arxiv.org/abs/2401.04088"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,7 @@ from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.layer_types import check_window
 from precast.export.families import Family
-from precast.export.families.llama import LLAMA_NAMES, LlamaSpec, causal_lm, fused, layer
+from precast.export.families.llama import LLAMA_NAMES, LlamaSpec, causal_lm, layer
 from precast.export.operators import mixture_of_experts
 from precast.export.skeletons.decoder import DecoderLayer
 from precast.export.spec import hf
@@ -97,17 +96,11 @@ def _weights(spec: MixtralSpec) -> tuple[Rule, ...]:
     )
 
 
-def _fused(spec: MixtralSpec, head: heads.Head) -> Mapping[str, int]:
-    """As Llama, and one mixture a layer."""
-    return {**fused(spec, head), "MoE": spec.num_hidden_layers}
-
-
 FAMILY = Family(
     spec=MixtralSpec,
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     final_norm=True,
     inert=frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}),
     tiny={

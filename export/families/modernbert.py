@@ -3,7 +3,6 @@ https://arxiv.org/abs/2412.13663"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,17 +182,6 @@ def _choice(spec: Spec, absent: frozenset[str]) -> nn.Module:
     return heads.MultipleChoice(_model(spec), pooler, nn.Linear(spec.hidden_size, 1), _transform(spec))
 
 
-def _fused(spec: Spec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention on turned queries and keys; every norm but that of the embeddings follows a sum."""
-    layers = spec.num_hidden_layers
-    return {
-        "Attention": layers,
-        "Rotary": 2 * layers,
-        "AddLayerNorm": 2 * layers,
-        "LayerNorm": 1 if head is heads.BASE else 2,
-    }
-
-
 def _weights(spec: Spec) -> tuple[Rule, ...]:
     layer, ours = "layers.{}", "model.layers.{}"
     return (
@@ -227,7 +215,6 @@ FAMILY = Family(
     },
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     final_norm=True,
     padded_rows_defined=False,
     inert=frozenset({"layer_norm_eps", "position_embedding_type"}),  # in published files, read by nobody

@@ -3,7 +3,6 @@ https://arxiv.org/abs/2004.09297"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -95,11 +94,6 @@ def _choice(spec: Spec, absent: frozenset[str]) -> nn.Module:
     return heads.MultipleChoice(_model(spec), heads.TanhPooler(spec.hidden_size), nn.Linear(spec.hidden_size, 1))
 
 
-def _fused(spec: Spec, head: heads.Head) -> Mapping[str, int]:
-    """One attention and two residual norms a layer, one norm of the embeddings."""
-    return {"Attention": spec.num_hidden_layers, "AddLayerNorm": 2 * spec.num_hidden_layers + 1}
-
-
 def _weights(spec: Spec) -> tuple[Rule, ...]:
     return (
         Rename("mpnet.*", "*"),
@@ -138,7 +132,6 @@ FAMILY = Family(
     weights=_weights,
     optional=("pooler",),
     limits=lambda spec: spec.max_position_embeddings - _PADDING - 1,
-    fused=_fused,
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 2,

@@ -3,7 +3,6 @@ https://cdn.openai.com/research-covers/language-unsupervised/language_understand
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -71,11 +70,6 @@ def _causal_lm(spec: OpenAIGPTSpec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def _fused(spec: OpenAIGPTSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention and two norms of sums."""
-    return {"CachedAttention": spec.layers, "AddLayerNorm": 2 * spec.layers}
-
-
 def _weights(spec: OpenAIGPTSpec) -> tuple[Rule, ...]:
     old, new = "h.{}", "model.layers.{}"
     return (
@@ -103,7 +97,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.positions,
-    fused=_fused,
     inert=frozenset(
         """n_ctx attn_pdrop embd_pdrop resid_pdrop summary_activation
         summary_first_dropout summary_proj_to_labels summary_type summary_use_proj""".split()

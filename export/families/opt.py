@@ -3,7 +3,6 @@ is one of its checkpoints. https://arxiv.org/abs/2205.01068"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -99,15 +98,6 @@ def _causal_lm(spec: OPTSpec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def _fused(spec: OPTSpec, head: heads.Head) -> Mapping[str, int]:
-    """A layer: one attention and two norms; all norms but the first follow a sum, and where they stand behind the
-    parts that one too."""
-    layers = spec.num_hidden_layers
-    norms = 2 * layers + spec.ends_in_norm
-    first = 1 if spec.do_layer_norm_before else 0
-    return {"CachedAttention": layers, "AddLayerNorm": norms - first, "LayerNorm": first}
-
-
 def layer_names(old: str = "layers.{}", new: str = "model.layers.{}") -> tuple[Rule, ...]:
     """The names fairseq gave the parts of a layer."""
     return (
@@ -141,7 +131,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=_fused,
     final_norm=True,
     inert=frozenset({"activation_dropout", "init_std", "layerdrop"}),
     tiny={

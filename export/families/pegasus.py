@@ -13,7 +13,6 @@ from precast.export.families.bart import (
     VARIATION,
     BartSpec,
     names,
-    pre_norm_fused,
     pre_norm_lm,
 )
 from precast.export.families.marian import POSITIONS, sinusoids
@@ -33,7 +32,6 @@ FAMILY = Family(
     weights=names,
     optional=(LOGITS_BIAS, *POSITIONS),
     limits=lambda spec: spec.max_position_embeddings,
-    fused=lambda spec, head: pre_norm_fused(spec),
     final_norm=True,
     inert=INERT,
     generation={

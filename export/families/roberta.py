@@ -15,7 +15,7 @@ from precast.export.blocks.activations import activation
 from precast.export.blocks.embeddings import CountedPositions, TextEmbeddings
 from precast.export.blocks.norms import LayerNorm
 from precast.export.families import Family
-from precast.export.families.bert import BERT_LAYERS, BertSpec, fused, layer
+from precast.export.families.bert import BERT_LAYERS, BertSpec, layer
 from precast.export.skeletons.encoder import Encoder
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Tie
@@ -120,7 +120,6 @@ FAMILY = Family(
     inputs=lambda spec: ("input_ids", "attention_mask", "token_type_ids"),
     limits=lambda spec: spec.longest,
     token_types=lambda spec: spec.type_vocab_size,
-    fused=fused,
     tiny={
         "hidden_size": 32,
         "num_hidden_layers": 2,

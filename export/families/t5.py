@@ -4,7 +4,7 @@ ByT5 (https://arxiv.org/abs/2105.13626) and MADLAD-400 (https://arxiv.org/abs/23
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,6 @@ __all__ = [
     "decoder_parts",
     "encoder_bias",
     "encoder_parts",
-    "fused",
     "seq2seq_lm",
 ]
 
@@ -205,22 +204,6 @@ def _seq2seq_lm(spec: T5Spec, absent: frozenset[str]) -> nn.Module:
     )
 
 
-def fused(spec: T5Spec, head: heads.Head) -> Mapping[str, Mapping[str, int]]:
-    """By part. All norms but the first follow a sum."""
-    layers, deep = spec.num_hidden_layers, spec.decoder_layers
-    gates = ("GatedActivation",) if spec.gated else ()
-    return {
-        "encoder": {"Attention": layers, "AddRMSNorm": 2 * layers, "RMSNorm": 1, **dict.fromkeys(gates, layers)},
-        "decoder": {
-            "CachedAttention": deep,
-            "Attention": deep,
-            "AddRMSNorm": 3 * deep,
-            "RMSNorm": 1,
-            **dict.fromkeys(gates, deep),
-        },
-    }
-
-
 _ENCODER, _DECODER = "encoder.block.{}.layer", "decoder.block.{}.layer"
 _PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 _FEED_FORWARD = {"wi": "up_proj", "wi_0": "gate_proj", "wi_1": "up_proj", "wo": "down_proj"}
@@ -284,7 +267,6 @@ FAMILY = Family(
     spec=T5Spec,
     heads={heads.SEQ2SEQ_LM: _seq2seq_lm},
     weights=_weights,
-    fused=fused,
     final_norm=True,
     inert=INERT,
     generation={"is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1},

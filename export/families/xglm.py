@@ -12,7 +12,7 @@ from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.sines import SteppedSines
 from precast.export.families import Family
-from precast.export.families.biogpt import BioGptSpec, causal_lm, fused
+from precast.export.families.biogpt import BioGptSpec, causal_lm
 from precast.export.families.opt import layer_names
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Tie
@@ -71,7 +71,6 @@ FAMILY = Family(
     heads={heads.CAUSAL_LM: _causal_lm},
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
-    fused=fused,
     final_norm=True,
     inert=frozenset({"activation_dropout", "init_std", "layerdrop"}),
     tiny={
