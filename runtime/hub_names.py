@@ -38,6 +38,7 @@ _DATA: Final = (
     "*.jinja",
     "modules.json",
     "config_sentence_transformers.json",
+    "adapter_config.json",
     "sentence_*_config.json",
 )
 CHAT_TEMPLATE_FOLDER: Final = "additional_chat_templates"

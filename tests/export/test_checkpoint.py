@@ -295,6 +295,12 @@ def test_folders_say_what_they_are(make: Make, config: bytes | None, files: dict
         Checkpoint.open(make(config, **files))
 
 
+def test_of_an_adapter_on_the_hub_enough_is_fetched_to_name_it() -> None:
+    assert hub.wanted_files(["README.md", "adapter_config.json", "adapter_model.safetensors"]) == [
+        "adapter_config.json"
+    ]
+
+
 def test_an_adapter_beside_weights_is_not_left_out(make: Make) -> None:
     """Upstream would put it onto them; the config of an adapter that was merged says nothing."""
     folder = make(**{"model.safetensors": save(dict(TENSORS)), "adapter_config.json": LORA})
