@@ -1,19 +1,38 @@
-"""Every dialect and recipe that a family's graphs are held in, and the folder they are written to."""
+"""A reference traced, and its graphs in every dialect and recipe that a family is held in, loaded to be compared."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+import pytest
 import torch
 
+from precast.export import parity
+from precast.export.emit import emit
+from precast.export.families import ALIASES
+from precast.export.operators import counted
+from precast.export.reference import Part
+from precast.export.trace import trace
+from precast.graphs import contract
+from precast.graphs.dialects.base import Dialect
+from precast.graphs.passes.base import run
 from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean
 from precast.graphs.passes.fold_constants import FoldConstants
 from precast.graphs.passes.lower import Lower
 from precast.graphs.recipes import RECIPES
+from precast.runtime.backends.onnxruntime import OnnxRuntime
+from precast.runtime.parity import Loaded
+
+
+def wide(model_type: str) -> pytest.MarkDecorator:
+    """Marks a sweep that runs for changes that touch this family, and whenever all are asked for."""
+    return pytest.mark.wide(ALIASES.get(model_type, model_type).replace("-", "_"))
 
 
 class Folder:
@@ -49,11 +68,9 @@ def lowerings() -> dict[str, tuple[Any, Any, str | None]]:
     seen: set[tuple[str, ...]] = set()
     for item in RECIPES.values():
         if item.precision != "fp32":
-            continue
+            continue  # held to its divergence over text, with real weights
         if item.isa is not None and os.environ.get("PRECAST_KERNELS") == "off":
             continue  # a build that is meant to be without kernels
-        if item.precision != "fp32":
-            continue  # held to its divergence over text, with real weights
         raw = (item.dialect, lambda dialect=item.dialect: (FoldConstants(), Clean(), Lower(dialect), Canonical()))
         for name, (dialect, passes) in ((f"raw-{item.dialect.name}", raw), (item.variant, (item.dialect, item.passes))):
             steps = tuple(step.name for step in passes())
@@ -61,3 +78,51 @@ def lowerings() -> dict[str, tuple[Any, Any, str | None]]:
                 seen.add(steps)
                 found[name] = (dialect, passes, item.isa)
     return found
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The parts of a model in one dialect or by one recipe."""
+
+    name: str
+    dialect: Dialect
+    parts: dict[str, Loaded]
+
+    @property
+    def ships(self) -> bool:
+        return not self.name.startswith("raw-")
+
+
+def lower(parts: Sequence[Part], folder: Path, *, raw: bool = True) -> Iterator[Lowered]:
+    """Trace ``parts`` once, and lower and load them in every way, each held to its contract; ``raw``: also each dialect
+    unoptimised."""
+    traced = {
+        part.name: trace(
+            part.module,
+            part.signature.example(),
+            part.signature.dynamic,
+            part.signature.outputs,
+            part.name,
+            part.signature.longest,
+        )
+        for part in parts
+    }
+    promised = {part.name: counted(part.module, part.signature.example()) for part in parts}
+    protos = {name: ir.to_proto(graph) for name, graph in traced.items()}
+    for name, (dialect, passes, isa) in lowerings().items():
+        lowered = Lowered(name, dialect, {})
+        if not (raw or lowered.ships):
+            continue
+        for part in parts:
+            graph = ir.from_proto(protos[part.name])
+            reports = run(graph, passes())
+            if lowered.ships:
+                found = contract.vocabulary(traced[part.name]), contract.operators(graph)
+                contract.check(promised[part.name], *found, dialect.name, reports)
+            written = Folder(folder / name / part.name)
+            emit(graph, written, "graph.onnx")
+            runner = OnnxRuntime("CPUExecutionProvider").load(
+                written.path / "graph.onnx", session={}, threads=1, isa=isa
+            )
+            lowered.parts[part.name] = Loaded(runner, *parity.specs(part.signature), dialect.state)
+        yield lowered

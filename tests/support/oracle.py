@@ -22,6 +22,9 @@ from precast.export.heads import (
     QUESTION_ANSWERING,
     Head,
 )
+from support.torch_translations import remember
+
+remember()
 
 # Attention as upstream computes it by default, where its eager form is another: Falcon's adds linear biases twice.
 _ATTENTION = {"falcon": "sdpa"}
@@ -126,7 +129,13 @@ def widened(model: torch.nn.Module) -> torch.nn.Module:
     kind: Any = type(model)
     with float64():
         wide = kind._from_config(config, dtype=torch.float64, attn_implementation=config._attn_implementation).eval()
-    wide.load_state_dict(model.state_dict())
+    # What is one tensor here is one there: a checkpoint may untie what its config ties.
+    made: dict[int, torch.nn.Parameter] = {}
+    for name, value in model.named_parameters(remove_duplicate=False):
+        owner, _, leaf = name.rpartition(".")
+        parameter = made.setdefault(id(value), torch.nn.Parameter(value.double(), requires_grad=False))
+        setattr(wide.get_submodule(owner), leaf, parameter)
+    wide.load_state_dict(model.state_dict())  # and the buffers
     return wide
 
 

@@ -10,29 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 import torch
-from support.lowering import Folder, lowerings
+from support.lowering import Lowered, lower, lowerings, wide
 from support.oracle import apart, float64, sources, upstream, widened
 from support.prompts import ended, prompts
 
 from precast.export import parity
-from precast.export.emit import emit
 from precast.export.families import find_family, model_types
 from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM, Head
-from precast.export.operators import counted
 from precast.export.reference import Reference, build
-from precast.export.trace import trace
-from precast.graphs import contract
-from precast.graphs.passes.base import run
-from precast.runtime.artifact import Component
-from precast.runtime.backends.base import Array, Runner
-from precast.runtime.backends.onnxruntime import OnnxRuntime
+from precast.runtime.artifact import Component, TensorSpec
+from precast.runtime.backends.base import Array
 from precast.runtime.gates import LEAST, gate
 from precast.runtime.generation.api import generate
 from precast.runtime.generation.graph_engine import GraphEngine
-from precast.runtime.parity import Case, Loaded, compare
+from precast.runtime.parity import Case, compare
 
 EVERY = [(name, head) for name in model_types() for head in find_family(name).heads if head in (CAUSAL_LM, SEQ2SEQ_LM)]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
@@ -195,71 +188,97 @@ def ours_tokens(served: Served, head: Head, ids: Array, mask: Array, **arguments
     return [row[ids.shape[1] :].tolist() if head is CAUSAL_LM else row.tolist() for row in out]
 
 
-@pytest.mark.parametrize(("model_type", "head", "index"), CONFIGS, ids=ident)
+class Greedy:
+    """Whether tokens are those upstream takes greedily: of each text, one call of upstream's model in float64 says what
+    follows each of its tokens, which is what so many steps of its `generate` would find one by one."""
+
+    def __init__(self, model_type: str, model: Any, head: Head, stop: int) -> None:
+        self._model, self._head, self._stop = widened(model), head, stop
+        self._padding = model.config.pad_token_id if model_type in NO_PADDING_FED else None
+        self._told: dict[tuple[int, ...], list[float]] = {}
+
+    def behind(self, prompt: list[int], tokens: list[int]) -> list[float]:
+        """How far each token's logit is behind the largest one; that of a right token is not."""
+        made = ended(tokens, self._stop)
+        if self._padding in made:
+            made = made[: made.index(self._padding) + 1]
+        key = (*prompt, -1, *made)
+        if key not in self._told:
+            given = torch.tensor([*prompt, *made[:-1]] if self._head is CAUSAL_LM else made[:-1])[None]
+            inputs = {"input_ids": given}
+            if self._head is SEQ2SEQ_LM:
+                inputs = {"input_ids": torch.tensor(prompt)[None], "decoder_input_ids": given}
+                made = made[1:]  # what it starts with is given
+            with float64():
+                logits = self._model(**inputs, use_cache=False).logits[0, -len(made) :]
+            chosen = logits.gather(1, torch.tensor(made)[:, None])[:, 0]
+            self._told[key] = (logits.max(dim=1).values - chosen).tolist()
+        return self._told[key]
+
+
+SPECIAL = {"eos_token_id": 2, "pad_token_id": 0}
+STEPS: dict[str, Any] = {"max_new_tokens": 64, "do_sample": False}
+# By upstream's own loop: what it adds to the model, and the rows that beams take from one another.
+LOOPS: tuple[dict[str, Any], ...] = (
+    {"max_new_tokens": 8, "do_sample": False},
+    {"max_new_tokens": 8, "do_sample": False, "num_beams": 3},
+)
+LOOPED = 5  # prompts
+
+
+@pytest.mark.parametrize(
+    ("model_type", "head", "index"),
+    [
+        # Variations differ in what a graph holds; how a loop drives it they share with the first.
+        pytest.param(name, head, index, marks=wide(name) if index else ())
+        for name, head, index in CONFIGS
+    ],
+    ids=ident,
+)
 def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_path: Path) -> None:
     """T2 and T3: each dialect unoptimised and each recipe within P0 and P1, states in place; and what ships generates
     upstream's tokens: greedily 64 for each of 20 prompts, and with 3 beams."""
     ours, model = reference(model_type, head, index)
-    # Variations differ in what a graph holds: how dialects spell it unoptimised, long chains of steps and how a loop
-    # drives it they share with the first.
     chains = [chain for chain in CHAINS if len(chain[1]) < 10] if index else CHAINS
     recorded = parity.record(ours.parts, parity.generation_cases(ours.parts, chains=chains, least=LEAST))
-    promised = {part.name: counted(part.module, part.signature.example()) for part in ours.parts}
-    traced = {}
-    for part in ours.parts:
-        signature = part.signature
-        traced[part.name] = trace(
-            part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.longest
-        )
-    protos = {name: ir.to_proto(graph) for name, graph in traced.items()}
-    config = model.config.to_dict()
-    special = {"eos_token_id": 2, "pad_token_id": 0}
-    if head is SEQ2SEQ_LM:
-        special["decoder_start_token_id"] = 0
-    steps = {"max_new_tokens": 64, "do_sample": False, **special}
-    beams = {"max_new_tokens": 12, "do_sample": False, "num_beams": 3, **special}
+    start = {"decoder_start_token_id": 0} if head is SEQ2SEQ_LM else {}
     ids, mask = prompts(ours.parts[0].signature.limits["vocab_size"])
-    if not index:
-        expected = [upstream_tokens(model, head, ids, mask, **arguments) for arguments in (steps, beams)]
-    for name, (dialect, passes, isa) in lowerings().items():
-        if index and name.startswith("raw-"):
+    greedy = Greedy(model_type, model, head, SPECIAL["eos_token_id"])
+    expected: list[list[list[int]]] = []
+    for lowered in lower(ours.parts, tmp_path, raw=not index):
+        measured = list(compare(lowered.parts, recorded))
+        gate("fp32", measured, lowered.name)
+        if index or not lowered.ships:
             continue
-        parts: dict[str, Loaded] = {}
-        runners: dict[str, Runner] = {}
-        for part in ours.parts:
-            graph = ir.from_proto(protos[part.name])
-            run(graph, passes())
-            if not name.startswith("raw-"):
-                held = promised[part.name]
-                contract.check(held, contract.vocabulary(traced[part.name]), contract.operators(graph), dialect.name)
-            folder = Folder(tmp_path / name / part.name)
-            emit(graph, folder, "graph.onnx")
-            runner = OnnxRuntime("CPUExecutionProvider").load(
-                folder.path / "graph.onnx", session={}, threads=1, isa=isa
-            )
-            inputs, states = parity.specs(part.signature)
-            parts[part.name], runners[part.name] = Loaded(runner, inputs, states, dialect.state), runner
-        gate("fp32", list(compare(parts, recorded)), name)
-        if index or name.startswith("raw-"):
-            continue
-        components = {
-            part.name: Component(
-                part.name, parts[part.name].inputs, (), {}, part.signature.limits, parts[part.name].states
-            )
-            for part in ours.parts
-        }
-        engine = GraphEngine(
-            runners[ours.parts[-1].name],
-            components[ours.parts[-1].name],
-            dialect.state,
-            runners.get("encoder"),
-            components.get("encoder"),
-        )
-        served = Served(engine, config)
-        for arguments, wanted in zip((steps, beams), expected, strict=True):
-            got = ours_tokens(served, head, ids, mask, **arguments)
+        error = max(item.error for item in measured if item.output == "logits")
+        served = Served(_engine(ours, lowered), model.config.to_dict())
+        got = ours_tokens(served, head, ids, mask, **STEPS, **SPECIAL, **start)
+        for row, tokens in enumerate(got):
+            behind = greedy.behind(ids[row][mask[row].astype(bool)].tolist(), tokens)
+            assert max(behind) < 2 * error, f"{lowered.name}, prompt {row}, token {int(np.argmax(behind))}"
+        few = (ids[:LOOPED], mask[:LOOPED])
+        expected = expected or [upstream_tokens(model, head, *few, **loop, **SPECIAL, **start) for loop in LOOPS]
+        for loop, wanted in zip(LOOPS, expected, strict=True):
+            got = ours_tokens(served, head, *few, **loop, **SPECIAL, **start)
             for row, (a, b) in enumerate(zip(got, wanted, strict=True)):
-                assert ended(a, 2) == ended(b, 2), f"{name}, prompt {row}, {arguments}"
+                assert ended(a, 2) == ended(b, 2), f"{lowered.name}, prompt {row}, {loop}"
+
+
+def _engine(ours: Reference, lowered: Lowered) -> GraphEngine:
+    parts = lowered.parts
+    components = {}
+    for part in ours.parts:
+        loaded, limits = parts[part.name], part.signature.limits
+        logits = TensorSpec("logits", "float32", ("batch", "kept", limits["vocab_size"]))
+        components[part.name] = Component(part.name, tuple(loaded.inputs), (logits,), {}, limits, tuple(loaded.states))
+    last, encoder = ours.parts[-1].name, parts.get("encoder")
+    return GraphEngine(
+        parts[last].runner,
+        components[last],
+        lowered.dialect.state,
+        encoder.runner if encoder else None,
+        components.get("encoder"),
+    )
 
 
 @pytest.mark.parametrize(("model_type", "head"), EVERY, ids=ident)
