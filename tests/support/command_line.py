@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,16 @@ from typer.testing import CliRunner
 from precast.runtime.cli.app import app
 
 PRECAST = [sys.executable, "-c", "from precast.runtime.cli import main; main()"]
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal, here and in what is started: who ignores it (nohup, a background job) hands that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def call(*arguments: str | Path, stdin: str | bytes | None = None) -> Any:

@@ -16,7 +16,7 @@ import transformers
 from support import doubles, torch_engine
 from support import record_seq2seq_goldens as seq2seq
 from support.chat_templates import CHATML, MISTRAL
-from support.command_line import good, misused, refused
+from support.command_line import good, interruptible, misused, refused
 from support.generative_doubles import ALL_TASKS, GOLDENS, model_of, set_tokens
 
 import precast
@@ -336,7 +336,8 @@ def test_ctrl_c_stops_the_answer_alone(model: Any, person: Callable[..., Any]) -
 
     engine.on_feed = interrupt
     try:
-        talk, shown = person("Hello", "Again", max_length=4000, eos_token_id=3)
+        with interruptible():
+            talk, shown = person("Hello", "Again", max_length=4000, eos_token_id=3)
     finally:
         engine.on_feed = None
     assert [turn["role"] for turn in talk.turns] == ["user", "assistant"] * 2

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import doubles, tiny_artifacts
-from support.command_line import PRECAST, call, good, misused, refused
+from support.command_line import PRECAST, call, good, interruptible, misused, refused
 from support.hub_server import HubServer
 
 import precast
@@ -523,7 +523,8 @@ def test_a_reader_that_leaves_and_a_user_who_interrupts(classifier: Path, tmp_pa
     process.stderr.close()
     assert process.wait(timeout=60) == 1
 
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with interruptible():
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     process.stdin.write(b"Hello\n")
     process.stdin.flush()
