@@ -12,7 +12,7 @@ ort::Status* attention(const Node& node, ort::KernelContext* context) {
   const bool packed = !k && !v;
   call.check(static_cast<bool>(q), "query is missing");
   call.check(packed || (k && v), "key and value are given both or, with packed projections, neither");
-  call.check(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0, "heads must be a multiple of kv_heads");
+  call.check(heads % kv_heads == 0, "heads must be a multiple of kv_heads");
   call.check(q.rank == 3, "query has %zu dimensions instead of 3 [batch, positions, channels]", q.rank);
   if (!call.ok()) return call.status();
 

@@ -80,9 +80,11 @@ void run_spans(Call& call, const Kernels& kernels, AttentionCall& to) {
   void* memory = nullptr;
   if (to.spans > 1 && heads > 0) {
     const size_t rows = heads * static_cast<size_t>(to.queries * (to.heads / to.kv_heads));
-    const size_t parts = rows * static_cast<size_t>(to.spans * (to.size + 2)) * sizeof(float);
-    memory = std::malloc(parts + heads * sizeof(std::atomic<int32_t>));
-    call.check(memory != nullptr, "no memory for %zu bytes of partial results", parts);
+    const size_t row = static_cast<size_t>(to.spans * (to.size + 2)) * sizeof(float);
+    size_t parts = 0;
+    const bool too_many = __builtin_mul_overflow(rows, row, &parts);
+    memory = too_many ? nullptr : std::malloc(parts + heads * sizeof(std::atomic<int32_t>));
+    call.check(memory != nullptr, "no memory for %zu partial results of %zu bytes", rows, row);
     if (!call.ok()) return;
     to.parts = static_cast<float*>(memory);
     work.left = reinterpret_cast<std::atomic<int32_t>*>(static_cast<char*>(memory) + parts);

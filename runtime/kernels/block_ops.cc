@@ -108,7 +108,6 @@ bool check_blocks(Call& call, const Node& node, const Tensor& weight) {
              "block must be a multiple of 32 up to 256, or 16 with 8 bits, not %lld", (long long)node.block);
   call.check(node.zeros >= kMiddle && node.zeros <= kHalves, "zeros must be 0 (none), 1 (integers) or 2 (floats), not %lld",
              (long long)node.zeros);
-  call.check(node.in >= 1 && node.out >= 1, "in and out must be given: the channels and columns of the weight");
   if (!call.ok()) return false;
   const PanelLayout layout(node.in, node.block, node.bits, node.zeros);
   const int64_t panels = ceiling(node.out, kPanelColumns);

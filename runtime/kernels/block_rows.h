@@ -52,8 +52,9 @@ inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_
   }
 #endif
   const float most_of_all = from_bits(static_cast<uint32_t>(largest));
-  // Below this most / most_of_all would overflow: such a block is zero. Infinity and NaN make every product with it NaN.
-  const bool tiny = most_of_all < 1e-36f, finite = largest < 0x7f800000;
+  // Below this most / most_of_all (4094 / 1.2e-35) would overflow: such a block is zero. Infinity and NaN make every
+  // product with it NaN.
+  const bool tiny = most_of_all < 2e-35f, finite = largest < 0x7f800000;
   *scale = tiny ? 0.0f : finite ? most_of_all / most : __builtin_nanf("");
   const float inverse = tiny || !finite ? 0.0f : most / most_of_all;
   int32_t sum = 0;

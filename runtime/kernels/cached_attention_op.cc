@@ -76,15 +76,18 @@ struct Cache {
 };
 
 void check_rows(Call& call, const AttentionCall& to, int64_t window) {
-  for (int64_t row = 0; row < to.batch && call.ok(); ++row) {
+  for (int64_t row = 0; row < to.batch; ++row) {
     const long long past = to.past[row], length = to.lengths[row], slots = to.slots;
     call.check(length >= 0 && length <= to.queries, "lengths[%lld] is %lld, but there are %lld new tokens",
                (long long)row, length, (long long)to.queries);
+    if (!call.ok()) return;
     call.check(past >= 0 && past <= INT32_MAX - length, "past_lengths[%lld] is %lld", (long long)row, past);
+    if (!call.ok()) return;
     call.check(past + length <= slots || (window > 0 && window <= slots),
                "row %lld holds %lld tokens and gets %lld more, but the cache has %lld slots; only a window of at most "
                "as many positions lets the oldest go, and it is %lld",
                (long long)row, past, length, slots, (long long)window);
+    if (!call.ok()) return;
   }
 }
 
@@ -96,10 +99,8 @@ ort::Status* attend(const Node& node, ort::KernelContext* context, bool integers
   const Tensor past = call.input(5, ort::kInt64), lengths = call.input(6, ort::kInt64), bias = call.input(7);
   const int64_t heads = node.heads, kv_heads = node.kv_heads == 0 ? heads : node.kv_heads;
   call.check(q && k && v && past_k && past_v && past && lengths, "an input that is required is missing");
-  call.check(heads >= 1 && kv_heads >= 1 && heads % kv_heads == 0, "heads must be a multiple of kv_heads");
-  call.check(node.window == -1 || node.window >= 1, "window must be -1 or at least 1, not %lld",
-             (long long)node.window);
-  call.check(node.softcap >= 0.0f, "softcap must not be negative");
+  call.check(heads % kv_heads == 0, "heads must be a multiple of kv_heads");
+  call.check(node.window != 0, "window must be -1 or at least 1, not 0");
   call.check(q.rank == 3 && k.rank == 3 && v.rank == 3,
              "query, key and value must have 3 dimensions [batch, tokens, channels]");
   call.check(past_k.rank == 4 && past_v.rank == 4, "past_key and past_value must be [batch, kv_heads, slots, size]");

@@ -1,8 +1,12 @@
 // RegisterCustomOps: the entry point ONNX Runtime looks for, and the description of each operator.
+#include <cstdarg>
+#include <cstdio>
 #include <cstring>
+#include <initializer_list>
 #include <new>
 
 #include "operators.h"
+#include "tensors.h"
 
 namespace precast {
 namespace {
@@ -17,9 +21,10 @@ struct Definition : ort::CustomOp {
   const char* inputs;  // one letter each: f float32, i int64, b uint8, c int8
   size_t required;
   const char* outputs;
+  const char* attributes;  // names with a space between them
 
   Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), const char* types,
-             size_t least, const char* results);
+             size_t least, const char* results, const char* names);
 };
 
 int type_of(char letter) {
@@ -33,25 +38,130 @@ struct Kernel {
   ort::Status* (*run)(const Node&, ort::KernelContext*);
 };
 
-template <typename T>
-void read(const ort::Api& api, const ort::KernelInfo* info, const char* name, T* value) {
-  T found = *value;
-  ort::Status* status = api.attribute(info, name, &found);
-  // An attribute that is not there keeps its default.
-  if (status != nullptr) api.release(status);
-  else *value = found;
+// The attributes there are, each with the range outside of which no node is made.
+struct Integer {
+  const char* name;
+  int64_t Node::*field;
+  int64_t least, most;
+};
+struct Real {
+  const char* name;
+  float Node::*field;
+  float least;  // and no infinity
+};
+constexpr Integer kIntegers[] = {
+    {"tanh", &Node::tanh, 0, 1},
+    {"heads", &Node::heads, 1, INT32_MAX},
+    {"kv_heads", &Node::kv_heads, 0, INT32_MAX},
+    {"window", &Node::window, -1, INT64_MAX},
+    {"window_left", &Node::window_left, -1, INT64_MAX},
+    {"window_right", &Node::window_right, -1, INT64_MAX},
+    {"bits", &Node::bits, INT64_MIN, INT64_MAX},    // which of them go together
+    {"block", &Node::block, INT64_MIN, INT64_MAX},  // is asked where they are used
+    {"zeros", &Node::zeros, INT64_MIN, INT64_MAX},
+    {"in", &Node::in, 1, INT32_MAX},
+    {"out", &Node::out, 1, INT32_MAX},
+};
+constexpr float kLowest = -3.402823466e38f;
+constexpr Real kReals[] = {
+    {"epsilon", &Node::epsilon, 0.0f},
+    {"scale", &Node::scale, kLowest},
+    {"softcap", &Node::softcap, 0.0f},
+};
+
+// Whether an operator with these attributes has one of that name.
+bool has(const char* attributes, const char* name) {
+  const size_t length = std::strlen(name);
+  for (const char* at = attributes; (at = std::strstr(at, name)) != nullptr; at += length) {
+    const bool begins = at == attributes || at[-1] == ' ', ends = at[length] == ' ' || at[length] == '\0';
+    if (begins && ends) return true;
+  }
+  return false;
 }
 
-template <size_t Size>
-void read(const ort::Api& api, const ort::KernelInfo* info, const char* name, char (*text)[Size]) {
-  char found[Size];
-  size_t size = Size;
-  ort::Status* status = api.attribute(info, name, found, &size);
-  if (status == nullptr) std::memcpy(*text, found, size);
-  else api.release(status);
-  // Longer than any that is known.
-  if (size > Size) std::memcpy(*text, "?", 2);
-}
+// Reads attributes until one is refused: no node is made then, and nothing computed from it.
+class Attributes {
+ public:
+  Attributes(const ort::Api& api, const ort::KernelInfo* info, const Definition& op)
+      : api_(api), info_(info), op_(op) {}
+
+  ort::Status* status() const { return status_; }
+
+  void read(const Integer& attribute, Node& node) {
+    int64_t& value = node.*attribute.field;
+    const bool given = found(attribute.name, &value, "an integer");
+    check(given || value >= attribute.least, "%s must be given", attribute.name);
+    check(value >= attribute.least && value <= attribute.most, "%s must be from %lld to %lld, not %lld", attribute.name,
+          static_cast<long long>(attribute.least), static_cast<long long>(attribute.most),
+          static_cast<long long>(value));
+  }
+
+  void read(const Real& attribute, Node& node) {
+    float& value = node.*attribute.field;
+    found(attribute.name, &value, "a float");
+    const bool fits = value >= attribute.least && value <= -kLowest;
+    check(fits, attribute.least == 0.0f ? "%s must be a finite number of at least 0, not %g"
+                                        : "%s must be a finite number, not %g",
+          attribute.name, static_cast<double>(value));
+  }
+
+  void read_activation(Node& node) {
+    char text[sizeof node.activation];
+    size_t size = sizeof text;
+    ort::Status* status = api_.attribute(info_, "activation", text, &size);
+    if (status == nullptr) std::memcpy(node.activation, text, size);
+    else api_.release(status);
+    // Longer than any that is known.
+    if (size > sizeof text) std::memcpy(node.activation, "?", 2);
+    else if (status != nullptr) refuse_others("activation", "a string");
+  }
+
+ private:
+  // Whether the node has it; one that is not there keeps its default.
+  template <typename T>
+  bool found(const char* name, T* value, const char* kind) {
+    T given = *value;
+    ort::Status* status = status_ == nullptr ? api_.attribute(info_, name, &given) : nullptr;
+    if (status == nullptr) {
+      *value = given;
+      return true;
+    }
+    api_.release(status);
+    refuse_others(name, kind);
+    return false;
+  }
+
+  // The interface does not tell an attribute of another kind from one that is missing: it is asked for every kind.
+  void refuse_others(const char* name, const char* kind) {
+    int64_t integer;
+    float real;
+    size_t size = 0;
+    ort::Status* failed[] = {
+        api_.attribute(info_, name, &integer), api_.attribute(info_, name, &real),
+        api_.attribute(info_, name, static_cast<char*>(nullptr), &size),
+        api_.attribute(info_, name, static_cast<float*>(nullptr), &size),
+        api_.attribute(info_, name, static_cast<int64_t*>(nullptr), &size)};
+    bool missing = true;
+    for (ort::Status* status : failed) {
+      if (status == nullptr) missing = false;
+      else api_.release(status);
+    }
+    check(missing, "%s must be %s", name, kind);
+  }
+
+  __attribute__((format(printf, 3, 4))) void check(bool condition, const char* message, ...) {
+    if (condition || status_ != nullptr) return;
+    std::va_list values;
+    va_start(values, message);
+    status_ = refusal(api_, op_.op_name, message, values);
+    va_end(values);
+  }
+
+  const ort::Api& api_;
+  const ort::KernelInfo* info_;
+  const Definition& op_;
+  ort::Status* status_ = nullptr;
+};
 
 ort::Status* create(const ort::CustomOp* op, const void* table, const ort::KernelInfo* info, void** out) {
   const ort::Api api(table);
@@ -66,23 +176,22 @@ ort::Status* create(const ort::CustomOp* op, const void* table, const ort::Kerne
   Node& node = kernel->node;
   node.api = api;
   node.kernels = kernels;
-  read(api, info, "epsilon", &node.epsilon);
-  read(api, info, "scale", &node.scale);
-  read(api, info, "softcap", &node.softcap);
-  read(api, info, "tanh", &node.tanh);
-  read(api, info, "activation", &node.activation);
-  read(api, info, "heads", &node.heads);
-  read(api, info, "kv_heads", &node.kv_heads);
-  read(api, info, "window", &node.window);
-  read(api, info, "window_left", &node.window_left);
-  read(api, info, "window_right", &node.window_right);
-  read(api, info, "bits", &node.bits);
-  read(api, info, "block", &node.block);
-  read(api, info, "in", &node.in);
-  read(api, info, "out", &node.out);
-  read(api, info, "zeros", &node.zeros);
-  if (node.window_left > kFarthest) node.window_left = kFarthest;
-  if (node.window_right > kFarthest) node.window_right = kFarthest;
+  const char* names = definition(op).attributes;
+  Attributes attributes(api, info, definition(op));
+  for (const Integer& attribute : kIntegers) {
+    if (has(names, attribute.name)) attributes.read(attribute, node);
+  }
+  for (const Real& attribute : kReals) {
+    if (has(names, attribute.name)) attributes.read(attribute, node);
+  }
+  if (has(names, "activation")) attributes.read_activation(node);
+  if (attributes.status() != nullptr) {
+    delete kernel;
+    return attributes.status();
+  }
+  for (int64_t* window : {&node.window, &node.window_left, &node.window_right}) {
+    if (*window > kFarthest) *window = kFarthest;
+  }
   *out = kernel;
   return nullptr;
 }
@@ -93,8 +202,8 @@ ort::Status* run_kernel(void* kernel, ort::KernelContext* context) {
 }
 
 Definition::Definition(const char* op, ort::Status* (*function)(const Node&, ort::KernelContext*), const char* types,
-                       size_t least, const char* results)
-    : op_name(op), run(function), inputs(types), required(least), outputs(results) {
+                       size_t least, const char* results, const char* names)
+    : op_name(op), run(function), inputs(types), required(least), outputs(results), attributes(names) {
   name = [](const ort::CustomOp* self) { return definition(self).op_name; };
   provider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
   input_type = [](const ort::CustomOp* self, size_t index) -> int { return type_of(definition(self).inputs[index]); };
@@ -117,6 +226,35 @@ Definition::Definition(const char* op, ort::Status* (*function)(const Node&, ort
   last_version = [](const ort::CustomOp*) { return INT32_MAX; };
 }
 
+// Kept until the process ends: sessions refer to them for as long as they live. One domain serves them all.
+const auto& operators() {
+  static const Definition all[] = {
+      // x, residual, weight, beta?, bias? -> out, sum?
+      {"AddLayerNorm", add_layer_norm, "fffff", 3, "ff", "epsilon"},
+      // x, weight, beta?
+      {"LayerNorm", layer_norm, "fff", 2, "f", "epsilon"},
+      // x, residual, weight -> out, sum?
+      {"AddRMSNorm", add_rms_norm, "fff", 3, "ff", "epsilon"},
+      // x, weight
+      {"RMSNorm", rms_norm, "ff", 2, "f", "epsilon"},
+      // x, bias?
+      {"BiasGelu", bias_gelu, "ff", 1, "f", "tanh"},
+      // gate, up
+      {"GatedActivation", gated_activation, "ff", 2, "f", "activation"},
+      // query (or packed query, key, value), key?, value?, qkv_bias?, mask?, attention_bias?
+      {"Attention", attention, "ffffif", 1, "f", "heads kv_heads scale softcap window_left window_right"},
+      // query, key, value, past_key, past_value, past_lengths, lengths, bias? -> output, present_key, present_value
+      {"CachedAttention", cached_attention, "fffffiif", 7, "fff", "heads kv_heads scale softcap window"},
+      // The same with caches of integers, see `cache_row`.
+      {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc", "heads kv_heads scale softcap window"},
+      // x, weight, bias?
+      {"BlockLinear", block_linear, "fbf", 2, "f", "bits block zeros in out"},
+      // ids, weight
+      {"BlockEmbedding", block_embedding, "ib", 2, "f", "bits block zeros in out"},
+  };
+  return all;
+}
+
 }  // namespace
 }  // namespace precast
 
@@ -125,31 +263,6 @@ Definition::Definition(const char* op, ort::Status* (*function)(const Node&, ort
 PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOptions* options,
                                                        const precast::ort::ApiBase* base) {
   using namespace precast;
-  // Kept until the process ends: sessions refer to them for as long as they live. One domain serves them all.
-  static const Definition operators[] = {
-      // x, residual, weight, beta?, bias? -> out, sum?
-      {"AddLayerNorm", add_layer_norm, "fffff", 3, "ff"},
-      // x, weight, beta?
-      {"LayerNorm", layer_norm, "fff", 2, "f"},
-      // x, residual, weight -> out, sum?
-      {"AddRMSNorm", add_rms_norm, "fff", 3, "ff"},
-      // x, weight
-      {"RMSNorm", rms_norm, "ff", 2, "f"},
-      // x, bias?
-      {"BiasGelu", bias_gelu, "ff", 1, "f"},
-      // gate, up
-      {"GatedActivation", gated_activation, "ff", 2, "f"},
-      // query (or packed query, key, value), key?, value?, qkv_bias?, mask?, attention_bias?
-      {"Attention", attention, "ffffif", 1, "f"},
-      // query, key, value, past_key, past_value, past_lengths, lengths, bias? -> output, present_key, present_value
-      {"CachedAttention", cached_attention, "fffffiif", 7, "fff"},
-      // The same with caches of integers, see `cache_row`.
-      {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc"},
-      // x, weight, bias?
-      {"BlockLinear", block_linear, "fbf", 2, "f"},
-      // ids, weight
-      {"BlockEmbedding", block_embedding, "ib", 2, "f"},
-  };
   const ort::Api api(base->get_api(ort::kApiVersion));
   // Without a table there is no way to make a status either; the backend checks the version before.
   if (!api) return nullptr;
@@ -160,7 +273,7 @@ PRECAST_EXPORT precast::ort::Status* RegisterCustomOps(precast::ort::SessionOpti
   static const Registration registration = [&] {
     Registration made;
     made.status = api.create_domain(kDomain, &made.domain);
-    for (const Definition& op : operators) {
+    for (const Definition& op : operators()) {
       if (made.status == nullptr) made.status = api.add_op(made.domain, &op);
     }
     return made;
@@ -176,6 +289,19 @@ PRECAST_EXPORT const char* precast_kernels_isa(int index) {
   const precast::Kernels* const* list = precast::available_kernels();
   for (int i = 0; list[i] != nullptr; ++i) {
     if (i == index) return list[i]->name;
+  }
+  return nullptr;
+}
+
+// The operators, for tests of all of them: of the index-th its name, the types of its inputs, how many of these are
+// required, the types of its outputs and its attributes, separated by spaces; or null.
+PRECAST_EXPORT const char* precast_kernels_operator(int index) {
+  static thread_local char text[256];
+  int at = 0;
+  for (const precast::Definition& op : precast::operators()) {
+    if (at++ != index) continue;
+    std::snprintf(text, sizeof text, "%s %s %zu %s %s", op.op_name, op.inputs, op.required, op.outputs, op.attributes);
+    return text;
   }
   return nullptr;
 }

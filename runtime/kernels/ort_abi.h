@@ -58,6 +58,13 @@ class Api {
   Status* attribute(const KernelInfo* info, const char* name, char* out, size_t* size) const {
     return call<87>(info, name, out, size);
   }
+  // Arrays; without `out`, their size alone.
+  Status* attribute(const KernelInfo* info, const char* name, float* out, size_t* size) const {
+    return call<162>(info, name, out, size);
+  }
+  Status* attribute(const KernelInfo* info, const char* name, int64_t* out, size_t* size) const {
+    return call<163>(info, name, out, size);
+  }
 
   Status* input_count(const KernelContext* context, size_t* out) const { return call<88>(context, out); }
   Status* output_count(const KernelContext* context, size_t* out) const { return call<89>(context, out); }

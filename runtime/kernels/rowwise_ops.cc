@@ -50,6 +50,15 @@ int64_t repeating_rows(Call& call, const char* name, const Tensor& tensor, const
   return call.ok() && tensor.last() > 0 ? tensor.elements() / tensor.last() : 1;
 }
 
+// Whether `a` is the shape of a sum of the two: more dimensions, or more than the other's 1 where they differ first.
+bool is_larger(const Tensor& a, const Tensor& b) {
+  if (a.rank != b.rank) return a.rank > b.rank;
+  for (size_t i = 0; i < a.rank; ++i) {
+    if (a.dims[i] != b.dims[i]) return b.dims[i] == 1;
+  }
+  return false;
+}
+
 ort::Status* normalise(const Node& node, ort::KernelContext* context, const char* op, bool residual_given,
                        void (*rows)(const NormCall&, int64_t, int64_t)) {
   Call call(node.api, context, op);
@@ -60,16 +69,14 @@ ort::Status* normalise(const Node& node, ort::KernelContext* context, const char
   const Tensor bias = residual_given ? call.input(4) : Tensor();
   call.check(x && weight && (residual || !residual_given), "an input that is required is missing");
   call.check(x.rank >= 1, "x has no dimension to normalise");
+  if (!call.ok()) return call.status();
   const int64_t width = x.last();
   check_vector(call, "weight", weight, width);
   check_vector(call, "beta", beta, width);
   check_vector(call, "bias", bias, width);
   if (!call.ok()) return call.status();
 
-  // The larger of the two is the shape of the result: more dimensions, or more rows in as many.
-  const bool residual_larger =
-      residual && (residual.rank > x.rank || (residual.rank == x.rank && residual.elements() > x.elements()));
-  const Tensor& shape = residual_larger ? residual : x;
+  const Tensor& shape = residual && is_larger(residual, x) ? residual : x;
   NormCall arguments{};
   arguments.x_rows = repeating_rows(call, "x", x, shape);
   arguments.residual_rows = residual ? repeating_rows(call, "residual", residual, shape) : 1;
@@ -113,6 +120,7 @@ ort::Status* gated_activation(const Node& node, ort::KernelContext* context) {
   while (which < 4 && std::strcmp(kNames[which], node.activation) != 0) ++which;
   call.check(which < 4, "activation must be silu, gelu, gelu_tanh or relu, not %s", node.activation);
   call.check(gate && up, "gate or up is missing");
+  if (!call.ok()) return call.status();
   bool same = gate.rank == up.rank;
   for (size_t i = 0; same && i < gate.rank; ++i) same = gate.dims[i] == up.dims[i];
   call.check(same, "gate and up must have the same shape");
@@ -129,6 +137,7 @@ ort::Status* bias_gelu(const Node& node, ort::KernelContext* context) {
   Call call(node.api, context, "BiasGelu");
   const Tensor x = call.input(0), bias = call.input(1);
   call.check(static_cast<bool>(x), "x is missing");
+  if (!call.ok()) return call.status();
   const int64_t width = x.last();
   check_vector(call, "bias", bias, width);
   if (!call.ok()) return call.status();

@@ -9,6 +9,17 @@
 namespace precast {
 
 constexpr size_t kMaxRank = 8;
+// Elements no memory holds: with fewer, whatever is computed of a tensor's dimensions is far from overflow.
+constexpr int64_t kMaxElements = int64_t{1} << 48;
+
+// A status of a message about an operator.
+__attribute__((format(printf, 3, 0))) inline ort::Status* refusal(const ort::Api& api, const char* op,
+                                                                  const char* message, std::va_list values) {
+  char text[320];
+  const int length = std::snprintf(text, sizeof text, "precast.cpu::%s: ", op);
+  std::vsnprintf(text + length, sizeof text - static_cast<size_t>(length), message, values);
+  return api.create_status(ort::kInvalidArgument, text);
+}
 
 // Null data: the optional tensor was not given.
 struct Tensor {
@@ -26,9 +37,18 @@ struct Tensor {
     return count;
   }
   bool is_vector(int64_t length) const { return rank == 1 && dims[0] == length; }
+  // Of a tensor without elements, its other dimensions count all the same: strides are made of them.
+  bool is_holdable() const {
+    int64_t count = 1;
+    for (size_t i = 0; i < rank; ++i) {
+      if (dims[i] != 0 && (__builtin_mul_overflow(count, dims[i], &count) || count > kMaxElements)) return false;
+    }
+    return true;
+  }
 };
 
-// Reads tensors until something is wrong; from then on `status` says what, and every further call does nothing.
+// Reads tensors until something is wrong; from then on `status` says what, and every further call does nothing: what
+// is refused reads as a tensor that was not given. What is computed of the shapes is computed after their checks.
 class Call {
  public:
   Call(const ort::Api& api, ort::KernelContext* context, const char* op) : api_(api), context_(context), op_(op) {
@@ -41,26 +61,29 @@ class Call {
 
   // The input at ``index`` in float32, or in int64 where that is said.
   Tensor input(size_t index, int type = ort::kFloat) {
-    Tensor tensor;
     const ort::Value* value = nullptr;
-    if (!ok() || index >= inputs_) return tensor;
+    if (!ok() || index >= inputs_) return {};
     keep(api_.input(context_, index, &value));
-    if (!ok() || value == nullptr) return tensor;
+    if (!ok() || value == nullptr) return {};
     ort::ShapeInfo* info = nullptr;
     keep(api_.shape_info(value, &info));
-    if (!ok()) return tensor;
+    if (!ok()) return {};
+    Tensor tensor;
     int found = 0;
     keep(api_.element_type(info, &found));
     if (ok()) keep(api_.rank(info, &tensor.rank));
-    if (ok()) check(found == type, "input %zu has element type %d instead of %d", index, found, type);
-    if (ok()) check(tensor.rank <= kMaxRank, "input %zu has %zu dimensions", index, tensor.rank);
+    check(found == type, "input %zu has element type %d instead of %d", index, found, type);
+    check(tensor.rank <= kMaxRank, "input %zu has %zu dimensions, more than %zu", index, tensor.rank, kMaxRank);
     if (ok()) keep(api_.dims(info, tensor.dims, tensor.rank));
     api_.release(info);
+    if (!ok()) return {};
+    check(tensor.is_holdable(), "input %zu has dimensions whose product is above 2^48", index);
     void* data = nullptr;
     if (ok()) keep(api_.data(const_cast<ort::Value*>(value), &data));
+    if (!ok()) return {};
     // A tensor without elements may come without memory; it was given all the same.
-    static const float nothing = 0.0f;
-    tensor.data = !ok() ? nullptr : data == nullptr ? static_cast<const void*>(&nothing) : data;
+    static const int64_t nothing = 0;
+    tensor.data = data == nullptr ? static_cast<const void*>(&nothing) : data;
     return tensor;
   }
 
@@ -77,13 +100,10 @@ class Call {
   // Makes the message the call's status where the condition does not hold.
   __attribute__((format(printf, 3, 4))) void check(bool condition, const char* message, ...) {
     if (condition || !ok()) return;
-    char text[320];
-    int length = std::snprintf(text, sizeof text, "precast.cpu::%s: ", op_);
     std::va_list values;
     va_start(values, message);
-    std::vsnprintf(text + length, sizeof text - static_cast<size_t>(length), message, values);
+    status_ = refusal(api_, op_, message, values);
     va_end(values);
-    status_ = api_.create_status(ort::kInvalidArgument, text);
   }
 
   // Runs the tasks on the session's threads; a single one at once, without waking any.

@@ -1,4 +1,4 @@
-"""Sessions of one native operator, and how near to float64 their results must be."""
+"""Sessions of one native operator, and that their results are as near as they must be."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from precast.graphs.dialects.native import DOMAIN
 from precast.runtime import kernels
+from support.rounding import Rounded
 
 __all__ = ["ISAS", "Array", "both", "close", "compute", "normal", "session"]
 
@@ -100,19 +101,14 @@ def compute(
     return [bound[i] if i in bound else value.numpy() for i, value in enumerate(binding.get_outputs())]
 
 
-def close(ours: Array, exact: Array, reference: Array, scale: float = 0.0) -> None:
-    """PARITY.md: at most twice the error of the reference in float32, and one unit of the output's scale.
-
-    ``scale``: that of the summands, where a few outputs may be much smaller and the reference right by chance.
-    """
+def close(ours: Array, exact: Rounded) -> None:
+    """As near to the exact value as float32 arithmetic must come, element by element."""
     assert ours.dtype == np.float32
     assert ours.shape == exact.shape
     assert np.isfinite(ours).all()
-    if not ours.size:
-        return
-    bound = 2 * np.abs(reference.astype(np.float64) - exact).max() + 1.2e-7 * max(np.abs(exact).max(), scale, 1e-30)
-    error = np.abs(ours.astype(np.float64) - exact).max()
-    assert error <= bound, f"error {error:.3g}, bound {bound:.3g}"
+    error = np.abs(ours - exact.value)
+    far = error > exact.error + 2.0**-126
+    assert not far.any(), f"error {error[far].max():.3g}, bound {exact.error[far][error[far].argmax()]:.3g}"
 
 
 def normal(rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Array:

@@ -15,7 +15,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.kernel_sessions import ISAS, Array, both, close, compute, normal
+from support import rounding
+from support.kernel_sessions import ISAS, Array, close, compute, normal
+from support.rounding import Rounded
 
 from precast.graphs.recipes import RECIPES
 from precast.runtime import kernels
@@ -51,16 +53,11 @@ def test_add_layer_norm(
     weight, shift = normal(rng, width), normal(rng, width) if beta else None
     added = normal(rng, width) if bias else None
 
-    def total(a: Any, b: Any, c: Any) -> Any:
-        return a + b if c is None else a + c + b
-
-    def norm(a: Any, b: Any, w: Any, s: Any, c: Any) -> Any:
-        return torch.nn.functional.layer_norm(total(a, b, c), (width,), w, s, 1e-5)
-
+    total = (Rounded(x) if added is None else Rounded(x) + added) + other
     inputs = {"x": x, "residual": other, "weight": weight, "beta": shift, "bias": added}
     out, summed = compute("AddLayerNorm", inputs, isa, outputs=2, epsilon=1e-5)
-    close(summed, *both(total, x, other, added))
-    close(out, *both(norm, x, other, weight, shift, added))
+    close(summed, total)
+    close(out, rounding.layer_norm(total, weight, shift, 1e-5))
     np.testing.assert_array_equal(compute("AddLayerNorm", inputs, isa, epsilon=1e-5)[0], out)
     # The two are interchangeable: the smaller may stand first.
     swapped = {**inputs, "x": other, "residual": x}
@@ -70,13 +67,15 @@ def test_add_layer_norm(
 
 @pytest.mark.parametrize("isa", ISAS)
 @FAST
-@given(st.integers(0, 40), st.integers(1, 400), st.booleans(), st.sampled_from([1e-5, 1e-12]), st.integers(0, 99))
-def test_layer_norm(isa: str, rows: int, width: int, beta: bool, epsilon: float, seed: int) -> None:
+@given(
+    st.integers(0, 40), st.integers(1, 400), st.booleans(), st.sampled_from([1e-5, 1e-12]),
+    st.sampled_from([1.0, 0.003]), st.integers(0, 99),
+)  # fmt: skip
+def test_layer_norm(isa: str, rows: int, width: int, beta: bool, epsilon: float, scale: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    x, weight, shift = normal(rng, rows, width), normal(rng, width), normal(rng, width) if beta else None
+    x, weight, shift = normal(rng, rows, width, scale=scale), normal(rng, width), normal(rng, width) if beta else None
     (out,) = compute("LayerNorm", {"x": x, "weight": weight, "beta": shift}, isa, epsilon=epsilon)
-    exact = both(lambda a, w, s: torch.nn.functional.layer_norm(a, (width,), w, s, epsilon), x, weight, shift)
-    close(out, *exact)
+    close(out, rounding.layer_norm(Rounded(x), weight, shift, epsilon))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -87,8 +86,7 @@ def test_gelu(isa: str, tanh: int, rows: int, width: int, bias: bool, scale: flo
     rng = np.random.default_rng(seed)
     x, added = normal(rng, rows, width, scale=scale), normal(rng, width) if bias else None
     (out,) = compute("BiasGelu", {"x": x, "bias": added}, isa, tanh=tanh)
-    kind = "tanh" if tanh else "none"
-    close(out, *both(lambda a, b: torch.nn.functional.gelu(a if b is None else a + b, approximate=kind), x, added))
+    close(out, rounding.gelu(Rounded(x) if added is None else Rounded(x) + added, bool(tanh)))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -129,31 +127,6 @@ def test_infinite_and_nan_elements_stay_what_they_are(isa: str) -> None:
 # --- attention ----------------------------------------------------------------------------------------------------
 
 
-def attend(
-    q: Any, k: Any, v: Any, bias: Any, mask: Any, added: Any,
-    *, heads: int, kv_heads: int, scale: float, left: int, right: int,
-) -> Any:  # fmt: skip
-    """The operator in plain torch, in whatever float type the arguments have."""
-    batch, queries, hidden = q.shape
-    keys, size = k.shape[1], hidden // heads
-    if bias is not None:
-        b = bias.split([hidden, kv_heads * size, kv_heads * size])
-        q, k, v = q + b[0], k + b[1], v + b[2]
-    q = q.view(batch, queries, heads, size).transpose(1, 2)
-    k = k.view(batch, keys, kv_heads, size).transpose(1, 2).repeat_interleave(heads // kv_heads, 1)
-    v = v.view(batch, keys, kv_heads, size).transpose(1, 2).repeat_interleave(heads // kv_heads, 1)
-    scores = torch.matmul(q * scale, k.transpose(2, 3))
-    scores = scores if added is None else scores + added
-    distance = torch.arange(queries)[:, None] + keys - queries - torch.arange(keys)
-    seen = torch.ones(queries, keys, dtype=torch.bool)
-    seen &= (distance <= left) if left >= 0 else True
-    seen &= (distance >= -right) if right >= 0 else True
-    seen = seen.expand(batch, 1, queries, keys)
-    seen = seen if mask is None else seen & (mask != 0)[:, None, None]
-    weights = torch.softmax(scores.masked_fill(~seen, -torch.inf), -1).nan_to_num(0.0)
-    return torch.matmul(weights, v).transpose(1, 2).reshape(batch, queries, hidden)
-
-
 @st.composite
 def attentions(draw: Any) -> dict[str, Any]:
     queries = draw(st.one_of(st.integers(1, 70), st.integers(71, 300)))
@@ -178,7 +151,7 @@ def attentions(draw: Any) -> dict[str, Any]:
 
 
 def make(case: Mapping[str, Any]) -> tuple[dict[str, Array | None], dict[str, Any], tuple[Array | None, ...]]:
-    """(inputs, attributes, what `attend` takes)."""
+    """(inputs, attributes, what `multi_head_attention` takes)."""
     rng = np.random.default_rng(case["seed"])
     batch, queries, keys, size = case["batch"], case["queries"], case["keys"], case["size"]
     heads, kv_heads = case["heads"], case["kv_heads"]
@@ -210,10 +183,10 @@ def test_attention(isa: str, case: dict[str, Any]) -> None:
     inputs, attributes, arrays = make(case)
     (out,) = compute("Attention", inputs, isa, **attributes)
     options = {name: attributes[name] for name in ("heads", "kv_heads", "scale")}
-    exact = both(lambda *a: attend(*a, left=case["left"], right=case["right"], **options), *arrays)
-    close(out, *exact)
+    exact = rounding.multi_head_attention(*arrays, left=case["left"], right=case["right"], **options)
+    close(out, exact)
     # A row that sees nothing is zero to the bit.
-    assert (out[exact[0] == 0] == 0).all()
+    assert (out[exact.value == 0] == 0).all()
 
 
 CASE = {
@@ -302,10 +275,21 @@ PACKED = {"q": zeros(1, 2, 6), "k": None, "v": None}
         ("AddLayerNorm", {"x": zeros(2, 4), "r": zeros(2, 4), "w": zeros(3)}, {}, "weight must be a vector of 4"),
         ("AddLayerNorm", {"x": zeros(2, 4), "r": zeros(2, 4), "w": zeros(4), "b": zeros(1)}, {}, "beta must be"),
         ("LayerNorm", {"x": zeros(), "w": zeros(1)}, {}, "no dimension"),
+        ("BiasGelu", {"x": zeros(*(1,) * 9)}, {}, "input 0 has 9 dimensions, more than 8"),
+        ("BiasGelu", {"x": zeros(0, 2**31, 2**27)}, {}, r"input 0 has dimensions whose product is above 2\^48"),
         ("BiasGelu", {"x": zeros(2, 4), "b": zeros(5)}, {}, "bias must be a vector of 4"),
         ("Attention", {"q": zeros(2, 4)}, {}, "2 dimensions instead of 3"),
         ("Attention", {"q": zeros(1, 2, 8)}, {"heads": 2}, "8 channels do not divide among 6"),
-        ("Attention", {"q": zeros(1, 2, 8)}, {"heads": 0}, "multiple of kv_heads"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"heads": 0}, "heads must be from 1 to 2147483647, not 0"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"heads": 2**31}, "heads must be from 1"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"heads": 2.5}, "heads must be an integer"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"heads": (2,)}, "heads must be an integer"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"heads": "2"}, "heads must be an integer"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"scale": 1}, "scale must be a float"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"scale": float("nan")}, "scale must be a finite number, not nan"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"softcap": -1.0}, "finite number of at least 0, not -1"),
+        ("Attention", {"q": zeros(1, 2, 8)}, {"window_left": -2}, "window_left must be from -1"),
+        ("LayerNorm", {"x": zeros(2, 4), "w": zeros(4)}, {"epsilon": -1e-5}, "epsilon must be a finite number of at"),
         ("Attention", {"q": zeros(1, 2, 8)}, {"heads": 3, "kv_heads": 2}, "multiple of kv_heads"),
         ("Attention", {"q": zeros(1, 2, 8), "k": zeros(1, 2, 8)}, {"heads": 2}, "both"),
         ("Attention", {"q": zeros(1, 2, 8), "k": zeros(2, 2, 8), "v": zeros(1, 2, 8)}, {"heads": 2}, "differ"),

@@ -100,7 +100,7 @@ class Weight:
         padded[:, : self.depth] = x
         parts = padded.reshape(len(x), -1, self.block)
         most = np.abs(parts).max(-1, keepdims=True)
-        held = most >= np.float32(1e-36)
+        held = most >= np.float32(2e-35)
         most = np.where(held, most, np.float32(1))
         codes = np.rint(parts * (self.finest / most)) * held
         return (codes * (most / self.finest).astype(np.float64)).reshape(len(x), -1)[:, : self.depth]
@@ -213,6 +213,21 @@ def test_peculiar_rows(isa: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [16, 32])
+def test_rows_next_to_nothing(isa: str, bits: int, block: int) -> None:
+    """What is too small for a scale is zero, and nothing in between overflows."""
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((20, 2 * block)).astype(np.float32)
+    weight = Weight.of(array, 8 if block == 16 else bits, block, False)
+    x = (rng.standard_normal((60, 2 * block)) * np.logspace(-38, -33, 60)[:, None]).astype(np.float32)
+    most = np.abs(x).max(-1, keepdims=True)
+    error = np.abs(weight(x, isa=isa) - x.astype(np.float64) @ weight.values.T.astype(np.float64))
+    lost = np.maximum(most / weight.finest, 2e-35)  # of every channel: half a step, or all that is below the smallest
+    assert (error <= lost * np.abs(weight.values).sum(-1)).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 2.0**-48, 2.0**-24, 65504.0])
 @pytest.mark.parametrize("bits", [4, 8])
 def test_scales_of_any_size(isa: str, bits: int, scale: float) -> None:
@@ -322,7 +337,9 @@ def zeros(*shape: int) -> Array:
         ({"x": zeros(2, 64), "w": PANELS}, {"zeros": 3}, "zeros must be 0 .none., 1 .integers. or 2 .floats., not 3"),
         ({"x": zeros(2, 64), "w": PANELS}, {"zeros": 2}, r"weight must be \[1, 640\] bytes"),
         ({"x": zeros(2, 64), "w": PANELS}, {"block": 512}, "not 512"),
-        ({"x": zeros(2, 64), "w": PANELS}, {"in": 0}, "in and out must be given"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"in": 0}, "in must be from 1 to 2147483647, not 0"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"in": 2**62}, "in must be from 1"),
+        ({"x": zeros(2, 64), "w": PANELS}, {"in": 2**31 - 1}, "weight must be"),
         ({"x": zeros(2, 64), "w": PANELS}, {"out": 17}, r"weight must be \[2, 576\] bytes"),
         ({"x": zeros(2, 64), "w": PANELS}, {"zeros": 1}, r"weight must be \[1, 592\] bytes"),
         ({"x": zeros(2, 64), "w": PANELS}, {"bits": 8}, r"weight must be \[1, 1088\] bytes"),
@@ -335,6 +352,13 @@ def zeros(*shape: int) -> Array:
 def test_bad_shapes_are_errors(inputs: dict[str, Array], attributes: dict[str, int], message: str) -> None:
     with pytest.raises(Exception, match=message):
         session("BlockLinear", inputs, **{**GOOD, **attributes}).run(None, {"x": inputs["x"]})
+
+
+@pytest.mark.parametrize("missing", ["in", "out"])
+def test_the_size_of_a_weight_must_be_given(missing: str) -> None:
+    given = {name: value for name, value in GOOD.items() if name != missing}
+    with pytest.raises(Exception, match=f"BlockLinear: {missing} must be given"):
+        session("BlockLinear", {"x": zeros(2, 64), "w": PANELS}, **given)
 
 
 def test_an_empty_batch_is_empty() -> None:
