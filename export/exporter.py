@@ -37,6 +37,7 @@ from precast.graphs.passes.base import Report, run
 from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.graphs.recipes import Recipe, recipes_for
 from precast.graphs.work import work
+from precast.runtime import arguments
 from precast.runtime.artifact import (
     ArtifactWriter,
     Component,
@@ -113,12 +114,21 @@ def export_model(
     Raises:
         PrecastError: one of its kinds, with what was wrong and what to do; ``out`` is as it was before.
     """
+    arguments.path("source", source)
+    for name, value in (("precision", precision), ("target", target)):
+        arguments.text(name, value)
+    for name, value in (("task", task), ("cache", cache), ("revision", revision)):
+        if value is not None:
+            arguments.text(name, value, instead=", or None")
+    if progress is not None:
+        arguments.call("progress", progress)
+    add, overwrite = arguments.flag("add", add), arguments.flag("overwrite", overwrite)
     if add and overwrite:
         raise InputError("add and overwrite exclude each other: add keeps the other variants, overwrite replaces them.")
     known = recipes_for(target, precision, cache)
     cost = _Cost(progress)
     mode = "add" if add else "overwrite" if overwrite else "create"
-    with ArtifactWriter(Path(out), mode=mode) as writer:
+    with ArtifactWriter(arguments.path("out", out), mode=mode) as writer:
         cost.stage("reading the checkpoint")
         checkpoint = Checkpoint.open(source, revision=revision, token=token)
         family = static_embedding.FAMILY if static_embedding.holds(checkpoint.modules) else None

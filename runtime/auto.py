@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
+from precast.runtime import arguments
 from precast.runtime.artifact import MANIFEST_NAME, Artifact
 from precast.runtime.cache import cache_folder, checkpoint_digests, entry_name, locked
 from precast.runtime.catalogue import AUTO, TaskFacts
@@ -98,6 +99,7 @@ class AutoTokenizer:
         from precast.runtime.processors.text import Tokenizer
 
         _refuse(cls.__name__, unknown)
+        _refuse_strange(source, cache_dir, revision=revision, token=token)
         folder = _local(source, revision)
         if folder is None:
             from precast.runtime import hub
@@ -173,6 +175,11 @@ class AutoModel:
         from precast.runtime.model import load
 
         _refuse(cls.__name__, unknown)
+        texts = {"device": device, "variant": variant, "precision": precision, "target": target}
+        _refuse_strange(source, cache_dir, revision=revision, token=token, **texts)
+        arguments.threads(threads)
+        if progress is not None:
+            arguments.call("progress", progress)
         target = target or device.partition(":")[0]
         folder = _local(source, revision)
         on_hub = folder is None
@@ -257,6 +264,16 @@ def _refuse(name: str, unknown: dict[str, Any]) -> None:
             f"{name}.from_pretrained does not know the argument {key!r}. {_ADVICE.get(key) or closest(key, known)} "
             f"It takes: {listing(known)}."
         )
+
+
+def _refuse_strange(source: Any, cache_dir: Any, **texts: Any) -> None:
+    """What would be stumbled over later, or never where an artifact is at hand."""
+    arguments.path("source", source)
+    if cache_dir is not None:
+        arguments.path("cache_dir", cache_dir)
+    for name, value in texts.items():
+        if name == "device" or not (value is None or (name == "token" and isinstance(value, bool))):
+            arguments.text(name, value, instead="" if name == "device" else ", or None")
 
 
 def _local(source: PathLike, revision: str | None) -> Path | None:

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from precast.runtime import batching
+from precast.runtime import arguments, batching
 from precast.runtime.arrays import read_npy
 from precast.runtime.embedding_options import EncodeOptions, quantize, read_options
 from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskError, closest, listing
@@ -60,6 +60,7 @@ def encode(model: Any, texts: Any = None, *positional: Any, **options: Any) -> A
                 raise InputError(f"encode received its texts twice, by place and as {name}; give them once.")
             texts = options.pop(name)
     asked = read_options(positional, options, device=batching.device(model))
+    texts = arguments.listed(texts)
     single = isinstance(texts, str)
     items = _texts(texts)
     start = _prompt(head.settings, asked.prompt, asked.prompt_name)

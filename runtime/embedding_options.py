@@ -60,6 +60,7 @@ def read_options(positional: tuple[Any, ...], named: Mapping[str, Any], *, devic
         if _SHORT.get(name, name) in given:
             raise InputError(f"encode received {_SHORT.get(name, name)} twice; give it once.")
         given[_SHORT.get(name, name)] = value
+    given = {name: arguments.listed(value) for name, value in given.items()}
     _refuse_torch(given, device)
     # None is "not said", as upstream has it.
     given = {name: value for name, value in given.items() if value is not None or name == "output_value"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.agreement import check_graph
 from precast.runtime.backends.base import Array, Runner, backend_for
@@ -118,24 +119,24 @@ class Model:
             inputs = self._named(positional, inputs)
         return Outputs(zip(self.output_names, self._run(self._checked(inputs))))  # noqa: B905 - one run, one list
 
-    def encode(self, texts: Any = None, *arguments: Any, **options: Any) -> Any:
+    def encode(self, texts: Any = None, *positional: Any, **options: Any) -> Any:
         """Sentence embeddings [N, H] ([H] for one text), with the arguments of ``SentenceTransformer.encode``; see
         `precast.runtime.embedding.encode`."""
         from precast.runtime.embedding import encode
 
-        return encode(self, texts, *arguments, **options)
+        return encode(self, texts, *positional, **options)
 
-    def encode_query(self, texts: Any = None, *arguments: Any, **options: Any) -> Any:
+    def encode_query(self, texts: Any = None, *positional: Any, **options: Any) -> Any:
         """`encode`, with the prompt the model brings for queries."""
         from precast.runtime.embedding import encode_query
 
-        return encode_query(self, texts, *arguments, **options)
+        return encode_query(self, texts, *positional, **options)
 
-    def encode_document(self, texts: Any = None, *arguments: Any, **options: Any) -> Any:
+    def encode_document(self, texts: Any = None, *positional: Any, **options: Any) -> Any:
         """`encode`, with the prompt the model brings for what is searched."""
         from precast.runtime.embedding import encode_document
 
-        return encode_document(self, texts, *arguments, **options)
+        return encode_document(self, texts, *positional, **options)
 
     @property
     def similarity_fn_name(self) -> str:
@@ -297,11 +298,10 @@ def load(
         IntegrityError: a file differs from what was exported.
         ProviderError, DependencyError: the device's library is missing.
     """
-    target, _, index = device.partition(":")
+    target, _, index = device.partition(":") if isinstance(device, str) else ("", "", "")
     if target not in _TARGETS or (index and not index.isdigit()):
-        raise InputError(f"device is cpu, cuda or tensorrt (cuda:1 for a second GPU); received {device!r}.")
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be 1 or more; received {threads}.")
+        raise InputError(f"device is cpu, cuda or tensorrt (cuda:1 for a second GPU); received {device!r:.80}.")
+    threads = arguments.threads(threads)
     return Artifact.use(
         path, lambda artifact: _loaded(artifact, target, index, threads=threads, variant=variant), check=check
     )

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from precast.runtime import arguments
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.agreement import check_graph
 from precast.runtime.backends.base import backend_for
@@ -60,7 +61,8 @@ def verify(
         ParityError: a variant does not reproduce its record.
         ProviderError: none of the variants can run here.
     """
-    say = progress or (lambda stage: None)
+    threads = arguments.threads(threads)
+    say = (lambda stage: None) if progress is None else arguments.call("progress", progress)
     say("checking digests")
     report = Artifact.use(path, lambda artifact: _replayed(artifact, variant, threads, say))
     return {"artifact": os.fspath(path), **report}

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from precast.runtime import arguments
 from precast.runtime.artifact.manifest import MANIFEST_NAME, Component, FileRecord, Manifest, Variant, parse
 from precast.runtime.artifact.real_files import AGAIN, Mark, check_files, compare, drain, mark, open_real
 from precast.runtime.errors import ArtifactError, InputError, IntegrityError, UnsupportedTaskError, closest, listing
@@ -68,7 +69,7 @@ class Artifact:
 
         Raises what ``open`` and ``action`` raise.
         """
-        folder = Path(path)
+        folder = arguments.path("path", path)
         _wait_for_exchange(folder)
         _refuse_what_is_no_artifact(folder)
         # Resolved once: a link on the way to the folder may change later, what was checked may not.
@@ -92,7 +93,7 @@ class Artifact:
     @classmethod
     def open_folder(cls, folder: Path, *, check: str) -> Artifact:
         """``open`` without the looking-around: for a real folder that holds a manifest, wherever it is."""
-        if check not in ("digest", "size"):
+        if not isinstance(check, str) or check not in ("digest", "size"):
             raise InputError(f"check must be 'digest' or 'size', got {check!r}.")
         manifest = parse(_read_manifest(folder), str(folder / MANIFEST_NAME))
         marks = check_files(folder, manifest.files, digests=check == "digest")
@@ -161,7 +162,7 @@ class Artifact:
         """
         known = self.component(component).variants
         if variant is not None:
-            if variant not in known:
+            if arguments.text("variant", variant) not in known:
                 raise ArtifactError(_lacks(self, f"variant of {component!r} named", variant, known))
             return known[variant]
         fitting = [

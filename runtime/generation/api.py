@@ -94,6 +94,7 @@ def prepare(
     """
     control = Control()
     _refuse_unknown(arguments)
+    _refuse_strange_objects(prefix_allowed_tokens_fn, streamer, past)
     if inputs is not None and input_ids is not None:
         raise InputError("inputs and input_ids are two names of one argument; pass one of them.")
     if isinstance(inputs, Mapping):
@@ -171,6 +172,23 @@ def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
             raise InputError(f"generate() has no argument {name!r}. {near}")
 
 
+def _refuse_strange_objects(prefix_allowed_tokens_fn: Any, streamer: Any, past: Any) -> None:
+    """What only a loop would stumble over."""
+    if prefix_allowed_tokens_fn is not None and not callable(prefix_allowed_tokens_fn):
+        raise InputError(
+            "prefix_allowed_tokens_fn is a function (index of the prompt, tokens) -> tokens; received "
+            f"{type(prefix_allowed_tokens_fn).__name__}."
+        )
+    if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+        raise InputError(
+            f"streamer has the methods put and end, as a TextStreamer; received {type(streamer).__name__}."
+        )
+    if past is not None and not isinstance(past, Conversation):
+        raise InputError(
+            f"past is a Conversation (precast.runtime.generation.conversation); received {type(past).__name__}."
+        )
+
+
 def _merged(model: GenerativeModel, given: Any, arguments: Mapping[str, Any]) -> GenerationConfig:
     config = model.config if isinstance(model.config, Mapping) else vars(model.config)
     base = GenerationConfig.from_checkpoint(model.generation_config, config)
@@ -196,7 +214,7 @@ def _engine(model: Any) -> Engine | None:
     if hasattr(model, "engine"):
         made: Engine = model.engine()
         return made
-    if not hasattr(model, "open"):
+    if not hasattr(model, "open") or not hasattr(model, "vocab_size"):
         raise InputError(f"assistant_model is a model or its engine; received {type(model).__name__}.")
     opened: Engine = model
     return opened

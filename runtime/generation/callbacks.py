@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime.arguments import listed
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError
 from precast.runtime.generation.history import History
@@ -77,6 +78,7 @@ def as_callables(value: Any, name: str) -> list[Callable[..., Any]]:
     if value is None:
         return []
     # Upstream's lists of processors are callable themselves, and are lists.
+    value = listed(value)
     functions = list(value) if isinstance(value, Iterable) else [value]
     for function in functions:
         if not callable(function):

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-
+from precast.runtime.arguments import listed
 from precast.runtime.errors import InputError
 
 __all__ = ["RULES", "Rule"]
+
+_MOST = 2**31 - 1  # of ids, lengths and counts: more than any model has
 
 Rule = Callable[[str, Any], Any]
 """The value to keep, from a name and what was given for it; raises InputError."""
@@ -21,13 +22,8 @@ def _refuse(name: str, rule: str, value: Any) -> InputError:
     return InputError(f"{name} must be {rule}; got {value!r}")
 
 
-def _listed(value: Any) -> Any:
-    """NumPy's arrays and numbers as Python's."""
-    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-
-
-def _integer(value: Any, low: int | None = None) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and (low is None or int(value) >= low)
+def _integer(value: Any, low: int = -_MOST, high: int = _MOST) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and low <= int(value) <= high
 
 
 def _count(low: int) -> Rule:
@@ -105,7 +101,7 @@ def _biases(name: str, value: Any) -> dict[tuple[int, ...], float]:
     for pair in pairs:
         if not isinstance(pair, (list, tuple)) or len(pair) != 2:
             raise _refuse(name, rule, value)
-        sequence, bias = _listed(pair[0]), pair[1]
+        sequence, bias = listed(pair[0]), pair[1]
         sound = isinstance(sequence, (list, tuple)) and sequence and all(_integer(token, 0) for token in sequence)
         if not sound or isinstance(bias, bool) or not isinstance(bias, Real) or math.isnan(bias):
             raise _refuse(name, rule, value)
@@ -142,7 +138,7 @@ def _schedule(name: str, value: Any) -> str:
 
 def _seed(name: str, value: Any) -> int | tuple[int, ...]:
     seeds = value if isinstance(value, (list, tuple)) else (value,)
-    if not seeds or not all(_integer(seed, 0) for seed in seeds):
+    if not seeds or not all(_integer(seed, 0, 2**64) for seed in seeds):
         raise _refuse(name, "a whole number of at least 0, or one for each request", value)
     return tuple(int(seed) for seed in seeds) if isinstance(value, (list, tuple)) else int(value)
 
@@ -211,7 +207,7 @@ _RULES: dict[str, Rule] = {
 
 def _accepting(rule: Rule) -> Rule:
     """None switches a feature off, whatever it is."""
-    return lambda name, value: None if value is None else rule(name, _listed(value))
+    return lambda name, value: None if value is None else rule(name, listed(value))
 
 
 RULES: dict[str, Rule] = {name: _accepting(rule) for name, rule in _RULES.items()}

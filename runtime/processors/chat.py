@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import ChatTemplateError, DependencyError, InputError, closest, listing
 
 if TYPE_CHECKING:
@@ -69,6 +70,16 @@ def apply_chat_template(
             template may do.
         DependencyError: jinja2 is missing.
     """
+    flags = {
+        "add_generation_prompt": add_generation_prompt,
+        "tokenize": tokenize,
+        "return_dict": return_dict,
+        "return_assistant_tokens_mask": return_assistant_tokens_mask,
+        "continue_final_message": isinstance(continue_final_message, str) or continue_final_message,
+    }
+    for name, value in flags.items():
+        arguments.flag(name, value)
+    options = _tokenizer_options(tokenizer, tokenizer_kwargs)
     if variables.pop("sanitize_control_tokens", False):
         raise InputError("sanitize_control_tokens is not supported: remove control tokens from the messages yourself.")
     if add_generation_prompt and continue_final_message:
@@ -104,7 +115,7 @@ def apply_chat_template(
         truncation=truncation,
         max_length=max_length,
         return_tensors=return_tensors,
-        **(tokenizer_kwargs or {}),
+        **options,
     )
     if mark is not None:
         many = batched or return_tensors is not None
@@ -112,6 +123,16 @@ def apply_chat_template(
         masks = [_assistant_mask(encoding, index, len(row), spans[index]) for index, row in enumerate(rows)]
         encoding["assistant_masks"] = np.array(masks, np.int64) if return_tensors else masks if many else masks[0]
     return encoding if return_dict else encoding["input_ids"]
+
+
+def _tokenizer_options(tokenizer: Tokenizer, given: Any) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    known = inspect.signature(type(tokenizer).__call__).parameters
+    for name in arguments.mapping("tokenizer_kwargs", given):
+        if name not in known:
+            raise InputError(f"a tokenizer has no argument {name!r}. {closest(name, known)}".rstrip())
+    return dict(given)
 
 
 def choose_template(own: str | Mapping[str, str] | None, wanted: str | None, *, with_tools: bool = False) -> str:

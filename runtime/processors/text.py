@@ -18,6 +18,7 @@ import numpy as np
 from tokenizers import AddedToken, Encoding, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
+from precast.runtime import arguments
 from precast.runtime.errors import CheckpointError, InputError
 from precast.runtime.processors.encoding import BatchEncoding
 from precast.runtime.processors.languages import Languages, find_languages
@@ -251,7 +252,20 @@ class Tokenizer(Vocabulary):
         :param verbose: accepted for upstream's sake; nothing is ever printed.
         :raises InputError: an argument is outside what is said here, or the rows differ in length and arrays were
             asked for."""
-        if return_tensors not in (None, "np"):
+        for name, flag in (
+            ("add_special_tokens", add_special_tokens),
+            ("is_split_into_words", is_split_into_words),
+            ("return_token_type_ids", return_token_type_ids),
+            ("return_attention_mask", return_attention_mask),
+            ("return_overflowing_tokens", return_overflowing_tokens),
+            ("return_special_tokens_mask", return_special_tokens_mask),
+            ("return_offsets_mapping", return_offsets_mapping),
+            ("return_length", return_length),
+            ("split_special_tokens", split_special_tokens),
+        ):
+            if flag is not None:
+                arguments.flag(name, flag)
+        if not (return_tensors is None or (isinstance(return_tensors, str) and return_tensors == "np")):
             raise InputError(f"return_tensors is 'np' or None: this runtime works in NumPy; got {return_tensors!r}")
         batch, batched, plain = rows_of(text, text_pair, is_split_into_words)
         pad, strategy, max_length = self._strategies(padding, truncation, max_length, pad_to_multiple_of)

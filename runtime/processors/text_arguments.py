@@ -80,7 +80,7 @@ def refuse_ragged(lengths: list[int]) -> None:
 
 
 def choice(name: str, value: bool | str | None, choices: tuple[str, ...], neither: str) -> str | None:
-    if value is None or value is False or value == neither:
+    if value is None or value is False or (isinstance(value, str) and value == neither):
         return None
     if value is True:
         return choices[0]

@@ -145,7 +145,7 @@ class Settings:
 
 def side(name: str, value: Any) -> str:
     """:raises InputError: neither "right" nor "left"."""
-    if value not in _SIDES:
+    if not isinstance(value, str) or value not in _SIDES:
         raise InputError(f"{name} is 'right' or 'left'; got {shown(value)}")
     return str(value)
 

@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
+from precast.runtime import arguments
 from precast.runtime.errors import CheckpointError, InputError, closest
 from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, UNLIMITED, Settings, side
 
@@ -245,6 +246,8 @@ class Vocabulary:
 
         :raises InputError: not ids, or a negative one."""
         if isinstance(token_ids, Mapping):
+            if "input_ids" not in token_ids:
+                raise InputError(f"decode takes token ids, or what holds input_ids; got {token_ids!r:.80}")
             token_ids = token_ids["input_ids"]
         token_ids = as_lists(token_ids)
         if isinstance(token_ids, (list, tuple)) and token_ids and isinstance(token_ids[0], (list, tuple, np.ndarray)):
@@ -257,7 +260,8 @@ class Vocabulary:
                 raise
             raise InputError(f"decode takes token ids in 0..{len(self) - 1}; got {row!r:.80}: {error}") from error
         clean = self.clean_up_tokenization_spaces
-        wanted = clean if clean_up_tokenization_spaces is None else clean_up_tokenization_spaces
+        asked = clean_up_tokenization_spaces
+        wanted = clean if asked is None else arguments.flag("clean_up_tokenization_spaces", asked)
         # Meant for WordPiece; on BPE it would remove spaces that belong to the text.
         sensible = self._settings.clean_up_for_bpe or type(self._backend.model).__name__ != "BPE"
         return _clean_up(text) if wanted and sensible else text

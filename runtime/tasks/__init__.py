@@ -10,8 +10,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING, Any
 
-from precast.runtime import catalogue
-from precast.runtime.errors import UnsupportedTaskError, listing
+from precast.runtime import arguments, catalogue
+from precast.runtime.errors import InputError, UnsupportedTaskError, listing
 
 if TYPE_CHECKING:
     from precast.runtime.tasks.base import Task
@@ -83,6 +83,10 @@ def pipeline(
         from precast.runtime.model import load
 
         model = load(model, device=device, threads=threads, variant=variant)
+    if isinstance(model, type) or not hasattr(model, "tasks"):
+        raise InputError(
+            f"model is the path of an artifact, or a loaded model; received {type(model).__name__}: {model!r:.80}."
+        )
     served = (name, *catalogue.CATALOGUE[name].served_by)
     if not any(own in model.tasks for own in served):
         raise UnsupportedTaskError(
@@ -92,7 +96,12 @@ def pipeline(
     if isinstance(tokenizer, (str, os.PathLike)):
         from precast.runtime.processors.text import Tokenizer
 
-        tokenizer = Tokenizer.from_folder(os.fspath(tokenizer))
+        tokenizer = Tokenizer.from_folder(arguments.path("tokenizer", tokenizer))
+    if tokenizer is not None and (isinstance(tokenizer, type) or not hasattr(tokenizer, "model_input_names")):
+        raise InputError(
+            "tokenizer is the path of a folder that holds one, or a tokenizer; received "
+            f"{type(tokenizer).__name__}: {tokenizer!r:.80}."
+        )
     if tokenizer is not None:
         defaults["tokenizer"] = tokenizer
     return kind(model, **{**kind.implied(task), **defaults})

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from precast.runtime import batching
+from precast.runtime import arguments, batching
 from precast.runtime.errors import InputError, closest, listing
 from precast.runtime.tasks.base import Row, Task
 
@@ -91,7 +91,7 @@ _OPTIONS = (
 
 def tokenizer_options(task: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Tokenizer arguments a task may pass on, without those that batching decides."""
-    for name in given:
+    for name in arguments.mapping("tokenizer_kwargs", given):
         if name not in _OPTIONS:
             raise InputError(
                 f"{task} does not know the argument {name!r}. {closest(name, _OPTIONS)} The tokenizer's that it "

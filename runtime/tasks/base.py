@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from precast.runtime import batching
+from precast.runtime import arguments, batching
 from precast.runtime.errors import ConfigError, InputError, closest, listing
 from precast.runtime.fields import Document, Fields
 
@@ -47,7 +47,7 @@ class Task:
         self.model = model
         self._batching = {key: defaults.pop(key, None) for key in ("batch_size", "token_budget")}
         batching.check_limits(**self._batching)
-        self._progress: batching.Progress = defaults.pop("progress", False)
+        self._progress = batching.check_progress(defaults.pop("progress", False))
         defaults.pop("num_workers", None)
         self._known = _parameters(self)
         self._defaults = self._check(defaults)
@@ -109,13 +109,14 @@ class Task:
             progress: ``True`` for a bar on a terminal, or a function of (done, total or None).
             num_workers: accepted for compatibility; the tokenizer brings its own threads.
         """
+        inputs = arguments.listed(inputs)
         merged = {**self._defaults, **self._check(parameters)}
         limits = {
             "batch_size": batch_size if batch_size is not None else self._batching["batch_size"],
             "token_budget": token_budget if token_budget is not None else self._batching["token_budget"],
         }
         batching.check_limits(**limits)
-        shown = self._progress if progress is None else progress
+        shown = self._progress if progress is None else batching.check_progress(progress)
         if isinstance(inputs, (list, tuple)):
             stream = self._stream(inputs, merged, shown, total=len(inputs), **limits)
             return list(stream)
@@ -135,7 +136,7 @@ class Task:
                         f"{self.name} takes the arguments {listing(self._known)}; received {key!r}. "
                         f"{_RENAMED.get(key) or closest(key, self._known)}".rstrip()
                     )
-        return self.check(**given)
+        return self.check(**{name: arguments.listed(value) for name, value in given.items()})
 
     def _stream(
         self,

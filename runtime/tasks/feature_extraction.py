@@ -30,7 +30,7 @@ class FeatureExtraction(TextTask):
         tokenize_kwargs: Mapping[str, Any] | None = None,
         return_tensors: bool | str | None = None,
     ) -> dict[str, Any]:
-        options = tokenizer_options(self.name, tokenize_kwargs or {})
+        options = tokenizer_options(self.name, {} if tokenize_kwargs is None else tokenize_kwargs)
         if truncation is not None:
             if "truncation" in options:
                 raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask, tokenizer_options
 from precast.runtime.tasks.base import Request, Row, softmax
@@ -51,7 +52,9 @@ class FillMask(TextTask):
                 raise InputError(f"top_k must be an integer of at least 0; received {top_k!r}.")
             checked["top_k"] = top_k
         if targets is not None:
-            checked["targets"] = self._target_ids([targets] if isinstance(targets, str) else list(targets))
+            checked["targets"] = self._target_ids(
+                [targets] if isinstance(targets, str) else arguments.entries("targets", targets, "words")
+            )
         if tokenizer_kwargs is not None:
             checked["options"] = tokenizer_options(self.name, tokenizer_kwargs)
         return checked

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.tasks._text import TextTask
 from precast.runtime.tasks.base import Request, Row, softmax
@@ -33,8 +34,8 @@ class QuestionAnswering(TextTask):
     name = "question-answering"
     too_long = "Lower max_seq_len."
 
-    def __call__(self, *arguments: Any, **parameters: Any) -> Any:
-        examples = self._examples(arguments, parameters)
+    def __call__(self, *positional: Any, **parameters: Any) -> Any:
+        examples = self._examples(positional, parameters)
         if isinstance(examples, list):
             examples = [_example(item) for item in examples]
             if len(examples) == 1:
@@ -163,11 +164,11 @@ class QuestionAnswering(TextTask):
                 f"doc_stride, or shorten the question {question[:60]!r}."
             )
 
-    def _examples(self, arguments: tuple[Any, ...], parameters: dict[str, Any]) -> Any:
-        if arguments:
-            if len(arguments) == 2 and all(isinstance(argument, str) for argument in arguments):
-                return [{"question": arguments[0], "context": arguments[1]}]
-            given: Any = arguments[0] if len(arguments) == 1 else list(arguments)
+    def _examples(self, positional: tuple[Any, ...], parameters: dict[str, Any]) -> Any:
+        if positional:
+            if len(positional) == 2 and all(isinstance(argument, str) for argument in positional):
+                return [{"question": positional[0], "context": positional[1]}]
+            given: Any = positional[0] if len(positional) == 1 else list(positional)
         elif "data" in parameters or "X" in parameters:
             given = parameters.pop("data", None) or parameters.pop("X", None)
         elif "question" in parameters and "context" in parameters:
@@ -176,6 +177,7 @@ class QuestionAnswering(TextTask):
             raise InputError(
                 f"question-answering takes question=... and context=...; received the arguments {sorted(parameters)}."
             )
+        given = arguments.listed(given)
         if isinstance(given, (str, bytes)):
             raise InputError("question-answering takes question=... and context=...; received one text.")
         if isinstance(given, Mapping) or not isinstance(given, Iterable):

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.tasks._generation import GenerationTask, as_written, stop_strings
+from precast.runtime.tasks._text import tokenizer_options
 from precast.runtime.tasks.base import Request, Row
 
 __all__ = ["PIPELINE", "Chat", "TextGeneration"]
@@ -36,6 +38,7 @@ class TextGeneration(GenerationTask):
     usual = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}  # noqa: RUF012 - read only
 
     def __call__(self, inputs: Any, **parameters: Any) -> Any:
+        inputs = arguments.listed(inputs)
         if isinstance(inputs, (list, tuple)):
             inputs = Chat(list(inputs)) if inputs and isinstance(inputs[0], Mapping) else list(map(_wrapped, inputs))
         elif not isinstance(inputs, (str, bytes, Mapping, Chat)) and isinstance(inputs, Iterable):
@@ -72,6 +75,10 @@ class TextGeneration(GenerationTask):
             raise InputError(f"handle_long_generation is 'hole' or None; received {handle_long_generation!r}.")
         if prefix is not None and not isinstance(prefix, str):
             raise InputError(f"prefix is a text; received {prefix!r}.")
+        if tokenizer_encode_kwargs is not None:
+            options = dict(arguments.mapping("tokenizer_encode_kwargs", tokenizer_encode_kwargs))
+            options.pop("return_tensors", None)
+            tokenizer_options(self.name, options)
         if stop_sequence is not None:
             generation["stop_strings"] = stop_strings(stop_sequence)
         if max_length is not None:

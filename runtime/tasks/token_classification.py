@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError, closest, listing
 from precast.runtime.tasks._entities import Piece, label_tokens, label_words, merge_entities, without_overlaps
 from precast.runtime.tasks._text import TextTask
@@ -71,9 +72,7 @@ class TokenClassification(TextTask):
                 )
             checked["strategy"] = strategy
         if ignore_labels is not None:
-            if isinstance(ignore_labels, str):
-                raise InputError(f"ignore_labels is a list of labels; received {ignore_labels!r}.")
-            checked["ignored"] = frozenset(ignore_labels)
+            checked["ignored"] = arguments.entries("ignore_labels", ignore_labels, "labels")
         if stride is not None:
             if isinstance(stride, bool) or not isinstance(stride, int) or stride < 0:
                 raise InputError(f"stride must be an integer of at least 0; received {stride!r}.")
@@ -90,12 +89,11 @@ class TokenClassification(TextTask):
                 )
             checked["stride"] = stride
         if is_split_into_words is not None:
-            checked["split"] = is_split_into_words
+            checked["split"] = arguments.flag("is_split_into_words", is_split_into_words)
         if delimiter is not None:
-            checked["delimiter"] = delimiter
+            checked["delimiter"] = arguments.text("delimiter", delimiter)
         if offset_mapping:
-            # One text's offsets may come without the outer list.
-            checked["offsets"] = [offset_mapping] if isinstance(offset_mapping[0], tuple) else list(offset_mapping)
+            checked["offsets"] = _offsets(arguments.entries("offset_mapping", offset_mapping, "(start, end) pairs"))
         return checked
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
@@ -186,6 +184,16 @@ class TokenClassification(TextTask):
                 f"When `is_split_into_words=True`, `sentence` must be a list of tokens; received {type(item).__name__}."
             )
         return list(item)
+
+
+def _offsets(given: list[Any]) -> list[list[Any]]:
+    """The offsets of each text. One text's may come without the outer list."""
+    rows = [given] if given and isinstance(given[0], tuple) else given
+    for row in rows:
+        for pair in row if isinstance(row, (list, tuple)) else (row,):
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or not all(type(place) is int for place in pair):
+                raise InputError(f"offset_mapping must be a list of (start, end) pairs; received {pair!r:.80} in it.")
+    return rows
 
 
 def _prefix(tokenizer: Any) -> str | None:

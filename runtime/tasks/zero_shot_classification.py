@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.fields import is_count
 from precast.runtime.tasks._text import TextTask
@@ -66,13 +67,14 @@ class ZeroShotClassification(TextTask):
         if candidate_labels is not None:
             if isinstance(candidate_labels, str):
                 candidate_labels = [label.strip() for label in candidate_labels.split(",") if label.strip()]
-            labels = list(candidate_labels)
+            labels = arguments.entries("candidate_labels", candidate_labels, "texts")
             if not labels:
                 raise InputError("You must include at least one label and at least one sequence.")
             if not all(isinstance(label, str) for label in labels):
                 raise InputError(f"candidate_labels must be texts; received {labels!r}.")
             checked["labels"] = labels
         if hypothesis_template is not None:
+            arguments.text("hypothesis_template", hypothesis_template)
             try:
                 filled = hypothesis_template.format("label")
             except (AttributeError, IndexError, KeyError, ValueError):
@@ -85,7 +87,7 @@ class ZeroShotClassification(TextTask):
                 )
             checked["template"] = hypothesis_template
         if multi_label is not None:
-            checked["multi_label"] = bool(multi_label)
+            checked["multi_label"] = arguments.flag("multi_label", multi_label)
         return checked
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:

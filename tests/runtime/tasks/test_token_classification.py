@@ -131,7 +131,7 @@ def test_of_overlapping_entities_the_longest_then_the_surest_stays():
         ("x", {"stride": 512, "aggregation_strategy": "simple"}, "`stride` must be less than"),
         ("x", {"stride": 2, "aggregation_strategy": "none"}, "please select another one"),
         ("x", {"stride": -1}, "stride must be an integer of at least 0"),
-        ("x", {"ignore_labels": "O"}, "ignore_labels is a list"),
+        ("x", {"ignore_labels": "O"}, "ignore_labels must be a list"),
         ("x", {"grouped_entities": True}, "Write aggregation_strategy='simple'"),
         ("x", {"is_split_into_words": True}, "must be a list of tokens"),
         ([["a", "b"]], {}, "must be an untokenized string"),
