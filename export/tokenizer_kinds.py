@@ -18,7 +18,7 @@ from precast.export.sentencepiece_models import SentencePiece
 from precast.runtime.errors import CheckpointError, DependencyError, listing
 from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, Settings
 
-__all__ = ["KINDS", "Arguments", "Kind", "Vocabulary", "byte_level", "existing", "library", "read_bpe"]
+__all__ = ["KINDS", "Arguments", "Kind", "Vocabulary", "byte_level", "existing", "library", "number_of", "read_bpe"]
 
 Arguments = Mapping[str, Any]
 _SPM_UNIGRAM, _SPM_CONTROL, _SPM_USER_DEFINED = 1, 3, 4  # sentencepiece_model.proto
@@ -76,6 +76,19 @@ class Kind:
         if self.prepare is not None:
             self.prepare(arguments)
         return arguments
+
+
+_MOST = 1 << 16  # tokens that a tokenizer class makes up by a number
+
+
+def number_of(stated: Arguments, name: str, default: int) -> int:
+    """How many tokens a tokenizer class makes up, as its config states.
+
+    :raises CheckpointError: it is no number, or more than any tokenizer has."""
+    value = stated.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
+        raise CheckpointError(f"{name} is a whole number of 0 to {_MOST}; tokenizer_config.json has {value!r:.40}")
+    return value
 
 
 # -- vocabulary files ------------------------------------------------------------------------------------------------

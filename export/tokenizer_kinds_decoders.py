@@ -13,7 +13,17 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from precast.export.sentencepiece_models import SPACE, read_sentencepiece
-from precast.export.tokenizer_kinds import KINDS, Arguments, Kind, Vocabulary, byte_level, existing, library, read_bpe
+from precast.export.tokenizer_kinds import (
+    KINDS,
+    Arguments,
+    Kind,
+    Vocabulary,
+    byte_level,
+    existing,
+    library,
+    number_of,
+    read_bpe,
+)
 from precast.runtime.errors import CheckpointError
 from precast.runtime.processors.tokenizer_settings import Settings
 
@@ -117,9 +127,7 @@ def _prepare_byt5(arguments: dict[str, Any]) -> None:
     for name in _BYT5_FIRST:
         if isinstance(arguments[name], str):
             arguments[name] = _spacious(arguments[name])
-    number = arguments.get("extra_ids", 125)
-    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-        raise CheckpointError(f"extra_ids is a whole number; tokenizer_config.json has {number!r}")
+    number = number_of(arguments, "extra_ids", 125)
     stated = arguments.pop("additional_special_tokens", None) or arguments.get("extra_special_tokens")
     known = list(stated) if isinstance(stated, (list, tuple)) else []
     sentinels = [] if any("extra_id" in str(token) for token in known) else range(number)

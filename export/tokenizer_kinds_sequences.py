@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, decoders, normalizers, processors
 from tokenizers import Tokenizer as Backend
 
 from precast.export.sentencepiece_models import SPACE, SentencePiece, read_sentencepiece
-from precast.export.tokenizer_kinds import Arguments, Kind, Vocabulary, existing
+from precast.export.tokenizer_kinds import Arguments, Kind, Vocabulary, existing, number_of
 from precast.export.tokenizer_languages import M2M100, MBART, MBART50, NLLB, WMT21
 from precast.runtime.errors import CheckpointError, UnsupportedModelError, closest, listing
 from precast.runtime.processors.tokenizer_settings import Settings
@@ -38,16 +38,6 @@ _CODES = {"m2m100": M2M100, "wmt21": WMT21}
 def _text(stated: Arguments, name: str, default: str) -> str:
     value = stated.get(name)
     return default if value is None else str(value)
-
-
-_MOST = 1 << 16  # tokens that a tokenizer class makes up by a number
-
-
-def _number(stated: Arguments, name: str, default: int) -> int:
-    value = stated.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST:
-        raise CheckpointError(f"{name} is a whole number of 0 to {_MOST}; tokenizer_config.json has {value!r:.40}")
-    return value
 
 
 def _with_extra(arguments: dict[str, Any], tokens: Sequence[str]) -> None:
@@ -94,13 +84,13 @@ def _arrange_t5(source: SentencePiece, stated: Arguments) -> Pieces:
     """The sentinels last, counted down, unless the model has them."""
     pieces = source.scored()
     known = {piece for piece, _ in pieces}
-    sentinels = (f"<extra_id_{i}>" for i in reversed(range(_number(stated, "extra_ids", 100))))
+    sentinels = (f"<extra_id_{i}>" for i in reversed(range(number_of(stated, "extra_ids", 100))))
     return [*pieces, *((token, 0.0) for token in sentinels if token not in known)]
 
 
 def _arrange_pegasus(source: SentencePiece, stated: Arguments) -> Pieces:
     """pad and eos, the masks, tokens kept for pre-training up to ``offset`` + 1, then the pieces from unk on."""
-    offset = _number(stated, "offset", 103)
+    offset = number_of(stated, "offset", 103)
     first = [_text(stated, "pad_token", "<pad>"), _text(stated, "eos_token", "</s>")]
     if offset:
         first += [*_pegasus_masks(stated), *(f"<unk_{i}>" for i in range(2, offset))]
@@ -300,14 +290,14 @@ def _finish_language(default: str, *, before: bool, form: str = "{}") -> Callabl
 
 
 def _prepare_t5(arguments: dict[str, Any]) -> None:
-    sentinels = [f"<extra_id_{i}>" for i in range(_number(arguments, "extra_ids", 100))]
+    sentinels = [f"<extra_id_{i}>" for i in range(number_of(arguments, "extra_ids", 100))]
     stated = [arguments.get(name) or () for name in ("extra_special_tokens", "additional_special_tokens")]
     named = [str(token) for tokens in stated if isinstance(tokens, (list, tuple)) for token in tokens]
     _with_extra(arguments, [] if any("<extra_id_" in token for token in named) else sentinels)
 
 
 def _prepare_pegasus(arguments: dict[str, Any]) -> None:
-    offset = _number(arguments, "offset", 103)
+    offset = number_of(arguments, "offset", 103)
     sentence = arguments.pop("mask_token_sent", "<mask_1>")
     _with_extra(arguments, [*([] if sentence is None else [str(sentence)]), *(f"<unk_{i}>" for i in range(2, offset))])
 

@@ -166,6 +166,8 @@ def test_byt5(tmp_path: Path) -> None:
     assert len(tokenizer(tmp_path, "t5", tokenizer_class="ByT5Tokenizer", extra_ids=2)) == 261
     with pytest.raises(CheckpointError, match=r"extra_ids is a whole number of 0 to 65536; .* has 'many'"):
         tokenizer(tmp_path, "t5", tokenizer_class="ByT5Tokenizer", extra_ids="many")
+    with pytest.raises(CheckpointError, match=r"extra_ids is a whole number of 0 to 65536; .* has 2147483648"):
+        tokenizer(tmp_path, "t5", tokenizer_class="ByT5Tokenizer", extra_ids=2**31)
 
 
 @pytest.mark.parametrize(
