@@ -17,6 +17,7 @@ from precast.export.checkpoint import INPUT_MODULES, Checkpoint
 from precast.export.heads import BASE, MASKED_LM
 from precast.runtime.embedding import ACTIVATIONS, POOLING, SPLADE
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
+from precast.runtime.fields import Document, Fields
 from precast.runtime.similarity import SIMILARITIES
 
 __all__ = ["declared_task", "read_arrays", "read_cross_encoder", "read_modules"]
@@ -215,6 +216,7 @@ def _module_config(checkpoint: Checkpoint, path: str, kind: str) -> dict[str, An
 
 def _pooling(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[list[str], bool]:
     _refuse_unknown(checkpoint, "Pooling", config, _POOLING_KEYS)
+    fields = _fields(checkpoint, "Pooling's config.json", config)
     width = next((config[name] for name in sorted(_POOLING_WIDTHS) if name in config), None)
     hidden = checkpoint.config.get("hidden_size")
     if width is not None and hidden is not None and width != hidden:
@@ -223,7 +225,7 @@ def _pooling(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[list[str],
         )
     if "pooling_mode" in config:
         named = config["pooling_mode"]
-        modes = [named] if isinstance(named, str) else list(named)
+        modes = [named] if isinstance(named, str) else list(fields.texts("pooling_mode"))
     else:
         modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
     for mode in modes:
@@ -231,7 +233,7 @@ def _pooling(checkpoint: Checkpoint, config: dict[str, Any]) -> tuple[list[str],
             raise ConfigError(
                 f"{checkpoint.id}: pooling must be of {listing(POOLING)}; found {mode!r}. {closest(str(mode), POOLING)}"
             )
-    return modes, bool(config.get("include_prompt", True))
+    return modes, fields.flag("include_prompt", True)
 
 
 def _dense(checkpoint: Checkpoint, config: dict[str, Any], path: str, number: int) -> dict[str, Any]:
@@ -239,9 +241,8 @@ def _dense(checkpoint: Checkpoint, config: dict[str, Any], path: str, number: in
     _require_plain(checkpoint, config, path, known)
     if config.get("use_residual"):
         raise ConfigError(f"{checkpoint.id}: {path} adds a residual (use_residual), which is not honoured.")
-    missing = [name for name in ("in_features", "out_features") if type(config.get(name)) is not int]
-    if missing:
-        raise ConfigError(f"{checkpoint.id}: {path}/config.json lacks {listing(missing)}.")
+    fields = _fields(checkpoint, f"{path}/config.json", config)
+    inputs, outputs = fields.count("in_features"), fields.count("out_features")
     # sentence-transformers takes tanh where nothing is said.
     named = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
     package, _, kind = named.rpartition(".")
@@ -254,10 +255,10 @@ def _dense(checkpoint: Checkpoint, config: dict[str, Any], path: str, number: in
     assert activation in ACTIVATIONS
     return {
         "weight": f"dense_{number}.weight.npy",
-        "bias": f"dense_{number}.bias.npy" if config.get("bias", True) else None,
+        "bias": f"dense_{number}.bias.npy" if fields.flag("bias", True) else None,
         "activation": activation,
-        "inputs": config["in_features"],
-        "outputs": config["out_features"],
+        "inputs": inputs,
+        "outputs": outputs,
         "source": path,
     }
 
@@ -317,27 +318,25 @@ def _transformer(checkpoint: Checkpoint, task: str, kind: str) -> dict[str, Any]
 
 
 def _prompts(checkpoint: Checkpoint, *, sparse: bool = False) -> dict[str, Any]:
-    config = checkpoint.read_json("config_sentence_transformers.json") or {}
-    if not isinstance(config, dict):
-        raise ConfigError(f"{checkpoint.id}: config_sentence_transformers.json must be an object.")
-    prompts = {"query": None, "document": None, **(config.get("prompts") or {})}
-    default = config.get("default_prompt_name")
-    wrong = [name for name, text in prompts.items() if text is not None and not isinstance(text, str)]
-    if wrong:
-        raise ConfigError(f"{checkpoint.id}: prompts must be texts; these are not: {listing(wrong)}.")
+    name = "config_sentence_transformers.json"
+    config = checkpoint.read_json(name)
+    fields = _fields(checkpoint, name, {} if config is None else config)
+    stated = fields.take("prompts", "an object of texts by name, or null", _are_prompts, None)
+    prompts = {"query": None, "document": None, **(stated or {})}
+    default = fields.take("default_prompt_name", "a string or null", lambda v: v is None or isinstance(v, str), None)
     if default is not None and default not in prompts:
         raise ConfigError(
             f"{checkpoint.id}: default_prompt_name is {default!r}, and the prompts are {listing(prompts)}. "
             f"{closest(str(default), prompts)}".rstrip()
         )
-    compared = config.get("similarity_fn_name")
+    compared = fields.take("similarity_fn_name", "a string or null", lambda v: v is None or isinstance(v, str), None)
     if compared is not None and compared not in SIMILARITIES:
         raise ConfigError(
             f"{checkpoint.id}: similarity_fn_name must be one of {listing(SIMILARITIES)}; found {compared!r}. "
             f"{closest(str(compared), SIMILARITIES)}".rstrip()
         )
-    most = config.get("max_active_dims")
-    if most is not None and (not sparse or type(most) is not int or most < 1):
+    most = fields.optional_count("max_active_dims", None, least=1)
+    if most is not None and not sparse:
         raise ConfigError(
             f"{checkpoint.id}: max_active_dims is how many numbers of a sparse embedding are kept; "
             f"config_sentence_transformers.json has {most!r:.40}."
@@ -348,6 +347,19 @@ def _prompts(checkpoint: Checkpoint, *, sparse: bool = False) -> dict[str, Any]:
         "similarity": compared or ("dot" if sparse else None),
         **({"max_active_dims": most} if most is not None else {}),
     }
+
+
+def _are_prompts(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict) and all(text is None or isinstance(text, str) for text in value.values())
+    )
+
+
+def _fields(checkpoint: Checkpoint, name: str, config: Any) -> Fields:
+    """A file of the checkpoint, to be read through types."""
+    return Fields(
+        config, document=Document(f"{checkpoint.id}: {name}", ConfigError, "Correct it, or download it again.")
+    )
 
 
 def _refuse_unknown(checkpoint: Checkpoint, where: str, config: Mapping[str, Any], known: set[str]) -> None:

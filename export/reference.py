@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -165,7 +166,8 @@ def build(
     elsewhere |= {name for name, lazy in table.items() if lazy.keys and zero_biases.issuperset(lazy.keys)}
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
     weights.bind(model, dtype)
-    fill_tables(model, dtype)
+    with _consistent(config):
+        fill_tables(model, dtype)
     parts = tuple(
         Part(name, module.eval(), signature(family, spec, head, module, absent))
         for name, module in parts_of(model).items()
@@ -186,15 +188,20 @@ def build(
     )
 
 
+_CONTRADICTIONS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+
 @contextmanager
 def _consistent(config: Mapping[str, Any]) -> Iterator[None]:
     """A family may divide and index by what its spec says: values of the right type that contradict one another, or a
     size that no tensor can have, fail somewhere in its arithmetic, and that is config.json's error."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "Initializing zero-element tensors")
+            yield
     except PrecastError:
         raise
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+    except (*_CONTRADICTIONS, UserWarning) as error:
         reason = f"{type(error).__name__}: {error!s:.200}".splitlines()[0]
         raise ConfigError(
             f"config.json's values make no model of model_type {config.get('model_type')!r} ({reason}). Compare its "

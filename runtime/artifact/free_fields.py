@@ -71,6 +71,10 @@ def check_free(
     if "embedding" in made:
         _embedding(made.inner("embedding", made.data("embedding")), files)
 
+    for key in ("ignored_config", "ignored_generation_config", "ignored_weights"):
+        made.texts(key, [])
+    made.data("cross_encoder", {})
+
     records = manifest.inner("parity", parity)
     for component in parity:
         record = records.inner(component, records.data(component))
@@ -108,7 +112,8 @@ def _embedding(settings: Fields, files: Mapping[str, Any]) -> None:
     settings.all("dense", lambda layer: _dense(layer, files), [])
     for key in ("include_prompt", "normalize", "do_lower_case"):
         settings.flag(key, key == "include_prompt")
-    settings.optional_count("max_seq_length", None, least=1)
+    for key in ("max_seq_length", "max_active_dims"):
+        settings.optional_count(key, None, least=1)
     settings.mapping("prompts", "a string", is_text, {})
     for key in ("default_prompt_name", "similarity"):
         settings.take(key, "a string or null", lambda v: v is None or is_text(v), None)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import artifact_samples as samples
 from support import bench_records, tiny_artifacts
-from support.hostile_json import EXHAUSTIVE, TEXTS, attempt, mutations
+from support.hostile_json import EXHAUSTIVE, TEXTS, attempt, mutations, outcomes
 
 import precast
 from precast.runtime.arrays import read_npy, read_npz
@@ -69,11 +69,6 @@ def put(folder: Path, name: str, data: bytes) -> None:
 
 def encoded(document: Any) -> bytes:
     return json.dumps(document).encode()
-
-
-def outcomes(found: Iterator[str | None]) -> None:
-    wrong = [line for line in found if line is not None]
-    assert not wrong, f"{len(wrong)} of them, such as\n" + "\n".join(wrong[:20])
 
 
 # Every field of the artifact's own documents
