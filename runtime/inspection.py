@@ -42,16 +42,12 @@ def summary(artifact: Artifact) -> dict[str, Any]:
             "files": len(sizes),
         },
         "cross_encoder": manifest.processing.get("cross_encoder"),
-        "ignored_config": _texts(manifest.processing.get("ignored_config")),
-        "ignored_generation_config": _texts(manifest.processing.get("ignored_generation_config")),
-        "ignored_weights": _texts(manifest.processing.get("ignored_weights")),
+        "ignored_config": list(manifest.processing.get("ignored_config", ())),
+        "ignored_generation_config": list(manifest.processing.get("ignored_generation_config", ())),
+        "ignored_weights": list(manifest.processing.get("ignored_weights", ())),
         "calibration": manifest.calibration,
         "cost": dict(manifest.cost),
     }
-
-
-def _texts(value: Any) -> list[str]:
-    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
 
 
 def diff(a: Artifact, b: Artifact) -> dict[str, Any]:
