@@ -168,10 +168,13 @@ def build(
     weights.bind(model, dtype)
     with _consistent(config):
         fill_tables(model, dtype)
-    parts = tuple(
-        Part(name, module.eval(), signature(family, spec, head, module, absent))
-        for name, module in parts_of(model).items()
-    )
+    with _consistent(config):
+        parts = tuple(
+            Part(name, module.eval(), signature(family, spec, head, module, absent))
+            for name, module in parts_of(model).items()
+        )
+        for part in parts:
+            part.signature.example()  # sizes that no array has
     blocks = {
         model.get_parameter(name): lazy.blocks for name, lazy in weights.tensors.items() if lazy.blocks is not None
     }

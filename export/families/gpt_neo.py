@@ -67,6 +67,8 @@ class GPTNeoSpec(TextSpec):
         if self.attention_types is None:
             return self.attention_layers or [_GLOBAL, _LOCAL] * 12
         try:
+            if any(repeats > self.layers for _, repeats in self.attention_types):
+                raise ValueError("more repeats than layers")  # a list of them all would not end
             return [kind for kinds, repeats in self.attention_types for _ in range(repeats) for kind in list(kinds)]
         except (TypeError, ValueError):
             raise ConfigError(
