@@ -117,9 +117,9 @@ def export_model(
     arguments.path("source", source)
     for name, value in (("precision", precision), ("target", target)):
         arguments.text(name, value)
-    for name, value in (("task", task), ("cache", cache), ("revision", revision)):
-        if value is not None:
-            arguments.text(name, value, instead=", or None")
+    for name, given in (("task", task), ("cache", cache), ("revision", revision)):
+        if given is not None:
+            arguments.text(name, given, instead=", or None")
     if progress is not None:
         arguments.call("progress", progress)
     add, overwrite = arguments.flag("add", add), arguments.flag("overwrite", overwrite)

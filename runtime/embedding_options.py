@@ -99,7 +99,7 @@ def quantize(vectors: np.ndarray, precision: str) -> np.ndarray:
     if precision == "float32":
         return vectors
     if precision in ("binary", "ubinary"):
-        bits = np.packbits(vectors > 0, axis=-1)
+        bits: np.ndarray = np.packbits(vectors > 0, axis=-1)
         return bits if precision == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
     if len(vectors) < 2:
         raise InputError(
@@ -109,8 +109,9 @@ def quantize(vectors: np.ndarray, precision: str) -> np.ndarray:
     low, high = vectors.min(axis=0), vectors.max(axis=0)
     steps = (high - low) / 255
     steps = np.where(steps == 0, np.float32(1), steps)
-    levels = np.clip(np.floor((vectors - low) / steps), 0, 255)
-    return levels.astype(np.uint8) if precision == "uint8" else (levels - 128).astype(np.int8)
+    levels: np.ndarray = np.clip(np.floor((vectors - low) / steps), 0, 255)
+    whole: np.ndarray = levels.astype(np.uint8) if precision == "uint8" else (levels - 128).astype(np.int8)
+    return whole
 
 
 def _refuse_torch(given: dict[str, Any], device: str) -> None:

@@ -59,7 +59,7 @@ def function_schema(function: Callable[..., Any]) -> dict[str, Any]:
     parameters: dict[str, Any] = {"type": "object", "properties": properties}
     if required:
         parameters["required"] = required
-    made = {"name": name, "description": _description(documentation), "parameters": parameters}
+    made: dict[str, Any] = {"name": name, "description": _description(documentation), "parameters": parameters}
     if "return" in types_of:
         try:
             made["return"] = _schema(types_of["return"], f"the result of {name}")
