@@ -31,7 +31,7 @@ from precast.export.reference import Reference, build
 from precast.export.trace import trace
 from precast.export.weights import Alternate, Lazy, SplitGroups, Stack
 from precast.graphs.passes.base import run
-from precast.runtime.artifact import Component
+from precast.runtime.artifact import Component, TensorSpec
 from precast.runtime.backends.onnxruntime import OnnxRuntime
 from precast.runtime.errors import ConfigError, WeightsError
 from precast.runtime.generation.graph_engine import GraphEngine
@@ -293,7 +293,8 @@ def engine(ours: Reference, name: str, folder: Path) -> GraphEngine:
     emit(graph, Folder(folder / name), "graph.onnx")
     runner = OnnxRuntime("CPUExecutionProvider").load(folder / name / "graph.onnx", session={}, threads=1, isa=isa)
     inputs, states = parity.specs(signature)
-    component = Component(part.name, inputs, (), {}, signature.limits, states)
+    logits = TensorSpec("logits", "float32", ("batch", "kept", signature.limits["vocab_size"]))
+    component = Component(part.name, inputs, (logits,), {}, signature.limits, states)
     return GraphEngine(runner, component, dialect.state)
 
 
