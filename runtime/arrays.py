@@ -11,6 +11,7 @@ import math
 import re
 import struct
 import zipfile
+from typing import Literal
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def read_npy(data: bytes, where: str) -> Array:
     if len(shape) > _RANK or spread > MOST or math.prod(shape) * dtype.itemsize != held:
         raise ArtifactError(f"{where} must hold as many numbers as its header says, got {dtype} {list(shape)[:_RANK]} "
                             f"in {held} bytes. {_AGAIN}")  # fmt: skip
-    order = "F" if header[2] == "True" else "C"
+    order: Literal["C", "F"] = "F" if header[2] == "True" else "C"
     values: Array = np.frombuffer(data, dtype, offset=10 + length).reshape(shape, order=order)
     return np.array(values, order="C")
 

@@ -63,7 +63,8 @@ class _Session:
         self.session = session
         self.input_names = names(session.get_inputs())
         self.output_names = names(session.get_outputs())
-        self.input_specs, self.output_specs = _specs(session.get_inputs()), _specs(session.get_outputs())
+        self.input_specs: Mapping[str, TensorSpec] = _specs(session.get_inputs())
+        self.output_specs: Mapping[str, TensorSpec] = _specs(session.get_outputs())
         self._outputs = list(self.output_names)
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
