@@ -245,7 +245,6 @@ WRONG: list[tuple[str, Any, str]] = [
     ("sequence_bias", {5: 1.0}, "a dict of {tuple of token ids: number}, or a list"),
     ("sequence_bias", [[[1], 2.0, 3]], "a dict of {tuple of token ids: number}, or a list"),
     ("forced_bos_token_id", "en", "a token id; got 'en'"),
-    ("eos_token_id", [], "a token id or a list of them; got []"),
     ("eos_token_id", "</s>", "a token id or a list of them; got '</s>'"),
     ("suppress_tokens", 5, "a list of token ids; got 5"),
     ("exponential_decay_length_penalty", (5,), "a pair: tokens after which it starts, and a factor above 0; got (5,)"),
