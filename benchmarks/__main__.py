@@ -229,6 +229,44 @@ def greedy(
     ], numbers=(1, 2))  # fmt: skip
 
 
+@app.command(epilog="\b\nExample:\n  python -m benchmarks gate --json gate.json")
+@guarded
+def gate(
+    models: Annotated[int, typer.Option(min=0, help="Right models: draws of weights x recipes x instructions.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the order of families, and of the first draws.")] = 1,
+    faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Plant faults, too.")] = True,
+    kind: Annotated[list[str] | None, typer.Option(help="Only kinds that begin so; again for more.")] = None,
+    journal: Annotated[Path, typer.Option(help="What is done; a run goes on from it.")] = Path("gate.jsonl"),
+    json: Annotated[Path | None, typer.Option(help="Where the record goes.")] = None,
+) -> None:
+    """Try the float32 gate: right models of every family, of which it refuses one in a thousand at most, and planted
+    faults, of which it refuses all that move the result. Exit status 1: it does not."""
+    from benchmarks.gate import run as evidence
+    from benchmarks.gate import summary
+    from benchmarks.right_models import kinds
+
+    chosen = [one for one in kinds() if not kind or str(one).startswith(tuple(kind))]
+    with Stages() as stage:
+        done = evidence(journal, models=models, seed=seed, faults=faults, say=_said(stage), chosen=chosen)
+    found = summary(done)
+    if json is not None:
+        settings = {"models": models, "seed": seed, "faults": faults, "kinds": kind or []}
+        command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+        record.write({**record.new(command=command, settings=settings, calibration=None), "gate": found}, json)
+    right, refused = found["right"], found["right"]["refused"]
+    write(f"{len(refused)} of {right['models']} right models refused, of {right['families']} families.")
+    for entry in refused:
+        write(f"  {entry['kind']}, {entry['strain']}, seed {entry['seed']}, {entry['isa'] or entry['recipe']}: "
+              f"{'; '.join(entry['broken'])}")  # fmt: skip
+    table(("fault", "planted", "moved", "refused", "least share"), [
+        (name, entry["planted"], entry["moved"], entry["refused"], f"{entry['least']:.3g}" if entry["moved"] else "")
+        for name, entry in found["faults"].items()
+    ], numbers=(1, 2, 3, 4))  # fmt: skip
+    missed = sum(entry["moved"] - entry["refused"] for entry in found["faults"].values())
+    if len(refused) > max(1, right["models"] // 1000) or missed:
+        raise typer.Exit(1)
+
+
 def _said(stage: Stages) -> Callable[[str], None]:
     """Progress on a terminal, and as lines in the log of a run that takes an hour."""
     began = time.perf_counter()

@@ -17,11 +17,11 @@ from precast.runtime.divergence import kl_divergence
 from precast.runtime.errors import ParityError
 
 __all__ = [
-    "EAGER",
+    "CALM",
     "GATES",
-    "LARGEST",
     "LEAST",
-    "RMS",
+    "STRAINED",
+    "Bounds",
     "Measured",
     "Population",
     "conditioning",
@@ -31,9 +31,23 @@ __all__ = [
     "replayed",
 ]
 
-# Ours at most so many times eager's: the root mean square of errors, the largest error, and how far our answer may be
-# from eager's where eager itself is about as far from the truth. They belong to float32, never to a model.
-RMS, LARGEST, EAGER = 1.5, 3.0, 4.0
+
+@dataclass(frozen=True)
+class Bounds:
+    """What an output may be, in multiples of eager's figures: the root mean square of its errors against float64, the
+    largest of them, and its distance from eager's answer where that is more than a share of the scale allows."""
+
+    rms: float
+    largest: float
+    answer: float
+
+
+# They belong to float32, never to a model. Where float32 is strained, a few rows that magnify every rounding make up
+# the errors of eager and ours, and which one is the larger there is luck.
+CALM = Bounds(rms=1.5, largest=3.0, answer=4.0)
+STRAINED = Bounds(rms=2.0, largest=4.0, answer=5.0)
+# Strained: eager itself is further from float64 than this share of what an answer may be off.
+_STRAIN = 0.25
 # Numbers of an output that its errors are judged over: the largest of a few hundred rounding errors is luck.
 LEAST = 4096
 _FEW = 512
@@ -158,26 +172,34 @@ class Population:
         return float(np.sqrt(total / max(1, self.size)))
 
     @property
+    def strained(self) -> bool:
+        return not self.largest("strain") <= _STRAIN
+
+    @property
+    def bounds(self) -> Bounds:
+        return STRAINED if self.strained else CALM
+
+    @property
     def shares(self) -> dict[str, float]:
         """How much of each bound is used; above 1, or NaN, it is broken.
 
         ``rms`` and ``largest``: errors against float64, compared with eager's. ``answer``: the distance from eager,
-        allowed 1e-5 * max(1, scale / 10) + 1e-5 * |ref| at every element, or, where that is more, `EAGER` times
+        allowed 1e-5 * max(1, scale / 10) + 1e-5 * |ref| at every element, or, where that is more, a multiple of
         eager's own largest error: who is a quarter of the allowed from the truth cannot ask others for more.
         """
-        unit, eager = self.unit, self.largest("reference_error")
-        own = EAGER * eager
+        unit, eager, bounds = self.unit, self.largest("reference_error"), self.bounds
+        own = bounds.answer * eager
         answers = [
             item.excess if not item.excess > 1 or own == 0 else min(item.excess, item.beyond / own)
             for item in self.measured
         ]
         found = {
-            "largest": _share(self.largest("error"), LARGEST * eager + 4 * unit),
+            "largest": _share(self.largest("error"), bounds.largest * eager + unit),
             "answer": float(np.max(answers)),
         }
         # Artifacts made before may hold fewer numbers of a small output than are drawn now: too few for a mean.
         if self.size >= _FEW:
-            found["rms"] = _share(self.rms("rms"), RMS * self.rms("reference_rms") + unit)
+            found["rms"] = _share(self.rms("rms"), bounds.rms * self.rms("reference_rms") + unit)
         return found
 
 
@@ -199,36 +221,36 @@ def conditioning(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
     return {
         item.name: {
             "eager_error": float(f"{item.largest('reference_error'):.3g}"),
-            "bound": float(f"{EAGER * item.largest('reference_error'):.3g}"),
+            "bound": float(f"{item.bounds.answer * item.largest('reference_error'):.3g}"),
         }
         for item in populations(measured)
-        if item.largest("strain") > 1 / EAGER
+        if item.strained
     }
 
 
 def _broken(population: Population) -> list[str]:
     """What an output breaks of the float32 gate, with by how much."""
-    name, shares = population.name, population.shares
+    name, shares, bounds = population.name, population.shares, population.bounds
     eager, reference_rms = population.largest("reference_error"), population.rms("reference_rms")
     found = []
     if not shares.get("rms", 0.0) <= 1:
         rms = population.rms("rms")
         found.append(
             f"{name}: the root mean square of its errors against float64, {rms:.2e}, is {_times(rms, reference_rms)} "
-            f"eager's {reference_rms:.2e}, and may be {RMS:g} times that"
+            f"eager's {reference_rms:.2e}, and may be {bounds.rms:g} times that"
         )
     if not shares["largest"] <= 1:
         error = population.largest("error")
         found.append(
             f"{name}: its largest error against float64, {error:.2e}, is {_times(error, eager)} eager's {eager:.2e}, "
-            f"and may be {LARGEST:g} times that"
+            f"and may be {bounds.largest:g} times that"
         )
     if not shares["answer"] <= 1:
         worst = max(population.measured, key=lambda item: (not item.excess <= 1, item.beyond))
         found.append(
             f"{name} {worst.case}: abs diff {worst.max_abs:.2e} from eager is {worst.excess:.2f} times the allowed "
             f"1e-5 * {max(1.0, worst.scale / 10):.3g} + 1e-5 * |ref|, and {_times(worst.beyond, eager)} eager's own "
-            f"largest error {eager:.2e}, of which it may be {EAGER:g} times"
+            f"largest error {eager:.2e}, of which it may be {bounds.answer:g} times"
         )
     return found
 
