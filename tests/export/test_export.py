@@ -187,9 +187,10 @@ def test_overwrite_exchanges_and_add_refuses_what_is_there(checkpoint: Path, art
         precast.export_model(checkpoint, folder, add=True, overwrite=True)
 
 
-def test_add_refuses_another_checkpoint(artifact: Path, tmp_path: Path) -> None:
-    config, model = upstream("bert", SEQUENCE_CLASSIFICATION, seed=9)
-    other = save_checkpoint(tmp_path / "other", config, model)
+def test_add_refuses_another_checkpoint(checkpoint: Path, artifact: Path, tmp_path: Path) -> None:
+    """Of the same config.json, and other weights."""
+    _, model = upstream("bert", SEQUENCE_CLASSIFICATION, seed=9)
+    other = save_checkpoint(tmp_path / "other", json.loads((checkpoint / "config.json").read_text()), model)
     folder = copy(artifact, tmp_path / "artifact")
     with pytest.raises(PrecastError, match="same checkpoint as the artifact"):
         precast.export_model(other, folder, add=True)
@@ -450,7 +451,7 @@ def test_bad_inputs_never_reach_a_kernel(artifact: Path, given: dict[str, Any], 
 def test_bad_ways_to_open(artifact: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="device is cpu, cuda or tensorrt"):
         precast.load(artifact, device="gpu")
-    with pytest.raises(InputError, match="threads must be 1 or more"):
+    with pytest.raises(InputError, match="threads must be an integer of at least 1"):
         precast.load(artifact, threads=0)
     with pytest.raises(PrecastError, match="holds no variant of 'encoder' for target 'cuda'"):
         precast.load(artifact, device="cuda")
