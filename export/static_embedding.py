@@ -12,14 +12,13 @@ from torch import Tensor, nn
 from precast.export.families import Family
 from precast.export.heads import BASE
 from precast.export.spec import Spec, hf
+from precast.export.tokenizer_files import STATIC_TABLE
 from precast.export.weights import Rename, Rule, Source
 from precast.runtime.errors import WeightsError, listing
 
-__all__ = ["FAMILY", "MODEL_TYPE", "MODULE", "config", "holds"]
+__all__ = ["FAMILY", "MODULE", "config", "holds"]
 
 MODULE = "StaticEmbedding"
-MODEL_TYPE = "static-embedding"
-"""Of no config.json: the module has none."""
 
 _TABLES = ("embedding.weight", "embeddings")  # sentence-transformers' name, and model2vec's
 
@@ -69,7 +68,7 @@ def config(tensors: Mapping[str, Source]) -> dict[str, Any]:
             "sentence-transformers: StaticEmbedding.from_model2vec(...), in a SentenceTransformer that is saved anew."
         )
     rows, size = table.shape
-    return {"model_type": MODEL_TYPE, "architectures": ["StaticModel"], "vocab_size": rows, "hidden_size": size}
+    return {"model_type": STATIC_TABLE, "architectures": ["StaticModel"], "vocab_size": rows, "hidden_size": size}
 
 
 def _weights(spec: StaticSpec) -> tuple[Rule, ...]:

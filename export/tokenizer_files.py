@@ -13,7 +13,6 @@ from typing import Any
 from tokenizers import AddedToken, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from precast.export import static_embedding
 from precast.export.tokenizer_kinds import KINDS, Kind, Vocabulary
 from precast.export.tokenizer_kinds_decoders import DECODER_KINDS
 from precast.export.tokenizer_kinds_sequences import SEQUENCE_KINDS
@@ -21,7 +20,7 @@ from precast.runtime.errors import CheckpointError, UnsafeFileError, Unsupported
 from precast.runtime.processors.text import TOKENIZER_FILES, Tokenizer, parse_backend
 from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, declared, merge, read_chat_templates, read_json
 
-__all__ = ["runtime_files", "tokenizer_class"]
+__all__ = ["STATIC_TABLE", "runtime_files", "tokenizer_class"]
 
 _KINDS = KINDS | SEQUENCE_KINDS | DECODER_KINDS
 
@@ -64,10 +63,12 @@ _REGISTERED = {
     "xglm": "XGLMTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
+# What a folder of a StaticEmbedding is called here: it has no config.json to say.
+STATIC_TABLE = "static-embedding"
 # Model types whose declared class upstream does not believe: tokenizer.json is taken as it is.
-_AS_WRITTEN = frozenset({"modernbert", "modernbert-decoder", static_embedding.MODEL_TYPE})
+_AS_WRITTEN = frozenset({"modernbert", "modernbert-decoder", STATIC_TABLE})
 # Of which nothing but tokenizer.json is read.
-_ALONE = frozenset({static_embedding.MODEL_TYPE})
+_ALONE = frozenset({STATIC_TABLE})
 
 # Classes that no tokenizer.json can express, and why.
 _PYTHON_ONLY = {

@@ -208,12 +208,16 @@ def write(path, value):
             lambda c: c.update(module_input_name="token_embeddings"),
             "works on 'token_embeddings'",
         ),
-        ("2_Dense/config.json", lambda c: c.pop("in_features"), "lacks in_features"),
+        ("2_Dense/config.json", lambda c: c.pop("in_features"), "in_features is missing"),
         ("sentence_bert_config.json", lambda c: c.update(query_expansion={"length": 3}), "sets query_expansion to"),
         ("sentence_bert_config.json", lambda c: c.update(max_seq_length="long"), "max_seq_length as a number"),
         ("sentence_bert_config.json", lambda c: c.update(max_seq_lenght=3), "Closest: max_seq_length"),
         ("config_sentence_transformers.json", lambda c: c.update(default_prompt_name="qery"), "Closest: query"),
-        ("config_sentence_transformers.json", lambda c: c.update(prompts={"a": 3}), "prompts must be texts"),
+        (
+            "config_sentence_transformers.json",
+            lambda c: c.update(prompts={"a": 3}),
+            "prompts must be an object of texts by name",
+        ),
         ("config_sentence_transformers.json", lambda c: c.update(similarity_fn_name="cos"), "Closest: cosine"),
     ],
 )
