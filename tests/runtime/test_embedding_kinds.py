@@ -104,7 +104,7 @@ def test_splade_of_old_folders_and_what_is_not_honoured(splade: Path, tmp_path: 
     found = read_modules(Checkpoint.open(folder))
     assert found is not None and (found["max_active_dims"], found["similarity"]) == (7, "cosine")
     settings.write_text('{"max_active_dims": 0}')
-    with pytest.raises(ConfigError, match="max_active_dims is how many numbers of a sparse embedding are kept"):
+    with pytest.raises(ConfigError, match="max_active_dims must be an integer from 1"):
         read_modules(Checkpoint.open(folder))
     settings.unlink()
     assert declared_task(Checkpoint.open(folder)) == "fill-mask"
