@@ -259,7 +259,7 @@ def gate(
         write(f"  {entry['kind']}, {entry['strain']}, seed {entry['seed']}, {entry['isa'] or entry['recipe']}: "
               f"{'; '.join(entry['broken'])}")  # fmt: skip
     table(("fault", "planted", "moved", "refused", "least share"), [
-        (name, entry["planted"], entry["moved"], entry["refused"], f"{entry['least']:.3g}" if entry["moved"] else "")
+        (name, entry["planted"], entry["moved"], entry["refused"], f"{entry['least']:.3g}" if "least" in entry else "")
         for name, entry in found["faults"].items()
     ], numbers=(1, 2, 3, 4))  # fmt: skip
     missed = sum(entry["moved"] - entry["refused"] for entry in found["faults"].values())
