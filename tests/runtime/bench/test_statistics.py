@@ -212,7 +212,8 @@ def test_rows_without_a_counterpart_are_counted() -> None:
 def test_a_record_survives_its_file(tmp_path: Any) -> None:
     document = made(random.Random(10))
     record.write(document, tmp_path / "a.json")
-    assert record.read(tmp_path / "a.json") == document
+    found = record.read(tmp_path / "a.json")
+    assert {key: found[key] for key in document} == document
     assert (tmp_path / "a.json").read_text().count("\n") > len(document["rows"])
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
@@ -223,8 +224,8 @@ def test_a_record_survives_its_file(tmp_path: Any) -> None:
         ("{", "is no JSON document"),
         ("[]", "its format is None, and 'precast-bench/1' is read here"),
         ('{"format": "precast-bench/2"}', "its format is 'precast-bench/2'"),
-        ('{"format": "precast-bench/1"}', "damaged"),
-        ('{"format": "precast-bench/1", "rows": [3]}', "damaged"),
+        ('{"format": "precast-bench/1"}', "rows is missing; it must be a list"),
+        ('{"format": "precast-bench/1", "rows": [3]}', r"rows\[0\] must be an object, got 3"),
     ],
 )
 def test_what_is_no_record_is_refused(tmp_path: Any, text: str, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -207,7 +208,7 @@ def test_beams_that_cannot_be() -> None:
     with pytest.raises(InputError, match="multiple of num_beam_groups"):
         generate(ours, [[5]], num_beams=3, num_beam_groups=2, diversity_penalty=1.0)
     with pytest.raises(InputError, match="cannot be streamed"):
-        generate(ours, [[5]], num_beams=3, streamer=object())
+        generate(ours, [[5]], num_beams=3, streamer=SimpleNamespace(put=print, end=print))
     with pytest.raises(InputError, match="A draft model speculates for one sequence"):
         generate(ours, [[5]], num_beams=3, assistant_model=ours)
 
