@@ -158,7 +158,8 @@ def window_bias(tape: Tape, node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     graph, query = graph_of(node), node.inputs[0]
     if not _same_length(query, node.inputs[1]):
         raise ValueError("a window over more keys than queries (a cache) has no spelling yet")
-    shared = node.inputs[3] if len(node.inputs) > 3 and node.inputs[3] is not None else query
+    mask = _mask(node)
+    shared = query if mask is None else mask
     length = tape.op("Shape", [shared], {"start": 1, "end": 2})
     end = tape.op("Squeeze", [length, ints(graph, 0)])
     zero, one = (scalar(graph, number, ir.DataType.INT64) for number in (0, 1))
@@ -178,9 +179,14 @@ def window_bias(tape: Tape, node: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     return tape.op("Unsqueeze", [bias, ints(graph, 0, 1)]), tape.op("Unsqueeze", [band, ints(graph, 0)])
 
 
+def _mask(node: ir.Node) -> ir.Value | None:
+    """An attention's padding mask; a node may end before it."""
+    return node.inputs[3] if len(node.inputs) > 3 else None
+
+
 def seen_rows(tape: Tape, node: ir.Node, visible: ir.Value) -> ir.Value:
     """[B, S, 1] of 1 and 0: whether a query sees any key, through both its window and the padding mask."""
-    graph, mask = graph_of(node), node.inputs[3]
+    graph, mask = graph_of(node), _mask(node)
     if mask is not None:
         keys = tape.op("Unsqueeze", [tape.op("Cast", [mask], {"to": ir.DataType.BOOL}), ints(graph, 1)])
         visible = tape.op("And", [visible, keys])
