@@ -3,6 +3,7 @@ https://doi.org/10.5281/zenodo.5297715"""
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +45,11 @@ class GPTNeoSpec(TextSpec):
 
     def __post_init__(self) -> None:
         head_size(self.hidden_size, self.heads)
+        self._count()  # before anything is repeated: a count without end would not end
         kinds = self.kinds
         wrong = sorted({str(kind) for kind in kinds} - {_GLOBAL, _LOCAL})
         if wrong:
             raise ConfigError(f"layers are {_GLOBAL!r} or {_LOCAL!r}; 'attention_types' holds {listing(wrong)}")
-        if len(kinds) != self.layers:
-            raise ConfigError(f"'attention_types' makes {len(kinds)} layers, and 'num_layers' is {self.layers}")
         if self.attention_layers not in (None, kinds):
             raise ConfigError(
                 f"'attention_layers' lists what 'attention_types' makes of its repeats; the first is "
@@ -66,15 +66,25 @@ class GPTNeoSpec(TextSpec):
         """What each layer sees: ``attention_types`` holds [kinds, repeats] pairs."""
         if self.attention_types is None:
             return self.attention_layers or [_GLOBAL, _LOCAL] * 12
-        try:
-            if any(repeats > self.layers for _, repeats in self.attention_types):
-                raise ValueError("more repeats than layers")  # a list of them all would not end
-            return [kind for kinds, repeats in self.attention_types for _ in range(repeats) for kind in list(kinds)]
-        except (TypeError, ValueError):
-            raise ConfigError(
-                "'attention_types' holds pairs of a list of kinds and how often it is repeated, "
-                f"[[['global', 'local'], 12]]; received {self.attention_types}"
-            ) from None
+        return [kind for kinds, repeats in self.attention_types for _ in range(repeats) for kind in kinds]
+
+    def _count(self) -> None:
+        """Refuse kinds that make another number of layers than ``num_layers``."""
+        if self.attention_types is None:
+            made = len(self.kinds)
+        else:
+            try:
+                pairs = [(list(kinds), operator.index(repeats)) for kinds, repeats in self.attention_types]
+                if not all(kinds and repeats > 0 for kinds, repeats in pairs):
+                    raise ValueError("nothing, or less")
+            except (TypeError, ValueError):
+                raise ConfigError(
+                    "'attention_types' holds pairs of a list of kinds and how often it is repeated, "
+                    f"[[['global', 'local'], 12]]; received {self.attention_types}"
+                ) from None
+            made = sum(len(kinds) * repeats for kinds, repeats in pairs)
+        if made != self.layers:
+            raise ConfigError(f"'attention_types' makes {made} layers, and 'num_layers' is {self.layers}")
 
 
 def _layer(spec: GPTNeoSpec, kind: str) -> DecoderLayer:
