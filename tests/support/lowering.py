@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
+from support import fingerprints
 
 from precast.export import parity
 from precast.export.emit import emit
@@ -93,9 +94,9 @@ class Lowered:
         return not self.name.startswith("raw-")
 
 
-def lower(parts: Sequence[Part], folder: Path, *, raw: bool = True) -> Iterator[Lowered]:
-    """Trace ``parts`` once, and lower and load them in every way, each held to its contract; ``raw``: also each dialect
-    unoptimised."""
+def lower(parts: Sequence[Part], folder: Path, where: str, *, raw: bool = True) -> Iterator[Lowered]:
+    """Trace ``parts`` once, and lower and load them in every way, each held to its contract and to the fingerprints
+    recorded for ``where``; ``raw``: also each dialect unoptimised."""
     traced = {
         part.name: trace(
             part.module,
@@ -109,6 +110,7 @@ def lower(parts: Sequence[Part], folder: Path, *, raw: bool = True) -> Iterator[
     }
     promised = {part.name: counted(part.module, part.signature.example()) for part in parts}
     protos = {name: ir.to_proto(graph) for name, graph in traced.items()}
+    fingerprints.check(where, {f"{name} traced": graph for name, graph in traced.items()})
     for name, (dialect, passes, isa) in lowerings().items():
         lowered = Lowered(name, dialect, {})
         if not (raw or lowered.ships):
@@ -116,6 +118,7 @@ def lower(parts: Sequence[Part], folder: Path, *, raw: bool = True) -> Iterator[
         for part in parts:
             graph = ir.from_proto(protos[part.name])
             reports = run(graph, passes())
+            fingerprints.check(where, {f"{part.name} {name}": graph})
             if lowered.ships:
                 found = contract.vocabulary(traced[part.name]), contract.operators(graph)
                 contract.check(promised[part.name], *found, dialect.name, reports)

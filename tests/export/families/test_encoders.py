@@ -121,7 +121,7 @@ def test_graphs_equal_reference(model_type: str, tmp_path: Path) -> None:
     )
     part = Part("encoder", model, replace(every[0].signature, outputs=outputs))
     recorded = parity.record([part], parity.cases_for([part]))
-    for lowered in lower([part], tmp_path):
+    for lowered in lower([part], tmp_path, f"{model_type} all heads"):
         gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
 
 
@@ -138,7 +138,7 @@ def test_graphs_of_each_head(model_type: str, head: Head, tmp_path: Path) -> Non
     """T2 and T3 of each head for itself, as it is exported."""
     ours = reference(model_type, head)
     recorded = parity.record(ours.parts, parity.cases_for(ours.parts))
-    for lowered in lower(ours.parts, tmp_path):
+    for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task}"):
         gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
 
 

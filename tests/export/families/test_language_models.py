@@ -249,7 +249,7 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
     ids, mask = prompts(ours.parts[0].signature.limits["vocab_size"])
     greedy = Greedy(model_type, model, head, SPECIAL["eos_token_id"])
     expected: list[list[list[int]]] = []
-    for lowered in lower(ours.parts, tmp_path, raw=not index):
+    for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task} {index}", raw=not index):
         measured = list(compare(lowered.parts, recorded))
         gate("fp32", measured, lowered.name)
         if index or not lowered.ships:
