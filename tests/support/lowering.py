@@ -11,7 +11,6 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 import torch
-from support import fingerprints
 
 from precast.export import parity
 from precast.export.emit import emit
@@ -29,6 +28,7 @@ from precast.graphs.passes.lower import Lower
 from precast.graphs.recipes import RECIPES
 from precast.runtime.backends.onnxruntime import OnnxRuntime
 from precast.runtime.parity import Loaded
+from support import fingerprints
 
 
 def wide(model_type: str) -> pytest.MarkDecorator:
