@@ -35,6 +35,7 @@ __all__ = [
     "Tie",
     "Transpose",
     "WeightMap",
+    "Within",
     "at_least_float32",
     "plan",
     "rename",
@@ -93,17 +94,20 @@ def _changed(table: dict[str, Lazy], pattern: str, change: Callable[[Lazy], Lazy
     return {key: change(lazy) if regex.match(key) else lazy for key, lazy in table.items()}
 
 
+def _put(table: dict[str, Lazy], name: str, lazy: Lazy) -> None:
+    """Raises WeightsError where another tensor has that name."""
+    if name in table:
+        raise WeightsError(
+            f"two tensors of the checkpoint are both named {name!r} here: {table[name].keys[0]!r} and {lazy.keys[0]!r}"
+        )
+    table[name] = lazy
+
+
 def _renamed(table: dict[str, Lazy], name: Callable[[str], str]) -> dict[str, Lazy]:
     """The table under other names; raises WeightsError where two tensors would have one."""
     renamed: dict[str, Lazy] = {}
     for key, lazy in table.items():
-        new = name(key)
-        if new in renamed:
-            raise WeightsError(
-                f"two tensors of the checkpoint are both named {new!r} here: "
-                f"{renamed[new].keys[0]!r} and {lazy.keys[0]!r}"
-            )
-        renamed[new] = lazy
+        _put(renamed, name(key), lazy)
     return renamed
 
 
@@ -129,6 +133,45 @@ class Rename(Rule):
             return _fill(self.new, match.groups()) if match else key
 
         return _renamed(table, name)
+
+
+@dataclass(frozen=True)
+class Within(Rule):
+    """``rules`` for the names behind ``prefix`` alone, as if they began there; what comes of them begins with ``to``.
+
+    ``{}`` stands for a layer's index in both, so that the rules of a layer need not name it. Rules of a whole family
+    stand in a composite so: ``Within("text_model.", bert.FAMILY.weights(spec.text), to="text.")``. A `Tie` joins the
+    names behind one prefix; what is tied across prefixes is tied after them.
+
+    Args:
+        to: None is ``prefix`` again.
+    """
+
+    prefix: str
+    rules: tuple[Rule, ...]
+    to: str | None = None
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        pattern, to = _regex(f"{self.prefix}*"), self.prefix if self.to is None else self.to
+        result: dict[str, Lazy] = {}
+        within: dict[tuple[str, ...], dict[str, Lazy]] = {}
+        for key, lazy in table.items():
+            match = pattern.match(key)
+            if match is None:
+                result[key] = lazy
+            else:
+                *layer, name = match.groups()
+                within.setdefault(tuple(layer), {})[name] = lazy
+        for layer_, part in within.items():
+            begin = _fill(self.prefix, layer_)
+            try:
+                for rule in self.rules:
+                    part = rule.apply(part)
+            except WeightsError as error:
+                raise WeightsError(f"{error} (names behind {begin!r})") from error
+            for name, lazy in part.items():
+                _put(result, f"{_fill(to, layer_)}{name}", lazy)
+        return result
 
 
 @dataclass(frozen=True)

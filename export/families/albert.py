@@ -3,25 +3,23 @@ https://arxiv.org/abs/1909.11942"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
-from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.embeddings import LearnedPositions, TextEmbeddings
-from precast.export.blocks.norms import LayerNorm
-from precast.export.families import Family
-from precast.export.families.bert import BERT_LAYERS, BertSpec, layer
+from precast.export.families import bert
+from precast.export.head_sets.encoders import encoder_heads
 from precast.export.skeletons.encoder import Encoder
+from precast.export.skeletons.post_norm import ODD, TINY, embeddings, layer, lm_names, names, tied, transform
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Lazy, Rename, Rule, Tie
+from precast.export.weights import Ignore, Lazy, Rename, Rule
 
-__all__ = ["FAMILY", "AlbertSpec"]
+__all__ = ["FAMILY", "Spec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlbertSpec(BertSpec):
+class Spec(bert.Spec):
     """BERT's keys with the defaults of ALBERT-xxlarge, and how layers are shared."""
 
     vocab_size: int = hf(default=30000)
@@ -61,118 +59,38 @@ class _Share(Rule):
         return shared
 
 
-def _model(spec: AlbertSpec) -> Encoder:
-    return Encoder(
-        embeddings=TextEmbeddings(
-            spec.vocab_size,
-            spec.embedding_size,
-            positions=LearnedPositions(spec.max_position_embeddings, spec.embedding_size),
-            token_types=spec.type_vocab_size,
-            norm=LayerNorm(spec.embedding_size, spec.layer_norm_eps),
-        ),
-        projection=nn.Linear(spec.embedding_size, spec.hidden_size),
-        layers=[layer(spec) for _ in spec.schedule],
-    )
+def _model(spec: Spec) -> Encoder:
+    projection = nn.Linear(spec.embedding_size, spec.hidden_size)  # also where these are equal
+    layers = [layer(spec) for _ in spec.schedule]
+    return Encoder(embeddings=embeddings(spec), projection=projection, layers=layers)
 
 
-def _base(spec: AlbertSpec, absent: frozenset[str]) -> nn.Module:
-    return heads.FeatureExtraction(_model(spec), None if "pooler" in absent else heads.TanhPooler(spec.hidden_size))
-
-
-def _masked_lm(spec: AlbertSpec, absent: frozenset[str]) -> nn.Module:
-    norm = LayerNorm(spec.embedding_size, spec.layer_norm_eps)
-    return heads.MaskedLM(
-        _model(spec),
-        heads.LMTransform(spec.hidden_size, spec.embedding_size, spec.hidden_act, norm),
-        nn.Linear(spec.embedding_size, spec.vocab_size),
-    )
-
-
-def _sequence(spec: AlbertSpec, absent: frozenset[str]) -> nn.Module:
-    classifier = nn.Linear(spec.hidden_size, spec.labels)
-    return heads.SequenceClassification(_model(spec), heads.TanhPooler(spec.hidden_size), classifier)
-
-
-def _token(spec: AlbertSpec, absent: frozenset[str]) -> nn.Module:
-    return heads.TokenClassification(_model(spec), nn.Linear(spec.hidden_size, spec.labels))
-
-
-def _question(spec: AlbertSpec, absent: frozenset[str]) -> nn.Module:
-    return heads.QuestionAnswering(_model(spec), nn.Linear(spec.hidden_size, 2))
-
-
-def _choice(spec: AlbertSpec, absent: frozenset[str]) -> nn.Module:
-    return heads.MultipleChoice(_model(spec), heads.TanhPooler(spec.hidden_size), nn.Linear(spec.hidden_size, 1))
-
-
-def _weights(spec: AlbertSpec) -> tuple[Rule, ...]:
+def _weights(spec: Spec) -> tuple[Rule, ...]:
+    own = {"up_proj": "ffn", "down_proj": "ffn_output", "mlp_norm": "full_layer_layer_norm"}
+    for new, old in {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "dense"}.items():
+        own[new] = f"attention.{old}"
     return (
         Rename("albert.*", "*"),
-        Ignore("sop_classifier.*"),  # sentence order: a head of pretraining only
-        *BERT_LAYERS,
-        Rename("encoder.embedding_hidden_mapping_in.*", "model.projection.*"),
         _Share(spec.schedule),
-        Rename("layers.{}.attention.query.*", "model.layers.{}.self_attn.q_proj.*"),
-        Rename("layers.{}.attention.key.*", "model.layers.{}.self_attn.k_proj.*"),
-        Rename("layers.{}.attention.value.*", "model.layers.{}.self_attn.v_proj.*"),
-        Rename("layers.{}.attention.dense.*", "model.layers.{}.self_attn.o_proj.*"),
-        Rename("layers.{}.attention.LayerNorm.*", "model.layers.{}.attention_norm.*"),
-        Rename("layers.{}.ffn.*", "model.layers.{}.mlp.up_proj.*"),
-        Rename("layers.{}.ffn_output.*", "model.layers.{}.mlp.down_proj.*"),
-        Rename("layers.{}.full_layer_layer_norm.*", "model.layers.{}.mlp_norm.*"),
+        *names("albert", at="layers.{}.", attention_norm="attention.LayerNorm", **own),
+        Ignore("sop_classifier.*"),  # sentence order: a head of pretraining only
+        Rename("encoder.embedding_hidden_mapping_in.*", "model.projection.*"),
         Rename("pooler.*", "pooler.dense.*"),
-        Rename("predictions.dense.*", "transform.dense.*"),
-        Rename("predictions.LayerNorm.*", "transform.norm.*"),
-        Rename("predictions.decoder.*", "decoder.*"),
-        Tie("decoder.bias", "predictions.bias"),
-        Ignore("predictions.bias"),
-        *((Tie("decoder.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()),
+        *lm_names("predictions.dense", "predictions.LayerNorm", "predictions.decoder", "predictions.bias"),
+        *tied(spec),
     )
 
 
-FAMILY = Family(
-    spec=AlbertSpec,
-    heads={
-        heads.BASE: _base,
-        heads.MASKED_LM: _masked_lm,
-        heads.SEQUENCE_CLASSIFICATION: _sequence,
-        heads.TOKEN_CLASSIFICATION: _token,
-        heads.QUESTION_ANSWERING: _question,
-        heads.MULTIPLE_CHOICE: _choice,
-    },
+FAMILY = replace(
+    bert.FAMILY,
+    spec=Spec,
+    heads=encoder_heads(_model, transform=transform),
     weights=_weights,
-    optional=("pooler",),
-    inputs=lambda spec: ("input_ids", "attention_mask", "token_type_ids"),
-    limits=lambda spec: spec.max_position_embeddings,
-    token_types=lambda spec: spec.type_vocab_size,
-    # Written by the original TensorFlow code; upstream reads none of them.
-    tiny={
-        "embedding_size": 20,
-        "hidden_size": 32,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 160,
-        "vocab_size": 99,
-    },
+    tiny={**TINY, "embedding_size": 20, "num_hidden_layers": 3},
     variations=(
-        # Odd sizes: 3 heads of 7 channels; two groups of two layers over an odd depth, another activation, untied
-        # decoder, 5 labels.
-        {
-            "embedding_size": 13,
-            "hidden_size": 21,
-            "num_attention_heads": 3,
-            "intermediate_size": 37,
-            "num_hidden_layers": 3,
-            "num_hidden_groups": 2,
-            "inner_group_num": 2,
-            "type_vocab_size": 3,
-            "hidden_act": "relu",
-            "tie_word_embeddings": False,
-            "num_labels": 5,
-            "vocab_size": 131,
-            "layer_norm_eps": 1e-5,
-        },
+        # Two groups of two layers over an odd depth, another activation.
+        {**ODD, "embedding_size": 13, "num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 2}
+        | {"type_vocab_size": 3, "hidden_act": "relu"},
         # Embeddings as wide as the layers are projected all the same.
         {"embedding_size": 32, "hidden_act": "gelu", "type_vocab_size": 1, "num_labels": 1},
     ),

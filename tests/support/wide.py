@@ -24,7 +24,7 @@ LIMIT = 160
 """Wide tests that one run takes at most for the sake of shared files: about 8 minutes of CPU."""
 
 # What families are made of: these count for who imports them.
-_PARTS = ("export/families/", "export/blocks/", "export/skeletons/")
+_PARTS = ("export/families/", "export/blocks/", "export/skeletons/", "export/head_sets/")
 # What every family's graphs go through.
 _SHARED = (
     *("export/", "graphs/", "runtime/kernels/", "runtime/backends/", "runtime/generation/", "CMakeLists.txt"),

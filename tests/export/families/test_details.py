@@ -13,8 +13,7 @@ import torch
 from support.oracle import TensorSource, apart, float64, sources, upstream, widened
 
 from precast.export import parity
-from precast.export.families import find_family
-from precast.export.families.albert import AlbertSpec
+from precast.export.families import albert, find_family
 from precast.export.heads import BASE, MASKED_LM, MULTIPLE_CHOICE, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, Head
 from precast.export.reference import Reference, build
 from precast.export.trace import trace
@@ -280,7 +279,7 @@ def test_albert_holds_shared_weights_once() -> None:
 
 def test_albert_groups() -> None:
     def schedule(layers: int, groups: int, inner: int) -> list[tuple[int, int]]:
-        return list(AlbertSpec(num_hidden_layers=layers, num_hidden_groups=groups, inner_group_num=inner).schedule)
+        return list(albert.Spec(num_hidden_layers=layers, num_hidden_groups=groups, inner_group_num=inner).schedule)
 
     assert schedule(3, 1, 1) == [(0, 0)] * 3
     assert schedule(4, 2, 1) == [(0, 0), (0, 0), (1, 0), (1, 0)]
