@@ -569,6 +569,10 @@ def plan(
     return WeightMap({name: table[name] for name in wanted})
 
 
+def _name(lazy: Lazy) -> str:
+    return lazy.keys[0]
+
+
 def _complaint(
     missing: list[str],
     extra: list[str],
@@ -584,7 +588,7 @@ def _complaint(
             lines.append(f"  {name} {wanted[name]}" + (f" - near match in the checkpoint: {near[0]}" if near else ""))
     if extra:
         lines.append(f"Not understood ({len(extra)}):")
-        lines.extend(f"  {table[name].keys[0]} {table[name].shape}" for name in extra)
+        lines.extend(f"  {lazy.keys[0]} {lazy.shape}" for lazy in sorted(map(table.__getitem__, extra), key=_name))
     if wrong:
         lines.append(f"Of another shape ({len(wrong)}):")
         lines.extend(f"  {table[name].keys[0]} is {table[name].shape}, expected {wanted[name]}" for name in wrong)

@@ -31,9 +31,14 @@ class Spec(EncoderSpec):
 
 
 _LAYER = {
-    "q_proj": "attention.q_lin", "k_proj": "attention.k_lin", "v_proj": "attention.v_lin",
-    "o_proj": "attention.out_lin", "attention_norm": "sa_layer_norm",
-    "up_proj": "ffn.lin1", "down_proj": "ffn.lin2", "mlp_norm": "output_layer_norm",
+    "q_proj": "attention.q_lin",
+    "k_proj": "attention.k_lin",
+    "v_proj": "attention.v_lin",
+    "o_proj": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "up_proj": "ffn.lin1",
+    "down_proj": "ffn.lin2",
+    "mlp_norm": "output_layer_norm",
 }
 
 FAMILY = Family(

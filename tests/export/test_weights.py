@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from support.oracle import TensorSource
 
 from precast.export.weights import (
@@ -18,6 +20,7 @@ from precast.export.weights import (
     Split,
     Tie,
     Transpose,
+    Within,
     rename,
 )
 from precast.runtime.errors import WeightsError
@@ -104,3 +107,51 @@ def test_two_different_tensors_are_not_tied() -> None:
     found = mapped((Tie("target", "source"),), target=A, source=B)
     assert torch.equal(found["target"], A)
     assert torch.equal(found["source"], B)
+
+
+NAMES = st.lists(st.sampled_from(["words.weight", "q.weight", "q.bias", "norm.gamma", "norm.beta"]), unique=True)
+RULES = st.lists(
+    st.sampled_from(
+        [
+            *(Rename("q.*", "q_proj.*"), Rename("*.gamma", "*.weight"), Rename("words.*", "table.*")),
+            *(Ignore("*.beta"), Transpose("*.weight"), Tie("head.weight", "words.weight")),
+        ]
+    ),
+    unique=True,
+).map(tuple)
+
+
+@given(inside=NAMES, beside=NAMES, rules=RULES, to=st.sampled_from([None, "text.", ""]))
+def test_rules_within_a_prefix_are_the_rules_without_it(
+    inside: list[str], beside: list[str], rules: tuple[Rule, ...], to: str | None
+) -> None:
+    """What they make of a table, they make of it behind a prefix and within another; the rest stays as it is."""
+    own = {name: TensorSource(torch.full((2, 3), float(number))) for number, name in enumerate(inside)}
+    others = {f"other.{name}": TensorSource(A) for name in beside}
+    alone = rename(own, rules)
+    prefixed = {f"text_model.{name}": value for name, value in own.items()}
+    found = rename({**others, **prefixed}, (Within("text_model.", rules, to=to),))
+    begin = "text_model." if to is None else to
+    assert found.keys() == {*others, *(f"{begin}{name}" for name in alone)}
+    for name, lazy in alone.items():
+        there = found[f"{begin}{name}"]
+        assert there.keys == tuple(f"text_model.{key}" for key in lazy.keys)
+        assert torch.equal(there.load(), lazy.load())
+    deeper = {f"a.b.{name}": value for name, value in own.items()}
+    nested = rename(deeper, (Within("a.", (Within("b.", rules, to="d."),), to="c."),))
+    assert nested.keys() == {f"c.d.{name}" for name in alone}
+
+
+def test_rules_of_a_layer_apply_to_each_of_them() -> None:
+    layer = (Merge(("q", "k"), "qk"), Rename("dense.*", "up_proj.*"))
+    rule = Within("encoder.layer.{}.", layer, to="layers.{}.")
+    found = mapped((rule,), encoder__layer__0__q=A, encoder__layer__0__k=B, encoder__layer__11__dense__bias=C, q=C)
+    assert set(found) == {"layers.0.qk", "layers.11.up_proj.bias", "q"}
+    assert torch.equal(found["layers.0.qk"], torch.cat((A, B)))
+
+
+def test_within_is_strict() -> None:
+    with pytest.raises(WeightsError, match=r"both named 'b\.x' here: 'b\.x' and 'a\.x'"):
+        mapped((Within("a.", (), to="b."),), b__x=A, a__x=B)
+    with pytest.raises(WeightsError, match=r"needs all of .*, found only \['q'\] \(names behind 'h\.3\.'\)"):
+        mapped((Within("h.{}.", (Merge(("q", "k"), "qk"),)),), h__3__q=A)
