@@ -19,6 +19,7 @@ from torch.fx import config as fx_config
 
 from precast.export.operators import NODES
 from precast.graphs import schema
+from precast.graphs.outputs import name_outputs
 from precast.runtime.errors import ExportError
 
 __all__ = ["OPSET", "SCOPE", "trace"]
@@ -156,8 +157,7 @@ def trace(
     traced.graph.name = name
     for value, leaf in zip(traced.graph.inputs, leaves, strict=True):
         value.name = leaf
-    for value, output in zip(traced.graph.outputs, outputs, strict=True):
-        value.name = output
+    name_outputs(traced.graph, outputs)
     _name_dimensions(traced, dynamic)
     traced.opset_imports[schema.DOMAIN] = schema.VERSION
     # Trace metadata (source lines, module paths) differs between machines and says nothing at run time.

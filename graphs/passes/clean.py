@@ -7,6 +7,7 @@ from collections import Counter
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from precast.graphs.outputs import name_outputs
 from precast.graphs.passes.base import GraphPass, counted
 
 __all__ = ["Clean"]
@@ -31,6 +32,7 @@ class Clean(GraphPass):
 
     def call(self, model: ir.Model) -> None:
         before = len(list(model.graph))
+        outputs = [value.name or "" for value in model.graph.outputs]
         for step in (
             common.IdentityEliminationPass(),
             # Only constants of shape arithmetic: hashing weights would read all of them.
@@ -41,6 +43,7 @@ class Clean(GraphPass):
             common.TopologicalSortPass(),
         ):
             step(model)
+        name_outputs(model.graph, outputs)  # two that were equal are one value by now, under the name of either
         self.changed = before - len(list(model.graph))
 
     def ensures(self, model: ir.Model) -> None:
