@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,7 @@ from torch import nn
 
 from precast.export import parity
 from precast.export.blocks.tables import fill_tables
-from precast.export.emit import emit
+from precast.export.emit import Folder, emit
 from precast.export.families import find_family, model_types
 from precast.export.generative import parts_of
 from precast.export.heads import BASE, HEADS, MULTIPLE_CHOICE, NEXT_SENTENCE, QUESTION_ANSWERING
@@ -194,21 +194,6 @@ def redraw(model: nn.Module, seed: int, strain: str = "plain") -> None:
     fill_tables(model)
 
 
-class _Folder:
-    """A sink that writes into a plain folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.mkdir()
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        (self._path / name).write_bytes(data)
-
-    def add_weight(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
-        name = f"{len(list(self._path.iterdir()))}.bin"
-        return name, (self._path / name).write_bytes(b"".join(bytes(chunk) for chunk in chunks))
-
-
 @contextmanager
 def graphs_of(graphs: Mapping[str, ir.Model], recipe: Recipe) -> Iterator[dict[str, Path]]:
     """The files of one recipe's graphs, by the name of their part."""
@@ -218,7 +203,7 @@ def graphs_of(graphs: Mapping[str, ir.Model], recipe: Recipe) -> Iterator[dict[s
             lowered = graph.clone()
             run(lowered, recipe.passes())
             folder = Path(scratch) / name
-            emit(lowered, _Folder(folder), "graph.onnx")
+            emit(lowered, Folder(folder), "graph.onnx")
             found[name] = folder / "graph.onnx"
         yield found
 

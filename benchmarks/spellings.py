@@ -9,14 +9,13 @@ import argparse
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from precast.export.checkpoint import Checkpoint
-from precast.export.emit import emit
+from precast.export.emit import Folder, emit
 from precast.export.reference import build
 from precast.export.trace import trace
 from precast.graphs.dialects.base import Dialect, unfused_attention
@@ -35,23 +34,6 @@ SPELLINGS = {
 }
 # Workers of one session that spin after a call would slow the next session's.
 SESSION = {"graph_optimization_level": "basic", "entries": {"session.intra_op.allow_spinning": "0"}}
-
-
-class Folder:
-    """A sink for `emit` in a plain folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        (path / "weights").mkdir(parents=True)
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        (self.path / name).write_bytes(data)
-
-    def add_weight(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
-        data = b"".join(bytes(chunk) for chunk in chunks)
-        name = f"weights/{len(list((self.path / 'weights').iterdir()))}.bin"
-        (self.path / name).write_bytes(data)
-        return name, len(data)
 
 
 def _passes(dialect: Dialect) -> tuple[object, ...]:

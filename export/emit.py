@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from precast.graphs.tensors import sizes
 
-__all__ = ["INLINE_LIMIT", "Emitted", "Sink", "emit"]
+__all__ = ["INLINE_LIMIT", "Emitted", "Folder", "Sink", "emit"]
 
 # Smaller constants stay in the graph: a file each would cost more to open than it holds.
 INLINE_LIMIT = 16 * 1024
@@ -24,6 +25,26 @@ class Sink(Protocol):
     def write_bytes(self, name: str, data: bytes) -> object: ...
 
     def add_weight(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, int]: ...
+
+
+class Folder:
+    """A sink that writes into a plain folder, for graphs that are run and belong to no artifact."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._weights = 0
+        path.mkdir(parents=True, exist_ok=True)
+
+    def write_bytes(self, name: str, data: bytes) -> None:
+        (self.path / name).write_bytes(data)
+
+    def add_weight(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
+        name, size = f"{self._weights}.bin", 0
+        self._weights += 1
+        with (self.path / name).open("wb") as file:
+            for chunk in chunks:
+                size += file.write(chunk)
+        return name, size
 
 
 @dataclass(frozen=True)

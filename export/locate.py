@@ -7,7 +7,7 @@ of the reference in float32 and float64. Only a refusal pays for this.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from precast.export.emit import emit
+from precast.export.emit import Folder, emit
 from precast.export.parity import Reckoner
 from precast.export.reference import Part
 from precast.export.trace import SCOPE, trace
@@ -169,7 +169,7 @@ def _opened(part: Part, recipe: Recipe, inputs: Mapping[str, Array]) -> dict[str
             marked.setdefault(path, []).append(str(value.name))
     run(model, recipe.passes())
     with tempfile.TemporaryDirectory(prefix="precast-locate-") as folder:
-        emit(model, _Folder(Path(folder)), "graph.onnx")
+        emit(model, Folder(Path(folder)), "graph.onnx")
         runner = backend_for(recipe.provider).load(
             Path(folder) / "graph.onnx", session=recipe.session, isa=recipe.isa, threads=None
         )
@@ -193,20 +193,3 @@ def _leaving(graph: ir.Graph) -> dict[str, list[ir.Value]]:
                 if outside or value.is_graph_output():
                     found.setdefault(path, []).append(value)
     return found
-
-
-class _Folder:
-    """A sink that writes into a plain folder."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        (self._path / name).write_bytes(data)
-
-    def add_weight(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
-        name, size = f"{len(list(self._path.iterdir()))}.bin", 0
-        with (self._path / name).open("wb") as file:
-            for chunk in chunks:
-                size += file.write(chunk)
-        return name, size

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from precast.export import parity
-from precast.export.emit import emit
+from precast.export.emit import Folder, emit
 from precast.export.families import ALIASES
 from precast.export.operators import counted
 from precast.export.reference import Part
@@ -34,23 +34,6 @@ from support import fingerprints
 def wide(model_type: str) -> pytest.MarkDecorator:
     """Marks a sweep that runs for changes that touch this family, and whenever all are asked for."""
     return pytest.mark.wide(ALIASES.get(model_type, model_type).replace("-", "_"))
-
-
-class Folder:
-    """A sink that writes into a plain folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        (path / "weights").mkdir(parents=True)
-
-    def write_bytes(self, name: str, data: bytes) -> None:
-        (self.path / name).write_bytes(data)
-
-    def add_weight(self, chunks: Iterable[bytes | memoryview]) -> tuple[str, int]:
-        data = b"".join(bytes(chunk) for chunk in chunks)
-        name = f"weights/{len(list((self.path / 'weights').iterdir()))}.bin"
-        (self.path / name).write_bytes(data)
-        return name, len(data)
 
 
 def states(model: torch.nn.Module, layers: Iterable[torch.nn.Module]) -> tuple[list[torch.Tensor], list[Any]]:

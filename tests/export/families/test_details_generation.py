@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from support.lowering import Folder, lowerings
+from support.lowering import lowerings
 from support.oracle import TensorSource, save_checkpoint, sources, upstream
 from support.released_configs import FOUND
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -21,7 +21,7 @@ import precast
 from precast.export import parity
 from precast.export.blocks.alibi import slopes
 from precast.export.blocks.rope import rope
-from precast.export.emit import emit
+from precast.export.emit import Folder, emit
 from precast.export.exporter import export_model
 from precast.export.families import find_family
 from precast.export.families.gemma3_text import Gemma3Spec
