@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export.blocks.cache import Step
+from precast.export.blocks.embeddings import SinusoidTable
 from precast.export.blocks.rotary import Frequencies
 from precast.export.blocks.tables import Table
 from precast.export.operators import rotary_angles
 
-__all__ = ["SteppedSines"]
+__all__ = ["PlacedFromPadding", "SteppedSines", "inclusive_sine_table", "sine_table"]
+
+
+def sine_table(rows: int, size: int) -> SinusoidTable:
+    """Positions over 10000 ** (2i / size): sines in the first half of the channels, cosines in the second."""
+
+    def angles() -> Tensor:
+        half = torch.arange(0, size, 2, dtype=torch.float64)
+        return torch.arange(rows, dtype=torch.float64)[:, None] / 10000 ** (half / size)
+
+    return SinusoidTable(rows, size, angles)
+
+
+def inclusive_sine_table(rows: int, size: int, zero: int) -> SinusoidTable:
+    """The same with frequencies from 1 down to 1 / 10000 inclusive; the row ``zero`` (the padding's) is all zeros.
+
+    Frequencies and angles are rounded to float32, as models were trained with them.
+    """
+    half = size // 2
+
+    def angles() -> Tensor:
+        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
+        return torch.arange(rows, dtype=torch.float32)[:, None] * frequencies[None]
+
+    return SinusoidTable(rows, size, angles, zero=zero)
 
 
 class SteppedSines(nn.Module):
@@ -41,3 +68,21 @@ class SteppedSines(nn.Module):
         if self.zero is not None and self.zero >= self.offset:
             rows = rows * (positions != self.zero)[..., None].to(rows.dtype)
         return rows
+
+
+class PlacedFromPadding(nn.Module):
+    """Positions of a decoder's call, counted from ``padding_id + 1`` on, [B, S, E] from a table of them.
+
+    A padding token it made itself has none, and counts.
+    """
+
+    def __init__(self, count: int, size: int, padding_id: int, table: nn.Module | None = None) -> None:
+        super().__init__()
+        self.padding_id = padding_id
+        self.table = nn.Embedding(count, size) if table is None else table
+
+    def forward(self, input_ids: Tensor, step: Step) -> Tensor:
+        if step.positions is None:
+            raise ValueError("a table of positions needs position_ids")
+        first = self.padding_id + 1
+        return self.table(torch.where(input_ids != self.padding_id, step.positions + first, self.padding_id))

@@ -3,26 +3,17 @@ https://arxiv.org/abs/2004.13637"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from precast.export import heads
-from precast.export.families import Family
-from precast.export.families.bart import (
-    INERT,
-    LOGITS_BIAS,
-    TINY,
-    VARIATION,
-    BartSpec,
-    names,
-    pre_norm_lm,
-)
+from precast.export.families import bart
+from precast.export.head_sets.seq2seq import generation_keys
 from precast.export.spec import hf
 
 __all__ = ["FAMILY"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(BartSpec):
+class Spec(bart.BartSpec):
     """Defaults are BlenderBot 3B's."""
 
     vocab_size: int = hf(default=8008)
@@ -36,23 +27,16 @@ class Spec(BartSpec):
     max_position_embeddings: int = hf(default=128)
 
 
-FAMILY = Family(
+FAMILY = replace(
+    bart.FAMILY,
     spec=Spec,
-    heads={heads.SEQ2SEQ_LM: pre_norm_lm},
-    weights=names,
-    optional=(LOGITS_BIAS,),
-    limits=lambda spec: spec.max_position_embeddings,
+    heads=bart.relative(pre_norm=True, normed=False),
+    weights=bart.names,
     final_norm=True,
-    inert=INERT,
     generation={
-        "is_encoder_decoder": True,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "decoder_start_token_id": 1,
-        "forced_eos_token_id": 2,
+        **generation_keys(pad=0, bos=1, eos=2, decoder_start=1, forced_eos=2),
         "encoder_no_repeat_ngram_size": 3,
     },
-    tiny={**TINY, "scale_embedding": True},
-    variations=({**VARIATION, "activation_function": "gelu", "scale_embedding": False},),
+    tiny={**bart.TINY, "scale_embedding": True},
+    variations=({**bart.VARIATION, "activation_function": "gelu", "scale_embedding": False},),
 )
