@@ -15,8 +15,10 @@ __all__ = [
     "RelativeBias",
     "RelativeIndex",
     "SteppedRelativeBias",
+    "one_sided_bias",
     "one_sided_buckets",
     "signed_log_bins",
+    "two_sided_bias",
     "two_sided_buckets",
 ]
 
@@ -74,6 +76,19 @@ class SteppedRelativeBias(nn.Module):
         distance = (step.slots(input_ids.shape[1])[..., None] - slots).clamp(0, self.limit)
         by_distance = self.table(self.buckets()).t()  # [N, D], a constant of the graph
         return by_distance[:, distance].transpose(0, 1)
+
+
+def two_sided_bias(buckets: int, furthest: int, heads: int) -> RelativeBias:
+    """Of an encoder, whose keys stand on both sides; `two_sided_buckets`."""
+    index = RelativeIndex(furthest, lambda distance: two_sided_buckets(distance, buckets, furthest))
+    return RelativeBias(index, buckets, heads)
+
+
+def one_sided_bias(buckets: int, furthest: int, heads: int) -> SteppedRelativeBias:
+    """Of a decoder, whose keys stand before a query; `one_sided_buckets`."""
+    return SteppedRelativeBias(
+        furthest, lambda distance: one_sided_buckets(distance, buckets, furthest), buckets, heads
+    )
 
 
 def two_sided_buckets(distance: Tensor, count: int, furthest: int) -> Tensor:

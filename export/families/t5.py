@@ -4,44 +4,26 @@ ByT5 (https://arxiv.org/abs/2105.13626) and MADLAD-400 (https://arxiv.org/abs/23
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
-from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import CachedSelfAttention, CrossAttention, SelfAttention
 from precast.export.blocks.embeddings import TextEmbeddings
 from precast.export.blocks.mlp import MLP, GatedMLP
 from precast.export.blocks.norms import RMSNorm
-from precast.export.blocks.relative import (
-    RelativeBias,
-    RelativeIndex,
-    SteppedRelativeBias,
-    one_sided_buckets,
-    two_sided_buckets,
-)
+from precast.export.blocks.relative import one_sided_bias, two_sided_bias
 from precast.export.families import Family, TextSpec
-from precast.export.generative import Seq2SeqLM
+from precast.export.head_sets.seq2seq import generation_keys, seq2seq, shared_words
 from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddings
 from precast.export.skeletons.encoder import PreNormEncoder, PreNormLayer
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Rename, Rule, Tie
+from precast.export.weights import Ignore, Rename, Rule
 from precast.runtime.errors import ConfigError
 
-__all__ = [
-    "FAMILY",
-    "INERT",
-    "T5_NAMES",
-    "T5Spec",
-    "decoder_bias",
-    "decoder_parts",
-    "encoder_bias",
-    "encoder_parts",
-    "seq2seq_lm",
-]
+__all__ = ["FAMILY", "NAMES", "T5Spec", "decoder", "encoder", "stack_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +72,11 @@ class T5Spec(TextSpec):
         return self.dense_act_fn or named
 
     @property
+    def bias(self) -> tuple[int, int, int]:
+        """Of relative positions: buckets, the furthest distance, heads."""
+        return self.buckets, self.furthest, self.num_attention_heads
+
+    @property
     def act(self) -> Activation:
         """Of the feed-forward blocks."""
         return activation(self._act_name)
@@ -111,191 +98,124 @@ class T5Spec(TextSpec):
         return self.hidden_size**-0.5 if tied else None
 
 
+def _norm(spec: T5Spec) -> RMSNorm:
+    return RMSNorm(spec.hidden_size, spec.layer_norm_epsilon)
+
+
+def _attention(spec: T5Spec, kind: Callable[..., nn.Module]) -> nn.Module:
+    """Scores are not scaled."""
+    return kind(spec.hidden_size, heads=spec.num_attention_heads, head_dim=spec.head_dim, bias=False, scale=1.0)
+
+
 def _mlp(spec: T5Spec) -> nn.Module:
     block = GatedMLP if spec.gated else MLP
     return block(spec.hidden_size, spec.intermediate_size, spec.act, bias=False)
 
 
-def _norm(spec: T5Spec) -> RMSNorm:
-    return RMSNorm(spec.hidden_size, spec.layer_norm_epsilon)
+def encoder(
+    spec: T5Spec, absent: frozenset[str] = frozenset(), *, layer: Callable[..., nn.Module] | None = None
+) -> PreNormEncoder:
+    """What reads a text: ids, mask [B, T] -> states [B, T, H].
+
+    Args:
+        layer: is made of these parts and a ``bias`` of its own; None: all layers share one.
+    """
+    layers = [
+        (layer or PreNormLayer)(
+            attention=_attention(spec, SelfAttention),
+            attention_norm=_norm(spec),
+            mlp=_mlp(spec),
+            mlp_norm=_norm(spec),
+            **({"bias": two_sided_bias(*spec.bias)} if layer else {}),
+        )
+        for _ in range(spec.num_hidden_layers)
+    ]
+    words = TextEmbeddings(spec.vocab_size, spec.hidden_size, positions=None, token_types=0, norm=None)
+    bias = None if layer else two_sided_bias(*spec.bias)
+    return PreNormEncoder(embeddings=words, layers=layers, norm=_norm(spec), bias=bias)
 
 
-def encoder_parts(spec: T5Spec) -> dict[str, Any]:
-    """Of one layer of the encoder; scores are not scaled."""
-    return {
-        "attention": SelfAttention(
-            spec.hidden_size, heads=spec.num_attention_heads, head_dim=spec.head_dim, bias=False, scale=1.0
-        ),
-        "attention_norm": _norm(spec),
-        "mlp": _mlp(spec),
-        "mlp_norm": _norm(spec),
-    }
+def decoder(
+    spec: T5Spec, absent: frozenset[str] = frozenset(), *, layer: Callable[..., nn.Module] | None = None
+) -> Decoder:
+    """What attends to it: ids [B, S] at a `Step` -> states [B, S, H]; ``layer`` as of `encoder`."""
+    layers = [
+        (layer or DecoderLayer)(
+            attention=_attention(spec, CachedSelfAttention),
+            attention_norm=_norm(spec),
+            cross=_attention(spec, CrossAttention),
+            cross_norm=_norm(spec),
+            mlp=_mlp(spec),
+            mlp_norm=_norm(spec),
+            **({"bias": one_sided_bias(*spec.bias)} if layer else {}),
+        )
+        for _ in range(spec.decoder_layers)
+    ]
+    words = TokenEmbeddings(spec.vocab_size, spec.hidden_size)
+    bias = None if layer else one_sided_bias(*spec.bias)
+    return Decoder(embeddings=words, layers=layers, norm=_norm(spec), bias=bias)
 
 
-def decoder_parts(spec: T5Spec) -> dict[str, Any]:
-    """Of one layer of the decoder."""
-    return {
-        "attention": CachedSelfAttention(
-            spec.hidden_size, heads=spec.num_attention_heads, head_dim=spec.head_dim, bias=False, scale=1.0
-        ),
-        "attention_norm": _norm(spec),
-        "cross": CrossAttention(
-            spec.hidden_size, heads=spec.num_attention_heads, head_dim=spec.head_dim, bias=False, scale=1.0
-        ),
-        "cross_norm": _norm(spec),
-        "mlp": _mlp(spec),
-        "mlp_norm": _norm(spec),
-    }
+_QKVO = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
+# Of each part of a layer: its name and its norm's here, and those of its matrices.
+_PARTS = {
+    "SelfAttention": ("self_attn", "attention_norm", _QKVO),
+    "EncDecAttention": ("cross_attn", "cross_norm", _QKVO),
+    "DenseReluDense": ("mlp", "mlp_norm", {"wi": "up_proj", "wi_0": "gate_proj", "wi_1": "up_proj", "wo": "down_proj"}),
+}
 
 
-def encoder_bias(spec: T5Spec) -> RelativeBias:
-    """Relative positions of the encoder: keys on both sides."""
-    index = RelativeIndex(spec.furthest, lambda distance: two_sided_buckets(distance, spec.buckets, spec.furthest))
-    return RelativeBias(index, spec.buckets, spec.num_attention_heads)
+def stack_names(old: str, new: str, *parts: str) -> tuple[Rule, ...]:
+    """Of an encoder or a decoder whose layers have these ``parts``, from the module ``old`` of the checkpoint to the
+    module ``new`` here."""
+    rules: list[Rule] = [
+        Rename(f"{old}.embed_tokens.weight", f"{new}.embeddings.words.weight"),
+        Rename(f"{old}.final_layer_norm.weight", f"{new}.norm.weight"),
+        Rename(f"{old}.block.{{}}.layer.0.SelfAttention.relative_attention_bias.*", f"{new}.layers.{{}}.bias.table.*"),
+    ]
+    for index, part in enumerate(parts):
+        block, (name, norm, matrices) = f"{old}.block.{{}}.layer.{index}", _PARTS[part]
+        rules.append(Rename(f"{block}.layer_norm.weight", f"{new}.layers.{{}}.{norm}.weight"))
+        for theirs, ours in matrices.items():
+            rules.append(Rename(f"{block}.{part}.{theirs}.weight", f"{new}.layers.{{}}.{name}.{ours}.weight"))
+    return tuple(rules)
 
 
-def decoder_bias(spec: T5Spec) -> SteppedRelativeBias:
-    """Relative positions of the decoder: keys before a query."""
-    return SteppedRelativeBias(
-        spec.furthest,
-        lambda distance: one_sided_buckets(distance, spec.buckets, spec.furthest),
-        spec.buckets,
-        spec.num_attention_heads,
-    )
-
-
-def seq2seq_lm(
-    spec: T5Spec,
-    encoder_layers: Iterable[nn.Module],
-    decoder_layers: Iterable[nn.Module],
-    *,
-    scale: float | None,
-    encoder_bias: nn.Module | None = None,
-    decoder_bias: nn.Module | None = None,
-) -> Seq2SeqLM:
-    """The layers between embeddings, final norms and head."""
-    return Seq2SeqLM(
-        PreNormEncoder(
-            embeddings=TextEmbeddings(spec.vocab_size, spec.hidden_size, positions=None, token_types=0, norm=None),
-            layers=encoder_layers,
-            norm=_norm(spec),
-            bias=encoder_bias,
-        ),
-        Decoder(
-            embeddings=TokenEmbeddings(spec.vocab_size, spec.hidden_size),
-            layers=decoder_layers,
-            norm=_norm(spec),
-            bias=decoder_bias,
-        ),
-        nn.Linear(spec.hidden_size, spec.vocab_size, bias=False),
-        positions=False,
-        scale=scale,
-    )
-
-
-def _seq2seq_lm(spec: T5Spec, absent: frozenset[str]) -> nn.Module:
-    return seq2seq_lm(
-        spec,
-        [PreNormLayer(**encoder_parts(spec)) for _ in range(spec.num_hidden_layers)],
-        [DecoderLayer(**decoder_parts(spec)) for _ in range(spec.decoder_layers)],
-        scale=spec.logit_scale,
-        encoder_bias=encoder_bias(spec),
-        decoder_bias=decoder_bias(spec),
-    )
-
-
-_ENCODER, _DECODER = "encoder.block.{}.layer", "decoder.block.{}.layer"
-_PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
-_FEED_FORWARD = {"wi": "up_proj", "wi_0": "gate_proj", "wi_1": "up_proj", "wo": "down_proj"}
-
-# Checkpoint names; relative biases are the families' own.
-T5_NAMES: tuple[Rule, ...] = (
+NAMES: tuple[Rule, ...] = (
     Rename("transformer.*", "*"),
     Ignore("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"),
-    *(
-        Rename(f"{_ENCODER}.0.SelfAttention.{old}.weight", f"encoder.layers.{{}}.self_attn.{new}.weight")
-        for old, new in _PROJECTIONS.items()
-    ),
-    *(
-        Rename(f"{_DECODER}.0.SelfAttention.{old}.weight", f"model.layers.{{}}.self_attn.{new}.weight")
-        for old, new in _PROJECTIONS.items()
-    ),
-    *(
-        Rename(f"{_DECODER}.1.EncDecAttention.{old}.weight", f"model.layers.{{}}.cross_attn.{new}.weight")
-        for old, new in _PROJECTIONS.items()
-    ),
-    *(
-        Rename(f"{_ENCODER}.1.DenseReluDense.{old}.weight", f"encoder.layers.{{}}.mlp.{new}.weight")
-        for old, new in _FEED_FORWARD.items()
-    ),
-    *(
-        Rename(f"{_DECODER}.2.DenseReluDense.{old}.weight", f"model.layers.{{}}.mlp.{new}.weight")
-        for old, new in _FEED_FORWARD.items()
-    ),
-    Rename(f"{_ENCODER}.0.layer_norm.weight", "encoder.layers.{}.attention_norm.weight"),
-    Rename(f"{_ENCODER}.1.layer_norm.weight", "encoder.layers.{}.mlp_norm.weight"),
-    Rename(f"{_DECODER}.0.layer_norm.weight", "model.layers.{}.attention_norm.weight"),
-    Rename(f"{_DECODER}.1.layer_norm.weight", "model.layers.{}.cross_norm.weight"),
-    Rename(f"{_DECODER}.2.layer_norm.weight", "model.layers.{}.mlp_norm.weight"),
-    Rename("encoder.final_layer_norm.weight", "encoder.norm.weight"),
-    Rename("decoder.final_layer_norm.weight", "model.norm.weight"),
-    Rename("encoder.embed_tokens.weight", "encoder.embeddings.words.weight"),
-    Rename("decoder.embed_tokens.weight", "model.embeddings.words.weight"),
-    # Under any of these names, or all of them; a head of its own is stored, and then differs.
-    Tie("encoder.embeddings.words.weight", "shared.weight"),
-    Tie("model.embeddings.words.weight", "shared.weight"),
-    Tie("lm_head.weight", "shared.weight"),
-    Tie("encoder.embeddings.words.weight", "shared.weight"),
-    Tie("model.embeddings.words.weight", "shared.weight"),
-    Ignore("shared.weight"),
+    *stack_names("encoder", "encoder", "SelfAttention", "DenseReluDense"),
+    *stack_names("decoder", "model", "SelfAttention", "EncDecAttention", "DenseReluDense"),
+    # A head of its own is stored, and then differs.
+    *shared_words(head=True),
 )
 
 
 def _weights(spec: T5Spec) -> tuple[Rule, ...]:
-    bias = "layer.0.SelfAttention.relative_attention_bias.weight"
-    return (
-        Rename(f"encoder.block.0.{bias}", "encoder.bias.table.weight"),
-        Rename(f"decoder.block.0.{bias}", "model.bias.table.weight"),
-        *T5_NAMES,
-    )
+    # Stored with the first layer, and shared by all.
+    return (*NAMES, *(Rename(f"{part}.layers.0.bias.*", f"{part}.bias.*") for part in ("encoder", "model")))
 
-
-# Training, and lengths that relative positions do not need.
-INERT = frozenset({"dropout_rate", "initializer_factor", "n_positions"})
 
 FAMILY = Family(
     spec=T5Spec,
-    heads={heads.SEQ2SEQ_LM: _seq2seq_lm},
+    heads=seq2seq(encoder=encoder, decoder=decoder, positions=False, scale=lambda spec: spec.logit_scale),
     weights=_weights,
     final_norm=True,
-    inert=INERT,
-    generation={"is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1},
+    # Training, and lengths that relative positions do not need.
+    inert=frozenset({"dropout_rate", "initializer_factor", "n_positions"}),
+    generation=generation_keys(pad=0, eos=1),
     tiny={
-        "d_model": 32,
-        "d_kv": 8,
-        "d_ff": 48,
-        "num_layers": 2,
-        "num_heads": 4,
-        "vocab_size": 99,
+        "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 99,
         "decoder_start_token_id": 0,
     },
     variations=(
         # v1.1: gates, logits that are not scaled, heads that do not add up to the width, fewer layers here than there
         # (upstream's cache has no room for more).
         {
-            "d_model": 26,
-            "d_kv": 6,
-            "num_heads": 3,
-            "d_ff": 37,
-            "num_layers": 3,
-            "num_decoder_layers": 2,
-            "feed_forward_proj": "gated-gelu",
-            "tie_word_embeddings": False,
-            "relative_attention_num_buckets": 12,
-            "relative_attention_max_distance": 20,
-            "layer_norm_epsilon": 1e-3,
-            "vocab_size": 131,
+            "d_model": 26, "d_kv": 6, "num_heads": 3, "d_ff": 37, "num_layers": 3, "num_decoder_layers": 2,
+            "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "relative_attention_num_buckets": 12,
+            "relative_attention_max_distance": 20, "layer_norm_epsilon": 1e-3, "vocab_size": 131,
         },
         {"feed_forward_proj": "gated-silu", "num_heads": 2, "d_kv": 16, "num_decoder_layers": 1},
     ),
-)
+)  # fmt: skip

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import Tensor, nn
 
-from precast.export import heads
 from precast.export.blocks.cache import Step
-from precast.export.blocks.relative import RelativeBias, SteppedRelativeBias
 from precast.export.families import mt5, t5
+from precast.export.head_sets.seq2seq import seq2seq
 from precast.export.skeletons.decoder import DecoderLayer
 from precast.export.skeletons.encoder import PreNormLayer
-from precast.export.weights import Rename, Rule
 
 __all__ = ["FAMILY"]
 
@@ -20,7 +19,7 @@ __all__ = ["FAMILY"]
 class _EncoderLayer(PreNormLayer):
     """A layer with a bias of its own."""
 
-    def __init__(self, bias: RelativeBias, **parts: nn.Module) -> None:
+    def __init__(self, bias: nn.Module, **parts: nn.Module) -> None:
         super().__init__(**parts)  # type: ignore[arg-type]
         self.bias = bias
 
@@ -33,7 +32,7 @@ class _EncoderLayer(PreNormLayer):
 class _DecoderLayer(DecoderLayer):
     """A layer with a bias of its own."""
 
-    def __init__(self, bias: SteppedRelativeBias, **parts: nn.Module) -> None:
+    def __init__(self, bias: nn.Module, **parts: nn.Module) -> None:
         super().__init__(**parts)  # type: ignore[arg-type]
         self.bias = bias
 
@@ -53,22 +52,14 @@ class Spec(mt5.Spec):
         return self.hidden_size**-0.5 if self.tie_word_embeddings else None
 
 
-def _seq2seq_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return t5.seq2seq_lm(
-        spec,
-        [_EncoderLayer(t5.encoder_bias(spec), **t5.encoder_parts(spec)) for _ in range(spec.num_hidden_layers)],
-        [_DecoderLayer(t5.decoder_bias(spec), **t5.decoder_parts(spec)) for _ in range(spec.decoder_layers)],
-        scale=spec.logit_scale,
-    )
-
-
-def _weights(spec: Spec) -> tuple[Rule, ...]:
-    bias = "layer.0.SelfAttention.relative_attention_bias.weight"
-    return (
-        Rename(f"encoder.block.{{}}.{bias}", "encoder.layers.{}.bias.table.weight"),
-        Rename(f"decoder.block.{{}}.{bias}", "model.layers.{}.bias.table.weight"),
-        *t5.T5_NAMES,
-    )
-
-
-FAMILY = replace(mt5.FAMILY, spec=Spec, heads={heads.SEQ2SEQ_LM: _seq2seq_lm}, weights=_weights)
+FAMILY = replace(
+    mt5.FAMILY,
+    spec=Spec,
+    heads=seq2seq(
+        encoder=partial(t5.encoder, layer=_EncoderLayer),
+        decoder=partial(t5.decoder, layer=_DecoderLayer),
+        positions=False,
+        scale=lambda spec: spec.logit_scale,
+    ),
+    weights=lambda spec: t5.NAMES,
+)
