@@ -15,6 +15,7 @@ from precast.runtime.bench.report.layout import (
     bar_of,
     bounds_of,
     faint,
+    group_layout,
     known_interval,
     log_axis,
     log_range,
@@ -32,7 +33,7 @@ from precast.runtime.bench.report.words import Table
 from precast.runtime.bench.statistics import Estimate
 from precast.runtime.errors import DependencyError
 
-__all__ = ["Chart", "Item", "Series", "bars", "boxes", "dots", "lines", "plotly", "scatter"]
+__all__ = ["Chart", "Item", "Series", "bars", "boxes", "dots", "lines", "plotly", "races", "scatter"]
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,53 @@ def bars(
     ticks = linear(0.0, top * 1.04, most=5)
     layout["xaxis"] |= {"range": [0, top * 1.04], **tick_texts(ticks)}
     return _chart(go, traces, layout, title=title, alt=alt, note=note, table=table)
+
+
+def races(
+    groups: Sequence[tuple[str, Sequence[Item]]],
+    *,
+    title: str,
+    axis: str,
+    alt: str,
+    table: Table,
+    legend: Sequence[str],
+) -> Chart:
+    """Ratios as bars from the level line on a log axis, to the right above 1 and to the left below; a group a point."""
+    go, _ = plotly()
+    layout, places = group_layout([label for label, _ in groups], [len(items) for _, items in groups], axis)
+    traces, values = [], [1.0]
+    for (label, items), rows in zip(groups, places, strict=True):
+        for item, place in zip(items, rows, strict=True):
+            value, least, most = bounds_of(item.value, 1.0)
+            values += (value, least, most)
+            traces.append(
+                go.Bar(
+                    base=[1],
+                    x=[value - 1],
+                    y=[place],
+                    orientation="h",
+                    width=0.86,
+                    marker=bar_of(item.mark),
+                    error_x={
+                        "type": "data",
+                        "array": [most - value],
+                        "arrayminus": [value - least],
+                        "thickness": 1.2,
+                        "width": 0,
+                        "color": "rgb(128,128,128)",
+                        "visible": most > least,
+                    },
+                    hovertemplate=f"{markup(label)}<br>{_hover(item, known_interval(least, most, ' ×'))}",
+                )
+            )
+    low, high = log_range(values)
+    layout["xaxis"] |= log_axis(low, high, first=[1.0], suffix=" ×")
+    layout["barmode"] = "overlay"
+    layout["shapes"] = [
+        shape(type="rect", x0=low, x1=1, y0=0, y1=1, fillcolor="rgba(128,128,128,0.10)", line={"width": 0}),
+        shape(type="line", x0=1, x1=1, y0=0, y1=1, line={"color": "rgb(128,128,128)", "width": 2}) | {"layer": "above"},
+    ]
+    return _chart(go, traces, layout, title=title, alt=alt, note="", table=table, legend=legend)
 
 
 def boxes(

@@ -15,6 +15,7 @@ __all__ = [
     "bar_of",
     "bounds_of",
     "faint",
+    "group_layout",
     "known_interval",
     "log_axis",
     "log_range",
@@ -84,6 +85,28 @@ def row_layout(labels: Sequence[str], texts: Sequence[str], axis: str) -> dict[s
         for place, text in enumerate(texts)
     ]
     return layout
+
+
+def group_layout(labels: Sequence[str], sizes: Sequence[int], axis: str) -> tuple[dict[str, Any], list[list[float]]]:
+    """Groups of rows from top to bottom, one label a group; and the place of every row."""
+    wrapped = [shortened(label, _LABEL) for label in labels]
+    places: list[list[float]] = []
+    top = 0.0
+    for parts, count in zip(wrapped, sizes, strict=True):
+        room = max(count, 1 + len(parts))  # a line of a label is as high as a row and a half
+        places.append([top + (room - count) / 2 + row for row in range(count)])
+        top += room + 1
+    layout = _base(axis)
+    layout["height"] = round(11 * top) + 74
+    layout["yaxis"] |= {
+        "range": [top, -1],
+        "tickvals": [(rows[0] + rows[-1]) / 2 for rows in places],
+        "ticktext": ["<br>".join(esc(part) for part in parts) for parts in wrapped],
+        "showgrid": False,
+        "ticks": "",
+        "ticklabelstandoff": 6,
+    }
+    return layout, places
 
 
 def plane_layout(axes: tuple[str, str]) -> dict[str, Any]:

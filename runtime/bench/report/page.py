@@ -10,6 +10,7 @@ from typing import Any
 from precast.runtime.bench.report import tables
 from precast.runtime.bench.report.charts import Chart, plotly
 from precast.runtime.bench.report.costs import installs
+from precast.runtime.bench.report.opening import opening
 from precast.runtime.bench.report.palette import Mark, marks
 from precast.runtime.bench.report.sections import groups
 from precast.runtime.bench.report.style import SCRIPT, STYLE
@@ -21,6 +22,11 @@ __all__ = ["digest", "html"]
 
 # The page asks nobody for anything, and no text in a record can make it.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+
+_OPENING = (
+    "How many times as fast Precast is as each peer in the same precision: a bar a peer and point, from the level "
+    "line. To the right Precast is faster, to the left the peer; the thin line is where a repeat of it is expected."
+)
 
 
 def html(record: dict[str, Any], *, title: str | None = None) -> str:
@@ -69,11 +75,12 @@ class _Page:
         self.view = view
         self.marks: dict[str, Mark] = marks(view)
         self.figures: dict[str, Any] = {}
+        self.told: dict[str, Summary] = {}
 
     def body(self, heading: str) -> str:
         view = self.view
         names = [name for name in view.workloads if any(row.workload == name for row in view.rows)]
-        told = {name: summary(view, name) for name in names}
+        told = self.told = {name: summary(view, name) for name in names}
         parts = [self._top(heading), self._jump(names), "<main>", self._glance(told)]
         parts += [self._workload(index, name, told[name]) for index, name in enumerate(names)]
         parts += [self._installs(), self._absent(), self._environment(), self._reading(), "</main>"]
@@ -94,29 +101,35 @@ class _Page:
         return f'<nav class="jump" aria-label="Sections"><div><div class="scroll">{shown}</div></div></nav>'
 
     def _glance(self, told: Mapping[str, Summary]) -> str:
-        """All workloads together; one alone says the same by itself."""
+        """All workloads together, the picture first; one alone says the same by itself."""
         view = self.view
         if len(told) == 1:
             return ""
-        parts = ['<section id="glance"><h2>At a glance</h2>']
+        parts = ['<section id="glance"><h2>At a glance</h2>', self._opening(told)]
         if not view.rows:
             parts.append("<p>This record has no rows: nothing was measured, or nothing could be.</p>")
         behind = [f"{view.workload_title(name)}, {line}" for name, one in told.items() for line in one.behind]
-        unsure = sum(len(one.unsure) for one in told.values())
-        if behind or unsure:
-            parts.append(_behind("Behind a peer", behind, _also(unsure)))
-        elif view.comparisons:
+        unsure = [f"{view.workload_title(name)}, {line}" for name, one in told.items() for line in one.unsure]
+        parts.append(_behind(behind, unsure))
+        if not behind and not unsure and view.comparisons:
             parts.append('<p class="lead">Precast is behind no peer at any point of this record.</p>')
         cells = glance(view)
         if cells:
-            parts.append(
-                "<p>How many times as fast Precast is as each peer in the same precision, from its worst point to its "
-                "best. Where it is behind at some point, the cell says so.</p>"
-            )
+            parts.append("<h3>From the worst point to the best</h3>")
             parts.append(self._matrix(cells))
         elif not view.peers:
             parts += [f"<p>{esc(view.workload_title(name))}: {esc(one.lead)}</p>" for name, one in told.items()]
         return "".join([*parts, "</section>"])
+
+    def _opening(self, names: Iterable[str]) -> str:
+        """A picture a workload, and one legend for all of them."""
+        charts = [chart for name in names if (chart := opening(self.view, name, self.marks)) is not None]
+        if not charts:
+            return ""
+        legend = self._legend(engine for chart in charts for engine in chart.legend)
+        shown = "".join(self._figure(chart, legend=False) for chart in charts)
+        alone = " alone" if len(charts) == 1 else ""
+        return f'{legend}<div class="grid{alone}">{shown}</div><p class="note">{esc(_OPENING)}</p>'
 
     def _matrix(self, cells: Mapping[tuple[str, str], tuple[str, str, str]]) -> str:
         view = self.view
@@ -144,16 +157,17 @@ class _Page:
         view = self.view
         about = view.workloads[name]
         parts = [f'<section id="w{index}"><h2>{esc(view.workload_title(name))}</h2>']
+        if len(self.told) == 1:
+            parts.append(self._opening([name]))
         described = tables.described(about)
         if described:
             parts.append(f'<p class="soft">{esc(described)}</p>')
-        if told.behind:
-            parts.append(_behind("Behind", [*map(capital, told.behind)]))
-        if told.unsure:
-            parts.append(_behind("Perhaps behind: the interval reaches level", [*map(capital, told.unsure)]))
+        parts.append(_behind([*map(capital, told.behind)], [*map(capital, told.unsure)]))
         parts.append(f'<p class="lead">{esc(told.lead)}</p>')
-        if told.more:
-            parts.append(f'<ul class="points">{"".join(f"<li>{esc(line)}</li>" for line in told.more)}</ul>')
+        if told.more and view.peers:
+            parts.append(_folded(f"{plural(len(told.more), 'peer')}, one by one.", told.more))
+        elif told.more:
+            parts.append(_listed(told.more))
         missing: list[str] = []
         for group in groups(view, name, self.marks):
             missing += group.missing
@@ -233,17 +247,23 @@ class _Page:
         return f'<section id="reading"><h2>How to read this page</h2>{lines}</section>'
 
 
-def _behind(heading: str, lines: Sequence[str], more: str = "") -> str:
-    items = "".join(f"<li>{esc(line)}</li>" for line in lines)
-    listed = f"<ul>{items}</ul>" if items else ""
-    return f'<div class="behind" role="note"><p>{esc(heading)}</p>{listed}{f"<p>{esc(more)}</p>" if more else ""}</div>'
+def _behind(behind: Sequence[str], unsure: Sequence[str]) -> str:
+    """A sentence a list, which folds out into its places."""
+    parts = []
+    if behind:
+        parts.append(_folded(f"Behind a peer at {plural(len(behind), 'point')}, by more than the interval.", behind))
+    if unsure:
+        text = f"Perhaps behind at {plural(len(unsure), 'point')}: the interval reaches level."
+        parts.append(_folded(text, unsure))
+    return f'<div class="behind" role="note">{"".join(parts)}</div>' if parts else ""
 
 
-def _also(unsure: int) -> str:
-    if not unsure:
-        return ""
-    times = "one point" if unsure == 1 else f"{unsure} points"
-    return f"At {times} a peer's figure is better, but the interval reaches level; each workload lists them."
+def _folded(sentence: str, lines: Sequence[str]) -> str:
+    return f"<details><summary>{esc(sentence)}</summary>{_listed(lines)}</details>"
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return f'<ul class="points">{"".join(f"<li>{esc(line)}</li>" for line in lines)}</ul>'
 
 
 def _table(table: Table) -> str:

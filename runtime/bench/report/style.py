@@ -49,14 +49,13 @@ section:last-of-type { border-bottom: 0; }
 .points { margin: .6rem 0 0; padding-left: 1.15rem; max-width: 54rem; }
 @media (min-width: 60rem) { .points { columns: 2; column-gap: 3rem; max-width: none; } }
 .points li { break-inside: avoid; margin: .22rem 0; }
-.behind { margin: 1.1rem 0; padding: .9rem 1.15rem; border-left: 4px solid var(--mark); background: var(--tint);
+.behind { margin: 1.1rem 0; padding: .5rem 1.15rem .7rem; border-left: 4px solid var(--mark); background: var(--tint);
   border-radius: 0 8px 8px 0; max-width: 58rem; }
-.behind > p:first-child { margin: 0; font-size: 1rem; font-weight: 680; color: var(--accent); }
-.behind ul { margin: .4rem 0 0; padding-left: 1.1rem; }
-.behind li { margin: .22rem 0; }
+.behind summary { font-weight: 650; color: var(--accent); }
 .grid { display: grid; gap: 1rem; margin-top: .9rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 23rem), 1fr)); }
 .grid > figure { min-width: 0; }
+.grid.alone { grid-template-columns: minmax(0, 1fr); }
 .grid.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 28rem), 1fr)); }
 figure { margin: 0; padding: 1rem 1rem .7rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 12px; }

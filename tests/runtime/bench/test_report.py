@@ -14,8 +14,10 @@ from support import bench_records
 from support.bench_records import nasty
 
 from precast.runtime.bench.report import html, markdown
+from precast.runtime.bench.report.opening import raced
 from precast.runtime.bench.report.scales import linear, logarithmic
 from precast.runtime.bench.report.text import duration, shortened, sig, size
+from precast.runtime.bench.report.view import View
 from precast.runtime.errors import DependencyError, InputError
 
 
@@ -30,17 +32,44 @@ def figures(page: str) -> dict[str, Any]:
     return dict(json.loads(match.group(1)))
 
 
-def test_the_page_says_where_we_are_behind_before_anything_else() -> None:
-    page = body(html(bench_records.full()))
-    first = page.index("Behind a peer")
-    assert first < page.index("as fast as PyTorch eager")
-    assert re.search(
-        r"all-MiniLM-L6-v2, 1 × 16: Precast fp32 takes [\d.]+ % longer than OpenVINO fp32 \(interval", page
+def test_the_page_opens_with_how_many_times_as_fast() -> None:
+    """A bar a peer and point from the level line, before any list; what is behind folds out of one sentence."""
+    record = bench_records.full()
+    page = html(record)
+    drawn, text = figures(page), body(page)
+    glance = text[text.index('<section id="glance">') :]
+    assert (
+        glance.index('id="chart0"')
+        < glance.index('<p class="note">')
+        < glance.index("<details><summary>Behind a peer at")
     )
+    view = View(record)
+    for place, workload in enumerate(view.workloads):
+        bars = [trace for trace in drawn[f"chart{place}"]["data"] if trace["type"] == "bar"]
+        groups = raced(view, workload)
+        expected = [item.ratio.value for items in groups.values() for item in items]
+        assert [trace["base"][0] + trace["x"][0] for trace in bars] == pytest.approx(expected)
+        assert len({trace["y"][0] for trace in bars}) == len(bars)
+        layout = drawn[f"chart{place}"]["layout"]
+        assert [one["x0"] for one in layout["shapes"] if one["type"] == "line"] == [1]
+        assert "1 ×" in layout["xaxis"]["ticktext"]
+        assert len(layout["yaxis"]["ticktext"]) == len(groups)
+    assert re.search(
+        r"all-MiniLM-L6-v2, 1 × 16: Precast fp32 takes [\d.]+ % longer than OpenVINO fp32 \(interval", text
+    )
+    for folded in re.findall(r"<summary>((?:Behind|Perhaps).*?)</summary>", text):
+        assert folded.count(".") == 1 and folded.endswith(".")
     for heading in ("Speed against peers", "Latency and load", "Scaling", "Generation", "Cold start, memory, export"):
-        assert f"<h3>{heading}</h3>" in page
-    assert "its converter does not know BertModel" in page and "onnxruntime-genai" in page
-    assert "AMD EPYC 7763" in page and "python -m benchmarks run" in page and "2026-11-20" in page
+        assert f"<h3>{heading}</h3>" in text
+    assert "its converter does not know BertModel" in text and "onnxruntime-genai" in text
+    assert "AMD EPYC 7763" in text and "python -m benchmarks run" in text and "2026-11-20" in text
+
+
+def test_only_equal_precisions_and_no_cold_starts_are_raced() -> None:
+    view = View(bench_records.full())
+    items = [item for name in view.workloads for items in raced(view, name).values() for item in items]
+    assert items and all(item.alike and item.theirs.point.scenario != "cold" for item in items)
+    assert raced(View(bench_records.alone()), "minilm") == {}
 
 
 def test_ahead_everywhere_is_said_too() -> None:
