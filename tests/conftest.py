@@ -23,12 +23,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out the wide sweeps that are not asked for; and keep what a file's tests share in one worker, but for the
-    families', which share nothing and fill the others' time."""
+    families', which share nothing and fill the others' time. A file may name a group of its own."""
     families = {item.nodeid: mark.args[0] for item in items if (mark := item.get_closest_marker("wide"))}
     left_out = families.keys() - wide.asked(config.getoption("--wide"), families)
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid in left_out])
         items[:] = [item for item in items if item.nodeid not in left_out]
     for item in items:
-        if item.path.name not in ("test_encoders.py", "test_language_models.py"):
+        grouped = item.get_closest_marker("xdist_group") is not None
+        if not grouped and item.path.name not in ("test_encoders.py", "test_language_models.py"):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))

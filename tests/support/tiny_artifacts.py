@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from precast.export.exporter import export_model
-from precast.export.heads import CAUSAL_LM, HEADS
+from precast.export.heads import CAUSAL_LM, HEADS, SEQ2SEQ_LM
 from support import oracle
 from support.tokenizer_samples import byte_level, wordpiece, write_json
 
@@ -35,6 +35,11 @@ def checkpoint(task: str, seed: int = 0) -> Path:
 def language_model() -> Path:
     """The artifact of a tiny GPT-2 with a byte-level vocabulary. Do not change it: copy it first."""
     return _language_model()
+
+
+def encoder_decoder() -> Path:
+    """The artifact of a tiny BART with a byte-level vocabulary. Do not change it: copy it first."""
+    return _encoder_decoder()
 
 
 def artifact(task: str, seed: int = 0) -> Path:
@@ -80,3 +85,12 @@ def _language_model() -> Path:
     tokens = {"vocab_size": size, "bos_token_id": 0, "eos_token_id": 0}
     config, model = oracle.upstream("gpt2", CAUSAL_LM, tokens)
     return export_model(oracle.save_checkpoint(folder, config, model), _folder() / "artifact-gpt2")
+
+
+@cache
+def _encoder_decoder() -> Path:
+    folder = byte_level(_folder() / "checkpoint-bart", ("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
+    size = len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+    tokens = {"vocab_size": size, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config, model = oracle.upstream("bart", SEQ2SEQ_LM, tokens)
+    return export_model(oracle.save_checkpoint(folder, config, model), _folder() / "artifact-bart")

@@ -344,7 +344,7 @@ def test_an_artifact_of_a_state_space_model(tmp_path: Path) -> None:
 def test_a_mamba_state_knows_nothing_of_padding(tmp_path: Path) -> None:
     """Rows of different length in one call leave the states that each alone leaves, and its answer; rows may change
     places. Upstream's projection adds its bias to padded steps, which the convolution mixes into the first real ones:
-    the README says so under "Padding"."""
+    docs/preprocessing.md says so under "Padding"."""
     config, model = upstream("mamba", CAUSAL_LM, {"use_bias": True})
     with torch.no_grad():
         lone = model(input_ids=torch.tensor([[13, 14]])).logits[0, -1].numpy()

@@ -1,4 +1,4 @@
-"""Where padding changes upstream's answer and not ours: the places that README lists under "Padding", both shown.
+"""Where padding changes upstream's answer and not ours: the places that docs/preprocessing.md lists, both shown.
 
 Upstream's processors look at padded ids, and take padding for tokens that were there. (The third place, the bias of
 Mamba's projections, is in tests/export/families/test_details_generation.py.)
@@ -57,4 +57,4 @@ def test_padding_is_no_token_here(make: Any, side: str, how: dict[str, Any]) -> 
         mine = generate(ours, ids, attention_mask=mask, pad_token_id=pad, **how)[0, -8:]
         assert np.array_equal(mine, alone), pad
         changed += not np.array_equal(theirs, alone)
-    assert changed, "padding changes nothing of upstream's any more: strike it from the README"
+    assert changed, "padding changes nothing of upstream's any more: strike it from docs/preprocessing.md"

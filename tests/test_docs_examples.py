@@ -1,0 +1,65 @@
+"""Every Python example of the documentation runs, on tiny artifacts under the names that the pages use."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import DATA, ROOT, tiny_artifacts
+from support.docs.pages import PAGES, examples
+
+import precast
+from precast.export.exporter import export_model
+
+pytestmark = pytest.mark.xdist_group("artifacts of all tasks")  # made once a process: where others want them too
+
+# What a page calls an artifact -> where a tiny one is. Made on first use; those of earlier formats are there already.
+SHELF: dict[str, Callable[[], Path]] = {
+    "minilm": lambda: DATA / "artifacts" / "1.0" / "embedder",
+    "reviews": lambda: DATA / "artifacts" / "1.1" / "classifier",
+    "nli": lambda: DATA / "artifacts" / "1.1" / "classifier",
+    "bert": lambda: tiny_artifacts.artifact("fill-mask"),
+    "ner": lambda: tiny_artifacts.artifact("token-classification"),
+    "qa": lambda: tiny_artifacts.artifact("question-answering"),
+    "choices": lambda: tiny_artifacts.artifact("multiple-choice"),
+    "next": lambda: tiny_artifacts.artifact("next-sentence-prediction"),
+    "llm": tiny_artifacts.language_model,
+    "t5": tiny_artifacts.encoder_decoder,
+    "en-fr": tiny_artifacts.encoder_decoder,
+}
+_OPENED = re.compile(r"""(?:load|verify|from_pretrained|pipeline)\((?:"[\w-]+", )?"([\w-]+)"\)""")
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if examples(path)], ids=lambda path: path.stem)
+def test_the_examples_of_a_page_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = examples(path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precast, "export_model", _shelved, raising=False)
+    for name in _OPENED.findall(code):
+        # An artifact that an earlier line exports is not there before it.
+        if name in SHELF and not re.search(rf'export_model\([^)]*"{name}"', code):
+            shutil.copytree(SHELF[name](), tmp_path / name, dirs_exist_ok=True)
+    exec(compile(code, str(path.relative_to(ROOT)), "exec"), {"__name__": "__example__"})
+
+
+def _shelved(*arguments: Any, **options: Any) -> Path:
+    """An export by its signature alone: what it makes is on the shelf. That exports work is tested elsewhere."""
+    given = inspect.signature(export_model).bind(*arguments, **options).arguments
+    name = str(given["out"])
+    return Path(shutil.copytree(SHELF[name](), name))
+
+
+def test_a_broken_example_is_told_by_its_line(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n```python\na = 1\n```\n\nMore.\n\n```python\nb = a + unknown\n```\n")
+    with pytest.raises(NameError, match="unknown"):
+        exec(compile(examples(page), "page.md", "exec"), {})
+    page.write_text("# Title\n\n```python\na = (\n```\n")
+    with pytest.raises(SyntaxError) as found:
+        compile(examples(page), "page.md", "exec")
+    assert found.value.lineno == 4
