@@ -16,7 +16,7 @@ from precast.export.spec import Spec, hf, ignored_keys, read_spec
 from precast.export.weights import Rule
 from precast.runtime.errors import UnsupportedModelError, closest, listing
 
-__all__ = ["ALIASES", "Family", "TextSpec", "find_family", "model_types"]
+__all__ = ["ALIASES", "Family", "LabelSpec", "TextSpec", "find_family", "model_types"]
 
 # Weights of classes, which a loss of training holds as a buffer.
 LOSSES = ("loss_fct.*", "loss_fn.*", "loss_function.*", "loss_func.*", "criterion.*", "loss.*")
@@ -26,12 +26,9 @@ ALIASES: dict[str, str] = {"camembert": "roberta", "xlm-roberta": "roberta"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextSpec(Spec):
-    """What the heads of text models read from every config.json."""
+class LabelSpec(Spec):
+    """What classifiers of any input read from every config.json."""
 
-    vocab_size: int
-    pad_token_id: int | None = hf(default=None)
-    tie_word_embeddings: bool = hf(default=True)
     num_labels: int = hf(("num_labels", "_num_labels"), default=2)
     id2label: dict[str, str] | None = hf(default=None)
 
@@ -39,6 +36,15 @@ class TextSpec(Spec):
     def labels(self) -> int:
         """Number of labels; id2label counts where both are given, as upstream."""
         return len(self.id2label) if self.id2label else self.num_labels
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec(LabelSpec):
+    """And what the heads of text models read."""
+
+    vocab_size: int
+    pad_token_id: int | None = hf(default=None)
+    tie_word_embeddings: bool = hf(default=True)
 
 
 @dataclass(frozen=True, kw_only=True)

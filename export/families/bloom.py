@@ -7,32 +7,38 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from precast.export import heads
 from precast.export.blocks.activations import activation
 from precast.export.blocks.alibi import Alibi
-from precast.export.blocks.attention import CachedSelfAttention
 from precast.export.blocks.cache import Step
 from precast.export.blocks.mlp import MLP
-from precast.export.blocks.norms import LayerNorm
-from precast.export.families import Family, TextSpec
-from precast.export.generative import CausalLM
-from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddings
+from precast.export.families import Family
+from precast.export.head_sets.decoders import (
+    QKV,
+    DecoderSpec,
+    causal_heads,
+    layer,
+    layer_norm,
+    names,
+    tied,
+    words,
+)
+from precast.export.skeletons.decoder import DecoderLayer
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Rename, Rule, SplitGroups, Tie
+from precast.export.weights import Ignore, Rename, Rule, Split
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "BloomSpec"]
+__all__ = ["FAMILY", "NAMES", "BloomSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BloomSpec(TextSpec):
+class BloomSpec(DecoderSpec):
     """Upstream's keys and defaults; older files say ``n_embed`` and ``num_attention_heads``."""
 
     vocab_size: int = hf(default=250880)
     hidden_size: int = hf(("n_embed", "hidden_size"), default=64)
     num_hidden_layers: int = hf(("n_layer", "num_hidden_layers"), default=2)
     num_attention_heads: int = hf(("n_head", "num_attention_heads"), default=8)
-    layer_norm_epsilon: float = hf(default=1e-5)
+    layer_norm_eps: float = hf("layer_norm_epsilon", default=1e-5)
     apply_residual_connection_post_layernorm: bool = hf(default=False)
     tie_word_embeddings: bool = hf(default=True)
     n_inner: int | None = hf(default=None, only=(None,))
@@ -40,14 +46,11 @@ class BloomSpec(TextSpec):
     pretraining_tp: int = hf(default=1)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.slow_but_exact and self.pretraining_tp > 1:
             raise ConfigError(
                 f"'slow_but_exact' with 'pretraining_tp' {self.pretraining_tp} is not computed here: upstream leaves "
                 "the biases of two products out then, and answers as another model. Set 'slow_but_exact' to false"
-            )
-        if self.hidden_size % self.num_attention_heads:
-            raise ConfigError(
-                f"'hidden_size' {self.hidden_size} must be a multiple of 'n_head' {self.num_attention_heads}"
             )
 
 
@@ -63,59 +66,48 @@ class _NormedResidualLayer(DecoderLayer):
         return x, self.mlp(x)
 
 
-def _layer(spec: BloomSpec) -> DecoderLayer:
+def _mlp(spec: BloomSpec) -> MLP:
+    return MLP(spec.hidden_size, 4 * spec.hidden_size, activation("gelu_pytorch_tanh"))
+
+
+def _layers(spec: BloomSpec) -> list[nn.Module]:
     kind = _NormedResidualLayer if spec.apply_residual_connection_post_layernorm else DecoderLayer
-    return kind(
-        attention=CachedSelfAttention(spec.hidden_size, heads=spec.num_attention_heads, bias=True),
-        attention_norm=LayerNorm(spec.hidden_size, spec.layer_norm_epsilon),
-        mlp=MLP(spec.hidden_size, 4 * spec.hidden_size, activation("gelu_pytorch_tanh")),
-        mlp_norm=LayerNorm(spec.hidden_size, spec.layer_norm_epsilon),
-    )
+    return [layer(spec, norm=layer_norm, mlp=_mlp, kind=kind, bias=True) for _ in range(spec.num_hidden_layers)]
 
 
-def _causal_lm(spec: BloomSpec, absent: frozenset[str]) -> nn.Module:
-    decoder = Decoder(
-        embeddings=TokenEmbeddings(
-            spec.vocab_size, spec.hidden_size, norm=LayerNorm(spec.hidden_size, spec.layer_norm_epsilon)
-        ),
-        layers=[_layer(spec) for _ in range(spec.num_hidden_layers)],
-        norm=LayerNorm(spec.hidden_size, spec.layer_norm_epsilon),
-        bias=Alibi(spec.num_attention_heads),
-    )
-    return CausalLM(decoder, nn.Linear(spec.hidden_size, spec.vocab_size, bias=False), positions=False)
+# Megatron's names, which Falcon has too.
+NAMES = names(
+    "h.{}",
+    output="self_attention.dense",
+    attention_norm="input_layernorm",
+    mlp_norm="post_attention_layernorm",
+    up="mlp.dense_h_to_4h",
+    down="mlp.dense_4h_to_h",
+    embeddings="word_embeddings",
+    norm="ln_f",
+)
 
 
 def _weights(spec: BloomSpec) -> tuple[Rule, ...]:
-    tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
-    layers, attention = "model.layers.{}.", "model.layers.{}.self_attn."
     return (
-        # Upstream's own checkpoints are those of the model without a head.
-        Rename("word_embeddings*", "transformer.word_embeddings*"),
-        Rename("h.*", "transformer.h.*"),
-        Rename("ln_f.*", "transformer.ln_f.*"),
-        Ignore("transformer.h.{}.self_attention.masked_bias"),
-        Rename("transformer.word_embeddings.*", "model.embeddings.words.*"),
-        Rename("transformer.word_embeddings_layernorm.*", "model.embeddings.norm.*"),
-        Rename("transformer.ln_f.*", "model.norm.*"),
-        Rename("transformer.h.*", "model.layers.*"),
-        SplitGroups(
-            layers + "self_attention.query_key_value.*",
-            tuple(f"{attention}{part}_proj.*" for part in "qkv"),
-            groups=spec.num_attention_heads,
-            shares=(1, 1, 1),
-        ),
-        Rename(layers + "self_attention.dense.*", attention + "o_proj.*"),
-        Rename(layers + "input_layernorm.*", layers + "attention_norm.*"),
-        Rename(layers + "post_attention_layernorm.*", layers + "mlp_norm.*"),
-        Rename(layers + "mlp.dense_h_to_4h.*", layers + "mlp.up_proj.*"),
-        Rename(layers + "mlp.dense_4h_to_h.*", layers + "mlp.down_proj.*"),
-        *tie,
+        Rename("transformer.*", "*"),
+        Ignore("h.{}.self_attention.masked_bias"),
+        Rename("word_embeddings_layernorm.*", "model.embeddings.norm.*"),
+        Split("h.{}.self_attention.query_key_value.*", QKV, groups=spec.num_attention_heads),
+        *NAMES,
+        *tied(spec),
     )
 
 
 FAMILY = Family(
     spec=BloomSpec,
-    heads={heads.CAUSAL_LM: _causal_lm},
+    heads=causal_heads(
+        _layers,
+        embeddings=lambda spec: words(spec, norm=layer_norm(spec)),
+        norm=layer_norm,
+        bias=lambda spec: Alibi(spec.num_attention_heads),
+        positions=lambda spec: False,
+    ),
     weights=_weights,
     final_norm=True,
     inert=frozenset({"attention_softmax_in_fp32", "hidden_dropout"}),
@@ -123,12 +115,7 @@ FAMILY = Family(
     variations=(
         # Heads that are no power of two, the other residuals, an untied head. Few heads, so that slopes are small: at
         # 1024 tokens steep ones make upstream round scores by more than the gate allows.
-        {
-            "hidden_size": 36,
-            "n_layer": 2,
-            "n_head": 3,
-            "apply_residual_connection_post_layernorm": True,
-            "tie_word_embeddings": False,
-        },
+        {"hidden_size": 36, "n_layer": 2, "n_head": 3, "tie_word_embeddings": False}
+        | {"apply_residual_connection_post_layernorm": True},
     ),
 )

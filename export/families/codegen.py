@@ -3,11 +3,10 @@ https://arxiv.org/abs/2203.13474"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from precast.export import heads
-from precast.export.families import Family
-from precast.export.families.gptj import INERT_KEYS, GPTJSpec, causal_lm, weights
+from precast.export.families import gptj
+from precast.export.head_sets.decoders import QKV
 from precast.export.weights import Rule, Split
 from precast.runtime.errors import ConfigError
 
@@ -17,43 +16,30 @@ _PROCESSORS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeGenSpec(GPTJSpec):
+class CodeGenSpec(gptj.GPTJSpec):
     """Upstream's defaults are those of GPT-J."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.heads % _PROCESSORS:
+        if self.num_attention_heads % _PROCESSORS:
             raise ConfigError(
                 f"'n_head' must be a multiple of {_PROCESSORS}: the weights are packed for so many processors; "
-                f"received {self.heads}"
+                f"received {self.num_attention_heads}"
             )
 
 
 def _weights(spec: CodeGenSpec) -> tuple[Rule, ...]:
-    parts = tuple(f"model.layers.{{}}.self_attn.{part}_proj.*" for part in "qvk")
-    return (*weights(spec), Split("h.{}.attn.qkv_proj.*", parts, groups=_PROCESSORS))
+    query, key, value = QKV
+    return (*gptj.weights(spec), Split("h.{}.attn.qkv_proj.*", (query, value, key), groups=_PROCESSORS))
 
 
-FAMILY = Family(
+FAMILY = replace(
+    gptj.FAMILY,
     spec=CodeGenSpec,
-    heads={heads.CAUSAL_LM: causal_lm},
     weights=_weights,
-    limits=lambda spec: spec.positions,
-    final_norm=True,
-    inert=INERT_KEYS,
-    tiny={"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160, "rotary_dim": 4, "vocab_size": 99},
     variations=(
         # 8 heads of 6 channels, all of them turned, another width, a tied head.
-        {
-            "n_embd": 48,
-            "n_head": 8,
-            "n_inner": 37,
-            "n_layer": 1,
-            "rotary_dim": 6,
-            "activation_function": "gelu",
-            "tie_word_embeddings": True,
-            "vocab_size": 131,
-            "layer_norm_epsilon": 1e-3,
-        },
+        {"hidden_size": 48, "num_attention_heads": 8, "num_hidden_layers": 1, "n_inner": 37, "vocab_size": 131}
+        | {"rotary_dim": 6, "tie_word_embeddings": True, "activation_function": "gelu", "layer_norm_epsilon": 1e-3},
     ),
 )

@@ -4,31 +4,27 @@ the last tokens alone, those with rotary positions of a base of their own. https
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.attention import CachedSelfAttention
-from precast.export.blocks.cache import Step
-from precast.export.blocks.layer_types import FULL, SLIDING, check_layer_types
-from precast.export.blocks.mlp import GatedMLP
+from precast.export.blocks.layer_types import FULL, SLIDING, windows
 from precast.export.blocks.norms import RMSNorm
 from precast.export.blocks.rope import Rope, rope
-from precast.export.blocks.rotary import SteppedRotary
-from precast.export.families import Family
-from precast.export.families.llama import LlamaSpec, causal_lm
+from precast.export.families import gemma, llama
+from precast.export.head_sets.decoders import attention, causal_heads, gated_mlp, rms_norm, scaled_words
+from precast.export.skeletons.decoder_layers import SandwichLayer
 from precast.export.spec import hf
-from precast.export.weights import Fold, Ignore, Prefixed, Rename, Rule, Tie
+from precast.export.weights import Fold, Ignore, Rule
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "Gemma3Spec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gemma3Spec(LlamaSpec):
+class Gemma3Spec(llama.RelativeSpec):
     """Upstream's defaults; ``rope_theta`` and ``rope_scaling`` are those of the layers that see everything."""
 
     vocab_size: int = hf(default=262208)
@@ -41,7 +37,7 @@ class Gemma3Spec(LlamaSpec):
     hidden_act: Activation = hf("hidden_activation", default=activation("gelu_pytorch_tanh"), read=activation)
     max_position_embeddings: int = hf(default=131072)
     tie_word_embeddings: bool = hf(default=True)
-    mlp_bias: bool = hf(default=False, only=(False,))
+    attention_bias: bool = hf(default=False)
     rope_local_base_freq: float = hf(default=10000.0)
     query_pre_attn_scalar: float = hf(default=256)
     sliding_window: int | None = hf(default=4096)
@@ -63,7 +59,6 @@ class Gemma3Spec(LlamaSpec):
                 "'query_pre_attn_scalar' and 'final_logit_softcapping' must be positive; received "
                 f"{self.query_pre_attn_scalar} and {self.final_logit_softcapping}"
             )
-        check_layer_types(self.kinds, self.num_hidden_layers, self.sliding_window)
         given = self.rope_parameters
         if given is not None and not (
             set(given) <= {FULL, SLIDING} and all(isinstance(v, (dict, type(None))) for v in given.values())
@@ -81,6 +76,11 @@ class Gemma3Spec(LlamaSpec):
             return self.layer_types
         every = self.sliding_window_pattern
         return [SLIDING if (index + 1) % every else FULL for index in range(self.num_hidden_layers)]
+
+    @property
+    def windows(self) -> list[int | None]:
+        """And how many tokens that is."""
+        return windows(self.num_hidden_layers, self.sliding_window, kinds=self.kinds)
 
     @property
     def rope(self) -> Rope:
@@ -109,85 +109,50 @@ class Gemma3Spec(LlamaSpec):
         )
 
 
-class _SandwichLayer(nn.Module):
-    """x = x + norm(attention(norm(x))); x = x + norm(mlp(norm(x))); the state travels as in `DecoderLayer`."""
-
-    def __init__(self, spec: Gemma3Spec, positions: SteppedRotary, window: int | None) -> None:
-        super().__init__()
-
-        def norm(size: int = spec.hidden_size) -> RMSNorm:
-            return RMSNorm(size, spec.rms_norm_eps)
-
-        self.attention_norm, self.attention_post_norm = norm(), norm()
-        self.mlp_norm, self.mlp_post_norm = norm(), norm()
-        self.self_attn = CachedSelfAttention(
-            spec.hidden_size,
-            heads=spec.num_attention_heads,
-            kv_heads=spec.kv_heads,
-            head_dim=spec.size,
-            bias=spec.attention_bias,
-            positions=positions,
-            query_norm=norm(spec.size),
-            key_norm=norm(spec.size),
-            window=window,
-            scale=spec.query_pre_attn_scalar**-0.5,
-        )
-        self.mlp = GatedMLP(spec.hidden_size, spec.intermediate_size, spec.hidden_act, bias=False)
-
-    def forward(
-        self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """x, update [B, S, H] (None: there is no update yet) -> the same two after this layer."""
-        if update is None:
-            normed = self.attention_norm(x)
-        else:
-            normed, x = self.attention_norm.add(update, x)
-        update = self.attention_post_norm(self.self_attn(normed, step, bias))
-        normed, x = self.mlp_norm.add(update, x)
-        return x, self.mlp_post_norm(self.mlp(normed))
-
-
-def _causal_lm(spec: Gemma3Spec, absent: frozenset[str]) -> nn.Module:
+def _layers(spec: Gemma3Spec) -> list[nn.Module]:
     everywhere, nearby = spec.rope.module(), spec.local_rope.module()
-    layers: list[nn.Module] = [
-        _SandwichLayer(spec, nearby, spec.sliding_window) if kind == SLIDING else _SandwichLayer(spec, everywhere, None)
-        for kind in spec.kinds
+    return [
+        SandwichLayer(
+            attention=attention(
+                spec,
+                bias=spec.attention_bias,
+                positions=everywhere if window is None else nearby,
+                query_norm=RMSNorm(spec.size, spec.rms_norm_eps),
+                key_norm=RMSNorm(spec.size, spec.rms_norm_eps),
+                window=window,
+                scale=spec.query_pre_attn_scalar**-0.5,
+            ),
+            attention_norm=rms_norm(spec),
+            attention_post_norm=rms_norm(spec),
+            mlp=gated_mlp(spec),
+            mlp_norm=rms_norm(spec),
+            mlp_post_norm=rms_norm(spec),
+        )
+        for window in spec.windows
     ]
-    return causal_lm(spec, layers, embedding_scale=spec.hidden_size**0.5, softcap=spec.final_logit_softcapping)
+
+
+_NORMS = {
+    "attention_norm": "input_layernorm",
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
 
 
 def _weights(spec: Gemma3Spec) -> tuple[Rule, ...]:
-    tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
-    layers = "model.layers.{}."
-    return (
-        Prefixed("model"),
-        Ignore("model.rotary_emb*.inv_freq"),
-        Rename("model.embed_tokens.*", "model.embeddings.words.*"),
-        Rename(layers + "input_layernorm.*", layers + "attention_norm.*"),
-        Rename(layers + "post_attention_layernorm.*", layers + "attention_post_norm.*"),
-        Rename(layers + "pre_feedforward_layernorm.*", layers + "mlp_norm.*"),
-        Rename(layers + "post_feedforward_layernorm.*", layers + "mlp_post_norm.*"),
-        Fold("*norm.weight", add=1.0),
-        *tie,
-    )
+    offsets = Fold("*norm.weight", add=1.0)
+    return llama.weights(spec, Ignore("model.rotary_emb_local.inv_freq"), offsets, norms=_NORMS)
 
 
-FAMILY = Family(
+FAMILY = replace(
+    gemma.FAMILY,
     spec=Gemma3Spec,
-    heads={heads.CAUSAL_LM: _causal_lm},
+    heads=causal_heads(_layers, embeddings=scaled_words, softcap=lambda spec: spec.final_logit_softcapping),
     weights=_weights,
-    limits=lambda spec: spec.max_position_embeddings,
-    final_norm=True,
     tiny={
-        "hidden_size": 32,
+        **gemma.FAMILY.tiny,
         "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "intermediate_size": 48,
-        "max_position_embeddings": 160,
-        "vocab_size": 99,
-        "pad_token_id": 0,
         "query_pre_attn_scalar": 20,
         "sliding_window": 6,
         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],

@@ -9,17 +9,23 @@ from typing import Any
 
 from torch import nn
 
-from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.attention import CachedSelfAttention, head_size
-from precast.export.blocks.embeddings import PlacedPositions
-from precast.export.blocks.mlp import MLP
-from precast.export.blocks.norms import LayerNorm
-from precast.export.families import Family, TextSpec
-from precast.export.generative import CausalLM
-from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddings
+from precast.export.families import Family, gpt2
+from precast.export.head_sets.decoders import (
+    ODD,
+    SUMMARY_KEYS,
+    TINY,
+    DecoderSpec,
+    causal_heads,
+    layer,
+    layer_norm,
+    mlp,
+    names,
+    placed,
+    tied,
+)
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Rename, Rule, Tie
+from precast.export.weights import Ignore, Rename, Rule
 from precast.runtime.errors import ConfigError, listing
 
 __all__ = ["FAMILY", "GPTNeoSpec"]
@@ -28,23 +34,23 @@ _GLOBAL, _LOCAL = "global", "local"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTNeoSpec(TextSpec):
+class GPTNeoSpec(DecoderSpec):
     """Upstream's defaults are GPT-Neo 1.3B's."""
 
     vocab_size: int = hf(default=50257)
     hidden_size: int = hf(default=2048)
-    layers: int = hf(("num_layers", "num_hidden_layers"), default=24)
-    heads: int = hf(("num_heads", "num_attention_heads"), default=16)
+    num_hidden_layers: int = hf(("num_layers", "num_hidden_layers"), default=24)
+    num_attention_heads: int = hf(("num_heads", "num_attention_heads"), default=16)
     max_position_embeddings: int = hf(default=2048)
     intermediate_size: int | None = hf(default=None)
-    activation_function: Activation = hf(default=activation("gelu_new"), read=activation)
-    layer_norm_epsilon: float = hf(default=1e-5)
+    hidden_act: Activation = hf("activation_function", default=activation("gelu_new"), read=activation)
+    layer_norm_eps: float = hf("layer_norm_epsilon", default=1e-5)
     attention_types: list[Any] | None = hf(default=None)
     attention_layers: list[str] | None = hf(default=None)
     window_size: int = hf(default=256)
 
     def __post_init__(self) -> None:
-        head_size(self.hidden_size, self.heads)
+        super().__post_init__()
         self._count()  # before anything is repeated: a count without end would not end
         kinds = self.kinds
         wrong = sorted({str(kind) for kind in kinds} - {_GLOBAL, _LOCAL})
@@ -83,89 +89,38 @@ class GPTNeoSpec(TextSpec):
                     f"[[['global', 'local'], 12]]; received {self.attention_types}"
                 ) from None
             made = sum(len(kinds) * repeats for kinds, repeats in pairs)
-        if made != self.layers:
-            raise ConfigError(f"'attention_types' makes {made} layers, and 'num_layers' is {self.layers}")
+        if made != self.num_hidden_layers:
+            raise ConfigError(f"'attention_types' makes {made} layers, and 'num_layers' is {self.num_hidden_layers}")
 
 
-def _layer(spec: GPTNeoSpec, kind: str) -> DecoderLayer:
-    hidden, epsilon = spec.hidden_size, spec.layer_norm_epsilon
-    return DecoderLayer(
-        attention=CachedSelfAttention(
-            hidden, heads=spec.heads, out_bias=True, scale=1.0, window=spec.window_size if kind == _LOCAL else None
-        ),
-        attention_norm=LayerNorm(hidden, epsilon),
-        mlp=MLP(hidden, spec.intermediate_size or 4 * hidden, spec.activation_function),
-        mlp_norm=LayerNorm(hidden, epsilon),
-    )
-
-
-def _causal_lm(spec: GPTNeoSpec, absent: frozenset[str]) -> nn.Module:
-    return CausalLM(
-        Decoder(
-            embeddings=TokenEmbeddings(
-                spec.vocab_size,
-                spec.hidden_size,
-                positions=PlacedPositions(spec.max_position_embeddings, spec.hidden_size),
-            ),
-            layers=[_layer(spec, kind) for kind in spec.kinds],
-            norm=LayerNorm(spec.hidden_size, spec.layer_norm_epsilon),
-        ),
-        nn.Linear(spec.hidden_size, spec.vocab_size, bias=False),
-    )
+def _layers(spec: GPTNeoSpec) -> list[nn.Module]:
+    windows = [spec.window_size if kind == _LOCAL else None for kind in spec.kinds]
+    return [layer(spec, norm=layer_norm, mlp=mlp, out_bias=True, scale=1.0, window=window) for window in windows]
 
 
 def _weights(spec: GPTNeoSpec) -> tuple[Rule, ...]:
-    old, new = "h.{}", "model.layers.{}"
     return (
         Rename("transformer.*", "*"),
         # Causal masks that were saved with the weights.
-        Ignore(f"{old}.attn.attention.bias"),
-        Ignore(f"{old}.attn.attention.masked_bias"),
-        Rename(f"{old}.attn.attention.out_proj.*", f"{new}.self_attn.o_proj.*"),
-        Rename(f"{old}.attn.attention.*", f"{new}.self_attn.*"),
-        Rename(f"{old}.ln_1.*", f"{new}.attention_norm.*"),
-        Rename(f"{old}.ln_2.*", f"{new}.mlp_norm.*"),
-        Rename(f"{old}.mlp.c_fc.*", f"{new}.mlp.up_proj.*"),
-        Rename(f"{old}.mlp.c_proj.*", f"{new}.mlp.down_proj.*"),
-        Rename("wte.*", "model.embeddings.words.*"),
-        Rename("wpe.*", "model.embeddings.positions.table.*"),
-        Rename("ln_f.*", "model.norm.*"),
-        *((Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()),
+        Ignore("h.{}.attn.attention.bias"),
+        Ignore("h.{}.attn.attention.masked_bias"),
+        *names("h.{}", output="attn.attention.out_proj", attention="attn.attention"),
+        *gpt2.NAMES,
+        *tied(spec),
     )
 
 
 FAMILY = Family(
     spec=GPTNeoSpec,
-    heads={heads.CAUSAL_LM: _causal_lm},
+    heads=causal_heads(_layers, embeddings=placed, norm=layer_norm),
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
-    inert=frozenset(
-        """embed_dropout resid_dropout summary_activation summary_first_dropout summary_proj_to_labels summary_type
-        summary_use_proj""".split()
-    ),
-    tiny={
-        "hidden_size": 32,
-        "num_layers": 2,
-        "num_heads": 4,
-        "attention_types": [[["global", "local"], 1]],
-        "window_size": 9,
-        "max_position_embeddings": 160,
-        "vocab_size": 99,
-    },
+    inert=SUMMARY_KEYS | {"embed_dropout", "resid_dropout"},
+    tiny={**TINY, "attention_types": [[["global", "local"], 1]], "window_size": 9},
     variations=(
-        # Odd sizes: 3 heads of 7 channels, another width, local layers first, a head apart.
-        {
-            "hidden_size": 21,
-            "num_heads": 3,
-            "num_layers": 3,
-            "attention_types": [[["local"], 2], [["global"], 1]],
-            "window_size": 1,
-            "intermediate_size": 37,
-            "activation_function": "gelu",
-            "tie_word_embeddings": False,
-            "vocab_size": 131,
-            "layer_norm_epsilon": 1e-3,
-        },
+        # Another width, local layers first.
+        {**ODD, "num_hidden_layers": 3, "attention_types": [[["local"], 2], [["global"], 1]], "window_size": 1}
+        | {"intermediate_size": 37, "activation_function": "gelu", "layer_norm_epsilon": 1e-3},
     ),
 )

@@ -3,32 +3,26 @@ https://arxiv.org/abs/2307.09288, https://arxiv.org/abs/2407.21783"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.attention import CachedSelfAttention
-from precast.export.blocks.mlp import GatedMLP
-from precast.export.blocks.norms import RMSNorm
-from precast.export.blocks.rope import Rope, rope
-from precast.export.blocks.rotary import SteppedRotary
-from precast.export.families import Family, TextSpec
-from precast.export.generative import CausalLM
-from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddings
+from precast.export.blocks.layer_types import windows
+from precast.export.families import Family
+from precast.export.head_sets.decoders import TINY, RotarySpec, causal_heads, layer, names, tied
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Prefixed, Rename, Rule, Tie
+from precast.export.weights import Ignore, Prefixed, Rule
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "LLAMA_NAMES", "LlamaSpec", "causal_lm", "layer", "weights"]
+__all__ = ["FAMILY", "LlamaSpec", "RelativeSpec", "layers", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaSpec(TextSpec):
-    """Keys that Llama's relatives share; upstream's defaults are Llama 7B's."""
+class RelativeSpec(RotarySpec):
+    """Keys that Llama and its relatives share; most of these have no biases."""
 
     vocab_size: int = hf(default=32000)
     hidden_size: int = hf(default=4096)
@@ -41,12 +35,8 @@ class LlamaSpec(TextSpec):
     max_position_embeddings: int = hf(default=2048)
     rms_norm_eps: float = hf(default=1e-6)
     tie_word_embeddings: bool = hf(default=False)
-    attention_bias: bool = hf(default=False)
-    mlp_bias: bool = hf(default=False)
-    rope_theta: float | None = hf(default=None)
-    rope_scaling: dict[str, Any] | None = hf(default=None)
-    rope_parameters: dict[str, Any] | None = hf(default=None)
-    partial_rotary_factor: float | None = hf(default=None)
+    attention_bias: bool = hf(default=False, only=(False,))
+    mlp_bias: bool = hf(default=False, only=(False,))
     pretraining_tp: int = hf(default=1)
 
     def __post_init__(self) -> None:
@@ -55,7 +45,8 @@ class LlamaSpec(TextSpec):
                 f"'num_attention_heads' {self.num_attention_heads} must be a multiple of 'num_key_value_heads' "
                 f"{self.kv_heads}: each of those serves a group of equal size"
             )
-        self.rope.check()
+        super().__post_init__()
+        _ = self.windows  # raises where layers have none that they could have
 
     @property
     def kv_heads(self) -> int:
@@ -68,96 +59,50 @@ class LlamaSpec(TextSpec):
         return self.head_dim or self.hidden_size // self.num_attention_heads
 
     @property
-    def rope(self) -> Rope:
-        """How rotary angles are made."""
-        return rope(
-            self.size,
-            parameters=self.rope_parameters,
-            scaling=self.rope_scaling,
-            theta=self.rope_theta,
-            longest=self.max_position_embeddings,
-            part=self.partial_rotary_factor,
-        )
-
-    def ignored(self) -> tuple[str, ...]:
-        """As `Spec`."""
-        return self.rope.ignored
+    def windows(self) -> list[int | None]:
+        """How many tokens each layer sees; None: all, as in every layer of Llama itself."""
+        return windows(self.num_hidden_layers)
 
 
-def layer(
-    spec: LlamaSpec, positions: SteppedRotary, *, qkv_bias: bool = False, window: int | None = None
-) -> DecoderLayer:
-    """One layer; Qwen2 and Mistral have the same one."""
-    return DecoderLayer(
-        attention=CachedSelfAttention(
-            spec.hidden_size,
-            heads=spec.num_attention_heads,
-            kv_heads=spec.kv_heads,
-            head_dim=spec.size,
-            bias=spec.attention_bias or qkv_bias,
-            out_bias=spec.attention_bias,
-            positions=positions,
-            window=window,
-        ),
-        attention_norm=RMSNorm(spec.hidden_size, spec.rms_norm_eps),
-        mlp=GatedMLP(spec.hidden_size, spec.intermediate_size, spec.hidden_act, bias=spec.mlp_bias),
-        mlp_norm=RMSNorm(spec.hidden_size, spec.rms_norm_eps),
+@dataclass(frozen=True, kw_only=True)
+class LlamaSpec(RelativeSpec):
+    """Upstream's defaults are Llama 7B's, and its relatives' where they do not say theirs."""
+
+    attention_bias: bool = hf(default=False)
+    mlp_bias: bool = hf(default=False)
+
+
+def layers(spec: RelativeSpec, *, qkv_bias: bool = False, **parts: Any) -> list[nn.Module]:
+    """Of Llama and its relatives; ``parts`` are further ones of `layer`."""
+    positions, bias = spec.rope.module(), spec.attention_bias
+    return [
+        layer(spec, bias=bias or qkv_bias, out_bias=bias, positions=positions, window=window, **parts)
+        for window in spec.windows
+    ]
+
+
+_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+
+
+def weights(spec: RelativeSpec, *others: Rule, norms: Mapping[str, str] = _NORMS) -> tuple[Rule, ...]:
+    """Checkpoint names, and the head tied where the config says so; ``others`` are a relative's."""
+    return (
+        Prefixed("model"),
+        Ignore("model.layers.{}.self_attn.rotary_emb.inv_freq"),
+        Ignore("model.rotary_emb.inv_freq"),
+        *names("model.layers.{}", embeddings="model.embed_tokens", **norms),
+        *others,
+        *tied(spec),
     )
-
-
-def causal_lm(
-    spec: LlamaSpec, layers: Sequence[nn.Module], *, embedding_scale: float | None = None, softcap: float | None = None
-) -> CausalLM:
-    """The layers between embeddings and head; ``softcap`` is that of the logits."""
-    return CausalLM(
-        Decoder(
-            embeddings=TokenEmbeddings(spec.vocab_size, spec.hidden_size, scale=embedding_scale),
-            layers=layers,
-            norm=RMSNorm(spec.hidden_size, spec.rms_norm_eps),
-        ),
-        nn.Linear(spec.hidden_size, spec.vocab_size, bias=False),
-        softcap=softcap,
-    )
-
-
-def _causal_lm(spec: LlamaSpec, absent: frozenset[str]) -> nn.Module:
-    positions = spec.rope.module()
-    return causal_lm(spec, [layer(spec, positions) for _ in range(spec.num_hidden_layers)])
-
-
-# Checkpoint names of a Llama-shaped decoder.
-LLAMA_NAMES: tuple[Rule, ...] = (
-    Prefixed("model"),
-    Ignore("model.layers.{}.self_attn.rotary_emb.inv_freq"),
-    Ignore("model.rotary_emb.inv_freq"),
-    Rename("model.embed_tokens.*", "model.embeddings.words.*"),
-    Rename("model.layers.{}.input_layernorm.*", "model.layers.{}.attention_norm.*"),
-    Rename("model.layers.{}.post_attention_layernorm.*", "model.layers.{}.mlp_norm.*"),
-)
-
-
-def weights(spec: LlamaSpec) -> tuple[Rule, ...]:
-    """Checkpoint names, and the head tied where the config says so."""
-    tie = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
-    return (*LLAMA_NAMES, *tie)
 
 
 FAMILY = Family(
     spec=LlamaSpec,
-    heads={heads.CAUSAL_LM: _causal_lm},
+    heads=causal_heads(layers),
     weights=weights,
     limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
-    tiny={
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "intermediate_size": 48,
-        "max_position_embeddings": 160,
-        "vocab_size": 99,
-        "pad_token_id": 0,
-    },
+    tiny={**TINY, "num_key_value_heads": 2, "intermediate_size": 48, "pad_token_id": 0},
     variations=(
         # Odd sizes: 3 heads of 6 channels, every bias, tied head, Llama 3's scaling.
         {

@@ -4,47 +4,50 @@ is one of its checkpoints. https://arxiv.org/abs/2205.01068"""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.attention import CachedSelfAttention, head_size
 from precast.export.blocks.cache import Step
 from precast.export.blocks.embeddings import PlacedPositions
-from precast.export.blocks.mlp import MLP
-from precast.export.blocks.norms import LayerNorm
-from precast.export.families import Family, TextSpec
-from precast.export.generative import CausalLM
-from precast.export.skeletons.decoder import Decoder, DecoderLayer, PostNormDecoderLayer
+from precast.export.families import Family
+from precast.export.head_sets.decoders import (
+    ODD,
+    TINY,
+    DecoderSpec,
+    causal_heads,
+    layer,
+    layer_norm,
+    mlp,
+    names,
+    tied,
+)
+from precast.export.skeletons.decoder import DecoderLayer, PostNormDecoderLayer
 from precast.export.spec import hf
-from precast.export.weights import Narrow, Rename, Rule, Tie
+from precast.export.weights import Narrow, Rename, Rule
 
-__all__ = ["FAMILY", "OPTSpec", "layer_names"]
-
-_EPSILON = 1e-5
-_OFFSET = 2  # rows of the table of positions before the first one's
+__all__ = ["FAMILY", "NAMES", "POSITIONS", "OPTSpec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OPTSpec(TextSpec):
+class OPTSpec(DecoderSpec):
     """Upstream's defaults are OPT 125M's."""
 
     vocab_size: int = hf(default=50272)
     hidden_size: int = hf(default=768)
     num_hidden_layers: int = hf(default=12)
     num_attention_heads: int = hf(default=12)
-    ffn_dim: int = hf(default=3072)
+    intermediate_size: int = hf("ffn_dim", default=3072)
     max_position_embeddings: int = hf(default=2048)
     do_layer_norm_before: bool = hf(default=True)
     remove_final_layer_norm: bool = hf("_remove_final_layer_norm", default=False)
     word_embed_proj_dim: int | None = hf(default=None)
-    activation_function: Activation = hf(default=activation("relu"), read=activation)
+    hidden_act: Activation = hf("activation_function", default=activation("relu"), read=activation)
     enable_bias: bool = hf(default=True)
     layer_norm_elementwise_affine: bool = hf(default=True, only=(True,))
-
-    def __post_init__(self) -> None:
-        head_size(self.hidden_size, self.num_attention_heads)
+    layer_norm_eps: ClassVar[float] = 1e-5
 
     @property
     def words(self) -> int:
@@ -74,40 +77,29 @@ class _ProjectedEmbeddings(nn.Module):
         return x + self.positions(input_ids, step)
 
 
-def _layer(spec: OPTSpec) -> nn.Module:
-    hidden, bias = spec.hidden_size, spec.enable_bias
+def _layers(spec: OPTSpec) -> list[nn.Module]:
     kind = DecoderLayer if spec.do_layer_norm_before else PostNormDecoderLayer
-    return kind(
-        attention=CachedSelfAttention(hidden, heads=spec.num_attention_heads, bias=bias),
-        attention_norm=LayerNorm(hidden, _EPSILON),
-        mlp=MLP(hidden, spec.ffn_dim, spec.activation_function, bias=bias),
-        mlp_norm=LayerNorm(hidden, _EPSILON),
-    )
+    bias = spec.enable_bias
+    made = partial(layer, spec, norm=layer_norm, mlp=partial(mlp, bias=bias), kind=kind, bias=bias)
+    return [made() for _ in range(spec.num_hidden_layers)]
 
 
-def _causal_lm(spec: OPTSpec, absent: frozenset[str]) -> nn.Module:
-    width, hidden = spec.words, spec.hidden_size
-    return CausalLM(
-        Decoder(
-            embeddings=_ProjectedEmbeddings(spec),
-            layers=[_layer(spec) for _ in range(spec.num_hidden_layers)],
-            norm=LayerNorm(hidden, _EPSILON) if spec.ends_in_norm else None,
-        ),
-        nn.Linear(width, spec.vocab_size, bias=False),
-        transform=None if width == hidden else nn.Linear(hidden, width, bias=False),
-    )
+def _transform(spec: OPTSpec) -> nn.Module | None:
+    return None if spec.words == spec.hidden_size else nn.Linear(spec.hidden_size, spec.words, bias=False)
 
 
-def layer_names(old: str = "layers.{}", new: str = "model.layers.{}") -> tuple[Rule, ...]:
-    """The names fairseq gave the parts of a layer."""
-    return (
-        Rename(f"{old}.self_attn.out_proj.*", f"{new}.self_attn.o_proj.*"),
-        Rename(f"{old}.self_attn_layer_norm.*", f"{new}.attention_norm.*"),
-        Rename(f"{old}.fc1.*", f"{new}.mlp.up_proj.*"),
-        Rename(f"{old}.fc2.*", f"{new}.mlp.down_proj.*"),
-        Rename(f"{old}.final_layer_norm.*", f"{new}.mlp_norm.*"),
-        *(Rename(f"{old}.self_attn.{part}_proj.*", f"{new}.self_attn.{part}_proj.*") for part in "qkv"),
-    )
+# The names fairseq gave the parts of a decoder; ahead of the first position's, its table has two rows.
+NAMES = names(
+    "layers.{}",
+    output="self_attn.out_proj",
+    attention="self_attn",
+    attention_norm="self_attn_layer_norm",
+    up="fc1",
+    down="fc2",
+    mlp_norm="final_layer_norm",
+    embeddings="embed_tokens",
+)
+POSITIONS = (Narrow("embed_positions.weight", 2), *names(positions="embed_positions"))
 
 
 def _weights(spec: OPTSpec) -> tuple[Rule, ...]:
@@ -115,50 +107,35 @@ def _weights(spec: OPTSpec) -> tuple[Rule, ...]:
         Rename("model.decoder.*", "*"),
         # The name of the base model, which early checkpoints were saved from.
         Rename("decoder.*", "*"),
-        *layer_names(),
-        Narrow("embed_positions.weight", _OFFSET),
-        Rename("embed_tokens.*", "model.embeddings.words.*"),
-        Rename("embed_positions.*", "model.embeddings.positions.table.*"),
+        *NAMES,
+        *POSITIONS,
+        *names(norm="final_layer_norm"),
         Rename("project_in.*", "model.embeddings.project.*"),
         Rename("project_out.*", "transform.*"),
-        Rename("final_layer_norm.*", "model.norm.*"),
-        *((Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()),
+        *tied(spec),
     )
 
 
 FAMILY = Family(
     spec=OPTSpec,
-    heads={heads.CAUSAL_LM: _causal_lm},
+    heads=causal_heads(
+        _layers,
+        embeddings=_ProjectedEmbeddings,
+        norm=lambda spec: layer_norm(spec) if spec.ends_in_norm else None,
+        lm_head=lambda spec: nn.Linear(spec.words, spec.vocab_size, bias=False),
+        transform=_transform,
+    ),
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     inert=frozenset({"activation_dropout", "init_std", "layerdrop"}),
-    tiny={
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "ffn_dim": 48,
-        "max_position_embeddings": 160,
-        "vocab_size": 99,
-    },
+    tiny={**TINY, "ffn_dim": 48},
     variations=(
-        # OPT 350M: norms behind the parts, narrow embeddings. Odd sizes: 3 heads of 7 channels.
-        {
-            "hidden_size": 21,
-            "num_attention_heads": 3,
-            "ffn_dim": 37,
-            "do_layer_norm_before": False,
-            "word_embed_proj_dim": 13,
-            "vocab_size": 131,
-        },
+        # OPT 350M: norms behind the parts, narrow embeddings.
+        {**ODD, "ffn_dim": 37, "do_layer_norm_before": False, "word_embed_proj_dim": 13, "tie_word_embeddings": True},
         # No biases, a head apart, as wide embeddings as layers.
-        {
-            "num_hidden_layers": 1,
-            "activation_function": "gelu",
-            "enable_bias": False,
-            "tie_word_embeddings": False,
-            "word_embed_proj_dim": 32,
-        },
+        {"num_hidden_layers": 1, "activation_function": "gelu", "enable_bias": False}
+        | {"tie_word_embeddings": False, "word_embed_proj_dim": 32},
         # No last norm, wider embeddings.
         {"_remove_final_layer_norm": True, "word_embed_proj_dim": 40},
     ),

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.sines import SteppedSines
-from precast.export.families import Family
-from precast.export.families.biogpt import BioGptSpec, causal_lm
-from precast.export.families.opt import layer_names
+from precast.export.families import biogpt, opt
+from precast.export.head_sets.decoders import ODD, TINY, causal_heads, layer_norm, names, tied, words
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Rename, Rule, Tie
+from precast.export.weights import Ignore, Rename, Rule
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "XGLMSpec"]
@@ -24,7 +22,7 @@ _OFFSET = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class XGLMSpec(BioGptSpec):
+class XGLMSpec(biogpt.BioGptSpec):
     """Upstream's defaults are those of the model of 564 million weights."""
 
     vocab_size: int = hf(default=256008)
@@ -49,50 +47,28 @@ class XGLMSpec(BioGptSpec):
         return torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
 
 
-def _causal_lm(spec: XGLMSpec, absent: frozenset[str]) -> nn.Module:
+def _embeddings(spec: XGLMSpec) -> nn.Module:
     # The row of padding is zeros, which is that of a position where the padding's id is not a small one.
-    return causal_lm(spec, SteppedSines(spec.hidden_size, spec.frequencies, offset=_OFFSET, zero=spec.pad_token_id))
+    sines = SteppedSines(spec.hidden_size, spec.frequencies, offset=_OFFSET, zero=spec.pad_token_id)
+    return words(spec, scale=spec.embedding_scale, positions=sines)
 
 
 def _weights(spec: XGLMSpec) -> tuple[Rule, ...]:
-    return (
-        Rename("model.*", "*"),
-        # A table of sines that was saved with the weights.
-        Ignore("embed_positions.weights"),
-        *layer_names(),
-        Rename("embed_tokens.*", "model.embeddings.words.*"),
-        Rename("layer_norm.*", "model.norm.*"),
-        *((Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()),
-    )
+    # A table of sines that was saved with the weights.
+    saved = Ignore("embed_positions.weights")
+    return (Rename("model.*", "*"), saved, *opt.NAMES, *names(norm="layer_norm"), *tied(spec))
 
 
-FAMILY = Family(
+FAMILY = replace(
+    biogpt.FAMILY,
     spec=XGLMSpec,
-    heads={heads.CAUSAL_LM: _causal_lm},
+    heads=causal_heads(biogpt.layers, embeddings=_embeddings, norm=layer_norm),
     weights=_weights,
-    limits=lambda spec: spec.max_position_embeddings,
-    final_norm=True,
-    inert=frozenset({"activation_dropout", "init_std", "layerdrop"}),
-    tiny={
-        "d_model": 32,
-        "num_layers": 2,
-        "attention_heads": 4,
-        "ffn_dim": 48,
-        "max_position_embeddings": 160,
-        "vocab_size": 99,
-    },
+    inert=opt.FAMILY.inert,
+    tiny={**TINY, "ffn_dim": 48},
     variations=(
-        # Odd sizes: 3 heads of 7 channels, nothing scaled, a head apart, a padding whose row is a position's.
-        {
-            "d_model": 21,
-            "num_layers": 1,
-            "attention_heads": 3,
-            "ffn_dim": 37,
-            "activation_function": "relu",
-            "scale_embedding": False,
-            "tie_word_embeddings": False,
-            "vocab_size": 131,
-            "pad_token_id": 5,
-        },
+        # Nothing scaled, a padding whose row is a position's.
+        {**ODD, "num_hidden_layers": 1, "ffn_dim": 37, "activation_function": "relu", "scale_embedding": False}
+        | {"pad_token_id": 5},
     ),
 )
