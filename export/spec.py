@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from precast.runtime.errors import ConfigError, closest
 from precast.runtime.fields import MOST, shown
 from precast.runtime.generation.config_values import RULES
 
-__all__ = ["INERT", "Spec", "config_keys", "hf", "ignored_keys", "read_spec"]
+__all__ = ["INERT", "Spec", "config_keys", "hf", "ignored_keys", "ignored_values", "read_spec"]
 
 # Keys that cannot change what an exported graph computes: training, bookkeeping, labels, what tasks and tokenizers
 # read, and what generation does.
@@ -43,6 +43,8 @@ def hf(
     *,
     only: tuple[Any, ...] | None = None,
     read: Callable[[Any], Any] | None = None,
+    spec: type[Spec] | None = None,
+    inert: frozenset[str] = frozenset(),
 ) -> Any:
     """A spec field read from config.json.
 
@@ -51,10 +53,21 @@ def hf(
         default: what upstream's config class takes when the key is absent; without one the key is required.
         only: the values this family honours; any other one is refused.
         read: turns the JSON value into the field's value.
+        spec: the value is an object inside config.json, read into this class (``text_config``). A ``default`` of ``{}``
+            stands for that class's own defaults.
+        inert: keys of that object that are known not to matter, beside `INERT`.
     """
     keys = (key,) if isinstance(key, str) else key
-    metadata = {"keys": keys, "default": default, "only": only, "read": read}
-    return field(metadata=metadata) if default is _MISSING else field(default=default, metadata=metadata)
+    metadata = {"keys": keys, "default": default, "only": only, "read": read, "spec": spec, "inert": inert}
+    if default is _MISSING:
+        return field(metadata=metadata)
+    if spec is not None and isinstance(default, Mapping):
+        return field(default_factory=functools.partial(read_spec, spec, default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# What stands for hf() where a field has none.
+_PLAIN: Mapping[str, Any] = hf().metadata
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,57 +112,112 @@ def config_keys() -> frozenset[str]:
 
 
 def read_spec(cls: type[S], config: Mapping[str, Any], *, inert: frozenset[str] = frozenset()) -> S:
-    """Read ``config`` into ``cls``; all problems are reported at once.
+    """Read ``config`` into ``cls``; all problems are reported at once, those of nested objects with their path.
 
     Raises:
         ConfigError: keys that are missing, have a wrong type or an unhonoured value, or that upstream knows and that
             are not known to be inert.
     """
-    kinds = typing.get_type_hints(cls)
-    strange = ignored_keys(cls, config, inert=inert)
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    for entry in dataclasses.fields(cls):
-        keys = _keys(entry)
-        found = [key for key in keys if key in config]
-        if not found:
-            if entry.metadata["default"] is _MISSING:
-                problems.append(f"{keys[0]!r} is missing. {closest(keys[0], strange)}".rstrip(". "))
-            continue
-        key, value = found[0], config[found[0]]
-        if value is None and not _matches(None, kinds[entry.name]) and entry.metadata["default"] is not _MISSING:
-            continue  # null stands for the default, as upstream's config classes take it
-        only, read = entry.metadata["only"], entry.metadata["read"]
-        if only is not None and value not in only:
-            honoured = " or ".join(map(repr, only))
-            problems.append(f"{key!r} is {shown(value)}, and only {honoured} is honoured here")
-            continue
-        if read is not None:
-            try:
-                value = read(value)
-            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                problems.append(f"{key!r} is {shown(value)}: {error}")
-                continue
-        if not _matches(value, kinds[entry.name]):
-            problems.append(f"{key!r} is {shown(value)}, expected {_kind_name(kinds[entry.name])}")
-            continue
-        most = _most(key)
-        if not all(abs(one) <= most for one in _numbers(value) if type(one) is int):
-            problems.append(f"{key!r} is {shown(value)}, expected {most} at most")
-            continue
-        values[entry.name] = float(value) if kinds[entry.name] is float else value
-    for key in sorted(set(config) - _understood(cls, inert) - set(strange)):
-        problems.append(f"{key!r} = {config[key]!r:.80} is not honoured here, and might change the computation")
+    values, problems = _read(cls, config, inert)
     if problems:
         kind = config.get("model_type")
         raise ConfigError(f"{'; '.join(problems)}: config.json of model_type {kind!r} cannot be honoured.")
     return cls(**values)
 
 
+def _read(
+    cls: type[Spec], config: Mapping[str, Any], inert: frozenset[str], path: str = ""
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of the fields of ``cls``, and what is wrong with ``config``, which is at ``path`` in config.json."""
+    kinds = typing.get_type_hints(cls)
+    strange = _ignored(cls, config, inert)
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for entry in dataclasses.fields(cls):
+        rule, keys = {**_PLAIN, **entry.metadata}, _keys(entry)
+        only, read, spec, default = rule["only"], rule["read"], rule["spec"], rule["default"]
+        found = [key for key in keys if key in config]
+        if not found:
+            if default is _MISSING:
+                problems.append(f"{path + keys[0]!r} is missing. {closest(keys[0], strange)}".rstrip(". "))
+            continue
+        key, value = found[0], config[found[0]]
+        name = f"{path}{key}"
+        if value is None and not _matches(None, kinds[entry.name]) and default is not _MISSING:
+            continue  # null stands for the default, as upstream's config classes take it
+        if only is not None and value not in only:
+            honoured = " or ".join(map(repr, only))
+            problems.append(f"{name!r} is {shown(value)}, and only {honoured} is honoured here")
+            continue
+        if spec is not None and isinstance(value, Mapping):
+            value, wrong = _nested(spec, value, rule["inert"], name)
+            problems += wrong
+            if wrong:
+                continue
+        if read is not None:
+            try:
+                value = read(value)
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                problems.append(f"{name!r} is {shown(value)}: {error}")
+                continue
+        if not _matches(value, kinds[entry.name]):
+            expected = "an object" if spec is not None else _kind_name(kinds[entry.name])
+            problems.append(f"{name!r} is {shown(value)}, expected {expected}")
+            continue
+        most = _most(key)
+        if not all(abs(one) <= most for one in _numbers(value) if type(one) is int):
+            problems.append(f"{name!r} is {shown(value)}, expected {most} at most")
+            continue
+        values[entry.name] = float(value) if kinds[entry.name] is float else value
+    for key in sorted(set(config) - _understood(cls, inert) - set(strange)):
+        problems.append(f"{path + key!r} = {config[key]!r:.80} is not honoured here, and might change the computation")
+    return values, problems
+
+
+def _nested(
+    cls: type[Spec], config: Mapping[str, Any], inert: frozenset[str], name: str
+) -> tuple[Spec | None, list[str]]:
+    """The spec of the object ``name``, or what is wrong with it."""
+    values, problems = _read(cls, config, inert, f"{name}.")
+    if problems:
+        return None, problems
+    try:
+        return cls(**values), []
+    except ConfigError as error:
+        return None, [f"{name!r}: {error}"]
+
+
 def ignored_keys(cls: type[Spec], config: Mapping[str, Any], *, inert: frozenset[str] = frozenset()) -> tuple[str, ...]:
-    """The keys of ``config`` that neither this family nor any of upstream's config classes knows, or that say null."""
+    """The keys of ``config`` that neither this family nor any of upstream's config classes knows, or that say null;
+    those of nested objects as ``text_config.key``."""
+    found = _ignored(cls, config, inert)
+    for key, spec, more in _inside(cls, config):
+        found += [f"{key}.{name}" for name in ignored_keys(spec, config[key], inert=more)]
+    return tuple(sorted(found))
+
+
+def ignored_values(spec: Spec, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """What `Spec.ignored` says of a spec read from ``config``, and of those nested in it, with their path."""
+    found = list(spec.ignored())
+    for entry in dataclasses.fields(spec):
+        value = getattr(spec, entry.name)
+        key = next((key for key in _keys(entry) if key in config), None)
+        if isinstance(value, Spec) and key is not None and isinstance(config[key], Mapping):
+            found += [f"{key}.{name}" for name in ignored_values(value, config[key])]
+    return tuple(found)
+
+
+def _ignored(cls: type[Spec], config: Mapping[str, Any], inert: frozenset[str]) -> list[str]:
     foreign = set(config) - _understood(cls, inert)
-    return tuple(sorted(key for key in foreign if key not in config_keys() or config[key] is None))
+    return sorted(key for key in foreign if key not in config_keys() or config[key] is None)
+
+
+def _inside(cls: type[Spec], config: Mapping[str, Any]) -> Iterator[tuple[str, type[Spec], frozenset[str]]]:
+    """The objects in ``config`` that are read into classes of their own, each with its class and its inert keys."""
+    for entry in dataclasses.fields(cls):
+        key = next((key for key in _keys(entry) if key in config), None)
+        if key is not None and entry.metadata.get("spec") is not None and isinstance(config[key], Mapping):
+            yield key, entry.metadata["spec"], entry.metadata["inert"]
 
 
 def _numbers(value: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from precast.export.heads import Head
-from precast.export.spec import Spec, hf, ignored_keys, read_spec
+from precast.export.spec import Spec, hf, ignored_keys, ignored_values, read_spec
 from precast.export.weights import Rule
 from precast.runtime.errors import UnsupportedModelError, closest, listing
 
@@ -96,7 +96,7 @@ class Family:
 
     def ignored(self, config: Mapping[str, Any], spec: Spec) -> tuple[str, ...]:
         """Keys of a config.json that change nothing, as nothing of upstream's reads them either."""
-        return (*ignored_keys(self.spec, config, inert=self.inert), *spec.ignored())
+        return (*ignored_keys(self.spec, config, inert=self.inert), *ignored_values(spec, config))
 
 
 @functools.cache

@@ -1,0 +1,88 @@
+"""Objects inside config.json, read into specs of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from precast.export.families import Family, LabelSpec, TextSpec
+from precast.export.spec import Spec, hf, ignored_keys, read_spec
+from precast.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(TextSpec):
+    hidden_size: int
+    num_attention_heads: int = hf(default=2)
+    rope: dict[str, Any] | None = hf("rope_scaling", default=None)
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise ConfigError(f"{self.num_attention_heads} heads do not share {self.hidden_size} channels")
+
+    def ignored(self) -> tuple[str, ...]:
+        return tuple(f"rope_scaling.{key}" for key in self.rope or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vision(Spec):
+    hidden_size: int = hf(default=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both(LabelSpec):
+    text: Text = hf("text_config", spec=Text, inert=frozenset({"layerdrop"}))
+    vision: Vision = hf("vision_config", default={}, spec=Vision)
+    audio: Vision | None = hf("audio_config", default=None, spec=Vision)
+
+
+TEXT = {"hidden_size": 6, "vocab_size": 9}
+
+
+def test_a_nested_object_is_a_spec() -> None:
+    spec = read_spec(Both, {"text_config": TEXT, "vision_config": {"hidden_size": 5}, "num_labels": 3})
+    assert spec.text == read_spec(Text, TEXT)
+    assert (spec.vision.hidden_size, spec.audio, spec.labels) == (5, None, 3)
+
+
+@pytest.mark.parametrize("said", [{}, {"vision_config": None}, {"vision_config": {}}])
+def test_a_default_of_nothing_is_the_class_s_own(said: dict[str, Any]) -> None:
+    assert read_spec(Both, {"text_config": TEXT, **said}).vision == Vision(hidden_size=8)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, r"^'text_config' is missing:"),
+        ({"text_config": None}, r"^'text_config' is None, expected an object:"),
+        ({"text_config": 5}, r"^'text_config' is 5, expected an object:"),
+        ({"text_config": {**TEXT, "hidden_size": "6"}}, r"^'text_config.hidden_size' is '6', expected int:"),
+        ({"text_config": {**TEXT, "is_decoder": True}}, r"^'text_config.is_decoder' is True, and only False is hon"),
+        ({"text_config": {**TEXT, "rope_theta": 5.0}}, r"^'text_config.rope_theta' = 5.0 is not honoured here"),
+        ({"text_config": {**TEXT, "num_attention_heads": 4}}, r"^'text_config': 4 heads do not share 6 channels:"),
+        ({"text_config": TEXT, "vision_config": {"layerdrop": 0.1}}, r"^'vision_config.layerdrop' = 0.1 is not hon"),
+        (
+            {
+                "text_config": {"hiden_size": 6},
+                "vision_config": {"hidden_size": None, "layerdrop": 0},
+                "num_labels": "2",
+            },
+            r"^'num_labels' is '2', expected int; 'text_config.vocab_size' is missing\. Closest: hiden_size; "
+            r"'text_config.hidden_size' is missing. Closest: hiden_size; 'vision_config.layerdrop' = 0 is not honoured",
+        ),
+    ],
+)
+def test_problems_are_told_with_their_path(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_spec(Both, config)
+
+
+def test_keys_that_change_nothing_are_told_with_their_path() -> None:
+    text = {**TEXT, "layerdrop": 0.5, "a note": 1, "rope_scaling": {"mine": 2}, "dropout": 0.1}
+    config = {"text_config": text, "vision_config": {"theirs": 3}, "model_type": "both"}
+    assert ignored_keys(Both, config) == ("text_config.a note", "vision_config.theirs")
+    family = Family(spec=Both, heads={}, weights=lambda spec: (), tiny={})
+    told = ("text_config.a note", "vision_config.theirs", "text_config.rope_scaling.mine")
+    assert family.ignored(config, family.read(config)) == told
