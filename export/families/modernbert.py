@@ -4,6 +4,7 @@ https://arxiv.org/abs/2412.13663"""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -12,19 +13,21 @@ from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import SelfAttention
 from precast.export.blocks.embeddings import TextEmbeddings
+from precast.export.blocks.layer_types import FULL, SLIDING
 from precast.export.blocks.mlp import GatedMLP
 from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.rope import Rope, rope
 from precast.export.blocks.rotary import RotaryPositions
 from precast.export.families import Family, TextSpec
+from precast.export.head_sets.encoders import encoder_heads
 from precast.export.skeletons.encoder import PreNormEncoder, PreNormLayer
+from precast.export.skeletons.post_norm import TINY, tied
 from precast.export.spec import hf
-from precast.export.weights import Rename, Rule, Split, Tie
+from precast.export.weights import Rename, Rule, Split, Tie, Within
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY"]
 
-_GLOBAL, _LOCAL = "full_attention", "sliding_attention"
 _SCALINGS = ("default", "linear")
 
 
@@ -32,16 +35,16 @@ def _rope_parameters(value: Any) -> dict[str, dict[str, Any]] | None:
     """Rotary parameters by kind of layer."""
     if value is None:
         return None
-    if not isinstance(value, dict) or set(value) - {_GLOBAL, _LOCAL}:
-        raise ValueError(f"expected an object with {_GLOBAL!r} and {_LOCAL!r}")
+    if not isinstance(value, dict) or set(value) - {FULL, SLIDING}:
+        raise ValueError(f"expected an object with {FULL!r} and {SLIDING!r}")
     if not all(isinstance(parameters, (dict, type(None))) for parameters in value.values()):
-        raise ValueError(f"{_GLOBAL!r} and {_LOCAL!r} are objects")
+        raise ValueError(f"{FULL!r} and {SLIDING!r} are objects")
     return {kind: dict(parameters or {}) for kind, parameters in value.items()}
 
 
 def _layer_types(value: Any) -> list[str] | None:
-    if value is not None and (not isinstance(value, list) or set(value) - {_GLOBAL, _LOCAL}):
-        raise ValueError(f"expected a list of {_GLOBAL!r} and {_LOCAL!r}")
+    if value is not None and (not isinstance(value, list) or set(value) - {FULL, SLIDING}):
+        raise ValueError(f"expected a list of {FULL!r} and {SLIDING!r}")
     return value
 
 
@@ -82,7 +85,7 @@ class Spec(TextSpec):
             raise ConfigError(
                 f"'layer_types' has {len(self.kinds)} entries for 'num_hidden_layers' {self.num_hidden_layers}"
             )
-        for kind in (_GLOBAL, _LOCAL):
+        for kind in (FULL, SLIDING):
             positions = self.rope(kind)
             if positions.kind not in _SCALINGS:
                 raise ConfigError(
@@ -96,7 +99,7 @@ class Spec(TextSpec):
         if self.layer_types is not None:
             return self.layer_types
         every = self.global_attn_every_n_layers
-        return [_LOCAL if layer % every else _GLOBAL for layer in range(self.num_hidden_layers)]
+        return [SLIDING if layer % every else FULL for layer in range(self.num_hidden_layers)]
 
     def rope(self, kind: str) -> Rope:
         """How rotary angles are made in a kind of layer."""
@@ -104,14 +107,14 @@ class Spec(TextSpec):
         return rope(
             self.hidden_size // self.num_attention_heads,
             parameters=(self.rope_parameters or {}).get(kind, {}),
-            theta=self.global_rope_theta if kind == _GLOBAL else local,
+            theta=self.global_rope_theta if kind == FULL else local,
             longest=self.max_position_embeddings,
             name=f"rope_parameters.{kind}",
         )
 
     def ignored(self) -> tuple[str, ...]:
         """As `Spec`."""
-        return tuple(key for kind in (_GLOBAL, _LOCAL) for key in self.rope(kind).ignored)
+        return tuple(key for kind in (FULL, SLIDING) for key in self.rope(kind).ignored)
 
 
 def _norm(spec: Spec) -> LayerNorm:
@@ -119,7 +122,7 @@ def _norm(spec: Spec) -> LayerNorm:
 
 
 def _layer(spec: Spec, index: int, kind: str, positions: RotaryPositions) -> PreNormLayer:
-    reach = -1 if kind == _GLOBAL else spec.local_attention // 2
+    reach = -1 if kind == FULL else spec.local_attention // 2
     return PreNormLayer(
         attention=SelfAttention(
             spec.hidden_size,
@@ -153,106 +156,68 @@ def _transform(spec: Spec) -> heads.LMTransform:
     return heads.LMTransform(size, size, spec.classifier_activation, _norm(spec), bias=spec.classifier_bias)
 
 
-def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return heads.FeatureExtraction(_model(spec))
+def _decoder(spec: Spec, size: int) -> nn.Linear:
+    return nn.Linear(size, spec.vocab_size, bias=spec.decoder_bias)
 
 
-def _masked_lm(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    decoder = nn.Linear(spec.hidden_size, spec.vocab_size, bias=spec.decoder_bias)
-    return heads.MaskedLM(_model(spec), _transform(spec), decoder)
+def _text(spec: Spec, labels: int, first: type[nn.Module] = heads.FirstToken) -> tuple[nn.Module, nn.Module]:
+    pooler = heads.MeanPooler() if spec.classifier_pooling == "mean" else first()
+    return pooler, nn.Linear(spec.hidden_size, labels)
 
 
-def _sequence(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    pooler = heads.MeanPooler() if spec.classifier_pooling == "mean" else heads.FirstToken()
-    classifier = nn.Linear(spec.hidden_size, spec.labels)
-    return heads.SequenceClassification(_model(spec), pooler, classifier, _transform(spec))
-
-
-def _token(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return heads.TokenClassification(_model(spec), nn.Linear(spec.hidden_size, spec.labels), _transform(spec))
-
-
-def _question(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return heads.QuestionAnswering(_model(spec), nn.Linear(spec.hidden_size, 2), _transform(spec))
-
-
-def _choice(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    # Unlike the text classifier, upstream looks for the first token behind padding on the left.
-    pooler = heads.MeanPooler() if spec.classifier_pooling == "mean" else heads.FirstRealToken()
-    return heads.MultipleChoice(_model(spec), pooler, nn.Linear(spec.hidden_size, 1), _transform(spec))
+_LAYER_NAMES = (
+    Split("attn.Wqkv.*", tuple(f"self_attn.{part}_proj.*" for part in "qkv")),
+    Rename("attn.Wo.*", "self_attn.o_proj.*"),
+    Rename("attn_norm.*", "attention_norm.*"),
+    Split("mlp.Wi.*", ("mlp.gate_proj.*", "mlp.up_proj.*")),
+    Rename("mlp.Wo.*", "mlp.down_proj.*"),
+)
 
 
 def _weights(spec: Spec) -> tuple[Rule, ...]:
-    layer, ours = "layers.{}", "model.layers.{}"
     return (
         Rename("model.*", "*"),
         Rename("embeddings.tok_embeddings.*", "model.embeddings.words.*"),
         Rename("embeddings.norm.*", "model.embeddings.norm.*"),
-        Split(f"{layer}.attn.Wqkv.*", tuple(f"{ours}.self_attn.{part}_proj.*" for part in "qkv")),
-        Rename(f"{layer}.attn.Wo.*", f"{ours}.self_attn.o_proj.*"),
-        Rename(f"{layer}.attn_norm.*", f"{ours}.attention_norm.*"),
-        Split(f"{layer}.mlp.Wi.*", (f"{ours}.mlp.gate_proj.*", f"{ours}.mlp.up_proj.*")),
-        Rename(f"{layer}.mlp.Wo.*", f"{ours}.mlp.down_proj.*"),
-        Rename(f"{layer}.mlp_norm.*", f"{ours}.mlp_norm.*"),
+        Within("layers.{}.", _LAYER_NAMES, to="model.layers.{}."),
         Rename("final_norm.*", "model.norm.*"),
         Rename("head.dense.*", "transform.dense.*"),
         Rename("head.norm.*", "transform.norm.*"),
         Tie("qa_outputs.weight", "classifier.weight"),  # upstream has one name for the outputs of all heads
         Tie("qa_outputs.bias", "classifier.bias"),
-        *((Tie("decoder.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()),
+        *tied(spec),
     )
 
 
+_VARIATIONS: tuple[dict[str, Any], ...] = (
+    # Heads of 6 channels, every bias, mean pooling, another window (an odd one) and other bases.
+    {"hidden_size": 18, "num_attention_heads": 3, "intermediate_size": 37, "num_hidden_layers": 3,
+     "hidden_activation": "silu", "classifier_activation": "relu", "classifier_pooling": "mean",
+     "norm_bias": True, "attention_bias": True, "mlp_bias": True, "classifier_bias": True, "decoder_bias": False,
+     "tie_word_embeddings": False, "local_attention": 7, "num_labels": 5, "norm_eps": 1e-3,
+     "layer_types": [SLIDING, FULL, SLIDING],
+     "rope_parameters": {FULL: {"rope_type": "linear", "rope_theta": 3000.0, "factor": 4.0},
+                         SLIDING: {"rope_type": "default", "rope_theta": 700.0}}},
+    {"global_attn_every_n_layers": 2, "num_labels": 1, "num_hidden_layers": 3},
+)  # fmt: skip
+
 FAMILY = Family(
     spec=Spec,
-    heads={
-        heads.BASE: _base,
-        heads.MASKED_LM: _masked_lm,
-        heads.SEQUENCE_CLASSIFICATION: _sequence,
-        heads.TOKEN_CLASSIFICATION: _token,
-        heads.QUESTION_ANSWERING: _question,
-        heads.MULTIPLE_CHOICE: _choice,
-    },
+    heads=encoder_heads(
+        _model,
+        transform=_transform,
+        decoder=_decoder,
+        pooler=None,
+        text=_text,
+        # Unlike the text classifier, upstream looks for the first token behind padding on the left.
+        choice=partial(_text, first=heads.FirstRealToken),
+        before=_transform,
+    ),
     weights=_weights,
     limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     padded_rows_defined=False,
     inert=frozenset({"layer_norm_eps", "position_embedding_type"}),  # in published files, read by nobody
-    tiny={
-        "hidden_size": 32,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "max_position_embeddings": 160,
-        "vocab_size": 99,
-        "local_attention": 16,
-        "pad_token_id": 0,
-    },
-    variations=(
-        # Heads of 6 channels, every bias, mean pooling, another window (an odd one) and other bases.
-        {
-            "hidden_size": 18,
-            "num_attention_heads": 3,
-            "intermediate_size": 37,
-            "num_hidden_layers": 3,
-            "hidden_activation": "silu",
-            "classifier_activation": "relu",
-            "classifier_pooling": "mean",
-            "norm_bias": True,
-            "attention_bias": True,
-            "mlp_bias": True,
-            "classifier_bias": True,
-            "decoder_bias": False,
-            "tie_word_embeddings": False,
-            "local_attention": 7,
-            "num_labels": 5,
-            "norm_eps": 1e-3,
-            "layer_types": [_LOCAL, _GLOBAL, _LOCAL],
-            "rope_parameters": {
-                _GLOBAL: {"rope_type": "linear", "rope_theta": 3000.0, "factor": 4.0},
-                _LOCAL: {"rope_type": "default", "rope_theta": 700.0},
-            },
-        },
-        {"global_attn_every_n_layers": 2, "num_labels": 1, "num_hidden_layers": 3},
-    ),
+    tiny={**TINY, "num_hidden_layers": 4, "local_attention": 16, "pad_token_id": 0},
+    variations=_VARIATIONS,
 )
