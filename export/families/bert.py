@@ -6,17 +6,7 @@ from dataclasses import dataclass
 
 from precast.export.families import Family
 from precast.export.head_sets.encoders import encoder_heads, pooled
-from precast.export.skeletons.post_norm import (
-    ODD,
-    PREDICTION_NAMES,
-    TINY,
-    EncoderSpec,
-    embeddings,
-    encoder,
-    names,
-    tied,
-    transform,
-)
+from precast.export.skeletons.post_norm import ODD, PREDICTION_NAMES, TINY, EncoderSpec, body, names, tied, transform
 from precast.export.spec import hf
 from precast.export.weights import Rename
 
@@ -35,7 +25,7 @@ class Spec(EncoderSpec):
 
 FAMILY = Family(
     spec=Spec,
-    heads=encoder_heads(lambda spec: encoder(spec, embeddings(spec)), transform=transform, pair=pooled),
+    heads=encoder_heads(body, transform=transform, pair=pooled),
     weights=lambda spec: (
         *names("bert"),
         *PREDICTION_NAMES,

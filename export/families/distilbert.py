@@ -9,7 +9,7 @@ import torch
 from precast.export.blocks.activations import Activation, activation
 from precast.export.families import Family
 from precast.export.head_sets.encoders import encoder_heads, projected
-from precast.export.skeletons.post_norm import EncoderSpec, embeddings, encoder, lm_names, names, tied, transform
+from precast.export.skeletons.post_norm import EncoderSpec, body, lm_names, names, tied, transform
 from precast.export.spec import hf
 from precast.export.weights import Rename
 
@@ -30,26 +30,16 @@ class Spec(EncoderSpec):
     layer_norm_eps: float = hf(default=1e-12, only=(1e-12,))  # whatever config.json says, upstream
 
 
+_TEXT = projected(torch.relu)
 _LAYER = {
-    "q_proj": "attention.q_lin",
-    "k_proj": "attention.k_lin",
-    "v_proj": "attention.v_lin",
-    "o_proj": "attention.out_lin",
-    "attention_norm": "sa_layer_norm",
-    "up_proj": "ffn.lin1",
-    "down_proj": "ffn.lin2",
-    "mlp_norm": "output_layer_norm",
-}
+    "q_proj": "attention.q_lin", "k_proj": "attention.k_lin", "v_proj": "attention.v_lin",
+    "o_proj": "attention.out_lin", "attention_norm": "sa_layer_norm",
+    "up_proj": "ffn.lin1", "down_proj": "ffn.lin2", "mlp_norm": "output_layer_norm",
+}  # fmt: skip
 
 FAMILY = Family(
     spec=Spec,
-    heads=encoder_heads(
-        lambda spec: encoder(spec, embeddings(spec)),
-        transform=transform,
-        pooler=None,
-        text=projected(torch.relu),
-        choice=projected(torch.relu),
-    ),
+    heads=encoder_heads(body, transform=transform, pooler=None, text=_TEXT, choice=_TEXT),
     weights=lambda spec: (
         *names("distilbert", at="transformer.layer.{}.", **_LAYER),
         *lm_names("vocab_transform", "vocab_layer_norm", "vocab_projector"),

@@ -11,7 +11,7 @@ from torch.nn.functional import gelu  # of the heads, whatever hidden_act says
 from precast.export.blocks.activations import Activation
 from precast.export.families import bert
 from precast.export.head_sets.encoders import SummarySpec, encoder_heads, first_token, optional_activation, summarised
-from precast.export.skeletons.post_norm import ODD, TINY, embeddings, encoder, lm_names, names, tied, transform
+from precast.export.skeletons.post_norm import ODD, TINY, body, lm_names, names, tied, transform
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename
 
@@ -38,11 +38,7 @@ FAMILY = replace(
     bert.FAMILY,
     spec=Spec,
     heads=encoder_heads(
-        lambda spec: encoder(spec, embeddings(spec)),
-        transform=partial(transform, act=gelu),
-        pooler=None,
-        text=first_token(gelu),
-        choice=summarised,
+        body, transform=partial(transform, act=gelu), pooler=None, text=first_token(gelu), choice=summarised
     ),
     weights=lambda spec: (
         *names("electra"),
@@ -52,7 +48,6 @@ FAMILY = replace(
         Rename("sequence_summary.summary.*", "classifier.dense.*"),
         *tied(spec),
     ),
-    optional=(),
     refused={"ForPreTraining": _DISCRIMINATOR},
     inert=frozenset({"summary_first_dropout", "summary_last_dropout"}),
     tiny={**TINY, "embedding_size": 20},

@@ -4,17 +4,12 @@ https://arxiv.org/abs/2004.09297"""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
-
-import torch
-from torch.nn.functional import gelu
 
 from precast.export.blocks.embeddings import CountedPositions
 from precast.export.blocks.relative import RelativeBias, RelativeIndex, two_sided_buckets
 from precast.export.families import Family, roberta
-from precast.export.head_sets.encoders import encoder_heads, first_token
 from precast.export.skeletons.encoder import Encoder
-from precast.export.skeletons.post_norm import ODD, TINY, EncoderSpec, embeddings, encoder, names, tied, transform
+from precast.export.skeletons.post_norm import LM_NAMES, ODD, TINY, EncoderSpec, embeddings, encoder, names, tied
 from precast.export.spec import hf
 from precast.export.weights import Rename
 
@@ -43,12 +38,12 @@ _LAYER = {f"{part}_proj": f"attention.attn.{part}" for part in "qkvo"} | {"atten
 
 FAMILY = Family(
     spec=Spec,
-    # A GELU in front of the decoder, whatever hidden_act says.
-    heads=encoder_heads(_model, transform=partial(transform, act=gelu), text=first_token(torch.tanh)),
+    heads=roberta.heads(_model),
     weights=lambda spec: (
         *names("mpnet", **_LAYER),
         Rename("encoder.relative_attention_bias.*", "model.bias.table.*"),
-        *(*roberta.LM_NAMES, *tied(spec)),
+        *LM_NAMES,
+        *tied(spec),
     ),
     optional=("pooler",),
     limits=lambda spec: spec.max_position_embeddings - _PADDING - 1,

@@ -15,12 +15,13 @@ from precast.export.blocks.embeddings import CountedPositions
 from precast.export.families import bert
 from precast.export.head_sets.encoders import encoder_heads, first_token
 from precast.export.skeletons.encoder import Encoder
-from precast.export.skeletons.post_norm import ODD, TINY, embeddings, encoder, lm_names, names, tied, transform
+from precast.export.skeletons.post_norm import LM_NAMES, ODD, TINY, embeddings, encoder, names, tied, transform
 from precast.export.spec import hf
 
-__all__ = ["FAMILY", "LM_NAMES", "Spec"]
+__all__ = ["FAMILY", "Spec", "heads"]
 
-LM_NAMES = lm_names("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias")
+# A GELU in front of the decoder, whatever hidden_act says.
+heads = partial(encoder_heads, transform=partial(transform, act=gelu), text=first_token(torch.tanh))
 
 
 def _padding(value: Any) -> Any:
@@ -47,11 +48,9 @@ def _model(spec: Spec) -> Encoder:
 FAMILY = replace(
     bert.FAMILY,
     spec=Spec,
-    # A GELU in front of the decoder, whatever hidden_act says.
-    heads=encoder_heads(_model, transform=partial(transform, act=gelu), text=first_token(torch.tanh)),
+    heads=heads(_model),
     weights=lambda spec: (*names("roberta"), *LM_NAMES, *tied(spec)),
-    # Rows of the table up to the padding token's own are never counted.
-    limits=lambda spec: spec.max_position_embeddings - spec.pad_token_id - 1,
+    limits=lambda spec: spec.max_position_embeddings - spec.pad_token_id - 1,  # rows up to padding's stand for none
     tiny={**TINY, "max_position_embeddings": 162, "type_vocab_size": 1},
     variations=(
         # Another padding token, an activation that the masked-LM head must not follow.

@@ -21,10 +21,12 @@ from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Tie, Within
 
 __all__ = [
+    "LM_NAMES",
     "ODD",
     "PREDICTION_NAMES",
     "TINY",
     "EncoderSpec",
+    "body",
     "embeddings",
     "encoder",
     "layer",
@@ -92,6 +94,11 @@ def encoder(
         projection = nn.Linear(spec.words_size, spec.hidden_size)
     layers = [layer(spec) for _ in range(spec.num_hidden_layers)]
     return Encoder(embeddings=embeddings, projection=projection, layers=layers, bias=bias)
+
+
+def body(spec: EncoderSpec) -> Encoder:
+    """Of a family that has all parts as they are here."""
+    return encoder(spec, embeddings(spec))
 
 
 def transform(spec: EncoderSpec, act: Activation | None = None) -> LMTransform:
@@ -162,6 +169,9 @@ PREDICTION_NAMES = lm_names(
     *("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm"),
     *("cls.predictions.decoder", "cls.predictions.bias"),
 )
+"""BERT's."""
+LM_NAMES = lm_names("lm_head.dense", "lm_head.layer_norm", "lm_head.decoder", "lm_head.bias")
+"""RoBERTa's."""
 
 # config.json of a tiny encoder; and over it odd sizes (3 heads of 7 channels, one layer), the other GELU, an untied
 # decoder, 5 labels.
