@@ -1,4 +1,4 @@
-"""The record of a benchmark: one JSON document that the report, the comparison and the README's table are made from."""
+"""The record of a benchmark: one JSON document that the report, the comparison and the documentation are made from."""
 
 from __future__ import annotations
 

@@ -185,31 +185,37 @@ def races(
     """Ratios as bars from the level line on a log axis, to the right above 1 and to the left below; a group a point."""
     go, _ = plotly()
     layout, places = group_layout([label for label, _ in groups], [len(items) for _, items in groups], axis)
-    traces, values = [], [1.0]
-    for (label, items), rows in zip(groups, places, strict=True):
-        for item, place in zip(items, rows, strict=True):
-            value, least, most = bounds_of(item.value, 1.0)
-            values += (value, least, most)
-            traces.append(
-                go.Bar(
-                    base=[1],
-                    x=[value - 1],
-                    y=[place],
-                    orientation="h",
-                    width=0.86,
-                    marker=bar_of(item.mark),
-                    error_x={
-                        "type": "data",
-                        "array": [most - value],
-                        "arrayminus": [value - least],
-                        "thickness": 1.2,
-                        "width": 0,
-                        "color": "rgb(128,128,128)",
-                        "visible": most > least,
-                    },
-                    hovertemplate=f"{markup(label)}<br>{_hover(item, known_interval(least, most, ' ×'))}",
-                )
+    shown = [
+        (label, item, place, *bounds_of(item.value, 1.0))
+        for (label, items), rows in zip(groups, places, strict=True)
+        for item, place in zip(items, rows, strict=True)
+    ]
+    traces = []
+    for mark in dict.fromkeys(item.mark for _, item, *_ in shown):
+        own = [one for one in shown if one[1].mark == mark]
+        traces.append(
+            go.Bar(
+                base=[1] * len(own),
+                x=[value - 1 for *_, value, _, _ in own],
+                y=[place for _, _, place, *_ in own],
+                orientation="h",
+                width=0.86,
+                marker=bar_of(mark),
+                error_x={
+                    "type": "data",
+                    "array": [most - value for *_, value, _, most in own],
+                    "arrayminus": [value - least for *_, value, least, _ in own],
+                    "thickness": 1.2,
+                    "width": 0,
+                    "color": "rgb(128,128,128)",
+                },
+                hovertemplate=[
+                    f"{markup(label)}<br>{_hover(item, known_interval(least, most, ' ×'))}"
+                    for label, item, _, _, least, most in own
+                ],
             )
+        )
+    values = [1.0, *(figure for *_, value, least, most in shown for figure in (value, least, most))]
     low, high = log_range(values)
     layout["xaxis"] |= log_axis(low, high, first=[1.0], suffix=" ×")
     layout["barmode"] = "overlay"

@@ -48,8 +48,9 @@ def test_the_page_opens_with_how_many_times_as_fast() -> None:
         bars = [trace for trace in drawn[f"chart{place}"]["data"] if trace["type"] == "bar"]
         groups = raced(view, workload)
         expected = [item.ratio.value for items in groups.values() for item in items]
-        assert [trace["base"][0] + trace["x"][0] for trace in bars] == pytest.approx(expected)
-        assert len({trace["y"][0] for trace in bars}) == len(bars)
+        ends = {y: 1 + x for trace in bars for x, y in zip(trace["x"], trace["y"], strict=True)}
+        assert [ends[y] for y in sorted(ends)] == pytest.approx(expected)
+        assert {start for trace in bars for start in trace["base"]} == {1}
         layout = drawn[f"chart{place}"]["layout"]
         assert [one["x0"] for one in layout["shapes"] if one["type"] == "line"] == [1]
         assert "1 ×" in layout["xaxis"]["ticktext"]

@@ -82,7 +82,7 @@ def _known(item: Any) -> tuple[float, float]:
 def _legend(colours: dict[Any, str]) -> tuple[list[str], int]:
     parts, x, y = [], 0, 0
     for name, colour in colours.items():
-        width = 26 + round(7.2 * len(str(name)))
+        width = 32 + round(7.6 * len(str(name)))
         if x + width > _WIDTH:
             x, y = 0, y + _LINE
         parts.append(f'<rect x="{x}" y="{y + 2}" width="11" height="11" fill="{colour}"/>')

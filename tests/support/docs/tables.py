@@ -161,7 +161,7 @@ def task_facts(name: str) -> str:
         rows.append(("artifacts for", ", ".join(f"[{maker}]({maker}.md)" for maker in makers)))
     served = [model for model, tasks in _served().items() if tasks & set(makers)]
     rows.append(("architectures", ", ".join(served) or "none yet"))
-    return markdown(("", ""), rows)
+    return markdown(("task", f"**{name}**"), rows)
 
 
 def _parameters(task: Any) -> list[str]:
