@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from precast.export.families import bart
 from precast.export.head_sets.seq2seq import generation_keys
+from precast.export.skeletons.encoder_decoder import TINY, VARIATION, EncoderDecoderSpec, heads_of, names
 from precast.export.spec import hf
 
 __all__ = ["FAMILY"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(bart.BartSpec):
+class Spec(EncoderDecoderSpec):
     """Defaults are BlenderBot 3B's."""
 
     vocab_size: int = hf(default=8008)
@@ -30,13 +31,13 @@ class Spec(bart.BartSpec):
 FAMILY = replace(
     bart.FAMILY,
     spec=Spec,
-    heads=bart.relative(pre_norm=True, normed=False),
-    weights=bart.names,
+    heads=heads_of(pre_norm=True, normed=False),
+    weights=names,
     final_norm=True,
     generation={
         **generation_keys(pad=0, bos=1, eos=2, decoder_start=1, forced_eos=2),
         "encoder_no_repeat_ngram_size": 3,
     },
-    tiny={**bart.TINY, "scale_embedding": True},
-    variations=({**bart.VARIATION, "activation_function": "gelu", "scale_embedding": False},),
+    tiny={**TINY, "scale_embedding": True},
+    variations=({**VARIATION, "activation_function": "gelu", "scale_embedding": False},),
 )

@@ -12,13 +12,14 @@ from precast.export.blocks.cache import Step
 from precast.export.families import bart
 from precast.export.head_sets.seq2seq import generation_keys, seq2seq
 from precast.export.skeletons.decoder import TokenEmbeddings
+from precast.export.skeletons.encoder_decoder import VARIATION, EncoderDecoderSpec, decoder, encoder, lm_head, names
 from precast.export.spec import hf
 
 __all__ = ["FAMILY"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(bart.BartSpec):
+class Spec(EncoderDecoderSpec):
     """Defaults are BlenderBot-small 90M's."""
 
     hidden_size: int = hf(("d_model", "hidden_size"), default=512)
@@ -41,8 +42,8 @@ FAMILY = replace(
     bart.FAMILY,
     model_type="blenderbot-small",
     spec=Spec,
-    heads=seq2seq(encoder=bart.encoder, decoder=partial(bart.decoder, embeddings=_Embeddings), lm_head=bart.lm_head),
-    weights=bart.names,
+    heads=seq2seq(encoder=encoder, decoder=partial(decoder, embeddings=_Embeddings), lm_head=lm_head),
+    weights=names,
     generation=generation_keys(pad=0, bos=1, eos=2, decoder_start=1, forced_eos=2),
-    variations=(bart.VARIATION,),
+    variations=(VARIATION,),
 )

@@ -15,8 +15,10 @@ from precast.export.blocks.embeddings import CountedPositions
 from precast.export.blocks.sines import PlacedFromPadding, inclusive_sine_table
 from precast.export.families import bart
 from precast.export.head_sets.seq2seq import generation_keys, seq2seq
+from precast.export.skeletons import encoder_decoder
 from precast.export.skeletons.decoder import Decoder
 from precast.export.skeletons.encoder import PreNormEncoder
+from precast.export.skeletons.encoder_decoder import TABLES, TINY, VARIATION, EncoderDecoderSpec, names
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rule
 
@@ -32,7 +34,7 @@ def _padding(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class M2M100Spec(bart.BartSpec):
+class M2M100Spec(EncoderDecoderSpec):
     """Defaults are upstream's."""
 
     vocab_size: int = hf(default=128112)
@@ -63,19 +65,19 @@ def encoder(spec: M2M100Spec, absent: frozenset[str] = frozenset()) -> nn.Module
     """As BART's, with norms in front."""
     positions = CountedPositions(*spec.counted, inclusive_sine_table(*spec.counted))
     arranged = partial(_Encoder, positions.padding_id)
-    return bart.encoder(spec, pre_norm=True, normed=False, positions=positions, skeleton=arranged)
+    return encoder_decoder.encoder(spec, pre_norm=True, normed=False, positions=positions, skeleton=arranged)
 
 
 def decoder(spec: M2M100Spec, absent: frozenset[str] = frozenset()) -> Decoder:
     """As BART's, with norms in front."""
     positions = PlacedFromPadding(*spec.counted, inclusive_sine_table(*spec.counted))
-    return bart.decoder(spec, pre_norm=True, normed=False, positions=positions)
+    return encoder_decoder.decoder(spec, pre_norm=True, normed=False, positions=positions)
 
 
 def _weights(spec: M2M100Spec) -> tuple[Rule, ...]:
     # Tables of old checkpoints; upstream computes them anew as well.
-    stored = (f"{table}.{name}" for table in bart.TABLES for name in ("weight*", "_float_tensor"))
-    return (*bart.names(spec), *map(Ignore, stored))
+    stored = (f"{table}.{name}" for table in TABLES for name in ("weight*", "_float_tensor"))
+    return (*names(spec), *map(Ignore, stored))
 
 
 FAMILY = replace(
@@ -87,6 +89,6 @@ FAMILY = replace(
     limits=lambda spec: spec.max_position_embeddings + _MORE - spec.pad_token_id - 1,
     final_norm=True,
     generation=generation_keys(pad=1, bos=0, eos=2, decoder_start=2),
-    tiny={**bart.TINY, "activation_function": "relu", "scale_embedding": True},
-    variations=({**bart.VARIATION, "activation_function": "gelu", "scale_embedding": False, "pad_token_id": 0},),
+    tiny={**TINY, "activation_function": "relu", "scale_embedding": True},
+    variations=({**VARIATION, "activation_function": "gelu", "scale_embedding": False, "pad_token_id": 0},),
 )

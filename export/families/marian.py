@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from precast.export.families import bart
 from precast.export.head_sets.seq2seq import generation_keys
+from precast.export.skeletons.encoder_decoder import TABLES, TINY, VARIATION, EncoderDecoderSpec, heads_of, names
 from precast.export.spec import hf
 from precast.runtime.errors import ConfigError
 
@@ -14,7 +15,7 @@ __all__ = ["FAMILY"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(bart.BartSpec):
+class Spec(EncoderDecoderSpec):
     """Defaults are upstream's."""
 
     vocab_size: int = hf(default=58101)
@@ -40,13 +41,13 @@ _APART = {"share_encoder_decoder_embeddings": False}
 FAMILY = replace(
     bart.FAMILY,
     spec=Spec,
-    heads=bart.relative(pre_norm=False, normed=False),
-    weights=bart.names,
-    optional=(bart.LOGITS_BIAS, *bart.TABLES),  # checkpoints of old hold the tables
+    heads=heads_of(pre_norm=False, normed=False),
+    weights=names,
+    optional=(*bart.FAMILY.optional, *TABLES),  # checkpoints of old hold the tables
     generation=generation_keys(pad=58100, eos=0, decoder_start=58100, forced_eos=0),
-    tiny={**bart.TINY, "activation_function": "swish", "scale_embedding": True, "decoder_start_token_id": 98},
+    tiny={**TINY, "activation_function": "swish", "scale_embedding": True, "decoder_start_token_id": 98},
     variations=(
-        {**bart.VARIATION, **_APART, "scale_embedding": False, "decoder_vocab_size": 103},
+        {**VARIATION, **_APART, "scale_embedding": False, "decoder_vocab_size": 103},
         {**_APART, "tie_word_embeddings": False},
     ),
 )

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from precast.export.families import bart
 from precast.export.head_sets.seq2seq import generation_keys
+from precast.export.skeletons.encoder_decoder import VARIATION, heads_of
 
 __all__ = ["FAMILY"]
 
 FAMILY = replace(
     bart.FAMILY,
-    heads=bart.relative(pre_norm=True, normed=True),
+    heads=heads_of(pre_norm=True, normed=True),
     final_norm=True,
     generation=generation_keys(pad=1, bos=0, eos=2, forced_eos=2),
-    variations=(bart.VARIATION, {"tie_word_embeddings": False}),
+    variations=(VARIATION, {"tie_word_embeddings": False}),
 )

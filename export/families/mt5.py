@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from precast.export.families import t5
+from precast.export.skeletons.relative import RelativeSpec
 from precast.export.spec import hf
 
 __all__ = ["FAMILY", "Spec"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(t5.T5Spec):
+class Spec(RelativeSpec):
     """Defaults are mT5-small's."""
 
     vocab_size: int = hf(default=250112)

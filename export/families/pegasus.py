@@ -6,16 +6,17 @@ from dataclasses import replace
 
 from precast.export.families import bart
 from precast.export.head_sets.seq2seq import generation_keys
+from precast.export.skeletons.encoder_decoder import TABLES, TINY, VARIATION, heads_of, names
 
 __all__ = ["FAMILY"]
 
 FAMILY = replace(
     bart.FAMILY,
-    heads=bart.relative(pre_norm=True, normed=False),
-    weights=bart.names,
-    optional=(bart.LOGITS_BIAS, *bart.TABLES),
+    heads=heads_of(pre_norm=True, normed=False),
+    weights=names,
+    optional=(*bart.FAMILY.optional, *TABLES),
     final_norm=True,
     generation=generation_keys(pad=0, eos=1, decoder_start=0, forced_eos=1),
-    tiny={**bart.TINY, "scale_embedding": True, "activation_function": "relu", "pad_token_id": 0, "eos_token_id": 1},
-    variations=({**bart.VARIATION, "activation_function": "gelu", "scale_embedding": False},),
+    tiny={**TINY, "scale_embedding": True, "activation_function": "relu", "pad_token_id": 0, "eos_token_id": 1},
+    variations=({**VARIATION, "activation_function": "gelu", "scale_embedding": False},),
 )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 from torch import Tensor, nn
 
 from precast.export.blocks.cache import Step
-from precast.export.families import mt5, t5
-from precast.export.head_sets.seq2seq import seq2seq
+from precast.export.families import mt5
 from precast.export.skeletons.decoder import DecoderLayer
 from precast.export.skeletons.encoder import PreNormLayer
+from precast.export.skeletons.relative import NAMES, heads_of
 
 __all__ = ["FAMILY"]
 
@@ -55,11 +54,6 @@ class Spec(mt5.Spec):
 FAMILY = replace(
     mt5.FAMILY,
     spec=Spec,
-    heads=seq2seq(
-        encoder=partial(t5.encoder, layer=_EncoderLayer),
-        decoder=partial(t5.decoder, layer=_DecoderLayer),
-        positions=False,
-        scale=lambda spec: spec.logit_scale,
-    ),
-    weights=lambda spec: t5.NAMES,
+    heads=heads_of(_EncoderLayer, _DecoderLayer),
+    weights=lambda spec: NAMES,
 )

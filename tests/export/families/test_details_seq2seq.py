@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from precast.export.blocks.cache import Step
 from precast.export.blocks.relative import SteppedRelativeBias, one_sided_buckets, two_sided_buckets
 from precast.export.blocks.tables import fill_tables
 from precast.export.families import find_family
-from precast.export.heads import SEQ2SEQ_LM
+from precast.export.heads import BASE, SEQ2SEQ_LM, FeatureExtraction
 from precast.export.reference import Reference, build
+from precast.export.skeletons import relative
+from precast.export.spec import hf
+from precast.export.weights import Ignore, Rename, Tie, Within
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ConfigError, InputError, IntegrityError, WeightsError
 
@@ -172,6 +176,36 @@ def test_t5_takes_its_embeddings_under_any_name(kept: str) -> None:
     assert words is found.model.embeddings.words.weight and words is found.lm_head.weight
     with pytest.raises(WeightsError, match=r"Missing.*embeddings\.words\.weight|must match one to one"):
         build(config, {name: source for name, source in stored.items() if name != kept})
+
+
+def test_an_encoder_stands_alone() -> None:
+    """T5's, as upstream's T5EncoderModel has it, in a family that a caller makes: the same parts, and the same rules of
+    names behind another prefix."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Spec(relative.RelativeSpec):
+        is_encoder_decoder: bool = hf(default=True, only=(True, False))
+
+    alone = replace(
+        find_family("t5"),
+        spec=Spec,
+        heads={BASE: lambda spec, absent: FeatureExtraction(relative.encoder(spec, absent))},
+        weights=lambda spec: (
+            Within("encoder.", relative.stack_names("SelfAttention", "DenseReluDense"), to="model."),
+            Rename("model.layers.0.bias.*", "model.bias.*"),
+            Tie("model.embeddings.words.weight", "shared.weight"),
+            Ignore("shared.weight"),
+        ),
+    )
+    config, both = upstream("t5", SEQ2SEQ_LM, {"feed_forward_proj": "gated-gelu", "num_layers": 3})
+    theirs: Any = widened(transformers.T5EncoderModel(both.config).eval())
+    config = {**config, "is_encoder_decoder": False, "architectures": ["T5EncoderModel"]}
+    ours = build(config, sources(theirs), "feature-extraction", torch.float64, alone)
+    ids, mask = torch.arange(3, 23).view(2, 10), torch.tensor([[1] * 10, [1] * 6 + [0] * 4])
+    with float64():
+        expected = theirs(input_ids=ids, attention_mask=mask).last_hidden_state
+        got = ours.model(ids, mask)["last_hidden_state"]
+    assert apart(got[mask != 0], expected[mask != 0]) <= 1
 
 
 def test_t5_computes_what_the_derived_keys_say(tmp_path: Path) -> None:
