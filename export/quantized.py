@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from precast.export.weights import Source
+from precast.export.weight_table import Source
 from precast.graphs.block_weight import BLOCKS, Blocks, BlockWeight, Parts, canonical, scales_fit
 from precast.graphs.dialects.blocks import unpack_bits
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
@@ -175,7 +175,7 @@ class QuantizedLinear:
 
     @property
     def blocks(self) -> Blocks:
-        """As of `precast.export.weights.Lazy`."""
+        """As of `precast.export.weight_table.Lazy`."""
         return self._blocks
 
     def _blocks(self) -> BlockWeight:

@@ -20,7 +20,8 @@ from precast.export.quantized import dequantized
 from precast.export.signatures import Signature, signature
 from precast.export.spec import Spec
 from precast.export.weight_names import unwrapped
-from precast.export.weights import Ignore, Lazy, Source, WeightMap, plan, rename
+from precast.export.weight_table import Lazy, Source, WeightMap, plan
+from precast.export.weights import Ignore, rename
 from precast.graphs.block_weight import Blocks
 from precast.runtime import catalogue
 from precast.runtime.errors import ConfigError, PrecastError, UnsupportedTaskError, listing

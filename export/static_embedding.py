@@ -13,7 +13,8 @@ from precast.export.families import Family
 from precast.export.heads import BASE
 from precast.export.spec import Spec, hf
 from precast.export.tokenizer_files import STATIC_TABLE
-from precast.export.weights import Rename, Rule, Source
+from precast.export.weight_table import Source
+from precast.export.weights import Rename, Rule
 from precast.runtime.errors import WeightsError, listing
 
 __all__ = ["FAMILY", "MODULE", "config", "holds"]

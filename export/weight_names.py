@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from precast.export.weights import Source
+from precast.export.weight_table import Source
 from precast.runtime.errors import WeightsError, listing
 
 __all__ = ["MERGE", "unwrapped"]

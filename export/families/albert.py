@@ -13,7 +13,8 @@ from precast.export.head_sets.encoders import encoder_heads
 from precast.export.skeletons.encoder import Encoder
 from precast.export.skeletons.post_norm import ODD, TINY, embeddings, layer, lm_names, names, tied, transform
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Lazy, Rename, Rule
+from precast.export.weight_table import Lazy
+from precast.export.weights import Ignore, Rename, Rule
 
 __all__ = ["FAMILY", "Spec"]
 

@@ -21,7 +21,8 @@ from precast.export.head_sets.encoders import encoder_heads
 from precast.export.skeletons.encoder import Encoder, PostNormLayer
 from precast.export.skeletons.post_norm import ODD, PREDICTION_NAMES, TINY, EncoderSpec, names, norm, tied
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Lazy, Rename, Rule, Tie, at_least_float32
+from precast.export.weight_table import Lazy, at_least_float32
+from precast.export.weights import Ignore, Rename, Rule, Tie
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY"]

@@ -14,7 +14,8 @@ from precast.export.families import Family, TextSpec
 from precast.export.head_sets.decoders import causal_heads, names, rms_norm, tied
 from precast.export.skeletons.decoder_layers import MixerLayer
 from precast.export.spec import hf
-from precast.export.weights import Lazy, Rename, Rule, Transpose, at_least_float32
+from precast.export.weight_table import Lazy, at_least_float32
+from precast.export.weights import Rename, Rule, Transpose
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "MambaSpec"]

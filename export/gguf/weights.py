@@ -61,7 +61,7 @@ class GGUFTensor:
 
     @property
     def blocks(self) -> Blocks | None:
-        """As of `precast.export.weights.Lazy`."""
+        """As of `precast.export.weight_table.Lazy`."""
         return self._blocks if self._is_packed else None
 
     def _pack(self) -> Packed:

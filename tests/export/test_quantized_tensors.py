@@ -13,7 +13,8 @@ from support.quantized_samples import AWQ, GPTQ, Held, awq, gptq, integers, line
 
 from precast.export.gguf.repack import Packed, block_weight
 from precast.export.quantized import dequantized, read_scheme
-from precast.export.weights import Fold, Lazy, Merge, Narrow, Rename, Split, SplitGroups, Tie, Transpose
+from precast.export.weight_table import Lazy
+from precast.export.weights import Fold, Merge, Narrow, Rename, Split, SplitGroups, Tie, Transpose
 from precast.graphs.block_weight import BlockWeight, canonical, scales_fit
 from precast.graphs.dialects import blocks
 from precast.runtime.errors import ConfigError, WeightsError

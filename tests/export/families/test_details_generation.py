@@ -29,7 +29,8 @@ from precast.export.families.qwen2 import Qwen2Spec
 from precast.export.heads import CAUSAL_LM
 from precast.export.reference import Reference, build
 from precast.export.trace import trace
-from precast.export.weights import Alternate, Lazy, SplitGroups, Stack
+from precast.export.weight_table import Lazy
+from precast.export.weights import Alternate, SplitGroups, Stack
 from precast.graphs.passes.base import run
 from precast.runtime.artifact import Component, TensorSpec
 from precast.runtime.backends.onnxruntime import OnnxRuntime

@@ -1,0 +1,151 @@
+"""A checkpoint's tensors by name, loaded when asked for, and how they fill a model's parameters: strict both ways."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from precast.graphs.block_weight import Blocks
+from precast.runtime.errors import WeightsError
+
+__all__ = ["Lazy", "Source", "WeightMap", "at_least_float32", "plan"]
+
+
+class Source(Protocol):
+    """A tensor of a checkpoint, loaded when asked for (``precast.export.checkpoint.TensorSource``).
+
+    It may have ``blocks`` and ``upright`` too, which mean what they mean in `Lazy`.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def load(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor to be computed from checkpoint tensors; ``keys`` are the checkpoint's names, for messages.
+
+    ``blocks``: the integers it is stored in, where it is. Rules that only name, turn or pick rows keep them.
+    ``upright``: it is [out, in], whichever way upstream's class has it: `Transpose` leaves it alone.
+    """
+
+    keys: tuple[str, ...]
+    shape: tuple[int, ...]
+    load: Callable[[], Tensor]
+    blocks: Blocks | None = None
+    upright: bool = False
+
+    def picked(self, axis: int, indexes: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]) -> Blocks | None:
+        """The blocks of what ``indexes`` keeps of [0, 1, ...], the positions along ``axis``."""
+        find = self.blocks
+        if find is None:
+            return None
+        return lambda: find().taken(indexes(np.arange(self.shape[axis])), axis)
+
+
+def at_least_float32(value: Tensor) -> Tensor:
+    """What is computed of a checkpoint's tensor: in float32, and in float64 where it is that."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+@dataclass(frozen=True)
+class WeightMap:
+    """Which lazy tensor fills which parameter."""
+
+    tensors: dict[str, Lazy]
+
+    def unused(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """Those of a checkpoint's names that fill none."""
+        used = {key for lazy in self.tensors.values() for key in lazy.keys}
+        return tuple(sorted(set(sources) - used))
+
+    def bind(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        """Give the parameters of ``model`` (on the meta device) their values; tensors of ``dtype`` are not copied.
+
+        Raises:
+            WeightsError: a weight holds NaN or Inf; every such weight is named.
+        """
+        loaded: dict[int, Tensor] = {}
+        parameters: dict[int, nn.Parameter] = {}
+        broken: list[str] = []
+        for name, lazy in self.tensors.items():
+            value = loaded.get(id(lazy))
+            if value is None:
+                value = lazy.load().to(dtype).contiguous()
+                if not torch.isfinite(value).all():
+                    broken.append(f"{lazy.keys[0]} ({int((~torch.isfinite(value)).sum())} of {value.numel()} values)")
+                loaded[id(lazy)] = value
+            owner, _, leaf = name.rpartition(".")
+            module = model.get_submodule(owner)
+            current = getattr(module, leaf)
+            if isinstance(current, nn.Parameter):
+                # Tied names share one Parameter object, so that a graph holds the tensor once.
+                setattr(module, leaf, parameters.setdefault(id(lazy), nn.Parameter(value, requires_grad=False)))
+            else:
+                setattr(module, leaf, value)
+        if broken:
+            raise WeightsError(
+                f"weights must be finite, and these hold NaN or Inf: {', '.join(broken)}. "
+                "The checkpoint is damaged or was saved from a diverged run; fetch it again or train it again."
+            )
+
+
+def plan(
+    model: nn.Module,
+    table: Mapping[str, Lazy],
+    *,
+    unused: Collection[str] = (),
+    computed: Collection[str] = (),
+) -> WeightMap:
+    """Match renamed tensors with the parameters and buffers of ``model``, strictly both ways.
+
+    Args:
+        unused: names that other heads of this family use, and this one does not.
+        computed: names of buffers the model computes itself.
+
+    Raises:
+        WeightsError: one error lists every tensor not consumed, every parameter not filled, every wrong shape.
+    """
+    values = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    wanted = {name: tuple(value.shape) for name, value in values if name not in computed}
+    missing = sorted(set(wanted) - set(table))
+    extra = sorted(set(table) - set(wanted) - set(unused))
+    wrong = sorted(key for key in set(table) & set(wanted) if table[key].shape != wanted[key])
+    if missing or extra or wrong:
+        raise WeightsError(_complaint(missing, extra, wrong, table, wanted))
+    return WeightMap({name: table[name] for name in wanted})
+
+
+def _name(lazy: Lazy) -> str:
+    return lazy.keys[0]
+
+
+def _complaint(
+    missing: list[str],
+    extra: list[str],
+    wrong: list[str],
+    table: Mapping[str, Lazy],
+    wanted: dict[str, tuple[int, ...]],
+) -> str:
+    lines = ["weights and parameters must match one to one."]
+    if missing:
+        lines.append(f"Missing ({len(missing)}):")
+        for name in missing:
+            near = difflib.get_close_matches(name, extra, n=1, cutoff=0.6)
+            lines.append(f"  {name} {wanted[name]}" + (f" - near match in the checkpoint: {near[0]}" if near else ""))
+    if extra:
+        lines.append(f"Not understood ({len(extra)}):")
+        lines.extend(f"  {lazy.keys[0]} {lazy.shape}" for lazy in sorted(map(table.__getitem__, extra), key=_name))
+    if wrong:
+        lines.append(f"Of another shape ({len(wrong)}):")
+        lines.extend(f"  {table[name].keys[0]} is {table[name].shape}, expected {wanted[name]}" for name in wrong)
+    lines.append("Is config.json the one these weights were saved with, and the task the one they were trained for?")
+    return "\n".join(lines)
