@@ -16,6 +16,8 @@ __all__ = ["architectures", "cli", "commands", "groups", "markdown", "owed", "ta
 
 # Which tasks make a group of architectures, the first that fits; what fits none is named by its first task.
 _GROUPS = (
+    ("Pictures with text", ("zero-shot-image-classification",)),
+    ("Vision", ("image-classification",)),
     ("Encoder-decoders of text", ("text2text-generation",)),
     ("Language models", ("text-generation",)),
     ("Text encoders", ("fill-mask", "text-classification", "token-classification", "question-answering")),
