@@ -14,7 +14,7 @@ from precast.export.blocks.rotary import Frequencies
 from precast.export.blocks.tables import Table
 from precast.export.operators import rotary_angles
 
-__all__ = ["PlacedFromPadding", "SteppedSines", "inclusive_sine_table", "sine_table"]
+__all__ = ["PlacedFromPadding", "SteppedSines", "inclusive_frequencies", "inclusive_sine_table", "sine_table"]
 
 
 def sine_table(rows: int, size: int) -> SinusoidTable:
@@ -27,16 +27,19 @@ def sine_table(rows: int, size: int) -> SinusoidTable:
     return SinusoidTable(rows, size, angles)
 
 
+def inclusive_frequencies(count: int) -> Tensor:
+    """From 1 down to 1 / 10000 inclusive, in float32."""
+    return torch.exp(torch.arange(count, dtype=torch.float32) * -(math.log(10000) / (count - 1)))
+
+
 def inclusive_sine_table(rows: int, size: int, zero: int) -> SinusoidTable:
-    """The same with frequencies from 1 down to 1 / 10000 inclusive; the row ``zero`` (the padding's) is all zeros.
+    """The same of `inclusive_frequencies`; the row ``zero`` (the padding's) is all zeros.
 
     Frequencies and angles are rounded to float32, as models were trained with them.
     """
-    half = size // 2
 
     def angles() -> Tensor:
-        frequencies = torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
-        return torch.arange(rows, dtype=torch.float32)[:, None] * frequencies[None]
+        return torch.arange(rows, dtype=torch.float32)[:, None] * inclusive_frequencies(size // 2)[None]
 
     return SinusoidTable(rows, size, angles, zero=zero)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from precast.export.blocks.embeddings import CountedPositions
-from precast.export.blocks.relative import RelativeBias, RelativeIndex, two_sided_buckets
+from precast.export.blocks.relative import two_sided_bias
 from precast.export.families import Family, roberta
 from precast.export.skeletons.encoder import Encoder
 from precast.export.skeletons.post_norm import LM_NAMES, ODD, TINY, EncoderSpec, embeddings, encoder, names, tied
@@ -29,8 +29,7 @@ class Spec(EncoderSpec):
 
 def _model(spec: Spec) -> Encoder:
     positions = CountedPositions(spec.max_position_embeddings, spec.hidden_size, _PADDING)
-    index = RelativeIndex(_FURTHEST, lambda distance: two_sided_buckets(distance, _BUCKETS, _FURTHEST))
-    bias = RelativeBias(index, _BUCKETS, spec.num_attention_heads)
+    bias = two_sided_bias(_BUCKETS, _FURTHEST, spec.num_attention_heads)
     return encoder(spec, embeddings(spec, positions), bias=bias)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.sines import SteppedSines
+from precast.export.blocks.sines import SteppedSines, inclusive_frequencies
 from precast.export.families import biogpt, opt
 from precast.export.head_sets.decoders import ODD, TINY, causal_heads, layer_norm, names, tied, words
 from precast.export.spec import hf
@@ -43,8 +41,7 @@ class XGLMSpec(biogpt.BioGptSpec):
 
     def frequencies(self) -> Tensor:
         """From 1 down to 1 / 10,000."""
-        half = self.hidden_size // 2
-        return torch.exp(torch.arange(half, dtype=torch.float32) * -(math.log(10000) / (half - 1)))
+        return inclusive_frequencies(self.hidden_size // 2)
 
 
 def _embeddings(spec: XGLMSpec) -> nn.Module:
