@@ -27,7 +27,6 @@ __all__ = [
     "Rename",
     "Rule",
     "Split",
-    "SplitGroups",
     "Stack",
     "Tie",
     "Transpose",
@@ -207,8 +206,9 @@ class Split(Rule):
             unit, rest = divmod(lazy.shape[self.axis], self.groups * sum(shares))
             if rest:
                 parts = f"{len(self.new)} parts" + (f" of sizes {shares}" if self.shares else "")
-                times = f", {self.groups} times" if self.groups > 1 else ""
-                raise WeightsError(f"{lazy.keys[0]!r} of shape {lazy.shape} does not split into {parts}{times}")
+                if self.groups > 1:
+                    parts += f", {self.groups} times: are the numbers of heads in config.json those of the weights?"
+                raise WeightsError(f"{lazy.keys[0]!r} of shape {lazy.shape} does not split into {parts}")
             start = 0
             for share, template in zip(shares, self.new, strict=True):
                 size = share * unit
@@ -224,51 +224,6 @@ class Split(Rule):
                 blocks = lazy.picked(self.axis, rows)
                 result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load, blocks, lazy.upright)
                 start += size
-        return result
-
-
-@dataclass(frozen=True)
-class SplitGroups(Rule):
-    """A packed projection whose output channels come in groups, into its parts: of each group the first ``shares[0]``
-    units, the next ``shares[1]`` ... Bloom's [heads, query key value, size] has one group a head and shares (1, 1, 1).
-    """
-
-    old: str
-    new: tuple[str, ...]
-    groups: int
-    shares: tuple[int, ...]
-
-    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
-        pattern = _regex(self.old)
-        result: dict[str, Lazy] = {}
-        units = self.groups * sum(self.shares)
-        for key, lazy in table.items():
-            match = pattern.match(key)
-            if match is None:
-                result[key] = lazy
-                continue
-            size, rest = divmod(lazy.shape[0], units)
-            if rest:
-                raise WeightsError(
-                    f"{lazy.keys[0]!r} of shape {lazy.shape} does not split into {self.groups} groups of "
-                    f"{sum(self.shares)} equal parts: are the numbers of heads in config.json those of the weights?"
-                )
-            start = 0
-            for share, template in zip(self.shares, self.new, strict=True):
-
-                def load(lazy: Lazy = lazy, start: int = start, share: int = share, size: int = size) -> Tensor:
-                    units = lazy.load().unflatten(0, (self.groups, sum(self.shares), size))
-                    return units[:, start : start + share].flatten(0, 2)
-
-                def rows(
-                    all_: np.ndarray[Any, Any], start: int = start, share: int = share, size: int = size
-                ) -> np.ndarray[Any, Any]:
-                    return all_.reshape(self.groups, -1, size)[:, start : start + share].reshape(-1)
-
-                shape = (self.groups * share * size, *lazy.shape[1:])
-                blocks = lazy.picked(0, rows)
-                result[_fill(template, match.groups())] = Lazy(lazy.keys, shape, load, blocks, lazy.upright)
-                start += share
         return result
 
 

@@ -14,7 +14,7 @@ from support.quantized_samples import AWQ, GPTQ, Held, awq, gptq, integers, line
 from precast.export.gguf.repack import Packed, block_weight
 from precast.export.quantized import dequantized, read_scheme
 from precast.export.weight_table import Lazy
-from precast.export.weights import Fold, Merge, Narrow, Rename, Split, SplitGroups, Tie, Transpose
+from precast.export.weights import Fold, Merge, Narrow, Rename, Split, Tie, Transpose
 from precast.graphs.block_weight import BlockWeight, canonical, scales_fit
 from precast.graphs.dialects import blocks
 from precast.runtime.errors import ConfigError, WeightsError
@@ -129,7 +129,7 @@ def test_rules_keep_blocks_where_they_can() -> None:
         ("b", Tie("b", "a")),
         ("y", Split("a", ("x", "y"), shares=(1, 2))),
         ("y", Split("a", ("x", "y", "z"), groups=2)),
-        ("y", SplitGroups("a", ("x", "y"), groups=2, shares=(2, 1))),
+        ("y", Split("a", ("x", "y"), groups=2, shares=(2, 1))),
         ("a", Narrow("a", 5)),
         ("a", Transpose("a"), Transpose("a")),
         ("y", Transpose("a"), Split("a", ("x", "y"), axis=1), Transpose("y")),

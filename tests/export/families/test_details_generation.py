@@ -30,7 +30,7 @@ from precast.export.heads import CAUSAL_LM
 from precast.export.reference import Reference, build
 from precast.export.trace import trace
 from precast.export.weight_table import Lazy
-from precast.export.weights import Alternate, SplitGroups, Stack
+from precast.export.weights import Alternate, Split, Stack
 from precast.graphs.passes.base import run
 from precast.runtime.artifact import Component, TensorSpec
 from precast.runtime.backends.onnxruntime import OnnxRuntime
@@ -187,14 +187,16 @@ def lazy(tensor: torch.Tensor, key: str = "saved") -> Lazy:
 
 def test_packed_projections_come_apart() -> None:
     """Two groups of three units of two rows, and who has which."""
-    rule = SplitGroups("a.{}.qkv", ("a.{}.q", "a.{}.k"), groups=2, shares=(2, 1))
+    rule = Split("a.{}.qkv", ("a.{}.q", "a.{}.k"), groups=2, shares=(2, 1))
     rows = torch.arange(12.0)[:, None]
     made = rule.apply({"a.7.qkv": lazy(rows), "b": lazy(rows)})
     assert made.keys() == {"a.7.q", "a.7.k", "b"}
     assert made["a.7.q"].load().flatten().tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
     assert made["a.7.k"].load().flatten().tolist() == [4, 5, 10, 11]
     assert all(made[name].shape == tuple(made[name].load().shape) for name in made)
-    with pytest.raises(WeightsError, match=r"'saved' of shape \(13, 1\) does not split into 2 groups of 3 equal parts"):
+    with pytest.raises(
+        WeightsError, match=r"'saved' of shape \(13, 1\) does not split into 2 parts of sizes \(2, 1\), 2 times: are"
+    ):
         rule.apply({"a.7.qkv": lazy(torch.zeros(13, 1))})
 
 
