@@ -12,16 +12,7 @@ from precast.export.blocks.alibi import Alibi
 from precast.export.blocks.cache import Step
 from precast.export.blocks.mlp import MLP
 from precast.export.families import Family
-from precast.export.head_sets.decoders import (
-    QKV,
-    DecoderSpec,
-    causal_heads,
-    layer,
-    layer_norm,
-    names,
-    tied,
-    words,
-)
+from precast.export.head_sets.decoders import QKV, DecoderSpec, causal_heads, layer, layer_norm, names, tied, words
 from precast.export.skeletons.decoder import DecoderLayer
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Split

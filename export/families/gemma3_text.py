@@ -12,7 +12,7 @@ from torch import nn
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.layer_types import FULL, SLIDING, windows
 from precast.export.blocks.norms import RMSNorm
-from precast.export.blocks.rope import Rope, rope
+from precast.export.blocks.rope import Rope
 from precast.export.families import gemma, llama
 from precast.export.head_sets.decoders import attention, causal_heads, gated_mlp, rms_norm, scaled_words
 from precast.export.skeletons.decoder_layers import SandwichLayer
@@ -86,27 +86,20 @@ class Gemma3Spec(llama.RelativeSpec):
     def rope(self) -> Rope:
         """How rotary angles are made where a layer sees everything."""
         # Upstream writes the old key over the new one, or over what stands for that, and reads the new spelling.
-        return self._rope(FULL, self.rope_scaling or {}, self.rope_theta or 1e6)
+        return self._rope_of(FULL, self.rope_scaling or {}, self.rope_theta or 1e6)
 
     @property
     def local_rope(self) -> Rope:
         """And where it sees the last tokens alone."""
-        return self._rope(SLIDING, {}, self.rope_local_base_freq)
+        return self._rope_of(SLIDING, {}, self.rope_local_base_freq)
 
     def ignored(self) -> tuple[str, ...]:
         """As `Spec`."""
         return tuple(sorted({*self.rope.ignored, *self.local_rope.ignored}))
 
-    def _rope(self, kind: str, scaling: Mapping[str, Any], theta: float) -> Rope:
+    def _rope_of(self, kind: str, scaling: Mapping[str, Any], theta: float) -> Rope:
         given = {"rope_type": "default"} if self.rope_parameters is None else self.rope_parameters.get(kind) or {}
-        return rope(
-            self.size,
-            parameters={**given, **scaling},
-            theta=theta,
-            longest=self.max_position_embeddings,
-            part=self.partial_rotary_factor,
-            name=f"rope_parameters.{kind}",
-        )
+        return self._rope(parameters={**given, **scaling}, scaling=None, theta=theta, name=f"rope_parameters.{kind}")
 
 
 def _layers(spec: Gemma3Spec) -> list[nn.Module]:
@@ -163,18 +156,8 @@ FAMILY = replace(
     },
     variations=(
         # Every layer local but one, nothing said of rotary positions, capped logits, biases, an untied head.
-        {
-            "hidden_size": 18,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 3,
-            "head_dim": 8,
-            "attention_bias": True,
-            "tie_word_embeddings": False,
-            "final_logit_softcapping": 3.0,
-            "layer_types": None,
-            "sliding_window_pattern": 2,
-            "rope_parameters": None,
-        },
+        {"hidden_size": 18, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8}
+        | {"attention_bias": True, "tie_word_embeddings": False, "final_logit_softcapping": 3.0}
+        | {"layer_types": None, "sliding_window_pattern": 2, "rope_parameters": None},
     ),
 )

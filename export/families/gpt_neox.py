@@ -9,19 +9,9 @@ from functools import partial
 from torch import nn
 
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.rope import Rope, rope
+from precast.export.blocks.rope import Rope
 from precast.export.families import Family
-from precast.export.head_sets.decoders import (
-    QKV,
-    TINY,
-    RotarySpec,
-    causal_heads,
-    layer,
-    layer_norm,
-    mlp,
-    names,
-    tied,
-)
+from precast.export.head_sets.decoders import QKV, TINY, RotarySpec, causal_heads, layer, layer_norm, mlp, names, tied
 from precast.export.skeletons.decoder import DecoderLayer, ParallelLayer
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Split
@@ -58,15 +48,7 @@ class NeoXSpec(RotarySpec):
     @property
     def rope(self) -> Rope:
         """How rotary angles are made."""
-        return rope(
-            self.size,
-            parameters=self.rope_parameters,
-            scaling=self.rope_scaling,
-            theta=self.rotary_emb_base,
-            longest=self.max_position_embeddings,
-            part=self.rotary_pct,
-            partial=True,
-        )
+        return self._rope(theta=self.rotary_emb_base, part=self.rotary_pct, partial=True)
 
 
 @dataclass(frozen=True, kw_only=True)

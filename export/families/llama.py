@@ -96,6 +96,8 @@ def weights(spec: RelativeSpec, *others: Rule, norms: Mapping[str, str] = _NORMS
     )
 
 
+_SCALED = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+
 FAMILY = Family(
     spec=LlamaSpec,
     heads=causal_heads(layers),
@@ -105,31 +107,11 @@ FAMILY = Family(
     tiny={**TINY, "num_key_value_heads": 2, "intermediate_size": 48, "pad_token_id": 0},
     variations=(
         # Odd sizes: 3 heads of 6 channels, every bias, tied head, Llama 3's scaling.
-        {
-            "hidden_size": 18,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 3,
-            "intermediate_size": 37,
-            "num_hidden_layers": 1,
-            "attention_bias": True,
-            "mlp_bias": True,
-            "tie_word_embeddings": True,
-            "vocab_size": 131,
-            "rms_norm_eps": 1e-3,
-            "rope_parameters": {
-                "rope_type": "llama3",
-                "rope_theta": 50000.0,
-                "factor": 8.0,
-                "low_freq_factor": 1.0,
-                "high_freq_factor": 4.0,
-                "original_max_position_embeddings": 32,
-            },
-        },
-        {
-            "head_dim": 16,
-            "num_key_value_heads": 1,
-            "hidden_act": "gelu_pytorch_tanh",
-            "rope_parameters": {"rope_type": "linear", "rope_theta": 700.0, "factor": 4.0},
-        },
+        {"hidden_size": 18, "num_attention_heads": 3, "num_key_value_heads": 3, "num_hidden_layers": 1}
+        | {"intermediate_size": 37, "vocab_size": 131, "rms_norm_eps": 1e-3}
+        | {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}
+        | {"rope_parameters": {"rope_type": "llama3", "rope_theta": 50000.0, **_SCALED}},
+        {"head_dim": 16, "num_key_value_heads": 1, "hidden_act": "gelu_pytorch_tanh"}
+        | {"rope_parameters": {"rope_type": "linear", "rope_theta": 700.0, "factor": 4.0}},
     ),
 )

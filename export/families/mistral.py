@@ -32,14 +32,8 @@ FAMILY = replace(
     tiny={**llama.FAMILY.tiny, "sliding_window": 9},
     variations=(
         # No window, heads larger than their share, a tied head.
-        {
-            "head_dim": 16,
-            "num_hidden_layers": 1,
-            "num_key_value_heads": 4,
-            "sliding_window": None,
-            "tie_word_embeddings": True,
-            "hidden_act": "gelu",
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-        },
+        {"head_dim": 16, "num_hidden_layers": 1, "num_key_value_heads": 4, "sliding_window": None}
+        | {"tie_word_embeddings": True, "hidden_act": "gelu"}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
     ),
 )

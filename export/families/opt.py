@@ -13,17 +13,7 @@ from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.cache import Step
 from precast.export.blocks.embeddings import PlacedPositions
 from precast.export.families import Family
-from precast.export.head_sets.decoders import (
-    ODD,
-    TINY,
-    DecoderSpec,
-    causal_heads,
-    layer,
-    layer_norm,
-    mlp,
-    names,
-    tied,
-)
+from precast.export.head_sets.decoders import ODD, TINY, DecoderSpec, causal_heads, layer, layer_norm, mlp, names, tied
 from precast.export.skeletons.decoder import DecoderLayer, PostNormDecoderLayer
 from precast.export.spec import hf
 from precast.export.weights import Narrow, Rename, Rule

@@ -89,14 +89,18 @@ class RotarySpec(DecoderSpec):
     @property
     def rope(self) -> Rope:
         """How rotary angles are made."""
-        return rope(
-            self.size,
-            parameters=self.rope_parameters,
-            scaling=self.rope_scaling,
-            theta=self.rope_theta,
-            longest=self.max_position_embeddings,
-            part=self.partial_rotary_factor,
-        )
+        return self._rope()
+
+    def _rope(self, **others: Any) -> Rope:
+        """``others`` say what a family reads from keys of its own."""
+        given: dict[str, Any] = {
+            "parameters": self.rope_parameters,
+            "scaling": self.rope_scaling,
+            "theta": self.rope_theta,
+            "longest": self.max_position_embeddings,
+            "part": self.partial_rotary_factor,
+        }
+        return rope(self.size, **{**given, **others})
 
     def ignored(self) -> tuple[str, ...]:
         """As `Spec`."""
