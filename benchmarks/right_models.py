@@ -23,10 +23,10 @@ from torch import nn
 
 from precast.export import parity
 from precast.export.blocks.tables import fill_tables
+from precast.export.components import parts_of
 from precast.export.emit import Folder, emit
 from precast.export.families import find_family, model_types
-from precast.export.generative import parts_of
-from precast.export.heads import BASE, HEADS, MULTIPLE_CHOICE, NEXT_SENTENCE, QUESTION_ANSWERING
+from precast.export.heads import HEADS, MULTIPLE_CHOICE, NEXT_SENTENCE, QUESTION_ANSWERING
 from precast.export.reference import Part
 from precast.export.signatures import signature
 from precast.export.trace import trace
@@ -124,8 +124,6 @@ class Traced:
         spec = family.read(config)
         with torch.device("meta"):
             model = family.heads[head](spec, frozenset())
-            base = family.heads[BASE](spec, frozenset()) if BASE in family.heads else None
-        absent = frozenset({"pooler"} if getattr(base, "pooler", None) is None else ())
         model = model.to_empty(device="cpu").eval()
         named = dict(model.named_parameters(remove_duplicate=False))
         for rule in family.weights(spec):
@@ -133,10 +131,7 @@ class Traced:
                 path, _, name = rule.target.rpartition(".")
                 setattr(model.get_submodule(path), name, named[rule.source])
         fill_tables(model)
-        parts = tuple(
-            Part(name, module.eval(), signature(family, spec, head, module, absent))
-            for name, module in parts_of(model).items()
-        )
+        parts = tuple(Part(name, module.eval(), signature(module)) for name, module in parts_of(model).items())
         return Traced(kind, model, parts)
 
     @cached_property
@@ -145,7 +140,7 @@ class Traced:
         found = {}
         for part in self.parts:
             own = part.signature
-            graph = trace(part.module, own.example(), own.dynamic, own.outputs, part.name, own.longest)
+            graph = trace(part.module, own.example(), own.dynamic, own.outputs, part.name, own.bounds)
             found[part.name] = ir.to_proto(graph)
         return found
 
@@ -215,11 +210,12 @@ def run_graphs(
     with _instructions(isa):
         loaded = {}
         for part in parts:
-            inputs, states = parity.specs(part.signature)
             runner = backend_for(recipe.provider).load(
                 files[part.name], session=recipe.session, threads=1, isa=recipe.isa
             )
-            loaded[part.name] = Loaded(runner, inputs, states, recipe.dialect.state)
+            loaded[part.name] = Loaded(
+                runner, part.signature.ports, parity.successors(part.signature), recipe.dialect.state
+            )
     with np.errstate(all="ignore"):
         return list(compare(loaded, recorded))
 

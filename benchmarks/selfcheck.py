@@ -53,12 +53,12 @@ def planted(artifact: str, *, slower: float, plan: Plan, threads: int, say: Call
 
 def _run(artifact: str, slower: float, plan: Plan, threads: int, say: Callable[[str], None]) -> dict[str, Any]:
     component = Artifact.open(artifact).component_for(None)
-    longest = component.limits.get("max_positions")
+    longest = component.longest
     options = {"threads": threads, "device": "cpu", "precision": "fp32", "workload": {"slower": slower}}
     contender = Contender("precast", sys.executable, _ADAPTER, Path(artifact), Path(artifact), options)
     with tempfile.TemporaryDirectory(prefix="precast-bench-") as folder:
         points = [
-            make_point("single", batch, length, Path(folder), artifact_inputs(component), longest=longest)
+            make_point("single", batch, length, Path(folder), artifact_inputs((component,)), longest=longest)
             for batch, length in _GRID
             if not isinstance(length, int) or longest is None or length <= longest
         ]

@@ -51,7 +51,7 @@ def main() -> None:
     reference = build(checkpoint.config, checkpoint.tensors)
     signature = reference.signature
     traced = trace(
-        reference.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.longest
+        reference.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.bounds
     )
     with tempfile.TemporaryDirectory() as scratch:
         runners = {}
@@ -65,9 +65,9 @@ def main() -> None:
             )
         for point in arguments.points:
             batch, length = map(int, point.split("x"))
-            ids = np.random.default_rng(0).integers(1000, signature.limits["vocab_size"], (batch, length))
+            ids = np.random.default_rng(0).integers(1000, signature.vocab_size, (batch, length))
             fill = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
-            feed = {name: fill[name] for name in signature.inputs}
+            feed = {name: fill[name] for name in (port.name for port in signature.ports)}
             times: dict[str, list[float]] = {name: [] for name in runners}
             for index in range(arguments.rounds + 1):
                 for name in sorted(runners, reverse=bool(index % 2)):

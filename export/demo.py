@@ -26,7 +26,8 @@ from precast.runtime.backends.base import Array
 from precast.runtime.backends.onnxruntime import default_threads
 from precast.runtime.embedding import encode
 from precast.runtime.errors import HubError, OfflineError
-from precast.runtime.model import Model, load
+from precast.runtime.loading import load
+from precast.runtime.model import Model
 from precast.runtime.similarity import pairwise_cos_sim, semantic_search
 from precast.runtime.timing import cpu_share, interleave
 from precast.runtime.verify import verify
@@ -183,7 +184,7 @@ def _timed(
     rng = np.random.default_rng(0)
     shape = (batch, length)
     feed = {
-        "input_ids": rng.integers(0, int(model.component.limits["vocab_size"]), shape, dtype=np.int64),
+        "input_ids": rng.integers(0, model.component.vocab_size or 1, shape, dtype=np.int64),
         "attention_mask": np.ones(shape, np.int64),
         "token_type_ids": np.zeros(shape, np.int64),
     }

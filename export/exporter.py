@@ -28,6 +28,7 @@ from precast.export.locate import explained
 from precast.export.operators import counted
 from precast.export.processing import write_processing
 from precast.export.reference import Part, Reference, build, served_tasks
+from precast.export.signatures import Signature
 from precast.export.trace import trace
 from precast.export.widening import widen
 from precast.graphs import contract
@@ -44,7 +45,6 @@ from precast.runtime.artifact import (
     FileRecord,
     Manifest,
     Source,
-    TensorSpec,
     Variant,
 )
 from precast.runtime.backends.base import backend_for
@@ -52,6 +52,7 @@ from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import InputError, ParityError
 from precast.runtime.gates import Measured, conditioning, gate
 from precast.runtime.parity import Loaded, Recorded, compare, write_record
+from precast.runtime.ports import Out
 from precast.runtime.verify import summarise
 
 __all__ = ["Progress", "export_model"]
@@ -148,7 +149,7 @@ def export_model(
 
         cost.stage("tracing")
         traced = {part.name: _trace(part, reference.blocks) for part in reference.parts}
-        outputs = {name: _output_specs(model) for name, model in traced.items()}
+        outputs = {part.name: _outs(part.signature, traced[part.name]) for part in reference.parts}
         checkpoint.release()
 
         text: texts.Sample | None = None
@@ -188,8 +189,8 @@ def export_model(
 
         components: dict[str, Component] = {}
         for name, signature in signatures.items():
-            inputs, states = parity.specs(signature)
-            components[name] = Component(name, inputs, outputs[name], {}, signature.limits, states)
+            states = parity.successors(signature)
+            components[name] = Component(name, signature.ports, outputs[name], {}, signature.dims, states)
         for chosen in recipes:
             made = {item.part: item for item in lowered if item.recipe is chosen}
             for variant, name in _verified(made, components, writer, recorded, promised, text, again):
@@ -233,7 +234,7 @@ def _facts(reference: Reference) -> dict[str, Any]:
 def _trace(part: Part, blocks: Mapping[torch.nn.Parameter, Blocks]) -> ir.Model:
     """The part's graph; initializers know the blocks that the checkpoint holds them in."""
     signature = part.signature
-    traced = trace(part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.longest)
+    traced = trace(part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.bounds)
     for name, parameter in part.module.named_parameters(remove_duplicate=False):
         if parameter in blocks and name in traced.graph.initializers:
             traced.graph.initializers[name].meta[META] = blocks[parameter]
@@ -385,11 +386,16 @@ def _variant(
     )
 
 
-def _output_specs(model: ir.Model) -> tuple[TensorSpec, ...]:
+def _outs(signature: Signature, model: ir.Model) -> tuple[Out, ...]:
+    """A component's outputs, of the types and shapes its graph gives them."""
+    values = zip(signature.outs, model.graph.outputs, strict=True)
     return tuple(
-        TensorSpec(str(value.name), "float32", tuple(_dim(dim) for dim in value.shape or ()))
-        for value in model.graph.outputs
+        out._replace(shape=tuple(_dim(dim) for dim in value.shape or ()), dtype=_dtype(value)) for out, value in values
     )
+
+
+def _dtype(value: ir.Value) -> str:
+    return str((value.dtype or ir.DataType.FLOAT).numpy())
 
 
 def _dim(dim: Any) -> int | str:

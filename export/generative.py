@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from precast.export.blocks.attention import CrossAttention
-from precast.export.blocks.cache import Step
+from precast.export.blocks.cache import State, Step, states_of
+from precast.export.signatures import Component, dims_of
+from precast.runtime.catalogue import CATALOGUE
+from precast.runtime.ports import FREE, Dim, Out, Port
 
-__all__ = ["DECODER", "ENCODER", "CausalLM", "EncoderPart", "Seq2SeqLM", "parts_of"]
+__all__ = ["DECODER", "ENCODER", "CausalLM", "EncoderPart", "Seq2SeqLM"]
 
 DECODER, ENCODER = "decoder", "encoder"
 
 
-class CausalLM(nn.Module):
+class CausalLM(Component):
     """{"logits": [B, K, V]} of the new tokens at ``logit_positions`` [B, K], and the successors of all states.
 
     Args:
@@ -44,6 +47,49 @@ class CausalLM(nn.Module):
         self.positions = positions
         self.softcap = softcap
         self.scale = scale
+
+    def ports(self) -> tuple[Port, ...]:
+        """New tokens, how many are held and new, which positions are wanted, and the states."""
+        [words] = self.model.ports()  # type: ignore[operator]
+        batch = words.shape[:1]
+        made = [
+            words,
+            Port("past_lengths", "int64", batch, "number"),
+            Port("lengths", "int64", batch, "number"),
+            Port("logit_positions", "int64", (*batch, "kept"), "positions"),
+        ]
+        if self.positions:
+            longest = self.dims().get("sequence", FREE).most
+            made.append(Port("position_ids", "int64", words.shape, "positions", below=longest))
+        cross = self.cross()
+        if cross:
+            mask = f"{ENCODER}.attention_mask"
+            made.append(Port("encoder_attention_mask", "int64", (*batch, "source"), "mask", source=mask))
+        made += [Port(name, "float32", state.shape, "state") for name, state in self.states().items()]
+        made += [
+            Port(name, "float32", (*batch, "source", attention.heads * attention.size), "features", source=ENCODER)
+            for index, attention in enumerate(cross)
+            for name in _cross_names(index)
+        ]
+        return tuple(made)
+
+    def outs(self) -> tuple[Out, ...]:
+        """Logits, and the states' successors."""
+        states = self.states().items()
+        successors = [Out(name.replace("past_", "present_", 1), state.shape, "state") for name, state in states]
+        return (*CATALOGUE["text-generation"].outs, *successors)
+
+    def dims(self) -> Mapping[str, Dim]:
+        """How large its body's dimensions may be."""
+        return dims_of(self.model)
+
+    def states(self) -> Mapping[str, State]:
+        """What its layers remember."""
+        return states_of(self.model)
+
+    def cross(self) -> list[CrossAttention]:
+        """The attentions over an encoder, in order."""
+        return [module for module in self.model.modules() if isinstance(module, CrossAttention)]
 
     def forward(
         self,
@@ -78,7 +124,7 @@ class CausalLM(nn.Module):
         return {DECODER: self}
 
 
-class EncoderPart(nn.Module):
+class EncoderPart(Component):
     """{"last_hidden_state": [B, T, H], "cross_key.0": [B, T, N*D], ...}: an encoder, and what its decoder reads."""
 
     def __init__(self, encoder: nn.Module, cross: list[CrossAttention]) -> None:
@@ -90,11 +136,30 @@ class EncoderPart(nn.Module):
         """The decoder's attentions over this encoder, in order."""
         return [attention for attention in self.cross if isinstance(attention, CrossAttention)]
 
+    def ports(self) -> tuple[Port, ...]:
+        """What the encoder takes."""
+        made: tuple[Port, ...] = self.encoder.ports()  # type: ignore[operator]
+        return made
+
+    def outs(self) -> tuple[Out, ...]:
+        """Hidden states, and what the decoder's layers read of them."""
+        row = ("batch", "sequence")
+        read = [
+            Out(name, (*row, attention.heads * attention.size), "features")
+            for index, attention in enumerate(self.attentions())
+            for name in _cross_names(index)
+        ]
+        return (Out("last_hidden_state", (*row, "size"), "states"), *read)
+
+    def dims(self) -> Mapping[str, Dim]:
+        """How large the encoder's dimensions may be."""
+        return dims_of(self.encoder)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         states = self.encoder(input_ids, attention_mask)
         outputs = {"last_hidden_state": states}
         for index, attention in enumerate(self.attentions()):
-            outputs[f"cross_key.{index}"], outputs[f"cross_value.{index}"] = attention.keys_and_values(states)
+            outputs |= zip(_cross_names(index), attention.keys_and_values(states), strict=True)
         return outputs
 
 
@@ -116,14 +181,10 @@ class Seq2SeqLM(CausalLM):
         for index, attention in enumerate(self.cross()):
             attention.index = index
 
-    def cross(self) -> list[CrossAttention]:
-        """The decoder's attentions over the encoder, in order."""
-        return [module for module in self.model.modules() if isinstance(module, CrossAttention)]
-
     def parts(self) -> dict[str, nn.Module]:
         return {ENCODER: EncoderPart(self.encoder, self.cross()), DECODER: self}
 
 
-def parts_of(model: nn.Module) -> dict[str, nn.Module]:
-    """The components a model becomes, in the order they run; an encoder with a head is one."""
-    return model.parts() if isinstance(model, CausalLM) else {ENCODER: model}
+def _cross_names(index: int) -> tuple[str, str]:
+    """The keys and values that a decoder's attention reads of the encoder."""
+    return f"cross_key.{index}", f"cross_value.{index}"

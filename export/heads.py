@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from precast.export.blocks.activations import Activation
+from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE, TaskFacts, head_tasks
+from precast.runtime.ports import Out, Port
 
 __all__ = [
     "BASE",
     "CAUSAL_LM",
     "HEADS",
+    "IMAGE_CLASSIFICATION",
     "MASKED_LM",
     "MULTIPLE_CHOICE",
     "NEXT_SENTENCE",
@@ -21,6 +25,7 @@ __all__ = [
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
+    "ZERO_SHOT_IMAGE",
     "ClassifierHead",
     "FeatureExtraction",
     "FirstRealToken",
@@ -54,15 +59,6 @@ class Head:
         """Endings of upstream's class names in config.json."""
         return self.facts.endings
 
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        return tuple(out.name for out in self.facts.outs)
-
-    @property
-    def choices(self) -> bool:
-        """Inputs are [B, C, S]."""
-        return any("choices" in out.shape for out in self.facts.outs)
-
 
 HEADS = tuple(Head(CATALOGUE[name]) for name in head_tasks())
 _BY_TASK = {head.task: head for head in HEADS}
@@ -75,6 +71,8 @@ MULTIPLE_CHOICE = _BY_TASK["multiple-choice"]
 NEXT_SENTENCE = _BY_TASK["next-sentence-prediction"]
 CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
+IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
+ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 
 
 class FirstToken(nn.Module):
@@ -138,16 +136,27 @@ class LMTransform(nn.Module):
         return self.norm(self.act(self.dense(x)))
 
 
-class TextTask(nn.Module):
+class TextTask(Component):
     """A model with a task on top: ids, mask and token types [B, S] -> named outputs.
 
     ``outputs`` makes them of the hidden states [B, S, H]; ``transform`` goes before the last projection, if given.
     """
 
+    task: ClassVar[str]
+
     def __init__(self, model: nn.Module, transform: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
         self.transform = transform
+
+    def ports(self) -> tuple[Port, ...]:
+        """What its body takes."""
+        made: tuple[Port, ...] = self.model.ports()  # type: ignore[operator]
+        return made
+
+    def outs(self) -> tuple[Out, ...]:
+        """What its row of the catalogue says."""
+        return CATALOGUE[self.task].outs
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -164,9 +173,15 @@ class TextTask(nn.Module):
 class FeatureExtraction(TextTask):
     """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the checkpoint has a pooler."""
 
+    task = "feature-extraction"
+
     def __init__(self, model: nn.Module, pooler: nn.Module | None = None) -> None:
         super().__init__(model)
         self.pooler = pooler
+
+    def outs(self) -> tuple[Out, ...]:
+        """Without the pooler's, where there is none."""
+        return super().outs()[: 1 if self.pooler is None else 2]
 
     def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
         outputs = {"last_hidden_state": states}
@@ -178,6 +193,8 @@ class FeatureExtraction(TextTask):
 class MaskedLM(TextTask):
     """{"logits": [B, S, V]}."""
 
+    task = "fill-mask"
+
     def __init__(self, model: nn.Module, transform: nn.Module, decoder: nn.Linear) -> None:
         super().__init__(model, transform)
         self.decoder = decoder
@@ -188,6 +205,8 @@ class MaskedLM(TextTask):
 
 class SequenceClassification(TextTask):
     """{"logits": [B, L]}; also regression (L = 1) and multi-label."""
+
+    task = "text-classification"
 
     def __init__(
         self, model: nn.Module, pooler: nn.Module, classifier: nn.Module, transform: nn.Module | None = None
@@ -203,6 +222,8 @@ class SequenceClassification(TextTask):
 class NextSentence(TextTask):
     """{"logits": [B, 2]}: whether the second sentence follows the first (label 0) or not (label 1)."""
 
+    task = "next-sentence-prediction"
+
     def __init__(self, model: nn.Module, pooler: nn.Module, seq_relationship: nn.Module) -> None:
         super().__init__(model)
         self.pooler = pooler
@@ -215,6 +236,8 @@ class NextSentence(TextTask):
 class TokenClassification(TextTask):
     """{"logits": [B, S, L]}."""
 
+    task = "token-classification"
+
     def __init__(self, model: nn.Module, classifier: nn.Module, transform: nn.Module | None = None) -> None:
         super().__init__(model, transform)
         self.classifier = classifier
@@ -225,6 +248,8 @@ class TokenClassification(TextTask):
 
 class QuestionAnswering(TextTask):
     """{"start_logits": [B, S], "end_logits": [B, S]}."""
+
+    task = "question-answering"
 
     def __init__(self, model: nn.Module, qa_outputs: nn.Linear, transform: nn.Module | None = None) -> None:
         super().__init__(model, transform)
@@ -237,6 +262,12 @@ class QuestionAnswering(TextTask):
 
 class MultipleChoice(SequenceClassification):
     """Inputs [B, C, S] -> {"logits": [B, C]}: each choice is scored as a text of its own."""
+
+    task = "multiple-choice"
+
+    def ports(self) -> tuple[Port, ...]:
+        """Its body's, one for each choice."""
+        return tuple(port._replace(shape=("batch", "choices", *port.shape[1:])) for port in super().ports())
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None

@@ -94,11 +94,13 @@ def boundaries(parts: Sequence[Part], recipe: Recipe, cases: Sequence[Case], nam
     """Every module's output in the case called ``name``, in the order the reference computes them."""
     case = next(case for case in cases if case.name == name)
     [part] = [part for part in parts if part.name == case.component]
-    chain = [case]
-    while chain[0].after is not None:
-        chain.insert(0, next(other for other in cases if other.name == chain[0].after))
+    needed, chain = set(case.after), list[Case]()
+    for other in reversed(cases):
+        if other.name in needed:
+            chain.insert(0, other)
+            needed |= set(other.after)
     eager, exact = Reckoner(parts), Reckoner(parts, exact=True)
-    for before in chain[:-1]:
+    for before in chain:
         eager.run(before), exact.run(before)
     inputs = {key: value.numpy() for key, value in _leaves(eager.inputs(case))}
     with _outputs(part.module) as reference:
@@ -159,7 +161,7 @@ def _opened(part: Part, recipe: Recipe, inputs: Mapping[str, Array]) -> dict[str
     """What leaves each module of the lowered graph, run on one input; by the module's path."""
     signature = part.signature
     example, dynamic = signature.example(), signature.dynamic
-    model = trace(part.module, example, dynamic, signature.outputs, part.name, signature.longest, scopes=True)
+    model = trace(part.module, example, dynamic, signature.outputs, part.name, signature.bounds, scopes=True)
     marked: dict[str, list[str]] = {}
     for path, values in _leaving(model.graph).items():
         for value in values:

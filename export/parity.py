@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from torch.utils._pytree import tree_map
 from precast.export.blocks.tables import fill_tables
 from precast.export.reference import Part
 from precast.export.signatures import Signature
-from precast.runtime.artifact import StateSpec, TensorSpec
+from precast.runtime.artifact import StateSpec
 from precast.runtime.backends.base import Array
 from precast.runtime.gates import LEAST
+from precast.runtime.kinds import edges, sample
 from precast.runtime.parity import Case, Recorded
 
 __all__ = [
@@ -31,8 +33,8 @@ __all__ = [
     "generation_cases",
     "in_float64",
     "record",
-    "specs",
     "streaming",
+    "successors",
 ]
 
 # Longest text tried where a model takes longer ones: the float64 judge needs S * S scores for every head.
@@ -57,63 +59,100 @@ _SHAPES = (
 _SHORT, _ROWS, _FEWEST = 2, 512, 512
 
 
-def _mask(rng: np.random.Generator, rows: int, length: int, padding: str) -> Array:
-    mask = np.ones((rows, length), dtype=np.int64)
-    if padding != "none":
-        for row in range(rows if rows == 1 else rows - 1):  # the last row of a batch is full
-            real = int(rng.integers(1, length + 1)) if row else max(1, length // 2)
-            mask[row, real:] = 0
-            if padding == "left":
-                mask[row] = mask[row, ::-1]
-    return mask
+def cases(
+    signature: Signature,
+    *,
+    shapes: Sequence[tuple[int, int, str]] = _SHAPES,
+    seed: int = 0,
+    component: str = "encoder",
+    after: tuple[str, ...] = (),
+) -> list[Case]:
+    """Random values of every port a call brings itself: at every shape of ``shapes`` that the dimensions allow, garbage
+    in padded positions; and where a kind has rare values, those too.
 
-
-def cases(signature: Signature, *, shapes: Sequence[tuple[int, int, str]] = _SHAPES, seed: int = 0) -> list[Case]:
-    """Random inputs for a signature: every shape of ``shapes`` that the model takes, garbage in padded positions."""
+    A length stands for every dimension that is no batch: as near as that may come.
+    """
     rng = np.random.default_rng(seed)
-    longest = min(signature.limits.get("max_positions", LONGEST), LONGEST)
     made: list[Case] = []
+    for batch, length, padding in _allowed(signature, shapes):
+        sizes = _sizes(signature, batch, length)
+        inputs = {port.name: sample(rng, port, sizes, padding) for port in signature.given}
+        name = f"{batch}x{length}-{padding}"
+        again = sum(case.name.split("~")[0] == name for case in made)
+        made.append(Case(f"{name}~{again}" if again else name, inputs, component, after))
+    sizes = _sizes(signature, 1, 1)
+    rare = [(port.name, *edge) for port in signature.given for edge in edges(port, sizes)]
+    usual = {port.name: sample(rng, port, sizes) for port in signature.given} if rare else {}
+    made += [Case(f"{port}-{name}", {**usual, port: value}, component, after) for port, name, value in rare]
+    return made
+
+
+# Dimensions that count inputs instead of measuring one.
+_COUNTED = {"choices": 3}
+
+
+def _free(signature: Signature) -> list[str]:
+    """Dimensions that measure an input, whose sizes a call may choose."""
+    named = dict.fromkeys(dim for port in signature.given for dim in port.shape[1:] if isinstance(dim, str))
+    return [name for name in named if name not in _COUNTED]
+
+
+def _allowed(signature: Signature, shapes: Sequence[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
+    """The shapes a model takes, 0 replaced by its longest length; of a model of one size each number of rows once."""
+    free = _free(signature)
+    masked = any(port.kind in ("mask", "pixel_mask") for port in signature.given)
+    longest = min([LONGEST, *(most for name in free if (most := signature.dim(name).most) is not None)])
+    seen: set[tuple[int, int, str]] = set()
     for batch, asked, padding in shapes:
         length = asked or longest
         if length > longest:
             continue
-        inputs: dict[str, Array] = {}
-        for name, dims in signature.inputs.items():
-            shape = tuple({"batch": batch, "choices": 3, "sequence": length}[dim] for dim in dims)
-            if name == "attention_mask":
-                inputs[name] = _mask(rng, int(np.prod(shape[:-1])), length, padding).reshape(shape)
-            else:
-                bound = signature.limits["type_vocab_size" if name == "token_type_ids" else "vocab_size"]
-                inputs[name] = rng.integers(0, bound, size=shape, dtype=np.int64)
-        name = f"{batch}x{length}-{padding}"
-        again = sum(case.name.split("~")[0] == name for case in made)
-        made.append(Case(f"{name}~{again}" if again else name, inputs))
-    return made
+        shape = (batch, length if free else 1, padding if masked else "none")
+        if free and masked:
+            yield shape
+        elif shape not in seen:
+            seen.add(shape)
+            yield shape
+
+
+def _sizes(signature: Signature, batch: int, length: int) -> dict[str, int]:
+    """The size of every named dimension: the first of a port counts rows."""
+    sizes = {str(port.shape[0]): batch for port in signature.given}
+    sizes |= {name: signature.dim(name).at(length) or 1 for name in _free(signature)}
+    return {**_COUNTED, **sizes}
 
 
 def _many(part: Part, weights: int) -> list[tuple[int, int, str]]:
     """Shapes of short texts, as many as the smallest output needs to have `LEAST` numbers over all cases."""
     signature = part.signature
-    longest = min(signature.limits.get("max_positions", LONGEST), LONGEST)
+    free = bool(_free(signature))
+    longest = min(signature.longest or LONGEST, LONGEST)
     first, second = (_numbers(part, length) for length in (1, min(2, longest)))
 
     def numbers(name: str, length: int) -> int:
         """Of one output for one text: they grow with its tokens or do not."""
         return first[name] + (second[name] - first[name]) * (length - 1)
 
+    tried = list(_allowed(signature, _SHAPES))
     texts, length = 0, min(_SHORT, longest)
     for name in first:
-        have = sum(rows * numbers(name, asked or longest) for rows, asked, _ in _SHAPES if (asked or 1) <= longest)
+        have = sum(rows * numbers(name, at) for rows, at, _ in tried)
         texts = max(texts, -(-(LEAST - have) // numbers(name, length)))
     texts = min(texts, max(_FEWEST, _BUDGET * 10 // (max(1, weights) * length)))
-    return [(min(_ROWS, texts - start), length, "none") for start in range(0, texts, _ROWS)]
+    rows = _ROWS if free else _ROWS // 16  # a picture is many numbers
+    return [(min(rows, texts - start), length, "none") for start in range(0, texts, rows)]
 
 
 def _numbers(part: Part, length: int) -> dict[str, int]:
-    """How many numbers each output has for one text, found without computing them."""
-    [case] = cases(part.signature, shapes=((1, length, "none"),))
+    """How many numbers each output has for one row, found without computing them."""
+    case = cases(part.signature, shapes=((1, length, "none"),))[0]
+    given: dict[str, Any] = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
+    example = part.signature.example()
+    for port in part.signature.ports:
+        if port.name not in given:
+            given[port.name] = example[port.name][:1]  # type: ignore[index]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        outputs = part.module(**{name: torch.from_numpy(array) for name, array in case.inputs.items()})
+        outputs = part.module(**given)
     return {name: value.numel() for name, value in outputs.items()}
 
 
@@ -138,11 +177,26 @@ _SHORTEST = 192
 
 
 def cases_for(parts: Sequence[Part]) -> list[Case]:
-    """The inputs an export of these parts is tried on."""
+    """The inputs an export of these parts is tried on: each one's own, and behind others what these made."""
     weights = sum(value.numel() for value in parts[-1].module.parameters())
-    if not parts[-1].signature.states:
-        return cases(parts[0].signature, shapes=(*_SHAPES, *_many(parts[0], weights)))
-    return generation_cases(parts, longest=min(LONGEST, max(_SHORTEST, _BUDGET // max(1, weights))), least=LEAST)
+    if parts[-1].signature.states:
+        return generation_cases(parts, longest=min(LONGEST, max(_SHORTEST, _BUDGET // max(1, weights))), least=LEAST)
+    made: list[Case] = []
+    for number, part in enumerate(parts):
+        sources = {port.origin[0] for port in part.signature.ports if port.origin is not None}
+        if not sources:
+            own = cases(part.signature, shapes=(*_SHAPES, *_many(part, weights)), seed=number, component=part.name)
+            if len(parts) > 1:
+                own = [replace(case, name=f"{part.name}-{case.name}") for case in own]
+            made += own
+            continue
+        behind = [[case for case in made if case.component == source] for source in sorted(sources)]
+        for index, before in enumerate(zip(*behind, strict=False)):
+            given = (
+                cases(part.signature, shapes=((1, 1, "none"),), seed=index)[0].inputs if part.signature.given else {}
+            )
+            made.append(Case(f"{part.name}-{index}", given, part.name, tuple(case.name for case in before)))
+    return made
 
 
 def generation_cases(
@@ -160,10 +214,10 @@ def generation_cases(
         least: numbers that are compared over all calls: of a small vocabulary at more positions, and of more rows.
     """
     decoder = parts[-1].signature
-    longest = min(decoder.limits.get("max_positions", longest), longest)
+    longest = min(decoder.longest or longest, longest)
     kept = _KEPT
     made = _chained(parts, chains, seed, longest, kept)
-    while (missing := -(-least // decoder.limits["vocab_size"]) - _positions(made)) > 0:
+    while (missing := -(-least // decoder.vocab_size) - _positions(made)) > 0:
         if kept < longest:
             kept *= 2
         else:
@@ -180,19 +234,22 @@ def _chained(
     parts: Sequence[Part], chains: Sequence[tuple[int, tuple[int, ...], str]], seed: int, longest: int, kept: int
 ) -> list[Case]:
     rng = np.random.default_rng(seed)
-    vocab = parts[-1].signature.limits["vocab_size"]
+    vocab = parts[-1].signature.vocab_size
     made: list[Case] = []
     for number, (rows, calls, kind) in enumerate(chains):
         calls = tuple(length or longest for length in calls)
         if sum(calls) > longest:
             continue
-        after: str | None = None
-        if len(parts) > 1:
-            reads = parts[0].signature
-            wide = min(1 + 9 * number, reads.limits.get("max_positions", LONGEST))
-            [source] = cases(reads, shapes=((rows, wide, "right"),), seed=seed + number)
-            after = f"{number}-source"
-            made.append(Case(after, source.inputs))
+        after: tuple[str, ...] = ()
+        given: dict[str, Array] = {}
+        for part in parts[:-1]:
+            reads = part.signature
+            wide = min(1 + 9 * number, reads.longest or LONGEST)
+            source = cases(reads, shapes=((rows, wide, "right"),), seed=seed + number)[0]
+            name = f"{number}-source" if part is parts[0] else f"{number}-{part.name}"
+            made.append(Case(name, source.inputs, part.name))
+            after = (*after, name)
+            given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
         held = np.zeros(rows, dtype=np.int64)
         for place, length in enumerate(calls):
             lengths = np.full(rows, length, dtype=np.int64)
@@ -206,14 +263,15 @@ def _chained(
                 "lengths": lengths,
                 "logit_positions": wanted.astype(np.int64),
             }
-            if "position_ids" in parts[-1].signature.inputs:
+            if parts[-1].signature.port("position_ids") is not None:
                 # Where padding would leave the model's positions it stays at the last one.
                 inputs["position_ids"] = np.minimum(held[:, None] + np.arange(length), longest - 1)
-            if after is not None and len(parts) > 1:
-                inputs["encoder_attention_mask"] = source.inputs["attention_mask"]
+            for port in parts[-1].signature.ports:
+                if port.source in given:
+                    inputs[port.name] = given[port.source]
             name = f"{number}-{place}-{rows}x{length}-{kind}"
             made.append(Case(name, inputs, parts[-1].name, after, capacity=longest + 8))
-            after, held = name, held + lengths
+            after, held = (name,), held + lengths
     return made
 
 
@@ -289,25 +347,31 @@ class Reckoner:
 
     def run(self, case: Case) -> dict[str, Array]:
         """The outputs of one case; states are not among them."""
-        outputs = self._call(self._parts[case.component].module, self.inputs(case))
-        hidden = {name: value for name, value in outputs.items() if name.startswith(_HIDDEN)}
-        if hidden:
-            after = {name.replace("present_", "past_", 1): value for name, value in hidden.items()}
-            self._remembered[case.name] = {**self._remembered.get(case.after or "", {}), **after}
+        part = self._parts[case.component]
+        outputs = self._call(part.module, self.inputs(case))
+        hidden = part.signature.hidden
+        # States go on under the names of the ports that take them, the rest under its own.
+        kept = {name.replace("present_", "past_", 1): value for name, value in outputs.items()}
+        self._remembered[case.name] = {**self._before(case), **kept}
         return {name: value.numpy() for name, value in outputs.items() if name not in hidden}
+
+    def _before(self, case: Case) -> dict[str, torch.Tensor]:
+        return {name: value for other in case.after for name, value in self._remembered[other].items()}
 
     def inputs(self, case: Case) -> dict[str, Any]:
         """What the model is given for a case, its ``states`` as the cases before have left them."""
-        part = self._parts[case.component]
+        signature = self._parts[case.component].signature
         inputs: dict[str, Any] = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
-        rows = len(next(iter(case.inputs.values())))
-        before = self._remembered.get(case.after or "", {})
-        if part.signature.floats:
-            inputs["states"] = {
-                name: before[name] if name in before else _fresh(shape, rows, case.capacity)
-                for name, shape in part.signature.floats.items()
-            }
-        return inputs
+        before = self._before(case)
+        rows = len(next(iter((*inputs.values(), *before.values()))))
+        together: dict[str, torch.Tensor] = {}
+        for port in signature.ports:
+            if port.name in inputs:
+                continue
+            origin = port.name if port.origin is None else port.origin[1]
+            value = before[origin] if origin in before else _fresh(port.shape, rows, case.capacity)
+            (inputs if port.name.isidentifier() else together)[port.name] = value
+        return {**inputs, "states": together} if together else inputs
 
     def _call(self, module: nn.Module, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         with torch.no_grad():
@@ -321,25 +385,15 @@ class Reckoner:
                 fill_tables(module)
 
 
-# Outputs that the model itself reads again.
-_HIDDEN = ("present_", "cross_")
-
-
 def _fresh(shape: Sequence[int | str], rows: int, capacity: int) -> torch.Tensor:
     return torch.zeros([rows if dim == "batch" else capacity if isinstance(dim, str) else dim for dim in shape])
 
 
-def specs(signature: Signature) -> tuple[tuple[TensorSpec, ...], tuple[StateSpec, ...]]:
-    """A part's inputs and states as a manifest describes them."""
-    integers = [
-        TensorSpec(name, "int64", dims, optional=not signature.floats and name != "input_ids")
-        for name, dims in signature.inputs.items()
-    ]
-    floats = [TensorSpec(name, "float32", shape) for name, shape in signature.floats.items()]
-    states = [
+def successors(signature: Signature) -> tuple[StateSpec, ...]:
+    """What a component remembers, as a manifest describes it."""
+    return tuple(
         StateSpec(name, name.replace("past_", "present_", 1), state.window) for name, state in signature.states.items()
-    ]
-    return (*integers, *floats), tuple(states)
+    )
 
 
 def record(parts: Sequence[Part], cases: Sequence[Case]) -> list[Recorded]:

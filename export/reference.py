@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from precast.export.blocks.tables import fill_tables, table_names
+from precast.export.components import parts_of
 from precast.export.families import Family, find_family
-from precast.export.generative import parts_of
 from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
 from precast.export.quantized import dequantized
 from precast.export.signatures import Signature, signature
@@ -170,10 +170,7 @@ def build(
     with _consistent(config):
         fill_tables(model, dtype)
     with _consistent(config):
-        parts = tuple(
-            Part(name, module.eval(), signature(family, spec, head, module, absent))
-            for name, module in parts_of(model).items()
-        )
+        parts = tuple(Part(name, module.eval(), signature(module)) for name, module in parts_of(model).items())
         for part in parts:
             part.signature.example()  # sizes that no array has
     blocks = {

@@ -75,7 +75,7 @@ class Sample:
                 piece = replace(case, name=f"{case.name}-{place}", inputs=inputs, after=before)
                 logits = {"logits": item.reference["logits"][:, place : place + 1]}
                 recorded.append(Recorded(piece, logits, logits))
-                before, begin = piece.name, int(end)
+                before, begin = (piece.name,), int(end)
         return replace(self, recorded=recorded)
 
     def every(self, step: int) -> Sample:
@@ -87,8 +87,8 @@ class Sample:
 def sample(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> Sample:
     """Texts for a model of these parts; ``tokenizer`` are its files, none where it has no tokenizer."""
     decoder = parts[-1]
-    vocab = decoder.signature.limits["vocab_size"]
-    longest = min(_LONGEST, decoder.signature.limits.get("max_positions", _LONGEST))
+    vocab = decoder.signature.vocab_size
+    longest = min(_LONGEST, decoder.signature.longest or _LONGEST)
     rows = _tokens(tokenizer, vocab, longest)
     kept = max(1, min(_MOST, _HELD // (len(rows) * vocab * 4)))
     reckoner = Reckoner(parts)
@@ -125,11 +125,11 @@ def _cases(parts: Sequence[Part], number: int, row: list[int], kept: int) -> lis
         "lengths": np.full(1, count, np.int64),
         "logit_positions": wanted,
     }
-    if "position_ids" in parts[-1].signature.inputs:
+    if parts[-1].signature.port("position_ids") is not None:
         inputs["position_ids"] = np.arange(count)[None]
     name = f"text-{number}"
     if len(parts) == 1:
         return [Case(name, inputs, parts[-1].name, capacity=count)]
     source = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     inputs["encoder_attention_mask"] = source["attention_mask"]
-    return [Case(f"{name}-source", source), Case(name, inputs, parts[-1].name, f"{name}-source", capacity=count)]
+    return [Case(f"{name}-source", source), Case(name, inputs, parts[-1].name, (f"{name}-source",), capacity=count)]

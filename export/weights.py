@@ -30,6 +30,7 @@ __all__ = [
     "Stack",
     "Tie",
     "Transpose",
+    "Unsqueeze",
     "Within",
     "rename",
 ]
@@ -336,6 +337,22 @@ class Flatten(Rule):
         return _changed(
             table, self.pattern, lambda lazy: Lazy(lazy.keys, (math.prod(lazy.shape),), lambda: lazy.load().flatten())
         )
+
+
+@dataclass(frozen=True)
+class Unsqueeze(Rule):
+    """``count`` axes of size 1 in front of the others."""
+
+    pattern: str
+    count: int
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        ones = (1,) * self.count
+
+        def change(lazy: Lazy) -> Lazy:
+            return Lazy(lazy.keys, (*ones, *lazy.shape), lambda: lazy.load()[(None,) * self.count])
+
+        return _changed(table, self.pattern, change)
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ class AutoModel:
             UnsupportedTaskError: the artifact or the checkpoint was not made for this class's task.
             DependencyError: a checkpoint is to be exported, and the ``export`` extra is not installed.
         """
-        from precast.runtime.model import load
+        from precast.runtime.loading import load
 
         _refuse(cls.__name__, unknown)
         texts = {"device": device, "variant": variant, "precision": precision, "target": target}

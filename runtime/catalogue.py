@@ -10,15 +10,9 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from precast.runtime.errors import UnsupportedTaskError, closest, listing
+from precast.runtime.ports import Out
 
-__all__ = ["AUTO", "CATALOGUE", "Out", "TaskFacts", "find", "head_tasks", "names", "resolve"]
-
-
-class Out(NamedTuple):
-    """An output of a head: its name and its dimensions, named as those of the inputs where they are the same."""
-
-    name: str
-    shape: tuple[str, ...]
+__all__ = ["AUTO", "CATALOGUE", "TaskFacts", "find", "head_tasks", "names", "resolve"]
 
 
 class TaskFacts(NamedTuple):
@@ -49,7 +43,10 @@ _ROWS = (
         endings=("Model",),
         auto="AutoModel",
         gives="The encoder itself: ``last_hidden_state`` and, where there is one, ``pooler_output``.",
-        outs=(Out("last_hidden_state", (*_TEXT, "size")), Out("pooler_output", ("batch", "size"))),
+        outs=(
+            Out("last_hidden_state", (*_TEXT, "size"), "states"),
+            Out("pooler_output", ("batch", "size"), "embedding"),
+        ),
     ),
     TaskFacts("sentence-embedding", aliases=("sentence-similarity",), served_by=("feature-extraction",)),
     TaskFacts(
@@ -57,14 +54,14 @@ _ROWS = (
         endings=("ForMaskedLM", "ForPreTraining"),
         auto="AutoModelForMaskedLM",
         gives="``logits`` over the vocabulary at every position.",
-        outs=(Out("logits", (*_TEXT, "vocabulary")),),
+        outs=(Out("logits", (*_TEXT, "vocabulary"), "logits"),),
     ),
     TaskFacts(
         "text-classification",
         endings=("ForSequenceClassification",),
         auto="AutoModelForSequenceClassification",
         gives="``logits`` over the labels of a text.",
-        outs=(Out("logits", ("batch", "labels")),),
+        outs=(Out("logits", ("batch", "labels"), "logits"),),
         aliases=("sentiment-analysis",),
     ),
     TaskFacts("zero-shot-classification", served_by=("text-classification",)),
@@ -73,7 +70,7 @@ _ROWS = (
         endings=("ForTokenClassification",),
         auto="AutoModelForTokenClassification",
         gives="``logits`` over the labels of every token.",
-        outs=(Out("logits", (*_TEXT, "labels")),),
+        outs=(Out("logits", (*_TEXT, "labels"), "logits"),),
         aliases=("ner",),
     ),
     TaskFacts(
@@ -81,36 +78,53 @@ _ROWS = (
         endings=("ForQuestionAnswering",),
         auto="AutoModelForQuestionAnswering",
         gives="``start_logits`` and ``end_logits`` of the answer.",
-        outs=(Out("start_logits", _TEXT), Out("end_logits", _TEXT)),
+        outs=(Out("start_logits", _TEXT, "logits"), Out("end_logits", _TEXT, "logits")),
     ),
     TaskFacts(
         "multiple-choice",
         endings=("ForMultipleChoice",),
         auto="AutoModelForMultipleChoice",
         gives="``logits`` over the choices; inputs are [B, C, S].",
-        outs=(Out("logits", ("batch", "choices")),),
+        outs=(Out("logits", ("batch", "choices"), "logits"),),
     ),
     TaskFacts(
         "next-sentence-prediction",
         endings=("ForNextSentencePrediction",),
         auto="AutoModelForNextSentencePrediction",
         gives="``logits``: the second text follows the first, or does not.",
-        outs=(Out("logits", ("batch", "labels")),),
+        outs=(Out("logits", ("batch", "labels"), "logits"),),
     ),
     TaskFacts(
         "text-generation",
         endings=("ForCausalLM", "LMHeadModel"),
         auto="AutoModelForCausalLM",
         gives="A decoder: ``generate(...)``, and ``logits`` over the vocabulary at every position.",
-        outs=(Out("logits", ("batch", "kept", "vocabulary")),),
+        outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),
     ),
     TaskFacts(
         "text2text-generation",
         endings=("ForConditionalGeneration", "MTModel"),
         auto="AutoModelForSeq2SeqLM",
         gives="An encoder-decoder: ``generate(...)``, and ``logits`` at every position of ``decoder_input_ids``.",
-        outs=(Out("logits", ("batch", "kept", "vocabulary")),),
+        outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),
         served_by=("summarization", "translation"),
+    ),
+    TaskFacts(
+        "image-classification",
+        endings=("ForImageClassification",),
+        auto="AutoModelForImageClassification",
+        gives="``logits`` over the labels of a picture.",
+        outs=(Out("logits", ("batch", "labels"), "logits"),),
+    ),
+    TaskFacts(
+        "zero-shot-image-classification",
+        endings=("Model",),
+        auto="AutoModelForZeroShotImageClassification",
+        gives="``logits_per_image`` and ``logits_per_text`` of pictures and texts, and the embeddings of both.",
+        outs=(
+            Out("logits_per_image", ("images", "texts"), "logits"),
+            Out("logits_per_text", ("texts", "images"), "logits"),
+        ),
     ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from precast.runtime.artifact import Artifact, Component, TensorSpec, Variant
+from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.bench.work import work_of
+from precast.runtime.ports import Out, Port
 
 __all__ = ["diff", "summary", "worst_errors"]
 
@@ -31,7 +32,8 @@ def summary(artifact: Artifact) -> dict[str, Any]:
             name: {
                 "inputs": [spec.to_json() for spec in component.inputs],
                 "outputs": [spec.to_json() for spec in component.outputs],
-                "limits": dict(component.limits),
+                "dims": {dim: found.to_json() for dim, found in sorted(component.dims.items())},
+                "feeds": {port.name: port.source for port in component.inputs if port.source is not None},
                 "variants": {v.name: _variant(v, sizes) | _work(v, component) for v in artifact.variants(name)},
             }
             for name, component in sorted(manifest.components.items())
@@ -111,7 +113,7 @@ def _work(variant: Variant, component: Component) -> dict[str, Any]:
     dimensions = {size: 1 for spec in component.inputs for size in spec.shape if isinstance(size, str)}
     for name in dimensions:
         if name.split("_")[0] in ("sequence", "capacity"):
-            dimensions[name] = min(128, component.limits.get("max_positions") or 128)
+            dimensions[name] = min(128, component.longest or 128)
     found = work_of(variant, **dimensions)
     if found is None:
         return {}
@@ -122,7 +124,7 @@ def _component(a: Artifact, b: Artifact, old: Component, new: Component) -> dict
     sections = {
         "inputs": _named(_by_name(old.inputs), _by_name(new.inputs), _tensor),
         "outputs": _named(_by_name(old.outputs), _by_name(new.outputs), _tensor),
-        "limits": _values(_flat(old.limits), _flat(new.limits)),
+        "dims": _values(_flat(_dims(old)), _flat(_dims(new))),
         "variants": _named(old.variants, new.variants, lambda x, y: _variants(a, b, x, y)),
     }
     return {name: found for name, found in sections.items() if found}
@@ -155,11 +157,15 @@ def _variants(a: Artifact, b: Artifact, old: Variant, new: Variant) -> dict[str,
     return changes
 
 
-def _by_name(specs: tuple[TensorSpec, ...]) -> dict[str, TensorSpec]:
-    return {spec.name: spec for spec in specs}
+def _dims(component: Component) -> dict[str, Any]:
+    return {name: dim.to_json() for name, dim in component.dims.items()}
 
 
-def _tensor(old: TensorSpec, new: TensorSpec) -> dict[str, Any]:
+def _by_name(records: Iterable[Port | Out]) -> dict[str, Port | Out]:
+    return {record.name: record for record in records}
+
+
+def _tensor(old: Port | Out, new: Port | Out) -> dict[str, Any]:
     return _values(old.to_json(), new.to_json())
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from precast.runtime.artifact import StateSpec, TensorSpec
+from precast.runtime.artifact import Component, StateSpec
 from precast.runtime.backends.base import Array, Runner
 from precast.runtime.gates import Measured, measure
+from precast.runtime.ports import Port
 from precast.runtime.states import Memory
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Loaded",
     "Recorded",
     "compare",
+    "filled",
     "run_cases",
     "write_record",
 ]
@@ -37,14 +39,14 @@ class Case:
 
     Args:
         component: which part of the model is called.
-        after: the name of the case whose states this call takes up: a decoder's cache, an encoder's outputs.
+        after: names of the cases that this call takes something up from: a decoder's cache, other components' outputs.
         capacity: tokens that the states of a call without predecessor have room for.
     """
 
     name: str
     inputs: Mapping[str, Array]
     component: str = "encoder"
-    after: str | None = None
+    after: tuple[str, ...] = ()
     capacity: int = 0
 
 
@@ -53,7 +55,7 @@ class Loaded:
     """A component ready to run: its graph and, where it remembers something, how its states look."""
 
     runner: Runner
-    inputs: Sequence[TensorSpec] = ()
+    inputs: Sequence[Port] = ()
     states: Sequence[StateSpec] = ()
     layout: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,6 +67,13 @@ class Recorded:
     case: Case
     reference: Mapping[str, Array]
     exact: Mapping[str, Array]
+
+
+def filled(port: Port, components: Mapping[str, Component] | Mapping[str, Any]) -> bool:
+    """Whether an output of another component goes into the port: a case then holds nothing for it."""
+    if port.origin is None or port.origin[0] not in components:
+        return False
+    return any(out.name == port.origin[1] for out in components[port.origin[0]].outputs)
 
 
 def compare(parts: Mapping[str, Loaded], recorded: Sequence[Recorded]) -> Iterator[Measured]:
@@ -82,38 +91,42 @@ def run_cases(
     States go from case to case in place, as they do when the model is used.
     """
     memories: dict[str, Memory] = {}
-    given: dict[str, dict[str, Array]] = {}
+    made: dict[str, dict[str, Array]] = {}
     for item in recorded:
         case = item.case
         part = parts[case.component]
+        # What other components made goes into every call behind theirs.
+        before = {name: array for other in case.after for name, array in made[other].items()}
+        inputs = {**case.inputs, **_read(part.inputs, case.inputs, before)}
         if part.states:
-            outputs = _step(part, case, item.reference, memories, given)
+            outputs = _step(part, case, inputs, item.reference, memories)
         else:
-            outputs = dict(zip(part.runner.output_names, part.runner.run(case.inputs), strict=True))
-            given[case.name] = outputs
+            outputs = dict(zip(part.runner.output_names, part.runner.run(inputs), strict=True))
+        made[case.name] = before if part.states else {**before, **outputs}
         yield item, outputs
+
+
+def _read(ports: Sequence[Port], given: Mapping[str, Array], before: Mapping[str, Array]) -> dict[str, Array]:
+    """What fills the ports that a case leaves to other components."""
+    origins = {port.name: port.origin[1] for port in ports if port.origin is not None and port.name not in given}
+    return {name: before[found] for name, found in origins.items() if found in before}
 
 
 def _step(
     part: Loaded,
     case: Case,
+    inputs: Mapping[str, Array],
     reference: Mapping[str, Array],
     memories: dict[str, Memory],
-    given: dict[str, dict[str, Array]],
 ) -> dict[str, Array]:
     """One call of a component with states."""
     rows = len(next(iter(case.inputs.values())))
-    if case.after in memories:
-        memory = memories[case.after]
-    else:
+    memory = next((memories[name] for name in case.after if name in memories), None)
+    if memory is None:
         memory = Memory(part.runner, part.inputs, part.states, rows=rows, capacity=case.capacity, layout=part.layout)
     memories[case.name] = memory
-    # What an encoder made of the text goes into every call of its decoder.
-    given[case.name] = given.get(case.after or "", {})
-    wanted = {spec.name for spec in part.inputs}
-    read = {name: array for name, array in given[case.name].items() if name in wanted}
     outputs = {name: np.zeros_like(array) for name, array in reference.items()}
-    memory.prepare(rows, {**case.inputs, **read}, outputs)()
+    memory.prepare(rows, inputs, outputs)()
     return outputs
 
 
@@ -132,11 +145,11 @@ def write_record(recorded: Sequence[Recorded]) -> bytes:
                 distance = (item.exact[name] - array).astype(np.float32)
                 arrays[f"{index}|{item.case.name}|distance|{name}"] = distance
             case = item.case
-            if case.component != "encoder" or case.after is not None:
-                chain = f"{index}|{case.name}|chain|{case.component}"
-                arrays[chain if case.after is None else f"{chain}>{case.after}"] = np.array([case.capacity])
+            if case.component != "encoder" or case.after:
+                chain = ">".join((case.component, *case.after))
+                arrays[f"{index}|{case.name}|chain|{chain}"] = np.array([case.capacity])
             needed = sum(array.nbytes for array in arrays.values())
-            if (index and size + needed > RECORD_LIMIT) or (case.after is not None and case.after not in kept):
+            if (index and size + needed > RECORD_LIMIT) or not kept.issuperset(case.after):
                 continue
             size += needed
             kept.add(case.name)

@@ -9,17 +9,17 @@ from typing import NoReturn
 import numpy as np
 
 from precast.runtime.arrays import read_npz
-from precast.runtime.artifact import Component, TensorSpec
+from precast.runtime.artifact import Component
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError, listing
 from precast.runtime.fields import shown
-from precast.runtime.parity import Case, Recorded
+from precast.runtime.parity import Case, Recorded, filled
+from precast.runtime.ports import Out, Port
 
 __all__ = ["read_record"]
 
 _AGAIN = "Export or download it again."
 _KEY = re.compile(r"([0-9]{1,6})\|([^|]{1,200})\|(input|output|distance|chain)\|([^|]{1,200})")
-_INDEXES = {"input_ids": "vocab_size", "token_type_ids": "type_vocab_size", "position_ids": "max_positions"}
 _MOST_TOKENS = 1 << 20
 
 
@@ -32,16 +32,16 @@ def read_record(data: bytes, components: Sequence[Component]) -> list[Recorded]:
     """
     cases = [_recorded(index, name, parts) for (index, name), parts in _grouped(data).items()]
     known = {component.name: component for component in components}
-    promised = {name: _promised(component, components) for name, component in known.items()}
+    promised = {name: _promised(component, known) for name, component in known.items()}
     room: dict[str, int] = {}
     for item in cases:
         case = item.case
         where = f"case {shown(case.name)}"
         if case.component not in known:
             _refuse(f"{where} must call one of {listing(sorted(known))}", case.component)
-        if case.name in room or not (case.after is None or case.after in room):
-            _refuse(f"{where} must have a name of its own and go on from a case before it", case.after)
-        room[case.name] = room[case.after] if case.after is not None and room[case.after] else case.capacity
+        if case.name in room or not room.keys() >= set(case.after):
+            _refuse(f"{where} must have a name of its own and go on from cases before it", listing(case.after))
+        room[case.name] = max((room[name] for name in case.after), default=0) or case.capacity
         component = known[case.component]
         taken, given = promised[case.component]
         sizes: dict[str, int] = {}
@@ -69,7 +69,8 @@ def _grouped(data: bytes) -> dict[tuple[str, str], dict[str, dict[str, Array]]]:
 def _recorded(index: str, name: str, parts: Mapping[str, Mapping[str, Array]]) -> Recorded:
     outputs, distances = parts["output"], parts["distance"]
     where = f"case {shown(name)}"
-    if not outputs or not parts["input"]:
+    fed = parts["input"] or any(">" in place for place in parts["chain"])
+    if not outputs or not fed:
         _refuse(f"{where} must hold inputs and outputs", f"{len(parts['input'])} and {len(outputs)}")
     for output, array in outputs.items():
         distance = distances.get(output)
@@ -79,25 +80,27 @@ def _recorded(index: str, name: str, parts: Mapping[str, Mapping[str, Array]]) -
     if len(parts["chain"]) > 1:
         _refuse(f"{where} must have one place in a chain", listing(parts["chain"]))
     for place, array in parts["chain"].items():
-        component, _, after = place.partition(">")
+        component, *after = place.split(">")
         if array.shape != (1,) or array.dtype.kind != "i" or not 0 <= array[0] <= _MOST_TOKENS:
             _refuse(f"{where} must have room for 0 to {_MOST_TOKENS} tokens", array.tolist())
-        return Recorded(Case(name, parts["input"], component, after or None, int(array[0])), outputs, exact)
+        return Recorded(Case(name, parts["input"], component, tuple(after), int(array[0])), outputs, exact)
     return Recorded(Case(name, parts["input"]), outputs, exact)
 
 
-def _promised(component: Component, components: Sequence[Component]) -> tuple[list[TensorSpec], list[TensorSpec]]:
-    """What a case gives to a component, and what it records of it: neither states nor what goes to another one."""
-    others = [other for other in components if other is not component]
-    given = {spec.name for other in others for spec in other.outputs} | {state.input for state in component.states}
-    read = {spec.name for other in others for spec in other.inputs} | {state.output for state in component.states}
+def _promised(component: Component, components: Mapping[str, Component]) -> tuple[list[Port], list[Out]]:
+    """What a case gives to a component, and what it records of it: no states, and of what goes to another component
+    nothing that is that one's alone."""
+    given = {port.name for port in component.inputs if filled(port, components)}
+    given |= {state.input for state in component.states}
+    hidden = {state.output for state in component.states}
+    hidden |= {out.name for out in component.outputs if out.kind == "features"}
     return (
-        [spec for spec in component.inputs if spec.name not in given],
-        [spec for spec in component.outputs if spec.name not in read],
+        [port for port in component.inputs if port.name not in given],
+        [out for out in component.outputs if out.name not in hidden],
     )
 
 
-def _check(where: str, arrays: Mapping[str, Array], specs: Sequence[TensorSpec], sizes: dict[str, int]) -> None:
+def _check(where: str, arrays: Mapping[str, Array], specs: Sequence[Port | Out], sizes: dict[str, int]) -> None:
     """Names, types and shapes; a dimension's name stands for one size in all arrays of a case."""
     names = [spec.name for spec in specs]
     if set(arrays) != set(names):
@@ -114,10 +117,10 @@ def _check(where: str, arrays: Mapping[str, Array], specs: Sequence[TensorSpec],
 
 def _check_ranges(where: str, case: Case, component: Component, room: int) -> None:
     """What indexes a table or a cache stays inside it."""
-    for name, limit in _INDEXES.items():
-        bound, array = component.limits.get(limit), case.inputs.get(name)
+    for port in component.inputs:
+        bound, array = port.below, case.inputs.get(port.name)
         if bound is not None and array is not None and not (array.min() >= 0 and array.max() < bound):
-            _refuse(f"{where}: {name} must be 0 to {bound - 1}", f"{array.min()} to {array.max()}")
+            _refuse(f"{where}: {port.name} must be 0 to {bound - 1}", f"{array.min()} to {array.max()}")
     if "past_lengths" in case.inputs and "lengths" in case.inputs:
         past, new = case.inputs["past_lengths"], case.inputs["lengths"]
         if past.min() < 0 or new.min() < 0 or max(past.max(), new.max()) > room or (past + new).max() > room:

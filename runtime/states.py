@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from precast.runtime.artifact import StateSpec, TensorSpec
+from precast.runtime.artifact import StateSpec
 from precast.runtime.backends.base import Array, Runner
 from precast.runtime.errors import InputError
+from precast.runtime.ports import Out, Port
 
 __all__ = ["Memory", "int8_slot", "takes_slots"]
 
@@ -18,7 +19,7 @@ RING_SLACK = 64
 CAPACITY = "capacity"
 
 
-def takes_slots(spec: TensorSpec) -> bool:
+def takes_slots(spec: Port | Out) -> bool:
     """Whether a state grows with the tokens it remembers: [batch, heads, capacity, width]."""
     return any(isinstance(dim, str) and dim.startswith(CAPACITY) for dim in spec.shape)
 
@@ -43,7 +44,7 @@ class Memory:
     def __init__(
         self,
         runner: Runner,
-        specs: Sequence[TensorSpec],
+        specs: Sequence[Port],
         states: Sequence[StateSpec],
         *,
         rows: int,

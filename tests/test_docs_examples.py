@@ -29,6 +29,8 @@ SHELF: dict[str, Callable[[], Path]] = {
     "choices": lambda: tiny_artifacts.artifact("multiple-choice"),
     "next": lambda: tiny_artifacts.artifact("next-sentence-prediction"),
     "llm": tiny_artifacts.language_model,
+    "vit": lambda: tiny_artifacts.pictures("vit"),
+    "clip": lambda: tiny_artifacts.pictures("clip"),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
 }

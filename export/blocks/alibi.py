@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from precast.export.blocks.cache import Step
 from precast.export.blocks.tables import Table
+from precast.runtime.ports import Dim
 
 __all__ = ["Alibi", "RoundedAlibi", "slopes"]
 
@@ -56,6 +57,9 @@ class RoundedAlibi(nn.Module):
             return (slopes(heads)[:, None].bfloat16() * torch.arange(count)).double() / divisor
 
         self.biases = Table((heads, count), compute)
+
+    def bounds(self) -> dict[str, Dim]:
+        return {"sequence": Dim(most=self.count)}
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         # A cache may have room for more tokens than a row may hold; nothing sees those slots.

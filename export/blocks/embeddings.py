@@ -11,8 +11,14 @@ from torch import Tensor, nn
 from precast.export.blocks.cache import Step
 from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.tables import Table
+from precast.runtime.ports import Dim, Port
 
-__all__ = ["CountedPositions", "LearnedPositions", "PlacedPositions", "SinusoidTable", "TextEmbeddings"]
+__all__ = ["CountedPositions", "LearnedPositions", "PlacedPositions", "SinusoidTable", "TextEmbeddings", "words_port"]
+
+
+def words_port(words: nn.Embedding) -> Port:
+    """Ids of a table of words."""
+    return Port("input_ids", "int64", ("batch", "sequence"), "ids", below=words.num_embeddings)
 
 
 class SinusoidTable(nn.Module):
@@ -50,7 +56,11 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, count: int, size: int, table: nn.Module | None = None) -> None:
         super().__init__()
+        self.count = count
         self.table = nn.Embedding(count, size) if table is None else table
+
+    def bounds(self) -> dict[str, Dim]:
+        return {"sequence": Dim(most=self.count)}
 
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.table(torch.arange(input_ids.shape[1], device=input_ids.device)[None])
@@ -62,8 +72,12 @@ class CountedPositions(nn.Module):
 
     def __init__(self, count: int, size: int, padding_id: int, table: nn.Module | None = None) -> None:
         super().__init__()
-        self.padding_id = padding_id
+        self.count, self.padding_id = count, padding_id
         self.table = nn.Embedding(count, size) if table is None else table
+
+    def bounds(self) -> dict[str, Dim]:
+        """Rows up to the padding's own are never counted."""
+        return {"sequence": Dim(most=self.count - self.padding_id - 1)}
 
     def forward(self, input_ids: Tensor) -> Tensor:
         real = (input_ids != self.padding_id).to(torch.int64)
@@ -79,7 +93,11 @@ class PlacedPositions(nn.Module):
 
     def __init__(self, count: int, size: int, table: nn.Module | None = None) -> None:
         super().__init__()
+        self.count = count
         self.table = nn.Embedding(count, size) if table is None else table
+
+    def bounds(self) -> dict[str, Dim]:
+        return {"sequence": Dim(most=self.count)}
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         if step.positions is None:
@@ -111,6 +129,13 @@ class TextEmbeddings(nn.Module):
         self.positions = positions
         self.token_types = nn.Embedding(token_types, size) if token_types else None
         self.norm = norm
+
+    def ports(self) -> tuple[Port, ...]:
+        """Ids, and token types where there are several."""
+        words, types = words_port(self.words), self.token_types
+        if types is None or types.num_embeddings < 2:
+            return (words,)
+        return words, Port("token_type_ids", "int64", words.shape, "types", default=0, below=types.num_embeddings)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         total = self.words(input_ids)

@@ -56,6 +56,7 @@ class Rope:
     theta: float
     values: Mapping[str, Any]
     ignored: tuple[str, ...] = field(default=(), compare=False)
+    longest: int | None = None
 
     def check(self) -> None:
         """Raises ConfigError where the parameters cannot be honoured."""
@@ -94,7 +95,7 @@ class Rope:
     def module(self, *, interleaved: bool = False) -> SteppedRotary:
         """The module that turns queries and keys."""
         frequencies = _KINDS[self.kind].frequencies(self.size, self.theta, **self.values)
-        return SteppedRotary(self.size, frequencies, scale=self.scale, interleaved=interleaved)
+        return SteppedRotary(self.size, frequencies, scale=self.scale, interleaved=interleaved, longest=self.longest)
 
 
 def _positive(value: Any) -> bool:
@@ -161,4 +162,5 @@ def rope(
         used,
         {key: value for key, value in values.items() if key in read - _COMMON},
         tuple(ignored),
+        longest,
     )

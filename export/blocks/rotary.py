@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from precast.export.blocks.cache import Step
 from precast.export.blocks.tables import Table
 from precast.export.operators import rotary, rotary_angles
+from precast.runtime.ports import Dim
 
 __all__ = ["Frequencies", "RotaryPositions", "SteppedRotary", "llama3", "plain", "yarn", "yarn_scale"]
 
@@ -119,6 +120,9 @@ class RotaryPositions(nn.Module):
         self.cos = Table(shape, lambda: torch.cos(self._angles()))
         self.sin = Table(shape, lambda: torch.sin(self._angles()))
 
+    def bounds(self) -> dict[str, Dim]:
+        return {"sequence": Dim(most=self.count)}
+
     def _angles(self) -> Tensor:
         positions = torch.arange(self.count, dtype=torch.float32)
         return (positions[:, None] * self.frequencies()).to(torch.float64)
@@ -139,12 +143,23 @@ class SteppedRotary(nn.Module):
         frequencies: see `Frequencies`.
         scale: factor of cosines and sines (YaRN's attention factor).
         interleaved: pairs are neighbouring channels instead of halves.
+        longest: positions the model was made for, or None: they could go on for ever.
     """
 
-    def __init__(self, size: int, frequencies: Frequencies, scale: float = 1.0, interleaved: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        frequencies: Frequencies,
+        scale: float = 1.0,
+        interleaved: bool = False,
+        longest: int | None = None,
+    ) -> None:
         super().__init__()
-        self.scale, self.interleaved = scale, interleaved
+        self.scale, self.interleaved, self.longest = scale, interleaved, longest
         self.frequencies = Table((size // 2,), frequencies)
+
+    def bounds(self) -> dict[str, Dim]:
+        return {} if self.longest is None else {"sequence": Dim(most=self.longest)}
 
     def forward(self, states: Tensor, heads: int, step: Step) -> Tensor:
         if step.positions is None:

@@ -13,6 +13,7 @@ from precast.export.blocks.embeddings import SinusoidTable
 from precast.export.blocks.rotary import Frequencies
 from precast.export.blocks.tables import Table
 from precast.export.operators import rotary_angles
+from precast.runtime.ports import Dim
 
 __all__ = ["PlacedFromPadding", "SteppedSines", "inclusive_frequencies", "inclusive_sine_table", "sine_table"]
 
@@ -52,12 +53,19 @@ class SteppedSines(nn.Module):
         frequencies: of the sines, one for each two channels; a last channel is 0 where E is odd.
         offset: is added to positions.
         zero: a position, counted with the offset, where all is 0, or None.
+        longest: positions the model was made for.
     """
 
-    def __init__(self, size: int, frequencies: Frequencies, *, offset: int = 0, zero: int | None = None) -> None:
+    def __init__(
+        self, size: int, frequencies: Frequencies, *, longest: int, offset: int = 0, zero: int | None = None
+    ) -> None:
         super().__init__()
+        self.longest = longest
         self.size, self.offset, self.zero = size, offset, zero
         self.frequencies = Table((size // 2,), frequencies)
+
+    def bounds(self) -> dict[str, Dim]:
+        return {"sequence": Dim(most=self.longest)}
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         if step.positions is None:
@@ -81,8 +89,11 @@ class PlacedFromPadding(nn.Module):
 
     def __init__(self, count: int, size: int, padding_id: int, table: nn.Module | None = None) -> None:
         super().__init__()
-        self.padding_id = padding_id
+        self.count, self.padding_id = count, padding_id
         self.table = nn.Embedding(count, size) if table is None else table
+
+    def bounds(self) -> dict[str, Dim]:
+        return {"sequence": Dim(most=self.count - self.padding_id - 1)}
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         if step.positions is None:

@@ -58,9 +58,6 @@ class Family:
             parts that the checkpoint lacks.
         weights: the ordered rules from checkpoint names to parameter names, for a spec.
         optional: name prefixes of parts a checkpoint may lack as a whole (a pooler nobody trained).
-        inputs: names of the inputs, for a spec; all are [batch, sequence] int64.
-        limits: largest sequence length, for a spec; None is unbounded.
-        token_types: how many token types there are, for a spec.
         tiny: config.json of a tiny checkpoint for tests, over upstream's defaults.
         variations: further keys over ``tiny``, each one a test of its own: odd sizes, switches.
         final_norm: a norm follows the last layer.
@@ -80,9 +77,6 @@ class Family:
     variations: tuple[Mapping[str, Any], ...] = ()
     final_norm: bool = False
     padded_rows_defined: bool = True
-    inputs: Callable[[Any], tuple[str, ...]] = lambda spec: ("input_ids", "attention_mask")
-    limits: Callable[[Any], int | None] = lambda spec: None
-    token_types: Callable[[Any], int] = lambda spec: 0
     optional: tuple[str, ...] = ()
     inert: frozenset[str] = field(default_factory=frozenset)
     generation: Mapping[str, Any] = field(default_factory=dict)

@@ -21,7 +21,6 @@ FAMILY = Family(
     heads=heads_of(pre_norm=False, normed=True),
     weights=lambda spec: (*names(spec), OFFSET),
     optional=(LOGITS_BIAS,),
-    limits=lambda spec: spec.max_position_embeddings,
     # Training; keys of a time when one class computed all of BART's relatives, since model_type says now what they
     # said; and one that generation reads.
     inert=frozenset(

@@ -33,9 +33,6 @@ FAMILY = Family(
         *tied(spec),
     ),
     optional=("pooler",),
-    inputs=lambda spec: ("input_ids", "attention_mask", "token_type_ids"),
-    limits=lambda spec: spec.max_position_embeddings,
-    token_types=lambda spec: spec.type_vocab_size,
     tiny=TINY,
     variations=({**ODD, "type_vocab_size": 3}, {"hidden_act": "relu", "type_vocab_size": 1, "num_labels": 1}),
 )

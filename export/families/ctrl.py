@@ -68,7 +68,8 @@ def _layers(spec: CTRLSpec) -> list[nn.Module]:
 
 def _embeddings(spec: CTRLSpec) -> nn.Module:
     hidden = spec.hidden_size
-    return words(spec, scale=hidden**0.5, positions=SteppedSines(hidden, plain(hidden, 10000.0)))
+    sines = SteppedSines(hidden, plain(hidden, 10000.0), longest=spec.max_position_embeddings)
+    return words(spec, scale=hidden**0.5, positions=sines)
 
 
 def _weights(spec: CTRLSpec) -> tuple[Rule, ...]:

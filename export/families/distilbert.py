@@ -46,7 +46,6 @@ FAMILY = Family(
         Rename("pre_classifier.*", "classifier.dense.*"),
         *tied(spec),
     ),
-    limits=lambda spec: spec.max_position_embeddings,
     inert=frozenset({"sinusoidal_pos_embds"}),  # how the positions were initialised; checkpoints have them
     tiny={"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 160, "vocab_size": 99},
     variations=(

@@ -129,7 +129,6 @@ FAMILY = Family(
     spec=FalconSpec,
     heads=causal_heads(_layers, norm=layer_norm, bias=_biases, positions=lambda spec: not spec.alibi),
     weights=_weights,
-    limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     inert=frozenset({"hidden_dropout"}),
     tiny={**TINY, "pad_token_id": 0},

@@ -78,7 +78,6 @@ FAMILY = Family(
     spec=GPT2Spec,
     heads=causal_heads(_layers, embeddings=placed, norm=layer_norm),
     weights=lambda spec: weights(spec, *UPRIGHT, Split("h.{}.attn.c_attn.*", QKV)),
-    limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     # Megatron's, in configs of GPT-Sw3: how it kept numbers small in float16, computing the same.
     inert=GPT_KEYS | {"reorder_and_upcast_attn"},

@@ -114,7 +114,6 @@ FAMILY = Family(
     spec=GPTNeoSpec,
     heads=causal_heads(_layers, embeddings=placed, norm=layer_norm),
     weights=_weights,
-    limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     inert=SUMMARY_KEYS | {"embed_dropout", "resid_dropout"},
     tiny={**TINY, "attention_types": [[["global", "local"], 1]], "window_size": 9},

@@ -103,7 +103,6 @@ FAMILY = Family(
     spec=GPTNeoXSpec,
     heads=causal_heads(_layers, norm=layer_norm),
     weights=weights,
-    limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     inert=frozenset({"hidden_dropout"}),
     tiny={**TINY, "intermediate_size": 48},

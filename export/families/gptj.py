@@ -59,7 +59,9 @@ class GPTJSpec(gpt2.GPTSpec):
 
 def _layers(spec: GPTJSpec) -> list[nn.Module]:
     assert spec.rotary_dim is not None
-    positions = SteppedRotary(spec.rotary_dim, plain(spec.rotary_dim, _BASE), interleaved=True)
+    positions = SteppedRotary(
+        spec.rotary_dim, plain(spec.rotary_dim, _BASE), interleaved=True, longest=spec.max_position_embeddings
+    )
     return [
         ParallelLayer(attention=attention(spec, positions=positions), attention_norm=layer_norm(spec), mlp=mlp(spec))
         for _ in range(spec.num_hidden_layers)
@@ -85,7 +87,6 @@ FAMILY = Family(
     spec=GPTJSpec,
     heads=causal_heads(_layers, norm=layer_norm, lm_head=biased_lm_head),
     weights=lambda spec: (*weights(spec), *names("h.{}", attention="attn")),
-    limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     inert=GPT_KEYS,
     tiny={**TINY, "rotary_dim": 4},

@@ -102,7 +102,6 @@ FAMILY = Family(
     spec=LlamaSpec,
     heads=causal_heads(layers),
     weights=weights,
-    limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     tiny={**TINY, "num_key_value_heads": 2, "intermediate_size": 48, "pad_token_id": 0},
     variations=(

@@ -86,7 +86,6 @@ FAMILY = replace(
     heads=seq2seq(encoder=encoder, decoder=decoder),
     weights=_weights,
     optional=(),
-    limits=lambda spec: spec.max_position_embeddings + _MORE - spec.pad_token_id - 1,
     final_norm=True,
     generation=generation_keys(pad=1, bos=0, eos=2, decoder_start=2),
     tiny={**TINY, "activation_function": "relu", "scale_embedding": True},

@@ -214,7 +214,6 @@ FAMILY = Family(
         before=_transform,
     ),
     weights=_weights,
-    limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     padded_rows_defined=False,
     inert=frozenset({"layer_norm_eps", "position_embedding_type"}),  # in published files, read by nobody

@@ -45,7 +45,6 @@ FAMILY = Family(
         *tied(spec),
     ),
     optional=("pooler",),
-    limits=lambda spec: spec.max_position_embeddings - _PADDING - 1,
     tiny={**TINY, "max_position_embeddings": 162},
     variations=({**ODD, "pad_token_id": 0}, {"hidden_act": "relu", "num_labels": 1}),
 )

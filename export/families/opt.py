@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.cache import Step
-from precast.export.blocks.embeddings import PlacedPositions
+from precast.export.blocks.embeddings import PlacedPositions, words_port
 from precast.export.families import Family
 from precast.export.head_sets.decoders import ODD, TINY, DecoderSpec, causal_heads, layer, layer_norm, mlp, names, tied
 from precast.export.skeletons.decoder import DecoderLayer, PostNormDecoderLayer
 from precast.export.spec import hf
 from precast.export.weights import Narrow, Rename, Rule
+from precast.runtime.ports import Port
 
 __all__ = ["FAMILY", "NAMES", "POSITIONS", "OPTSpec"]
 
@@ -59,6 +60,9 @@ class _ProjectedEmbeddings(nn.Module):
         self.words = nn.Embedding(spec.vocab_size, width)
         self.project = None if width == hidden else nn.Linear(width, hidden, bias=False)
         self.positions = PlacedPositions(spec.max_position_embeddings, hidden)
+
+    def ports(self) -> tuple[Port, ...]:
+        return (words_port(self.words),)
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         x: Tensor = self.words(input_ids)
@@ -116,7 +120,6 @@ FAMILY = Family(
         transform=_transform,
     ),
     weights=_weights,
-    limits=lambda spec: spec.max_position_embeddings,
     final_norm=True,
     inert=frozenset({"activation_dropout", "init_std", "layerdrop"}),
     tiny={**TINY, "ffn_dim": 48},

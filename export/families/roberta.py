@@ -50,7 +50,6 @@ FAMILY = replace(
     spec=Spec,
     heads=heads(_model),
     weights=lambda spec: (*names("roberta"), *LM_NAMES, *tied(spec)),
-    limits=lambda spec: spec.max_position_embeddings - spec.pad_token_id - 1,  # rows up to padding's stand for none
     tiny={**TINY, "max_position_embeddings": 162, "type_vocab_size": 1},
     variations=(
         # Another padding token, an activation that the masked-LM head must not follow.

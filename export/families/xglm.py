@@ -46,7 +46,8 @@ class XGLMSpec(biogpt.BioGptSpec):
 
 def _embeddings(spec: XGLMSpec) -> nn.Module:
     # The row of padding is zeros, which is that of a position where the padding's id is not a small one.
-    sines = SteppedSines(spec.hidden_size, spec.frequencies, offset=_OFFSET, zero=spec.pad_token_id)
+    longest, zero = spec.max_position_embeddings, spec.pad_token_id
+    sines = SteppedSines(spec.hidden_size, spec.frequencies, longest=longest, offset=_OFFSET, zero=zero)
     return words(spec, scale=spec.embedding_scale, positions=sines)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from precast.export.blocks.cache import Step, number
+from precast.export.blocks.embeddings import words_port
 from precast.export.blocks.norms import Norm
+from precast.runtime.ports import Port
 
 __all__ = ["Decoder", "DecoderLayer", "ParallelLayer", "PostNormDecoderLayer", "TokenEmbeddings"]
 
@@ -34,6 +36,9 @@ class TokenEmbeddings(nn.Module):
         self.scale = scale
         self.positions = positions
         self.norm = norm
+
+    def ports(self) -> tuple[Port, ...]:
+        return (words_port(self.words),)
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         x: Tensor = self.words(input_ids)
@@ -155,6 +160,11 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
         number(self)
+
+    def ports(self) -> tuple[Port, ...]:
+        """What its embeddings take."""
+        made: tuple[Port, ...] = self.embeddings.ports()  # type: ignore[operator]
+        return made
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         x, update = self.embeddings(input_ids, step), None

@@ -7,8 +7,15 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from precast.export.blocks.norms import LayerNorm, Norm
+from precast.runtime.ports import Port
 
 __all__ = ["Encoder", "PostNormLayer", "PreNormEncoder", "PreNormLayer"]
+
+
+def _ports(embeddings: nn.Module) -> tuple[Port, ...]:
+    """What the embeddings take, and the mask behind the ids."""
+    words, *others = embeddings.ports()  # type: ignore[operator]
+    return words, Port("attention_mask", "int64", words.shape, "mask", default=1), *others
 
 
 class PostNormLayer(nn.Module):
@@ -79,6 +86,10 @@ class PreNormEncoder(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = norm
 
+    def ports(self) -> tuple[Port, ...]:
+        """Ids, mask and what else the embeddings take."""
+        return _ports(self.embeddings)
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         x, update = self.embeddings(input_ids, token_type_ids), None
         bias = None if self.bias is None else self.bias(input_ids)
@@ -111,6 +122,10 @@ class Encoder(nn.Module):
         self.bias = bias
         self.layers = nn.ModuleList(layers)
         self.norm = norm
+
+    def ports(self) -> tuple[Port, ...]:
+        """Ids, mask and what else the embeddings take."""
+        return _ports(self.embeddings)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         x = self.embeddings(input_ids, token_type_ids)

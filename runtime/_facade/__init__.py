@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from precast.runtime.auto import AutoModel as AutoModel
     from precast.runtime.auto import AutoTokenizer as AutoTokenizer
     from precast.runtime.errors import PrecastError as PrecastError
-    from precast.runtime.model import load as load
+    from precast.runtime.loading import load as load
     from precast.runtime.similarity import cos_sim as cos_sim
     from precast.runtime.tasks import pipeline as pipeline
     from precast.runtime.verify import verify as verify
 
     # generated: auto
     AutoModelForCausalLM = AutoModel
+    AutoModelForImageClassification = AutoModel
     AutoModelForMaskedLM = AutoModel
     AutoModelForMultipleChoice = AutoModel
     AutoModelForNextSentencePrediction = AutoModel
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
     AutoModelForSeq2SeqLM = AutoModel
     AutoModelForSequenceClassification = AutoModel
     AutoModelForTokenClassification = AutoModel
+    AutoModelForZeroShotImageClassification = AutoModel
     # end
 
 _HOME = {
     **dict.fromkeys(AUTO, "precast.runtime.auto"),
     "AutoTokenizer": "precast.runtime.auto",
     "PrecastError": "precast.runtime.errors",
-    "load": "precast.runtime.model",
+    "load": "precast.runtime.loading",
     "cos_sim": "precast.runtime.similarity",
     "pipeline": "precast.runtime.tasks",
     "verify": "precast.runtime.verify",

@@ -7,16 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from precast.runtime.artifact.manifest import (
-    MANIFEST_NAME,
-    Component,
-    FileRecord,
-    Manifest,
-    Source,
-    StateSpec,
-    TensorSpec,
-    Variant,
-)
+from precast.runtime.artifact.component import Component, StateSpec, Variant
+from precast.runtime.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest, Source
 from precast.runtime.artifact.reader import Artifact
 
 if TYPE_CHECKING:
@@ -31,7 +23,6 @@ __all__ = [
     "Manifest",
     "Source",
     "StateSpec",
-    "TensorSpec",
     "Variant",
 ]
 

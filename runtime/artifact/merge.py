@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from precast.runtime.artifact.manifest import FEATURES, FORMAT_VERSION, Component, Manifest, Source, Variant
+from precast.runtime.artifact.component import Component, Variant
+from precast.runtime.artifact.manifest import FEATURES, FORMAT_VERSION, Manifest, Source
 from precast.runtime.errors import ArtifactError, FormatVersionError, OutputExistsError, listing
+from precast.runtime.ports import Out, Port
 
 __all__ = ["admit", "merge"]
 
@@ -81,16 +83,28 @@ def _stamped(component: Component, producer: Mapping[str, str]) -> Component:
 
 def _joined(old: Component, new: Component) -> Component:
     for what in ("inputs", "outputs"):
-        if getattr(old, what) != getattr(new, what):
-            names = listing(spec.name for spec in getattr(old, what))
+        one, other = getattr(old, what), getattr(new, what)
+        if [_form(record) for record in one] != [_form(record) for record in other]:
             raise ArtifactError(
-                f"All variants of {old.name!r} must have the same {what}; the artifact's are {names}, the new "
-                f"variant's {listing(spec.name for spec in getattr(new, what))} (names, types, shapes). {_RESORT}"
+                f"All variants of {old.name!r} must have the same {what}; the artifact's are "
+                f"{listing(record.name for record in one)}, the new variant's "
+                f"{listing(record.name for record in other)} (names, types, shapes, limits). {_RESORT}"
             )
-    return old._replace(
-        limits=_same(old.limits, new.limits, f"components.{old.name}.limits"),
-        variants={**old.variants, **new.variants},
-    )
+    if dict(old.dims) != dict(new.dims):
+        raise ArtifactError(
+            f"All variants of {old.name!r} must have the same limits; the artifact's are {_told(old)}, the new "
+            f"variant's {_told(new)}. {_RESORT}"
+        )
+    # Of an artifact of an earlier format less is known than of what is made now.
+    return old._replace(inputs=new.inputs, outputs=new.outputs, variants={**old.variants, **new.variants})
+
+
+def _form(record: Port | Out) -> tuple[Any, ...]:
+    return record.name, record.dtype, record.shape, record.below if isinstance(record, Port) else None
+
+
+def _told(component: Component) -> str:
+    return listing(f"{name} {dim.least} to {dim.most}" for name, dim in component.dims.items())
 
 
 def _same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from precast.runtime import arguments
-from precast.runtime.artifact.manifest import MANIFEST_NAME, Component, FileRecord, Manifest, Variant, parse
+from precast.runtime.artifact.component import Component, Variant
+from precast.runtime.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest, parse
 from precast.runtime.artifact.real_files import AGAIN, Mark, check_files, compare, drain, mark, open_real
 from precast.runtime.errors import ArtifactError, InputError, IntegrityError, UnsupportedTaskError, closest, listing
 from precast.runtime.fields import shown

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from precast.runtime.artifact import Component, TensorSpec, Variant
+from precast.runtime.artifact import Component, Variant
 from precast.runtime.backends.base import Runner
 from precast.runtime.errors import ArtifactError, listing
+from precast.runtime.ports import Out, Port
 from precast.runtime.states import int8_slot, takes_slots
 
 __all__ = ["check_graph"]
@@ -41,7 +42,7 @@ def check_graph(component: Component, variant: Variant, runner: Runner) -> None:
                 )
 
 
-def _stored(spec: TensorSpec, layout: Mapping[str, Any]) -> TensorSpec:
+def _stored(spec: Port | Out, layout: Mapping[str, Any]) -> Port | Out:
     """A state as the variant's graph holds it."""
     last = spec.shape[-1] if spec.shape else None
     if layout.get("int8") is True and takes_slots(spec) and isinstance(last, int):
@@ -49,7 +50,7 @@ def _stored(spec: TensorSpec, layout: Mapping[str, Any]) -> TensorSpec:
     return spec
 
 
-def _agree(wanted: TensorSpec, found: TensorSpec) -> bool:
+def _agree(wanted: Port | Out, found: Port | Out) -> bool:
     """A name stands for any size."""
     fixed: Sequence[tuple[Any, Any]] = [
         pair for pair in zip(wanted.shape, found.shape, strict=False) if all(isinstance(size, int) for size in pair)
@@ -58,5 +59,5 @@ def _agree(wanted: TensorSpec, found: TensorSpec) -> bool:
     return same and all(one == other for one, other in fixed)
 
 
-def _form(spec: TensorSpec) -> str:
+def _form(spec: Port | Out) -> str:
     return f"{spec.dtype} [{', '.join(map(str, spec.shape))}]"

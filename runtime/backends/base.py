@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from precast.runtime.artifact import TensorSpec
+from precast.runtime.ports import Port
 
 __all__ = ["Array", "Backend", "Runner", "backend_for"]
 
@@ -20,8 +20,8 @@ class Runner(Protocol):
 
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
-    input_specs: Mapping[str, TensorSpec]
-    output_specs: Mapping[str, TensorSpec]
+    input_specs: Mapping[str, Port]
+    output_specs: Mapping[str, Port]
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Compute all outputs, in the order of ``output_names``."""

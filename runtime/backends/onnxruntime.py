@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from precast.runtime import kernels
-from precast.runtime.artifact import TensorSpec
 from precast.runtime.backends.base import Array, names
 from precast.runtime.errors import BackendError, DependencyError, ProviderError, listing
+from precast.runtime.ports import Port
 
 __all__ = ["OnnxRuntime", "default_threads", "engine"]
 
@@ -63,8 +63,8 @@ class _Session:
         self.session = session
         self.input_names = names(session.get_inputs())
         self.output_names = names(session.get_outputs())
-        self.input_specs: Mapping[str, TensorSpec] = _specs(session.get_inputs())
-        self.output_specs: Mapping[str, TensorSpec] = _specs(session.get_outputs())
+        self.input_specs: Mapping[str, Port] = _specs(session.get_inputs())
+        self.output_specs: Mapping[str, Port] = _specs(session.get_outputs())
         self._outputs = list(self.output_names)
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
@@ -99,10 +99,10 @@ class _Session:
         return call
 
 
-def _specs(values: Sequence[Any]) -> dict[str, TensorSpec]:
+def _specs(values: Sequence[Any]) -> dict[str, Port]:
     """What a session takes or gives, in the words of a manifest."""
     return {
-        value.name: TensorSpec(
+        value.name: Port(
             value.name, _dtype(value.type), tuple(size if isinstance(size, int) else str(size) for size in value.shape)
         )
         for value in values

@@ -18,6 +18,7 @@ from precast.runtime.bench.points import artifact_inputs, artifact_prompts, make
 from precast.runtime.bench.session import Plan, Point, Session
 from precast.runtime.bench.work import work_of
 from precast.runtime.errors import BenchmarkError, DependencyError, InputError, ProviderError
+from precast.runtime.flow import in_order
 from precast.runtime.inspection import worst_errors
 
 __all__ = ["bench", "side_by_side"]
@@ -118,7 +119,7 @@ def side_by_side(
         raise BenchmarkError("one artifact is a language model and the other is none: they do not take the same inputs")
     limits = [one.longest for one in feeds if one.longest is not None]
     longest = min(limits, default=None)
-    narrow = min(feeds, key=lambda one: int(one.component.limits["vocab_size"]))
+    narrow = min(feeds, key=lambda one: one.components[0].vocab_size or 0)
     with tempfile.TemporaryDirectory(prefix="precast-bench-") as folder:
         points = [
             narrow.point("single", batch, length, Path(folder))
@@ -170,10 +171,10 @@ def _runnable(
 class _Feeds:
     """What an artifact is called with, and by which adapter: one call of a component, or a generation.
 
-    ``component``: whose texts these are; ``longest``: how many tokens one may have.
+    ``components``: whose inputs these are; ``longest``: how many tokens a text may have.
     """
 
-    component: Component
+    components: tuple[Component, ...]
     longest: int | None
     generating: bool
     left: bool
@@ -188,7 +189,11 @@ class _Feeds:
         return {"generate": {"new_tokens": self.new_tokens}} if self.generating else {}
 
     def point(self, scenario: str, batch: int, length: int | str, folder: Path, bound: float | None = None) -> Point:
-        make = artifact_prompts(self.component, left=self.left) if self.generating else artifact_inputs(self.component)
+        make = (
+            artifact_prompts(self.components[0], left=self.left)
+            if self.generating
+            else artifact_inputs(self.components)
+        )
         made = make_point(scenario, batch, length, folder, make, longest=self.longest, bound=bound)
         if not self.generating:
             return made
@@ -197,17 +202,18 @@ class _Feeds:
 
 def _feeds(artifact: Artifact, new_tokens: int) -> _Feeds:
     component = artifact.component_for(None)
+    every = tuple(artifact.components[name] for name in in_order(artifact.components, component.name))
     if not component.states:
-        return _Feeds(component, component.limits.get("max_positions"), False, False, 0)
-    readers = [other for other in artifact.components.values() if not other.states]
-    if readers:  # an encoder reads the text, and the decoder has its positions for itself
-        return _Feeds(readers[0], readers[0].limits.get("max_positions"), True, False, new_tokens)
-    limit = component.limits.get("max_positions")
+        longest = [part.longest for part in every if part.longest is not None]
+        return _Feeds(every, min(longest, default=None), False, False, 0)
+    if len(every) > 1:  # an encoder reads the text, and the decoder has its positions for itself
+        return _Feeds(every[:1], every[0].longest, True, False, new_tokens)
+    limit = component.longest
     if limit is not None and limit <= new_tokens:
         raise InputError(
             f"This model has {limit} positions: {new_tokens} new tokens leave none for a prompt. Ask for fewer."
         )
-    return _Feeds(component, None if limit is None else limit - new_tokens, True, True, new_tokens)
+    return _Feeds(every, None if limit is None else limit - new_tokens, True, True, new_tokens)
 
 
 def _contender(path: str, variant: Variant, device: str, threads: int, feeds: _Feeds) -> Contender:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime.artifact import Component
 from precast.runtime.bench.session import Point
 from precast.runtime.errors import InputError
+from precast.runtime.kinds import sample
 
 __all__ = [
     "SCENARIOS",
@@ -118,25 +120,23 @@ def make_point(
     return Point(scenario, batch, length, tuple(paths), amounts, bound)
 
 
-def artifact_inputs(component: Any) -> Callable[[Sequence[int], np.random.Generator], dict[str, Any]]:
-    """How to make the inputs of an artifact's component: random ids, the mask of each text's length, zeros elsewhere.
+def artifact_inputs(components: Sequence[Component]) -> Callable[[Sequence[int], np.random.Generator], dict[str, Any]]:
+    """How to make what a caller gives an artifact's components: random values of each port's kind, of texts the mask of
+    each one's length."""
 
-    The arrays are int64 [B, S], or [B, 2, S] for multiple choice.
-    """
+    ports = [(component, port) for component in components for port in component.inputs if port.source is None]
 
     def make(lengths: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
-        sizes = {"batch": len(lengths), "choices": 2, "sequence": max(lengths)}
+        longest = max(lengths)
         inputs: dict[str, Any] = {}
-        for spec in component.inputs:
-            shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in spec.shape)
-            real = np.arange(sizes["sequence"]) < np.reshape(lengths, (-1, *[1] * (len(shape) - 1)))
-            if spec.name == "input_ids":
-                ids = rng.integers(0, int(component.limits["vocab_size"]), shape, dtype=np.int64)
-                inputs[spec.name] = np.where(real, ids, 0)
-            else:
-                inputs[spec.name] = np.broadcast_to(real if spec.name == "attention_mask" else 0, shape).astype(
-                    np.int64
-                )
+        for component, port in ports:
+            sizes = {str(dim): component.dim(dim).at(longest) or 1 for dim in port.shape if isinstance(dim, str)}
+            sizes |= {"choices": 2, str(port.shape[0]): len(lengths)}
+            made = sample(rng, port, sizes)
+            if port.kind in ("ids", "mask", "types"):
+                real = np.arange(longest) < np.reshape(lengths, (-1, *[1] * (made.ndim - 1)))
+                made = np.where(real, 0 if port.kind == "types" else made, 0)
+            inputs[port.name] = made
         return inputs
 
     return make
@@ -148,7 +148,7 @@ def artifact_prompts(component: Any, *, left: bool) -> Callable[[Sequence[int], 
 
     def make(lengths: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
         longest = max(lengths)
-        ids = rng.integers(0, int(component.limits["vocab_size"]), (len(lengths), longest), dtype=np.int64)
+        ids = rng.integers(0, component.vocab_size or 1, (len(lengths), longest), dtype=np.int64)
         mask = (np.arange(longest) < np.reshape(lengths, (-1, 1))).astype(np.int64)
         if left:
             mask = mask[:, ::-1].copy()

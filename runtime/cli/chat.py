@@ -190,7 +190,7 @@ def chat(
         greedy=greedy,
         stop=stop,
     ) | parameters_of(param or [])
-    from precast.runtime.model import load
+    from precast.runtime.loading import load
     from precast.runtime.tasks import pipeline
 
     model = load(artifact, device=device, threads=threads, variant=variant)

@@ -102,7 +102,7 @@ def _chat(question: str, out: str | None, threads: int | None, *, as_json: bool)
 
         artifact, cost = cast(out, progress=stage)
         stage("loading it")
-        from precast.runtime.model import load
+        from precast.runtime.loading import load
         from precast.runtime.tasks import pipeline
 
         model = load(artifact, threads=threads, check="size")

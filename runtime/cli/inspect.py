@@ -56,8 +56,11 @@ def inspect(
         for direction in ("inputs", "outputs"):
             shown = ", ".join(_tensor(spec) for spec in component[direction])
             write(f"{name + ' ' + direction + ':':<18}{shown}")
-        limits = ", ".join(f"{key} {value}" for key, value in component["limits"].items())
+        limits = ", ".join(_dim(key, value) for key, value in component["dims"].items())
         write(f"{name + ' limits:':<18}{limits or 'none'}")
+        feeds = ", ".join(f"{port} from {source}" for port, source in component["feeds"].items())
+        if feeds:
+            write(f"{name + ' is fed:':<18}{feeds}")
         table(
             ("variant", "provider", "graph", "weights", "worst max abs", "worst cosine"),
             [_variant(variant, entry) for variant, entry in component["variants"].items()],
@@ -76,7 +79,16 @@ def inspect(
 
 def _tensor(spec: Mapping[str, Any]) -> str:
     shape = ", ".join(map(str, spec["shape"]))
-    return f"{spec['name']}{'?' if spec.get('optional') else ''} {spec['dtype']}[{shape}]"
+    facts = [spec["kind"]] if spec.get("kind") else []
+    facts += [f"below {spec['below']}"] if "below" in spec else []
+    said = f" ({', '.join(facts)})" if facts else ""
+    return f"{spec['name']}{'?' if spec.get('optional') else ''} {spec['dtype']}[{shape}]{said}"
+
+
+def _dim(name: str, dim: Mapping[str, Any]) -> str:
+    least, most, multiple = dim["least"], dim["most"], dim["multiple"]
+    steps = f" in steps of {multiple}" if multiple > 1 else ""
+    return f"{name} {least} to {most}{steps}" if most is not None else f"{name} from {least} on{steps}"
 
 
 def _strained(found: Mapping[str, float]) -> str:

@@ -112,7 +112,7 @@ def run(
     if input_json:
         items = map(_decoded, items)
 
-    from precast.runtime.model import load
+    from precast.runtime.loading import load
     from precast.runtime.tasks import TASKS, pipeline
 
     name = TASKS.resolve(task)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from precast.runtime.artifact import Component
-from precast.runtime.backends.base import Array, Runner
+from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError, InputError, listing
+from precast.runtime.flow import Flow
 from precast.runtime.states import RING_SLACK, Memory, takes_slots
 
 __all__ = ["GraphEngine", "GraphSession", "left_aligned"]
@@ -25,36 +26,27 @@ class GraphEngine:
     """See `precast.runtime.generation.engine.Engine`.
 
     Args:
-        decoder, component: the loaded graph and what the manifest says of it; ``layout`` is its variant's.
-        encoder, source: the loaded graph of an encoder-decoder's encoder and what the manifest says of it, or None.
+        flow: the loaded decoder, and in front of it what it reads.
     """
 
-    def __init__(
-        self,
-        decoder: Runner,
-        component: Component,
-        layout: Mapping[str, Any],
-        encoder: Runner | None = None,
-        source: Component | None = None,
-    ) -> None:
-        self.decoder, self.encoder = decoder, encoder
-        self.component = component
-        self.layout = layout
-        _check_decoder(component, source)
-        self.vocab_size = int(component.limits["vocab_size"])
-        longest = component.limits.get("max_positions")
-        self.max_length: int | None = None if longest is None else int(longest)
-        limits = component.limits if source is None else source.limits
-        # Of the texts an encoder reads; the decoder's vocabulary may be another one.
-        self.source_vocab_size = int(limits["vocab_size"])
-        self.source_max_length: int | None = limits.get("max_positions")
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.component, variant, self.decoder = flow.parts[flow.last]
+        self.layout: Mapping[str, Any] = variant.state
+        self.vocab_size = _width(self.component)
+        self.max_length: int | None = self.component.longest
+        # Of the texts that are read; the decoder's vocabulary may be another one.
+        first = next(iter(flow.parts.values())).component
+        self.source_vocab_size = _vocabulary(first)
+        self.source_max_length: int | None = first.longest
+        component = self.component
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         windows = [state.window for state in component.states]
         remembered = {state.input for state in component.states}
         slots = [takes_slots(spec) for spec in component.inputs if spec.name in remembered]
         if not all(slots):
             self.rollback = 0
-        elif layout.get("ring") is True and any(window is not None for window in windows):
+        elif self.layout.get("ring") is True and any(window is not None for window in windows):
             self.rollback = RING_SLACK
         else:
             self.rollback = _ALWAYS
@@ -63,37 +55,45 @@ class GraphEngine:
         """See `Engine.open`."""
         if rows < 1 or capacity < 1:
             raise InputError(f"a session has one row and one token of room at least; received {rows} and {capacity}.")
-        given: dict[str, Array] = {}
-        if self.encoder is not None:
-            if context is None:
-                raise InputError("an encoder-decoder continues an encoder's input: context is needed.")
-            ids, mask = left_aligned(context["input_ids"], context["attention_mask"])
-            if self.source_max_length is not None and ids.shape[1] > self.source_max_length:
+        if not self.flow.before:
+            return GraphSession(self, rows, capacity, {}, None)
+        if context is None:
+            raise InputError("an encoder-decoder continues an encoder's input: context is needed.")
+        given = dict(context)
+        if "input_ids" in given:
+            given["input_ids"], given["attention_mask"] = left_aligned(context["input_ids"], context["attention_mask"])
+            width = given["input_ids"].shape[1]
+            if self.source_max_length is not None and width > self.source_max_length:
                 raise InputError(
-                    f"this model reads texts of {self.source_max_length} tokens; received {ids.shape[1]}. Cut the text "
+                    f"this model reads texts of {self.source_max_length} tokens; received {width}. Cut the text "
                     "(tokenizer(..., truncation=True)), or split it."
                 )
-            made = self.encoder.run({"input_ids": ids, "attention_mask": mask})
-            given = dict(zip(self.encoder.output_names, made, strict=True))
-            given["encoder_attention_mask"] = mask
-        return GraphSession(self, rows, capacity, given)
+        read, made = self.flow.read(given)
+        return GraphSession(self, rows, capacity, read, made.get("last_hidden_state"))
 
 
-def _check_decoder(component: Component, source: Component | None) -> None:
-    """A component that remembers tokens is called in one way; one that is made otherwise is nobody's decoder."""
-    taken = {spec.name for spec in component.inputs}
-    logits = [spec.shape for spec in component.outputs if spec.name == "logits"]
-    width = component.limits.get("vocab_size")
-    if not taken >= _TAKEN or not logits or not logits[0] or logits[0][-1] != width:
+def _vocabulary(component: Component) -> int:
+    if component.vocab_size is None:
+        raise ArtifactError(
+            f"component {component.name!r} reads tokens, and nothing says how many there are. Export it again."
+        )
+    return component.vocab_size
+
+
+def _width(component: Component) -> int:
+    """Logits of a position. A component that remembers tokens is called in one way; one that is made otherwise is
+    nobody's decoder."""
+    taken = {port.name for port in component.inputs}
+    logits = component.output("logits")
+    width = logits.shape[-1] if logits is not None and logits.shape else None
+    if not taken >= _TAKEN or not isinstance(width, int) or component.vocab_size is None:
+        shape = None if logits is None else list(logits.shape)
         raise ArtifactError(
             f"component {component.name!r} remembers tokens, and must take {listing(sorted(_TAKEN))} and give logits "
-            f"over its vocabulary, got inputs {listing(sorted(taken))}, logits {logits} and vocab_size {width}. "
-            "Export it again."
+            f"over its vocabulary, got inputs {listing(sorted(taken))}, logits {shape} and vocab_size "
+            f"{component.vocab_size}. Export it again."
         )
-    if source is not None and source.limits.get("vocab_size") is None:
-        raise ArtifactError(
-            f"component {source.name!r} reads tokens, and its limits give no vocab_size. Export it again."
-        )
+    return width
 
 
 def left_aligned(input_ids: Array, attention_mask: Array) -> tuple[Array, Array]:
@@ -123,15 +123,16 @@ class _Prepared:
 class GraphSession:
     """See `precast.runtime.generation.engine.Session`."""
 
-    def __init__(self, engine: GraphEngine, rows: int, capacity: int, context: Mapping[str, Array]) -> None:
+    def __init__(
+        self, engine: GraphEngine, rows: int, capacity: int, context: Mapping[str, Array], states: Array | None
+    ) -> None:
         self._engine = engine
         self.rows = rows
         self.capacity = capacity
         self.lengths: Array = np.zeros(rows, dtype=np.int64)
         self._highest: Array = np.zeros(rows, dtype=np.int64)
-        self.encoder_states = context.get("last_hidden_state")
-        wanted = {spec.name for spec in engine.component.inputs}
-        self._context = {name: array for name, array in context.items() if name in wanted}
+        self.encoder_states = states
+        self._context = dict(context)
         self._sources = list(range(rows))  # which text each row belongs to
         self._memory: Memory | None = None
         self._room = rows

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from precast.runtime.artifact import Artifact, Component, Variant
-from precast.runtime.backends.base import Array, Runner
-from precast.runtime.errors import InputError, listing
+from precast.runtime.artifact import Artifact
+from precast.runtime.backends.base import Array
+from precast.runtime.errors import InputError
+from precast.runtime.flow import Flow
 from precast.runtime.generation.graph_engine import GraphEngine
+from precast.runtime.inputs import Inputs
 from precast.runtime.model import Model, Outputs
+from precast.runtime.ports import Port, merged
 
 if TYPE_CHECKING:
     from precast.runtime.generation.results import GenerateOutput
@@ -23,24 +26,39 @@ __all__ = ["LanguageModel"]
 class LanguageModel(Model):
     """A `Model` whose component remembers tokens; made by `precast.load`. Safe to call from many threads at once."""
 
-    def __init__(
-        self, artifact: Artifact, component: Component, variant: Variant, runner: Runner, encoder: Runner | None
-    ) -> None:
-        super().__init__(artifact, component, variant, runner)
-        source = artifact.components.get("encoder") if encoder is not None else None
-        self._engine = GraphEngine(runner, component, variant.state, encoder, source)
-        taken = ["input_ids", "attention_mask"]
-        if encoder is not None:
-            taken += ["decoder_input_ids", "decoder_attention_mask"]
-        elif self._engine.with_positions:
-            taken.append("position_ids")
-        self.input_names = tuple(taken)
-        self.output_names = ("logits",) if encoder is None else ("logits", "encoder_last_hidden_state")
+    def __init__(self, artifact: Artifact, flow: Flow) -> None:
+        super().__init__(artifact, flow)
+        self._engine = GraphEngine(flow)
+        self._reads = self._taken()
+        self.input_names = self._reads.names
+        self.output_names = ("logits",) if not flow.before else ("logits", "encoder_last_hidden_state")
+
+    def _taken(self) -> Inputs:
+        """What whole texts are given as: the counts that calls of the graphs need are made of masks."""
+        wanted: list[Port] = []
+        for name in self.flow.before:
+            wanted += [port for port in self.flow.parts[name].component.inputs if port.source is None]
+        prefix = "decoder_" if self.flow.before else ""
+        dims = merged(self.flow.parts[name].component.dims for name in self.flow.before)
+        names = {"sequence": f"{prefix}sequence", "batch": "batch"}
+        decoder = self.component
+        for port in decoder.inputs:
+            if port.kind in ("ids", "positions") and port.shape == ("batch", "sequence"):
+                shape = tuple(names[str(dim)] for dim in port.shape)
+                wanted.append(port._replace(name=prefix + port.name, shape=shape))
+                if port.kind == "ids":
+                    mask = Port(f"{prefix}attention_mask", "int64", shape, "mask", default=1)
+                    wanted.append(mask)
+        dims[names["sequence"]] = decoder.dim("sequence")
+        if prefix:
+            wanted = [port for port in wanted if port.kind != "positions"]
+        optional = frozenset(port.name for port in wanted if port.kind == "positions")
+        return Inputs(wanted, dims, hidden=True, optional=optional)
 
     @property
     def is_encoder_decoder(self) -> bool:
         """Whether an encoder reads the text that the decoder answers."""
-        return self._engine.encoder is not None
+        return bool(self.flow.before)
 
     @cached_property
     def generation_config(self) -> dict[str, Any] | None:
@@ -71,88 +89,15 @@ class LanguageModel(Model):
         """
         if positional:
             inputs = self._named(positional, inputs)
-        unknown = sorted(set(inputs) - set(self.input_names) - {"token_type_ids"})
-        if unknown:
-            raise InputError(f"this model takes {listing(self.input_names)}; received {listing(unknown)}.")
-        source = self._rows(
-            inputs, "input_ids", "attention_mask", self._engine.source_vocab_size, self._engine.source_max_length
-        )
-        if not self.is_encoder_decoder:
-            positions = inputs.get("position_ids")
-            return self._logits(source, None if positions is None else self._positions(positions, source), None)
-        if inputs.get("decoder_input_ids") is None:
+        if self.is_encoder_decoder and inputs.get("decoder_input_ids") is None:
             raise InputError(
                 "an encoder-decoder needs decoder_input_ids beside input_ids; generate() starts them by itself."
             )
-        target = self._rows(
-            inputs, "decoder_input_ids", "decoder_attention_mask", self._engine.vocab_size, self.max_length
-        )
-        if len(target[0]) != len(source[0]):
-            raise InputError(
-                f"input_ids and decoder_input_ids have one row for each text; received {len(source[0])} and "
-                f"{len(target[0])}."
-            )
-        return self._logits(target, None, {"input_ids": source[0], "attention_mask": source[1]})
-
-    def _rows(
-        self, inputs: Mapping[str, Any], ids_name: str, mask_name: str, vocab: int, longest: int | None
-    ) -> tuple[Array, Array]:
-        """Ids and mask [B, S], checked: ids below ``vocab``, ``longest`` tokens a text at most."""
-        if inputs.get(ids_name) is None:
-            raise InputError(f"input {ids_name!r} is needed; received: {listing(inputs)}.")
-        given = {"input_ids": inputs[ids_name]}
-        if inputs.get(mask_name) is not None:
-            given["attention_mask"] = inputs[mask_name]
-        ids = self._integers(ids_name, given["input_ids"])
-        mask = self._integers(mask_name, given["attention_mask"]) if "attention_mask" in given else np.ones_like(ids)
-        if mask.shape != ids.shape:
-            raise InputError(f"{ids_name} and {mask_name} have one shape; received {ids.shape} and {mask.shape}.")
-        if 0 in ids.shape:
-            raise InputError(f"inputs must hold at least one token of one text; received shape {ids.shape}.")
-        if not mask.any(axis=-1).all():
-            row = int(np.argwhere(~mask.any(axis=-1))[0][0])
-            raise InputError(f"every text needs one real token at least; the {mask_name} of row {row} is all zero.")
-        real = ids[mask != 0]
-        if real.min() < 0 or real.max() >= vocab:
-            worst = int(real.min()) if real.min() < 0 else int(real.max())
-            raise InputError(
-                f"{ids_name} must be 0 to {vocab - 1}; received {worst}. "
-                "Is this the tokenizer the model was trained with?"
-            )
-        most = int(mask.astype(bool).sum(axis=-1).max())
-        if longest is not None and most > longest:
-            raise InputError(
-                f"a text may have {longest} tokens; received {most}. Cut it (tokenizer(..., "
-                "truncation=True)), or split it."
-            )
-        # Padding of an encoder may hold anything, -1 too: it must be an id to be looked up.
-        return np.where(mask != 0, ids, 0), (mask != 0).astype(np.int64)
-
-    @staticmethod
-    def _integers(name: str, value: Any) -> Array:
-        try:
-            array = np.asarray(value)
-        except ValueError as error:
-            raise InputError(
-                f"input {name!r} is no rectangular array: {error}. Pad the texts to one length."
-            ) from error
-        if array.dtype.kind not in "iub":
-            raise InputError(f"input {name!r} holds integers; received dtype {array.dtype}.")
-        if array.ndim != 2:
-            raise InputError(f"input {name!r} has 2 dimensions; received shape {array.shape}.")
-        return array.astype(np.int64)
-
-    def _positions(self, value: Any, source: tuple[Array, Array]) -> Array:
-        positions = self._integers("position_ids", value)
-        if positions.shape != source[0].shape:
-            raise InputError(
-                f"position_ids and input_ids have one shape; received {positions.shape} and {source[0].shape}."
-            )
-        if positions.min() < 0 or (self.max_length is not None and positions.max() >= self.max_length):
-            worst = int(positions.min()) if positions.min() < 0 else int(positions.max())
-            bound = "" if self.max_length is None else f" to {self.max_length - 1}"
-            raise InputError(f"position_ids start at 0{bound}; received {worst}.")
-        return positions
+        given = self._reads.checked(inputs)
+        if not self.is_encoder_decoder:
+            return self._logits((given["input_ids"], given["attention_mask"]), given.get("position_ids"), None)
+        target = given.pop("decoder_input_ids"), given.pop("decoder_attention_mask")
+        return self._logits(target, None, given)
 
     def _logits(
         self, target: tuple[Array, Array], positions: Array | None, context: Mapping[str, Array] | None

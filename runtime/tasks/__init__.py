@@ -80,7 +80,7 @@ def pipeline(
     name = TASKS.resolve(task)
     kind = TASKS[name]
     if isinstance(model, (str, os.PathLike)):
-        from precast.runtime.model import load
+        from precast.runtime.loading import load
 
         model = load(model, device=device, threads=threads, variant=variant)
     if isinstance(model, type) or not hasattr(model, "tasks"):

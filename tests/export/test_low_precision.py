@@ -253,7 +253,7 @@ def traced_of(source: Path) -> tuple[Part, dict[str, Any]]:
     opened = Checkpoint.open(source)
     [part] = build(opened.config, opened.tensors).parts
     at = part.signature
-    return part, {part.name: trace(part.module, at.example(), at.dynamic, at.outputs, part.name, at.longest)}
+    return part, {part.name: trace(part.module, at.example(), at.dynamic, at.outputs, part.name, at.bounds)}
 
 
 def test_the_fewest_weights_are_wide_and_the_reference_is_left_as_it_was(tmp_path: Path) -> None:

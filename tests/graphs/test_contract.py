@@ -37,7 +37,7 @@ def test_equal_norms_may_be_one_node(model_type: str) -> None:
     part = ours.parts[0]
     promised = counted(part.module, part.signature.example())
     taken = part.signature
-    traced = trace(part.module, taken.example(), taken.dynamic, taken.outputs, part.name, taken.longest)
+    traced = trace(part.module, taken.example(), taken.dynamic, taken.outputs, part.name, taken.bounds)
     proto = ir.to_proto(traced)
     for name, (dialect, passes, _) in lowerings().items():
         if name.startswith("raw-"):

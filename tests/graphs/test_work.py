@@ -36,7 +36,7 @@ CASES = [
 
 def lowered(ours: Reference) -> dict[str, ir.Model]:
     signature = ours.signature
-    traced = trace(ours.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.longest)
+    traced = trace(ours.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.bounds)
     graphs = {}
     for name, recipe in RECIPES.items():
         if recipe.language_models:
@@ -63,10 +63,16 @@ def test_counts_what_torch_counts(model_type: str, head: Head, index: int) -> No
     counted = ours.model if model_type == "deberta-v2" else model
     mapping = {torch.ops.precast.attention: attention_flops}
     for batch, sequence in POINTS:
-        point = {"batch": batch, "sequence": sequence, **({"choices": 4} if head.choices else {})}
-        ids = torch.ones((batch, *([4] if head.choices else []), sequence), dtype=torch.int64)
+        point = {"batch": batch, "sequence": sequence, "choices": 4}
+        taken = [port for port in ours.signature.ports if port.name != "token_type_ids" or head is MULTIPLE_CHOICE]
+        inputs = {
+            port.name: torch.ones(
+                [point[dim] if isinstance(dim, str) else dim for dim in port.shape], dtype=getattr(torch, port.dtype)
+            )
+            for port in taken
+        }
         with FlopCounterMode(display=False, custom_mapping=mapping) as counter, torch.no_grad():
-            counted(input_ids=ids, attention_mask=ids, **({"token_type_ids": ids} if head.choices else {}))
+            counted(**inputs)
         for name, graph in graphs.items():
             got, exact = evaluate(products(graph).to_json(), point), counter.get_total_flops()
             windowed = model_type == "modernbert" and "native" in name and sequence > 17

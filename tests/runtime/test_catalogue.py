@@ -6,6 +6,7 @@ import pytest
 import transformers
 
 import precast
+from precast.export.families import find_family, model_types
 from precast.export.heads import HEADS
 from precast.runtime import auto, catalogue
 from precast.runtime.catalogue import AUTO, CATALOGUE
@@ -27,8 +28,9 @@ def test_pipelines_have_a_row_and_rows_are_of_use() -> None:
 
 def test_no_two_tasks_share_a_name() -> None:
     assert len(set(catalogue.names())) == len(catalogue.names())
-    endings = [ending for facts in CATALOGUE.values() for ending in facts.endings]
-    assert len(set(endings)) == len(endings)
+    for model_type in model_types():
+        endings = [ending for head in find_family(model_type).heads for ending in head.architectures]
+        assert len(set(endings)) == len(endings), model_type
 
 
 @pytest.mark.parametrize("name", AUTO)

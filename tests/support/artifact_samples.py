@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from precast.runtime.artifact import Component, FileRecord, Manifest, Source, TensorSpec, Variant
+from precast.runtime.artifact import Component, FileRecord, Manifest, Source, Variant
 from precast.runtime.artifact.manifest import canonical
 from precast.runtime.artifact.writer import ArtifactWriter
+from precast.runtime.ports import Dim, Out, Port
 
 SOURCE = Source(
     "acme/tiny", "abc123", {"config.json": FileRecord(2, "0" * 64), "model.safetensors": FileRecord(9, "1" * 64)}
@@ -34,12 +35,12 @@ def manifest(
             component: Component(
                 name=component,
                 inputs=(
-                    TensorSpec("input_ids", "int64", ("batch", "sequence")),
-                    TensorSpec("token_type_ids", "int64", ("batch", "sequence"), optional=True),
+                    Port("input_ids", "int64", ("batch", "sequence"), "ids", below=100),
+                    Port("token_type_ids", "int64", ("batch", "sequence"), "types", default=0, below=2),
                 ),
-                outputs=(TensorSpec("last_hidden_state", "float32", ("batch", "sequence", 32)),),
+                outputs=(Out("last_hidden_state", ("batch", "sequence", 32), "states"),),
                 variants={variant.name: variant for variant in variants},
-                limits={"vocab_size": 100, "max_positions": 64},
+                dims={"sequence": Dim(most=64)},
             )
         },
         producer=PRODUCER,

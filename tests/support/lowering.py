@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,10 @@ from precast.graphs.passes.clean import Clean
 from precast.graphs.passes.fold_constants import FoldConstants
 from precast.graphs.passes.lower import Lower
 from precast.graphs.recipes import RECIPES
+from precast.runtime import flow
+from precast.runtime.artifact import Component, Variant
 from precast.runtime.backends.onnxruntime import OnnxRuntime
+from precast.runtime.generation.graph_engine import GraphEngine
 from precast.runtime.parity import Loaded
 from support import fingerprints
 
@@ -64,6 +67,21 @@ def lowerings() -> dict[str, tuple[Any, Any, str | None]]:
     return found
 
 
+def engine_of(parts: Sequence[Part], loaded: Mapping[str, Loaded]) -> GraphEngine:
+    """What generation runs on, of graphs that are no artifact."""
+    made = {}
+    for part in parts:
+        own = part.signature
+        width = part.module.lm_head.out_features if own.states else None  # type: ignore[union-attr]
+        outs = tuple(
+            out._replace(shape=(*out.shape[:-1], width)) if out.name == "logits" and width else out for out in own.outs
+        )
+        component = Component(part.name, own.ports, outs, {}, own.dims, parity.successors(own))
+        variant = Variant("test", "", "cpu", "fp32", "", "", state=loaded[part.name].layout)
+        made[part.name] = flow.Part(component, variant, loaded[part.name].runner)
+    return GraphEngine(flow.Flow(made))
+
+
 @dataclass(frozen=True)
 class Lowered:
     """The parts of a model in one dialect or by one recipe."""
@@ -87,7 +105,7 @@ def lower(parts: Sequence[Part], folder: Path, where: str, *, raw: bool = True) 
             part.signature.dynamic,
             part.signature.outputs,
             part.name,
-            part.signature.longest,
+            part.signature.bounds,
         )
         for part in parts
     }
@@ -110,5 +128,7 @@ def lower(parts: Sequence[Part], folder: Path, where: str, *, raw: bool = True) 
             runner = OnnxRuntime("CPUExecutionProvider").load(
                 written.path / "graph.onnx", session={}, threads=1, isa=isa
             )
-            lowered.parts[part.name] = Loaded(runner, *parity.specs(part.signature), dialect.state)
+            lowered.parts[part.name] = Loaded(
+                runner, part.signature.ports, parity.successors(part.signature), dialect.state
+            )
         yield lowered

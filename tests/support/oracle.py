@@ -51,8 +51,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
         for name, value in model.named_parameters():
             noise = torch.randn(value.shape, generator=generator)
             norm = value.ndim == 1 and "norm" in name.lower() and name.endswith(("weight", "gamma"))
-            if value.ndim == 1:
-                value.copy_(1 + 0.2 * noise if norm else 0.3 * noise)
+            if value.ndim < 2:
+                value.copy_(1 + 0.2 * noise if norm or not value.ndim else 0.3 * noise)
             else:
                 table = "embed" in name.lower() or "shared" in name
                 value.copy_(noise * (0.7 if table else 1.2 / value.shape[-1] ** 0.5))

@@ -17,8 +17,9 @@ import numpy as np
 import tokenizers
 from onnx import TensorProto, external_data_helper, helper
 
-from precast.runtime.artifact import Component, TensorSpec, Variant, staging
+from precast.runtime.artifact import Component, Variant, staging
 from precast.runtime.artifact.writer import ArtifactWriter
+from precast.runtime.ports import Dim, Out, Port
 from support import artifact_samples as samples
 
 __all__ = ["ROWS", "make"]
@@ -53,10 +54,10 @@ def make(out: Path, seed: int, mode: str = "create") -> str:
         )
         component = Component(
             name="encoder",
-            inputs=(TensorSpec("input_ids", "int64", ("batch", "sequence")),),
-            outputs=(TensorSpec("last_hidden_state", "float32", ("batch", "sequence", WIDTH)),),
+            inputs=(Port("input_ids", "int64", ("batch", "sequence"), "ids", below=ROWS),),
+            outputs=(Out("last_hidden_state", ("batch", "sequence", WIDTH), "states"),),
             variants={variant.name: variant},
-            limits={"vocab_size": ROWS, "max_positions": 64},
+            dims={"sequence": Dim(most=64)},
         )
         described = samples.manifest(variant)._replace(components={"encoder": component})
         writer.publish(described)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from precast.export.exporter import export_model
+from precast.export.families import find_family
 from precast.export.heads import CAUSAL_LM, HEADS, SEQ2SEQ_LM
 from support import oracle
 from support.tokenizer_samples import byte_level, wordpiece, write_json
@@ -45,6 +46,14 @@ def encoder_decoder() -> Path:
 def artifact(task: str, seed: int = 0) -> Path:
     """The artifact of ``checkpoint(task)``. Do not change it: copy it first."""
     return _artifact(task, seed)
+
+
+@cache
+def pictures(model_type: str) -> Path:
+    """The artifact of a tiny model of pictures, under its last head. Do not change it: copy it first."""
+    config, model = oracle.upstream(model_type, list(find_family(model_type).heads)[-1])
+    source = oracle.save_checkpoint(_folder() / f"checkpoint-{model_type}", config, model)
+    return export_model(source, _folder() / model_type)
 
 
 @cache

@@ -20,8 +20,8 @@ from support import ROOT
 __all__ = ["CHOICES", "LIMIT", "asked", "changed_files", "touched"]
 
 CHOICES = ("changed", "all", "none")
-LIMIT = 160
-"""Wide tests that one run takes at most for the sake of shared files: about 8 minutes of CPU."""
+LIMIT = 24
+"""Wide tests that one run takes at most for the sake of shared files: about 2 minutes of CPU."""
 
 # What families are made of: these count for who imports them.
 _PARTS = ("export/families/", "export/blocks/", "export/skeletons/", "export/head_sets/")

@@ -185,7 +185,7 @@ def test_roberta_positions_count_real_tokens(model_type: str) -> None:
     """Left padding moves nothing: positions are counted from the padding token."""
     config, tensors = checkpoint(model_type, BASE, pad_token_id=3)
     ours = build(config, tensors)
-    assert ours.signature.inputs.keys() == {"input_ids", "attention_mask"}
+    assert [port.name for port in ours.signature.ports] == ["input_ids", "attention_mask"]
     ids = np.array([[5, 17, 90, 41, 8]])
     padded = np.concatenate([np.full((1, 4), 3), ids], axis=1)
     alone = parity.evaluate(ours.model, {"input_ids": ids, "attention_mask": np.ones_like(ids)})["last_hidden_state"]
@@ -197,10 +197,10 @@ def test_roberta_positions_count_real_tokens(model_type: str) -> None:
 def test_roberta_reads_its_limits() -> None:
     config, tensors = checkpoint("roberta", BASE, pad_token_id=3, type_vocab_size=2)
     signature = build(config, tensors).signature
-    assert signature.limits["max_positions"] == config["max_position_embeddings"] - 4
-    assert "token_type_ids" in signature.inputs
+    assert signature.longest == config["max_position_embeddings"] - 4
+    assert signature.port("token_type_ids") is not None
     without = {name: value for name, value in config.items() if name != "pad_token_id"}
-    assert build(without, tensors).signature.limits["max_positions"] == config["max_position_embeddings"] - 2
+    assert build(without, tensors).signature.longest == config["max_position_embeddings"] - 2
     for value in (None, -2):
         with pytest.raises(ConfigError, match="positions are counted from the padding token"):
             build({**config, "pad_token_id": value}, tensors)

@@ -12,7 +12,7 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from support.lowering import lowerings
+from support.lowering import engine_of, lowerings
 from support.oracle import TensorSource, save_checkpoint, sources, upstream
 from support.released_configs import FOUND
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -32,10 +32,10 @@ from precast.export.trace import trace
 from precast.export.weight_table import Lazy
 from precast.export.weights import Alternate, Split, Stack
 from precast.graphs.passes.base import run
-from precast.runtime.artifact import Component, TensorSpec
 from precast.runtime.backends.onnxruntime import OnnxRuntime
 from precast.runtime.errors import ConfigError, WeightsError
 from precast.runtime.generation.graph_engine import GraphEngine
+from precast.runtime.parity import Loaded
 
 Config = dict[str, Any]
 
@@ -290,15 +290,13 @@ def engine(ours: Reference, name: str, folder: Path) -> GraphEngine:
     dialect, passes, isa = lowerings()[name]
     [part] = ours.parts
     signature = part.signature
-    graph = trace(part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.longest)
+    graph = trace(part.module, signature.example(), signature.dynamic, signature.outputs, part.name, signature.bounds)
     graph = ir.from_proto(ir.to_proto(graph))
     run(graph, passes())
     emit(graph, Folder(folder / name), "graph.onnx")
     runner = OnnxRuntime("CPUExecutionProvider").load(folder / name / "graph.onnx", session={}, threads=1, isa=isa)
-    inputs, states = parity.specs(signature)
-    logits = TensorSpec("logits", "float32", ("batch", "kept", signature.limits["vocab_size"]))
-    component = Component(part.name, inputs, (logits,), {}, signature.limits, states)
-    return GraphEngine(runner, component, dialect.state)
+    loaded = Loaded(runner, signature.ports, parity.successors(signature), dialect.state)
+    return engine_of(ours.parts, {part.name: loaded})
 
 
 @pytest.mark.parametrize("name", [name for name in lowerings() if name.startswith("cpu-")])

@@ -102,7 +102,7 @@ def test_modernbert_poolers_with_padding(head: Head, side: str, pooling: str) ->
     config, narrow = upstream("modernbert", head, {"classifier_pooling": pooling, "num_hidden_layers": 2})
     model = widened(narrow)
     ours = build(config, sources(model), dtype=torch.float64)
-    shape = (2, 3, 30) if head.choices else (3, 30)
+    shape = (2, 3, 30) if head is MULTIPLE_CHOICE else (3, 30)
     ids = torch.randint(1, 99, shape, generator=torch.Generator().manual_seed(1))
     mask = torch.ones_like(ids)
     padded = slice(0, 13) if side == "left" else slice(17, 30)
@@ -123,7 +123,7 @@ def test_convolution_sees_no_padding(index: int) -> None:
         mask[0, padded] = 0
         other = ids.clone()
         other[0, padded] = 5
-        types = torch.zeros_like(ids) if ours.family.token_types(ours.spec) > 1 else None
+        types = torch.zeros_like(ids) if ours.signature.port("token_type_ids") else None
         with torch.no_grad():
             first, second = (ours.model(x, mask, types)["last_hidden_state"][mask.bool()] for x in (ids, other))
         assert torch.equal(first, second)
@@ -221,7 +221,7 @@ def test_positions_are_computed_once_for_all_layers(model_type: str, once: Mappi
     """Buckets, biases, windows and rotary tables are in the graph of four layers once, each attention as one node."""
     ours, _ = pair(model_type, BASE, num_hidden_layers=4)
     signature = ours.signature
-    graph = trace(ours.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.longest)
+    graph = trace(ours.model, signature.example(), signature.dynamic, signature.outputs, "encoder", signature.bounds)
     assert contract.vocabulary(graph)["Attention"] == 4
     run(graph, (FoldConstants(), Clean(), Lower(ONNXRUNTIME), FoldConstants(), Clean()))
     counts = contract.operators(graph)

@@ -114,7 +114,7 @@ def logits(reference: Reference, source: torch.Tensor, target: torch.Tensor) -> 
         for name, state in reference.parts[1].signature.states.items():
             states[name] = torch.zeros([{"batch": 1, "capacity": length}.get(dim, dim) for dim in state.shape])  # type: ignore[misc, call-overload]
         places = torch.arange(length)[None]
-        extra = {"position_ids": places} if "position_ids" in reference.parts[1].signature.inputs else {}
+        extra = {"position_ids": places} if reference.parts[1].signature.port("position_ids") else {}
         found: torch.Tensor = decoder(
             input_ids=target,
             past_lengths=torch.zeros(1, dtype=torch.int64),
@@ -250,7 +250,7 @@ def test_a_decoders_vocabulary_may_be_its_own(tmp_path: Path) -> None:
     family = find_family("marian")
     config, model = upstream("marian", SEQ2SEQ_LM, family.variations[0])
     made = build(config, sources(model))
-    assert [part.signature.limits["vocab_size"] for part in made.parts] == [131, 103]
+    assert [part.signature.vocab_size for part in made.parts] == [131, 103]
     folder = precast.export_model(save_checkpoint(tmp_path / "marian", config, model), tmp_path / "artifact")
     served: Any = precast.load(folder)
     source = [[130, 5, 2]]
@@ -363,7 +363,7 @@ def test_wrong_calls_are_refused(made: Path) -> None:
     served: Any = precast.load(folder, threads=1)
     with pytest.raises(InputError, match=r"needs decoder_input_ids beside input_ids"):
         served(input_ids=np.array([[5]]))
-    with pytest.raises(InputError, match=r"one row for each text; received 1 and 2"):
+    with pytest.raises(InputError, match=r"batch is one size in all inputs; received .*'decoder_input_ids': \(2, 1\)"):
         served(input_ids=np.array([[5]]), decoder_input_ids=np.array([[5], [6]]))
     with pytest.raises(InputError, match=r"decoder_input_ids has 1 rows for 2 prompts"):
         served.generate(input_ids=[[5], [6]], decoder_input_ids=[[0]])

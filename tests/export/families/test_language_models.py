@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.lowering import Lowered, lower, lowerings, wide
+from support.lowering import engine_of, lower, lowerings, wide
 from support.oracle import apart, float64, sources, upstream, widened
 from support.prompts import ended, prompts
 
@@ -20,7 +20,6 @@ from precast.export import parity
 from precast.export.families import find_family, model_types
 from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM, Head
 from precast.export.reference import Reference, build
-from precast.runtime.artifact import Component, TensorSpec
 from precast.runtime.backends.base import Array
 from precast.runtime.gates import LEAST, gate
 from precast.runtime.generation.api import generate
@@ -78,7 +77,7 @@ def chains_of(made: Iterable[tuple[Case, Mapping[str, Array], list[torch.Tensor]
     found: dict[str, Chain] = {}
     for call in made:
         case = call[0]
-        before = found.pop(case.after or "", Chain([], [], None))
+        before = found.pop(case.after[0] if case.after else "", Chain([], [], None))
         rows, text = before.rows, before.text
         if case.component == "encoder":
             text = case.inputs
@@ -246,7 +245,7 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
     cases = parity.generation_cases(ours.parts, chains=chains, longest=LONGEST, least=LEAST)
     recorded = parity.record(ours.parts, cases)
     start = {"decoder_start_token_id": 0} if head is SEQ2SEQ_LM else {}
-    ids, mask = prompts(ours.parts[0].signature.limits["vocab_size"])
+    ids, mask = prompts(ours.parts[0].signature.vocab_size)
     greedy = Greedy(model_type, model, head, SPECIAL["eos_token_id"])
     expected: list[list[list[int]]] = []
     for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task} {index}", raw=not index):
@@ -255,7 +254,7 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
         if index or not lowered.ships:
             continue
         error = max(item.error for item in measured if item.output == "logits")
-        served = Served(_engine(ours, lowered), model.config.to_dict())
+        served = Served(engine_of(ours.parts, lowered.parts), model.config.to_dict())
         got = ours_tokens(served, head, ids, mask, **STEPS, **SPECIAL, **start)
         for row, tokens in enumerate(got):
             behind = greedy.behind(ids[row][mask[row].astype(bool)].tolist(), tokens)
@@ -268,30 +267,13 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
                 assert ended(a, 2) == ended(b, 2), f"{lowered.name}, prompt {row}, {loop}"
 
 
-def _engine(ours: Reference, lowered: Lowered) -> GraphEngine:
-    parts = lowered.parts
-    components = {}
-    for part in ours.parts:
-        loaded, limits = parts[part.name], part.signature.limits
-        logits = TensorSpec("logits", "float32", ("batch", "kept", limits["vocab_size"]))
-        components[part.name] = Component(part.name, tuple(loaded.inputs), (logits,), {}, limits, tuple(loaded.states))
-    last, encoder = ours.parts[-1].name, parts.get("encoder")
-    return GraphEngine(
-        parts[last].runner,
-        components[last],
-        lowered.dialect.state,
-        encoder.runner if encoder else None,
-        components.get("encoder"),
-    )
-
-
 @pytest.mark.parametrize(("model_type", "head"), EVERY, ids=ident)
 def test_padding_does_not_matter(model_type: str, head: Head) -> None:
     """Garbage behind a row's real tokens leaves everything that follows as it is, to the bit."""
     ours, _ = reference(model_type, head)
     cases = parity.generation_cases(ours.parts, chains=((3, (9, 1, 4, 1), "ragged"),))
     rng = np.random.default_rng(5)
-    vocab = ours.parts[-1].signature.limits["vocab_size"]
+    vocab = ours.parts[-1].signature.vocab_size
     first, second = parity.Reckoner(ours.parts), parity.Reckoner(ours.parts)
     for case in cases:
         other = dict(case.inputs)

@@ -24,7 +24,6 @@ from precast.runtime.artifact import (
     Manifest,
     Source,
     StateSpec,
-    TensorSpec,
     Variant,
 )
 from precast.runtime.artifact.manifest import canonical, parse, sealed
@@ -35,6 +34,7 @@ from precast.runtime.errors import (
     IntegrityError,
     UnsupportedTaskError,
 )
+from precast.runtime.ports import KINDS, Dim, Out, Port
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def test_round_trip(tmp_path: Path, folder: Path) -> None:
     assert artifact.default_task == "feature-extraction"
     assert artifact.component_for().name == "encoder"
     encoder = artifact.component("encoder")
-    assert encoder.inputs[1] == TensorSpec("token_type_ids", "int64", ("batch", "sequence"), optional=True)
-    assert encoder.limits == {"vocab_size": 100, "max_positions": 64}
+    assert encoder.inputs[1] == Port("token_type_ids", "int64", ("batch", "sequence"), "types", default=0, below=2)
+    assert encoder.vocab_size == 100 and encoder.longest == 64
     (variant,) = artifact.variants("encoder")
     assert variant.recipe == ("fuse-attention", "fuse-norm")
     assert artifact.read_json("config.json") == {"vocab_size": 100}
@@ -319,7 +319,7 @@ def versioned(version: Any, features: Any = (), **extra: Any) -> Any:
 
 def test_newer_major_is_named(folder: Path) -> None:
     samples.reseal(folder, versioned("2.0"))
-    refused(folder, r"has format 2\.0; this precast reads formats up to 1\.2\. Upgrade it: pip", FormatVersionError)
+    refused(folder, r"has format 2\.0; this precast reads formats up to 1\.3\. Upgrade it: pip", FormatVersionError)
     (folder / "precast.json").write_text('{"format": {"version": "7.1", "features": ["x"]}, "whatever": 1}')
     refused(folder, r"has format 7\.1", FormatVersionError)
 
@@ -339,15 +339,25 @@ def test_newer_minor_is_read_and_its_fields_ignored(folder: Path) -> None:
 
 
 def test_older_minor_is_read(folder: Path) -> None:
-    samples.reseal(folder, versioned("1.0"))
+    def older(document: dict[str, Any]) -> None:
+        document["format"]["version"] = "1.0"
+        component = document["components"]["encoder"]
+        del component["dims"]
+        for tensor in (*component["inputs"], *component["outputs"]):
+            for key in tensor.keys() - {"name", "dtype", "shape", "optional"}:
+                del tensor[key]
+
+    described = Artifact.open(folder).component("encoder")
+    samples.reseal(folder, older)
     artifact = Artifact.open(folder)
+    assert artifact.component("encoder")._replace(variants={}) == described._replace(variants={})
     assert artifact.manifest.version == (1, 0)
     assert dict(artifact.component("encoder").variants["cpu-fp32"].work) == {}
 
 
 def test_unknown_required_feature(folder: Path) -> None:
     samples.reseal(folder, versioned("1.4", ["chunked-weights"]))
-    refused(folder, r"\(format 1\.4\) needs chunked-weights, which this precast \(format 1\.2\)", FormatVersionError)
+    refused(folder, r"\(format 1\.4\) needs chunked-weights, which this precast \(format 1\.3\)", FormatVersionError)
 
 
 def remembering(made: Manifest) -> Manifest:
@@ -355,8 +365,8 @@ def remembering(made: Manifest) -> Manifest:
     encoder = made.components["encoder"]
     cache = ("batch", 2, "capacity", 4)
     changed = encoder._replace(
-        inputs=(*encoder.inputs, TensorSpec("past_key.0", "float32", cache)),
-        outputs=(*encoder.outputs, TensorSpec("present_key.0", "float32", cache)),
+        inputs=(*encoder.inputs, Port("past_key.0", "float32", cache, "state")),
+        outputs=(*encoder.outputs, Out("present_key.0", cache, "state")),
         states=(StateSpec("past_key.0", "present_key.0", window=8),),
     )
     return made._replace(components={"encoder": changed})
@@ -581,17 +591,20 @@ json_values = st.recursive(
 free = st.dictionaries(st.text(max_size=6).map("x{}".format), json_values, max_size=3)
 texts = st.text(min_size=1, max_size=8)
 digests = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
-specs = st.lists(
-    st.builds(
-        TensorSpec,
-        name=texts,
-        dtype=st.sampled_from(["int64", "float32", "bool", "bfloat16"]),
-        shape=st.lists(st.integers(0, 2**31 - 1) | texts, max_size=4).map(tuple),
-        optional=st.booleans(),
-    ),
+tensors = {
+    "name": texts,
+    "dtype": st.sampled_from(["int64", "float32", "bool", "bfloat16"]),
+    "shape": st.lists(st.integers(0, 2**31 - 1) | texts, max_size=4).map(tuple),
+    "kind": st.sampled_from(["", *sorted(KINDS)]),
+}
+bounds = st.none() | st.integers(1, 2**31 - 1)
+ports = st.lists(
+    st.builds(Port, **tensors, default=st.none() | st.integers(-1, 1), below=bounds, source=st.none()),
     max_size=3,
-    unique_by=lambda spec: spec.name,
+    unique_by=lambda port: port.name,
 ).map(tuple)
+outs = st.lists(st.builds(Out, **tensors, axis=st.just(-1)), max_size=3, unique_by=lambda out: out.name).map(tuple)
+dims = st.dictionaries(texts, st.builds(Dim, least=st.just(1), most=bounds, multiple=st.just(1)), max_size=2)
 
 
 @st.composite
@@ -624,9 +637,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
             )
             for key in draw(st.sets(names, min_size=1, max_size=2))
         }
-        components[name] = Component(
-            name, draw(specs), draw(specs), variants, {"vocab_size": draw(st.none() | st.integers(0, 2**31 - 1))}
-        )
+        components[name] = Component(name, draw(ports), draw(outs), variants, draw(dims))
     tasks = {
         task: {**draw(free), "component": min(components)} for task in draw(st.sets(texts, min_size=1, max_size=2))
     }

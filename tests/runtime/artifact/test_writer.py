@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from support import artifact_samples as samples
 
-from precast.runtime.artifact import Artifact, Manifest, Source, TensorSpec
+from precast.runtime.artifact import Artifact, Manifest, Source
 from precast.runtime.artifact import staging as staging_module
 from precast.runtime.artifact import writer as writer_module
 from precast.runtime.artifact.publisher import Publisher
@@ -29,6 +29,7 @@ from precast.runtime.errors import (
     IntegrityError,
     OutputExistsError,
 )
+from precast.runtime.ports import Port
 
 
 @pytest.fixture(scope="module")
@@ -366,9 +367,7 @@ def renamed(made: Manifest) -> Manifest:
         ),
         (
             lambda m: m._replace(
-                components={
-                    "encoder": renamed(m).components["encoder"]._replace(inputs=(TensorSpec("a", "int64", ()),))
-                }
+                components={"encoder": renamed(m).components["encoder"]._replace(inputs=(Port("a", "int64", ()),))}
             ),
             ArtifactError,
             "must have the same inputs; the artifact's are input_ids, token_type_ids, the new variant's a",

@@ -20,7 +20,7 @@ from support.command_line import good, interruptible, misused, refused
 from support.generative_doubles import ALL_TASKS, GOLDENS, model_of, set_tokens
 
 import precast
-from precast.runtime import model as model_module
+from precast.runtime import loading
 from precast.runtime.cli import chat as chat_module
 from precast.runtime.cli.chat import Talk, _Terminal
 from precast.runtime.errors import InputError, UnsupportedTaskError
@@ -39,7 +39,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def model(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> Any:
     upstream = set_tokens(torch_engine.tiny_llama(vocab=len(tokenizer)))
     made = model_of(upstream, tokenizer, ("text-generation",))
-    monkeypatch.setattr(model_module, "load", lambda *_, **__: made)
+    monkeypatch.setattr(loading, "load", lambda *_, **__: made)
     return made
 
 
@@ -48,7 +48,7 @@ def translator(monkeypatch: pytest.MonkeyPatch) -> Any:
     files = GOLDENS["tokenizers"]["mbart"]
     own = Tokenizer.from_files({key: json.dumps(value).encode() for key, value in files.items()})
     made = model_of(seq2seq.model("mbart", files["size"]), own, ALL_TASKS)
-    monkeypatch.setattr(model_module, "load", lambda *_, **__: made)
+    monkeypatch.setattr(loading, "load", lambda *_, **__: made)
     return made
 
 
@@ -223,7 +223,7 @@ def test_chat_refuses_in_one_line(model: Any, arguments: tuple[str, ...], stdin:
 
 def test_models_that_do_not_chat(model: Any, translator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "needs an artifact exported for text-generation" in refused("chat", "a", "--message", "x")
-    monkeypatch.setattr(model_module, "load", lambda *_, **__: model)
+    monkeypatch.setattr(loading, "load", lambda *_, **__: model)
     monkeypatch.setattr(model.tokenizer, "chat_template", MISTRAL)
     assert "refuses this conversation: Conversation roles must" in refused(
         "chat", "a", "--message", "x", "--system", "y"

@@ -20,8 +20,7 @@ from support.command_line import PRECAST, call, good, interruptible, misused, re
 from support.hub_server import HubServer
 
 import precast
-from precast.runtime import auto, hub_transport, machine, timing
-from precast.runtime import model as model_module
+from precast.runtime import auto, hub_transport, loading, machine, timing
 from precast.runtime.cli import console
 
 COMMANDS = ("export", "run", "chat", "verify", "inspect", "bench", "diff", "push", "pull", "env", "demo")
@@ -238,7 +237,7 @@ def test_run_passes_a_task_s_own_options(
 ) -> None:
     name = {"ner": "token-classification"}.get(task, task)
     loaded = doubles.UpstreamModel(doubles.tiny_bert(head), (name,), doubles.tokenizer())
-    monkeypatch.setattr(model_module, "load", lambda *_, **__: loaded)
+    monkeypatch.setattr(loading, "load", lambda *_, **__: loaded)
     text = "My name is Wolfgang and I live in [MASK]." if task == "fill-mask" else "My name is Wolfgang, in Berlin."
     context = "Wolfgang is the name of a man who lives in Berlin with two cats."
     given = tuple(context if argument == "CONTEXT" else argument for argument in arguments)

@@ -39,7 +39,7 @@ def test_generations_leave_nothing_behind(model_type: str) -> None:
     path = artifact(model_type)
     for variant in Artifact.open(path).component_for(None).variants:
         done = subprocess.run(
-            [sys.executable, "-m", "support.generation_memory", str(path), variant, "400"],
+            [sys.executable, "-m", "support.generation_memory", str(path), variant, "150"],
             capture_output=True,
             text=True,
             check=False,

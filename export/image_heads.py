@@ -1,0 +1,75 @@
+"""Heads over states of a picture."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from precast.export.signatures import Component
+from precast.export.skeletons.stack import Stack
+from precast.runtime.catalogue import CATALOGUE
+from precast.runtime.ports import Out, Port
+
+__all__ = ["ImageClassification", "ImageFeatures", "ImageModel"]
+
+
+class ImageModel(nn.Module):
+    """Pixels [B, C, I, I] -> states [B, S, H], the first of them the class token's.
+
+    Args:
+        before: a norm in front of the layers, or None.
+    """
+
+    def __init__(self, embeddings: nn.Module, stack: Stack, before: nn.Module | None = None) -> None:
+        super().__init__()
+        self.embeddings, self.before, self.stack = embeddings, before, stack
+
+    def ports(self) -> tuple[Port, ...]:
+        """What its embeddings take."""
+        made: tuple[Port, ...] = self.embeddings.ports()  # type: ignore[operator]
+        return made
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        x = self.embeddings(pixel_values)
+        return self.stack(x if self.before is None else self.before(x))
+
+
+class ImageClassification(Component):
+    """{"logits": [B, L]} of the class token."""
+
+    task = "image-classification"
+
+    def __init__(self, model: ImageModel, classifier: nn.Module) -> None:
+        super().__init__()
+        self.model, self.classifier = model, classifier
+
+    def ports(self) -> tuple[Port, ...]:
+        return self.model.ports()
+
+    def outs(self) -> tuple[Out, ...]:
+        return CATALOGUE[self.task].outs
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.classifier(self.model(pixel_values)[:, 0])}
+
+
+class ImageFeatures(Component):
+    """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the checkpoint has a pooler."""
+
+    task = "feature-extraction"
+
+    def __init__(self, model: ImageModel, pooler: nn.Module | None) -> None:
+        super().__init__()
+        self.model, self.pooler = model, pooler
+
+    def ports(self) -> tuple[Port, ...]:
+        return self.model.ports()
+
+    def outs(self) -> tuple[Out, ...]:
+        return CATALOGUE[self.task].outs[: 1 if self.pooler is None else 2]
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        states = self.model(pixel_values)
+        outputs = {"last_hidden_state": states}
+        if self.pooler is not None:
+            outputs["pooler_output"] = self.pooler(states[:, 0])
+        return outputs

@@ -1,0 +1,61 @@
+"""Pre-norm layers that do not know of words, patches or frames: what stands in front of them makes their states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+from precast.export.blocks.attention import SelfAttention
+from precast.export.blocks.mlp import MLP
+from precast.export.blocks.norms import LayerNorm, Norm
+from precast.export.skeletons.encoder import PreNormLayer
+
+__all__ = ["Stack", "stack"]
+
+
+class Stack(nn.Module):
+    """States [B, S, H], mask [B, S] of visible ones or None -> states [B, S, H], through `PreNormLayer`s.
+
+    Args:
+        norm: after the last layer, or None.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], norm: Norm | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        update = None
+        for layer in self.layers:
+            x, update = layer(x, update, mask, bias)
+        if self.norm is None:
+            return x if update is None else x + update
+        return self.norm(x) if update is None else self.norm.add(update, x)[0]
+
+
+def stack(spec: Any, *, bias: bool = True, causal: bool = False, normed: bool = True) -> Stack:
+    """Layers of a spec that names its sizes as everybody does.
+
+    Args:
+        bias: of queries, keys and values. causal: what follows is not seen. normed: a norm follows the last layer.
+    """
+    hidden, epsilon = spec.hidden_size, spec.layer_norm_eps
+    layers = [
+        PreNormLayer(
+            attention=SelfAttention(
+                hidden,
+                heads=spec.num_attention_heads,
+                bias=bias,
+                out_bias=True,
+                window=(-1, 0) if causal else (-1, -1),
+            ),
+            attention_norm=LayerNorm(hidden, epsilon),
+            mlp=MLP(hidden, spec.intermediate_size, spec.hidden_act),
+            mlp_norm=LayerNorm(hidden, epsilon),
+        )
+        for _ in range(spec.num_hidden_layers)
+    ]
+    return Stack(layers, LayerNorm(hidden, epsilon) if normed else None)

@@ -1,0 +1,242 @@
+"""The inputs of a call, each held to its port before a kernel sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.backends.base import Array
+from precast.runtime.errors import InputError, closest, listing
+from precast.runtime.kinds import kind_of
+from precast.runtime.ports import FREE, Dim, Port
+
+__all__ = ["Inputs"]
+
+_INT64 = np.dtype(np.int64)
+_SMALL = 1024  # numbers up to which a list is cheaper to check than an array
+_KEPT = 64
+# Many tokenizers give these to models that take none; upstream's models ignore them too.
+_TOLERATED = ("attention_mask", "token_type_ids")
+_FAMILIES = {"i": "iub", "u": "iub", "b": "iub", "f": "fiub"}
+_NOUNS = {"i": "integers", "u": "integers", "b": "integers", "f": "numbers"}
+
+
+class Inputs:
+    """How a model is called: its ports, compiled once. Calls may come from many threads.
+
+    Args:
+        ports: what the caller may give.
+        dims: how large their named dimensions may be.
+        hidden: what a mask hides may hold anything, is given as 0, and does not count for the length of a text.
+        partial: any of them may be left out, and has no constant then unless what is given says its size.
+        optional: names of inputs that may be left out and have no constant.
+    """
+
+    def __init__(
+        self,
+        ports: Sequence[Port],
+        dims: Mapping[str, Dim],
+        *,
+        hidden: bool = False,
+        partial: bool = False,
+        optional: frozenset[str] = frozenset(),
+    ) -> None:
+        self._ports = {port.name: port for port in ports}
+        self._rank = {port.name: len(port.shape) for port in ports}
+        self._dtype = {port.name: np.dtype(port.dtype) for port in ports}
+        self._dims = dims
+        self._hidden = hidden
+        self._bounds = {port.name: port.below for port in ports if port.below is not None}
+        self._finite = tuple(port.name for port in ports if kind_of(port).finite)
+        self._masks = tuple(port.name for port in ports if port.kind == "mask")
+        bare = tuple(port.name for port in ports if port.default is None and port.name not in optional)
+        self._needed = () if partial else bare
+        self._partial = partial
+        # Inputs of a text have one shape, which is compared at once.
+        self._one_shape = len({port.shape for port in ports}) == 1
+        self._leading = next((port.name for port in ports if port.kind == "ids"), self.names[0] if ports else "")
+        self._constants: dict[tuple[str, tuple[int, ...]], Array] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all inputs, in order."""
+        return tuple(self._ports)
+
+    @property
+    def leading(self) -> str:
+        """The input that is given by place: the ids, or the first."""
+        return self._leading
+
+    def checked(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+        """All inputs the graph wants, by name; constants stand for those that may be left out and are.
+
+        A call finds its caches full of weights: a NumPy reduction costs it tens of microseconds, a list of a few
+        hundred numbers a tenth of that. So small inputs are looked at as lists.
+
+        Raises:
+            InputError: a name, dtype, rank, shape, id, length, number or mask is outside what the ports say.
+        """
+        checked: dict[str, Array] = {}
+        shape: tuple[int, ...] | None = None
+        for name, value in inputs.items():
+            plain = (
+                type(value) is np.ndarray and value.dtype is self._dtype.get(name) and value.ndim == self._rank[name]
+            )
+            array = value if plain else self._converted(name, value)
+            if array is None:
+                continue
+            if shape is None:
+                shape = array.shape
+            elif self._one_shape and array.shape != shape:
+                raise InputError(f"all inputs have one shape; received {_shapes(inputs)}.")
+            checked[name] = array
+        for name in self._needed:
+            if name not in checked:
+                raise InputError(f"input {name!r} is needed; received: {listing(inputs)}.")
+        sizes = self._sizes(checked, inputs)
+        small = self._one_shape and shape is not None and len(shape) == 2 and checked[self._leading].size <= _SMALL
+        for name in self._masks:
+            if name in checked:
+                _check_mask(name, checked[name], small)
+        if self._hidden:
+            self._show(checked, sizes)
+        for name, bound in self._bounds.items():
+            array = checked.get(name)
+            if array is not None and not _within(array, bound, small):
+                _refuse_ids(name, array, bound, self._ports[name])
+        for name in self._finite:
+            if name in checked and not np.isfinite(checked[name]).all():
+                raise InputError(
+                    f"input {name!r} holds NaN or infinity; every {kind_of(self._ports[name]).noun} is a finite number."
+                )
+        if len(checked) < len(self._ports):
+            for name, port in self._ports.items():
+                if name in checked or port.default is None:
+                    continue
+                if self._partial and not all(isinstance(dim, int) or dim in sizes for dim in port.shape):
+                    continue
+                checked[name] = self._default(port, sizes)
+        return checked
+
+    def _converted(self, name: str, value: Any) -> Array | None:
+        """What is no array of the port's type and rank yet, made one; None for an input that counts as left out."""
+        port = self._ports.get(name)
+        if port is None:
+            if value is None or name in _TOLERATED:
+                return None
+            raise InputError(
+                f"input {name!r} is not one of this model's: {listing(self._ports)}. "
+                f"{closest(name, self.names)}".rstrip()
+            )
+        if value is None and name not in self._needed:
+            return None
+        array = value if type(value) is np.ndarray else _array(name, value)
+        family = self._dtype[name].kind
+        if array.dtype.kind not in _FAMILIES[family]:
+            raise InputError(f"input {name!r} holds {_NOUNS[family]}; received dtype {array.dtype}.")
+        if array.ndim != self._rank[name]:
+            raise InputError(f"input {name!r} has {self._rank[name]} dimensions; received shape {array.shape}.")
+        return array.astype(self._dtype[name])
+
+    def _sizes(self, checked: Mapping[str, Array], inputs: Mapping[str, Any]) -> dict[str, int]:
+        """The size of every named dimension, which is one size in all inputs."""
+        sizes: dict[str, int] = {}
+        # Arrays of one shape were compared: the first stands for all.
+        looked_at = [next(iter(checked.items()))] if self._one_shape and checked else checked.items()
+        for name, array in looked_at:
+            for dim, size in zip(self._ports[name].shape, array.shape, strict=True):
+                if size == 0:
+                    raise InputError(_empty(self._ports[name], array.shape))
+                if isinstance(dim, int):
+                    if size != dim:
+                        wanted = ", ".join(map(str, self._ports[name].shape))
+                        raise InputError(f"input {name!r} is [{wanted}]; received shape {array.shape}.")
+                elif sizes.setdefault(dim, size) != size:
+                    raise InputError(f"{dim} is one size in all inputs; received {_shapes(inputs)}.")
+        if not self._hidden:
+            for dim, size in sizes.items():
+                self._check_size(dim, size)
+        return sizes
+
+    def _check_size(self, name: str, size: int) -> None:
+        dim = self._dims.get(name, FREE)
+        if dim.most is not None and size > dim.most:
+            if name.endswith("sequence"):
+                raise InputError(
+                    f"a text may have {dim.most} tokens; received {size}. "
+                    "Cut it (tokenizer(..., truncation=True)), or split it into windows (stride=...)."
+                )
+            raise InputError(f"{name} is {dim.most} at most; received {size}.")
+        if size < dim.least or size % dim.multiple:
+            steps = f", a multiple of {dim.multiple}" if dim.multiple > 1 else ""
+            raise InputError(f"{name} is {dim.least} at least{steps}; received {size}.")
+
+    def _show(self, checked: dict[str, Array], sizes: Mapping[str, int]) -> None:
+        """Zeros where a mask hides what is there: padding may hold anything, and must be an id to be looked up."""
+        for name in self._masks:
+            shape = self._ports[name].shape
+            length = str(shape[-1])
+            if name not in checked:
+                self._check_size(length, sizes[length])
+                continue
+            seen = checked[name] != 0
+            checked[name] = seen.astype(np.int64)
+            self._check_size(length, int(seen.sum(axis=-1).max()))
+            for other, port in self._ports.items():
+                if other != name and other in checked and port.shape == shape:
+                    checked[other] = np.where(seen, checked[other], 0)
+
+    def _default(self, port: Port, sizes: Mapping[str, int]) -> Array:
+        """The constant that stands for an input left out; a few are kept, since making one costs as much as a check."""
+        missing = [dim for dim in port.shape if isinstance(dim, str) and dim not in sizes]
+        if missing:
+            raise InputError(f"input {port.name!r} is needed: nothing else says what its {listing(missing)} is.")
+        shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in port.shape)
+        array = self._constants.get((port.name, shape))
+        if array is None:
+            array = np.full(shape, port.default, dtype=port.dtype)
+            array.flags.writeable = False
+            if len(self._constants) < _KEPT:
+                self._constants[port.name, shape] = array
+        return array
+
+
+def _array(name: str, value: Any) -> Array:
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"input {name!r} is no rectangular array: {error}. Pad the rows to one length.") from error
+
+
+def _shapes(inputs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(np.shape(entry)) for key, entry in inputs.items() if entry is not None}
+
+
+def _empty(port: Port, shape: tuple[int, ...]) -> str:
+    if port.kind in ("ids", "mask", "types"):
+        return f"inputs must hold at least one token of one text; received shape {shape}."
+    return f"input {port.name!r} must hold at least one {kind_of(port).noun}; received shape {shape}."
+
+
+def _check_mask(name: str, mask: Array, small: bool) -> None:
+    if all(map(any, mask.tolist())) if small else mask.any(axis=-1).all():
+        return
+    rows = np.argwhere(~mask.any(axis=-1))
+    row = int(rows[0][0]) if rows.shape[1] == 1 else tuple(map(int, rows[0]))
+    raise InputError(f"every text needs one real token at least; the {name} of row {row} is all zero.")
+
+
+def _within(array: Array, bound: int, small: bool) -> bool:
+    """Whether all ids are 0 to ``bound - 1``."""
+    if small:
+        return all(max(row) < bound and min(row) >= 0 for row in array.tolist())
+    # Read as unsigned, a negative id is larger than any bound.
+    return bool(array.view(np.uint64).max() < bound)
+
+
+def _refuse_ids(name: str, array: Array, bound: int, port: Port) -> None:
+    worst = int(array.min()) if array.min() < 0 else int(array.max())
+    hint = " Is this the tokenizer the model was trained with?" if port.kind in ("ids", "types") else ""
+    raise InputError(f"{name} must be 0 to {bound - 1}; received {worst}.{hint}")

@@ -1,0 +1,121 @@
+"""What is known of a port's numbers without knowing the model: how they are made up, what is odd, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from precast.runtime.backends.base import Array
+from precast.runtime.ports import Port
+
+__all__ = ["KINDS", "PADDINGS", "Kind", "edges", "kind_of", "sample"]
+
+Rng = np.random.Generator
+Sizes = tuple[int, ...]
+
+PADDINGS = ("none", "right", "left")
+
+
+class Kind(NamedTuple):
+    """A kind of port.
+
+    Args:
+        noun: one of its elements, for messages.
+        sample: random values of a shape; what of rows is padding is said by one of `PADDINGS`.
+        edges: values that are rare and legal, by name.
+        pad: what fills a row that is shorter than its batch; None: rows of another size share no batch.
+        finite: NaN and infinity are refused.
+    """
+
+    noun: str
+    sample: Callable[[Rng, Sizes, Port, str], Array]
+    edges: Callable[[Sizes], Iterator[tuple[str, Array]]] = lambda sizes: iter(())
+    pad: float | None = 0
+    finite: bool = False
+
+
+def _ids(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    return rng.integers(0, port.below or 2, size=sizes, dtype=np.int64)
+
+
+def _mask(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    rows, length = int(np.prod(sizes[:-1])), sizes[-1]
+    mask = np.ones((rows, length), dtype=np.int64)
+    if padding != "none":
+        for row in range(rows if rows == 1 else rows - 1):  # the last row of a batch is full
+            real = int(rng.integers(1, length + 1)) if row else max(1, length // 2)
+            mask[row, real:] = 0
+            if padding == "left":
+                mask[row] = mask[row, ::-1]
+    return mask.reshape(sizes)
+
+
+def _counts(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    return np.ones(sizes, dtype=np.int64)
+
+
+def _normal(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    return rng.standard_normal(sizes, dtype=np.float32)
+
+
+def _quiet(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    return 0.1 * _normal(rng, sizes, port, padding)
+
+
+def _boxes(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    corners = np.sort(rng.random((*sizes[:-1], 2, sizes[-1] // 2), dtype=np.float32), axis=-2)
+    return corners.reshape(sizes)
+
+
+def _zeros(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    return np.zeros(sizes, dtype=np.float32)
+
+
+def _pictures(sizes: Sizes) -> Iterator[tuple[str, Array]]:
+    """A black picture, one colour, and the brightest there is after a common normalisation."""
+    yield "black", np.full(sizes, -2.0, np.float32)
+    yield "grey", np.zeros(sizes, np.float32)
+    yield "white", np.full(sizes, 2.5, np.float32)
+
+
+def _silence(sizes: Sizes) -> Iterator[tuple[str, Array]]:
+    yield "silence", np.zeros(sizes, np.float32)
+
+
+KINDS: Mapping[str, Kind] = {
+    "ids": Kind("token", _ids),
+    "types": Kind("token type", _ids),
+    "labels": Kind("label", _ids),
+    "mask": Kind("token", _mask),
+    "positions": Kind("position", _ids),
+    "number": Kind("number", _counts),
+    "pixels": Kind("pixel", _normal, _pictures, pad=None, finite=True),
+    "pixel_mask": Kind("pixel", _mask),
+    "waveform": Kind("sample", _quiet, _silence, finite=True),
+    "features": Kind("feature", _normal, finite=True),
+    "boxes": Kind("box", _boxes, finite=True),
+    "points": Kind("point", _boxes, finite=True),
+    "state": Kind("state", _zeros),
+}
+_UNKNOWN = Kind("number", lambda rng, sizes, port, padding: np.ones(sizes, dtype=port.dtype))
+
+
+def kind_of(port: Port) -> Kind:
+    """What is known of the port's kind."""
+    return KINDS.get(port.kind, _UNKNOWN)
+
+
+def sample(rng: Rng, port: Port, sizes: Mapping[str, int], padding: str = "none") -> Array:
+    """Random values of a port at named sizes."""
+    return kind_of(port).sample(rng, _at(port, sizes), port, padding).astype(port.dtype, copy=False)
+
+
+def edges(port: Port, sizes: Mapping[str, int]) -> Iterator[tuple[str, Array]]:
+    """Values of a port that are rare and legal, at named sizes."""
+    yield from kind_of(port).edges(_at(port, sizes))
+
+
+def _at(port: Port, sizes: Mapping[str, int]) -> Sizes:
+    return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in port.shape)

@@ -1,0 +1,145 @@
+"""T0 to T3 of families whose inputs are pictures, or pictures and texts: against upstream, float64 and the gates; and
+from checkpoint to a call of the artifact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import tiny_artifacts
+from support.lowering import lower
+from support.oracle import apart, float64, sources, upstream, widened
+
+import precast
+from precast.export import parity
+from precast.export.families import TextSpec, find_family, model_types
+from precast.export.heads import Head
+from precast.export.reference import build
+from precast.runtime.artifact import Artifact
+from precast.runtime.errors import InputError
+from precast.runtime.gates import gate
+from precast.runtime.parity import compare
+
+EVERY = [
+    (name, head)
+    for name in model_types()
+    if not issubclass(find_family(name).spec, TextSpec)
+    for head in find_family(name).heads
+]
+CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
+
+
+def ident(value: Any) -> str:
+    return value.task if isinstance(value, Head) else str(value)
+
+
+def variation(model_type: str, index: int) -> dict[str, Any]:
+    return dict(find_family(model_type).variations[index - 1]) if index else {}
+
+
+def given(cases: list[parity.Case], rng: np.random.Generator, end: int | None) -> dict[str, torch.Tensor]:
+    """What a call brings itself, of the first case of each component, with an end in every text."""
+    inputs: dict[str, torch.Tensor] = {}
+    seen: set[str] = set()
+    for case in cases:
+        if case.component not in seen:
+            seen.add(case.component)
+            inputs |= {name: torch.from_numpy(array.copy()) for name, array in case.inputs.items()}
+    if end is not None and "input_ids" in inputs:
+        ids = inputs["input_ids"]
+        ids[torch.arange(len(ids)), torch.from_numpy(rng.integers(0, ids.shape[1], len(ids)))] = end
+    return inputs
+
+
+@pytest.mark.parametrize(("model_type", "head", "index"), CONFIGS, ids=ident)
+def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> None:
+    config, narrow = upstream(model_type, head, variation(model_type, index), seed=index)
+    model: Any = widened(narrow)
+    ours = build(config, sources(model), dtype=torch.float64)
+    end = config.get("text_config", {}).get("eos_token_id")
+    rng = np.random.default_rng(index)
+    for shape in ((1, 1, "none"), (3, 7, "right"), (2, 9, "none")):
+        cases = [
+            case
+            for part in ours.parts
+            if part.signature.given
+            for case in parity.cases(part.signature, shapes=(shape,), seed=1, component=part.name)[:1]
+        ]
+        inputs = {
+            name: value.double() if value.is_floating_point() else value
+            for name, value in given(cases, rng, end).items()
+        }
+        with float64():
+            expected = model(**inputs)
+        made: dict[str, torch.Tensor] = dict(inputs)
+        for part in ours.parts:
+            with torch.no_grad():
+                made |= part.module(**{port.name: made[port.name] for port in part.signature.ports})
+        for name in (name for part in ours.parts for name in part.signature.outputs):
+            excess = apart(made[name], expected[name])
+            assert excess <= 1, f"{name} of {shape}: {excess:.2f} times the gate"
+
+
+@pytest.mark.parametrize(("model_type", "head", "index"), CONFIGS, ids=ident)
+def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_path: Path) -> None:
+    """Each dialect unoptimised and each recipe, every component alone and on what those before it made."""
+    config, model = upstream(model_type, head, variation(model_type, index), seed=index)
+    ours = build(config, sources(model))
+    recorded = parity.record(ours.parts, parity.cases_for(ours.parts))
+    assert {item.case.component for item in recorded} == {part.name for part in ours.parts}
+    for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task} {index}", raw=not index):
+        gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
+
+
+@pytest.fixture(scope="module", params=["vit", "clip"])
+def served(request: pytest.FixtureRequest) -> tuple[str, Path, Any]:
+    """An artifact made of a checkpoint on disk, and upstream's model of it."""
+    name = request.param
+    _, model = upstream(name, list(find_family(name).heads)[-1])
+    return name, tiny_artifacts.pictures(name), model
+
+
+def test_an_artifact_computes_what_upstream_does(served: tuple[str, Path, Any]) -> None:
+    name, path, model = served
+    rng = np.random.default_rng(3)
+    pixels = rng.standard_normal((2, 3, 30, 30), dtype=np.float32)
+    inputs: dict[str, Any] = {"pixel_values": pixels}
+    if name == "clip":
+        inputs["input_ids"] = rng.integers(0, 98, (3, 9))
+        inputs["input_ids"][:, -1] = 98
+    with torch.no_grad():
+        expected = model(**{key: torch.from_numpy(value) for key, value in inputs.items()})
+    for variant in Artifact.open(path).component_for(None).variants:
+        found = precast.load(path, variant=variant)(**inputs)
+        for output, value in found.items():
+            np.testing.assert_allclose(value, expected[output].numpy(), rtol=0, atol=2e-5, err_msg=output)
+    report: Any = precast.verify(path)
+    assert {entry["status"] for entry in report["variants"].values()} == {"verified"}
+
+
+def test_components_run_where_their_inputs_are_given(served: tuple[str, Path, Any]) -> None:
+    name, path, _ = served
+    model = precast.load(path)
+    pixels = np.ones((2, 3, 30, 30), np.float32)
+    if name == "vit":
+        with pytest.raises(InputError, match=r"'pixel_values' is \[batch, 3, 30, 30\]; received shape \(1, 3, 8, 8\)"):
+            model(pixel_values=np.ones((1, 3, 8, 8), np.float32))
+        with pytest.raises(InputError, match="holds NaN or infinity; every pixel is a finite number"):
+            model(pixel_values=np.full((1, 3, 30, 30), np.nan, np.float32))
+        return
+    ids = np.array([[1, 2, 98], [3, 98, 0]])
+    both = model(input_ids=ids, pixel_values=pixels)
+    assert list(both) == ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"]
+    pictures = model(pixel_values=pixels)
+    assert list(pictures) == ["image_embeds"]
+    np.testing.assert_array_equal(pictures["image_embeds"], both["image_embeds"])
+    # What a component made may be given instead of what it made it of.
+    again = model(input_ids=ids, image_embeds=pictures["image_embeds"])
+    np.testing.assert_array_equal(again["logits_per_image"], both["logits_per_image"])
+    with pytest.raises(InputError, match=r"a text may have 60 tokens; received 61"):
+        model(input_ids=np.ones((1, 61), np.int64))
+    with pytest.raises(InputError, match="vision needs pixel_values; text needs input_ids"):
+        model(attention_mask=np.ones((1, 3), np.int64))
