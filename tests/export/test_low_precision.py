@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from support import oracle
+from support.lowering import wide
 from support.quantized_samples import graph_of
 from support.tokenizer_samples import write_json
 from typer.testing import CliRunner
@@ -153,8 +154,16 @@ def test_a_model_that_rounding_ruins_is_refused(tmp_path: Path) -> None:
 # --- caches in 8 bits ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_type", ["llama", "gemma3_text"])
-@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize(
+    ("precision", "model_type"),
+    [
+        # Of rings and of caches without one, of 8 bits and of 4: each once, all of them where a family changes.
+        ("int8", "gemma3_text"),
+        ("int4", "llama"),
+        pytest.param("int8", "llama", marks=wide("llama")),
+        pytest.param("int4", "gemma3_text", marks=wide("gemma3_text")),
+    ],
+)
 def test_a_cache_in_eight_bits(model_type: str, precision: str, tmp_path: Path) -> None:
     """Rings included. It is a variant of its own, a quarter as large a token, and near the one with a float32 cache."""
     config, model = oracle.upstream(model_type, CAUSAL_LM)
