@@ -34,7 +34,7 @@ from precast.export.weights import Tie
 from precast.graphs.passes.base import run
 from precast.graphs.recipes import RECIPES, Recipe
 from precast.runtime import kernels
-from precast.runtime.backends.base import backend_for
+from precast.runtime.backends.engines import backend_for
 from precast.runtime.gates import LEAST, Measured
 from precast.runtime.parity import Case, Loaded, Recorded, compare
 
@@ -97,7 +97,7 @@ def recipes() -> list[tuple[Recipe, tuple[str | None, ...]]]:
             continue
         if recipe.isa is None:
             found.append((recipe, (None,)))
-        elif backend_for(recipe.provider).supports(recipe.isa):
+        elif backend_for(recipe.engine, recipe.provider).supports(recipe.isa):
             found.append((recipe, kernels.isas()))
     return found
 
@@ -210,7 +210,7 @@ def run_graphs(
     with _instructions(isa):
         loaded = {}
         for part in parts:
-            runner = backend_for(recipe.provider).load(
+            runner = backend_for(recipe.engine, recipe.provider).load(
                 files[part.name], session=recipe.session, threads=1, isa=recipe.isa
             )
             loaded[part.name] = Loaded(

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from precast.export.checkpoint import Checkpoint
 from precast.export.emit import Folder, emit
+from precast.export.open_checkpoint import open_checkpoint
 from precast.export.reference import build
 from precast.export.trace import trace
 from precast.graphs.dialects.base import Dialect, unfused_attention
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    checkpoint = Checkpoint.open(arguments.checkpoint)
+    checkpoint = open_checkpoint(arguments.checkpoint)
     reference = build(checkpoint.config, checkpoint.tensors)
     signature = reference.signature
     traced = trace(

@@ -22,13 +22,11 @@ import torch
 
 from precast.export import static_embedding
 from precast.export.foreign import explain, router
-from precast.export.gguf.reader import is_gguf
 from precast.export.mapped_file import MappedFile
 from precast.export.tokenizer_files import runtime_files
 from precast.export.weight_files import TensorSource, open_weights, weight_file_names
-from precast.runtime import hub
-from precast.runtime.errors import CheckpointError, ConfigError, UnsafeFileError, closest, listing
-from precast.runtime.hub_names import looks_like_hub_id, wanted_files
+from precast.runtime.errors import CheckpointError, ConfigError, UnsafeFileError, listing
+from precast.runtime.hub_names import wanted_files
 from precast.runtime.strict_json import MAX_JSON, parse_object, parse_value
 
 __all__ = ["INPUT_MODULES", "Checkpoint", "FileInfo", "StoredTensor", "TensorSource"]
@@ -67,7 +65,7 @@ class FileInfo:
 
 
 class Checkpoint:
-    """Opened with ``Checkpoint.open``. Safe to use from several threads."""
+    """Opened with `precast.export.open_checkpoint`. Safe to use from several threads."""
 
     folder: Path
     id: str
@@ -109,43 +107,6 @@ class Checkpoint:
         self._used: dict[str, FileInfo | None] = {}
         self._maps: list[MappedFile] = []
         self._lock = threading.RLock()
-
-    @classmethod
-    def open(
-        cls,
-        source: str | os.PathLike[str],
-        revision: str | None = None,
-        token: str | None = None,
-        offline: bool | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-    ) -> Checkpoint:
-        """The checkpoint in a folder or a ``.gguf`` file, or on the Hub (downloaded and verified).
-
-        Raises ``CheckpointError`` and its kin for what the folder holds, ``HubError`` for what the Hub answers.
-        """
-        text = os.fspath(source)
-        path = Path(text).expanduser()
-        if path.exists() and revision is not None:
-            kind = "folder" if path.is_dir() else "file"
-            raise CheckpointError(
-                f"A revision belongs to a Hub id, and {text!r} is a {kind}. Leave revision out, or give the id."
-            )
-        if path.is_dir():
-            return cls(path, Path(os.path.realpath(path)).name or "checkpoint")
-        if path.exists() and is_gguf(path):
-            from precast.export.gguf.checkpoint import GGUFCheckpoint  # which is one of these
-
-            return GGUFCheckpoint(path)
-        if path.exists():
-            raise CheckpointError(
-                f"A checkpoint is a folder with config.json and weights, or a .gguf file; {text!r} is a file. "
-                "Give its folder."
-            )
-        if isinstance(source, str) and looks_like_hub_id(source):
-            found = hub.resolve(source, revision=revision, token=token, offline=offline, cache_dir=cache_dir)
-            return cls(found.folder, found.id, found.revision, found.hashes, found.available)
-        near = _neighbours(path)
-        raise CheckpointError(f"There is no folder {text!r}, and it is no Hub id such as 'org/name'. {near}".rstrip())
 
     # -- files -------------------------------------------------------------------------------------------------
 
@@ -379,10 +340,3 @@ def _safe_folder(path: str, what: str) -> str:
     if path.startswith("/") or "\\" in path or "\0" in path or any(part == ".." or ":" in part for part in parts):
         raise UnsafeFileError(f"{what[:1].upper()}{what[1:]} leads out of the checkpoint: {path!r:.120}.")
     return "/".join(parts)
-
-
-def _neighbours(path: Path) -> str:
-    try:
-        return closest(path.name, [entry.name for entry in path.parent.iterdir() if entry.is_dir()])
-    except OSError:
-        return ""

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from precast.export import parity
-from precast.export.checkpoint import Checkpoint
 from precast.export.demo_corpus import PASSAGES, QUERIES
 from precast.export.exporter import Progress, export_model
+from precast.export.open_checkpoint import open_checkpoint
 from precast.export.reference import build
 from precast.runtime import hub_client
 from precast.runtime.backends.base import Array
@@ -167,7 +167,7 @@ class _Eager:
     """The reference model in eager PyTorch, behind what ``encode`` asks of a loaded artifact."""
 
     def __init__(self, source: str | os.PathLike[str], model: Model) -> None:
-        checkpoint = Checkpoint.open(source)
+        checkpoint = open_checkpoint(source)
         self.reference = build(checkpoint.config, checkpoint.tensors, "feature-extraction").model
         for name in ("config", "embedding", "input_names", "max_length", "path", "tokenizer", "variant"):
             setattr(self, name, getattr(model, name))

@@ -21,10 +21,10 @@ import onnx_ir as ir
 import torch
 
 from precast.export import parity, static_embedding, texts
-from precast.export.checkpoint import Checkpoint
 from precast.export.embedding import declared_task
 from precast.export.emit import Emitted, emit
 from precast.export.locate import explained
+from precast.export.open_checkpoint import open_checkpoint
 from precast.export.operators import counted
 from precast.export.processing import write_processing
 from precast.export.reference import Part, Reference, build, served_tasks
@@ -47,7 +47,7 @@ from precast.runtime.artifact import (
     Source,
     Variant,
 )
-from precast.runtime.backends.base import backend_for
+from precast.runtime.backends.engines import backend_for
 from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import InputError, ParityError
 from precast.runtime.gates import Measured, conditioning, gate
@@ -131,7 +131,7 @@ def export_model(
     mode = "add" if add else "overwrite" if overwrite else "create"
     with ArtifactWriter(arguments.path("out", out), mode=mode) as writer:
         cost.stage("reading the checkpoint")
-        checkpoint = Checkpoint.open(source, revision=revision, token=token)
+        checkpoint = open_checkpoint(source, revision=revision, token=token)
         family = static_embedding.FAMILY if static_embedding.holds(checkpoint.modules) else None
         reference = build(checkpoint.config, checkpoint.tensors, task or declared_task(checkpoint), family=family)
         weights = sum(value.nbytes for value in {id(v): v for v in reference.model.parameters()}.values())
@@ -255,7 +255,7 @@ def _fitting(known: Sequence[Recipe], reference: Reference) -> list[Recipe]:
             f"precision {known[0].precision!r} is made of language models only so far, and a {reference.model_type} "
             f"for {reference.head.task} is none. Export it with precision fp32."
         )
-    made = [recipe for recipe in fitting if backend_for(recipe.provider).supports(recipe.isa)]
+    made = [recipe for recipe in fitting if backend_for(recipe.engine, recipe.provider).supports(recipe.isa)]
     wanted = next((recipe for recipe in fitting if recipe.cache is not None), None)
     if wanted is not None and wanted not in made:
         raise InputError(
@@ -322,7 +322,7 @@ def _verified(
     """Run the staged graphs of one recipe, with the options they ship with, on every recorded input, and hold them to
     the gate; then the variant of each component."""
     chosen = next(iter(lowered.values())).recipe
-    backend = backend_for(chosen.provider)
+    backend = backend_for(chosen.engine, chosen.provider)
     parts = {
         name: Loaded(
             backend.load(writer.path_of(item.emitted.graph), session=chosen.session, isa=chosen.isa, threads=None),
@@ -363,6 +363,7 @@ def _variant(
         precision=chosen.precision,
         dialect=chosen.dialect.name,
         provider=chosen.provider,
+        engine=chosen.engine,
         opset=item.opsets,
         session=dict(chosen.session),
         isa=chosen.isa,

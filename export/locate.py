@@ -24,7 +24,8 @@ from precast.export.reference import Part
 from precast.export.trace import SCOPE, trace
 from precast.graphs.passes.base import run
 from precast.graphs.recipes import Recipe
-from precast.runtime.backends.base import Array, backend_for
+from precast.runtime.backends.base import Array
+from precast.runtime.backends.engines import backend_for
 from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import ParityError
 from precast.runtime.gates import Measured, Population, measure, populations
@@ -172,7 +173,7 @@ def _opened(part: Part, recipe: Recipe, inputs: Mapping[str, Array]) -> dict[str
     run(model, recipe.passes())
     with tempfile.TemporaryDirectory(prefix="precast-locate-") as folder:
         emit(model, Folder(Path(folder)), "graph.onnx")
-        runner = backend_for(recipe.provider).load(
+        runner = backend_for(recipe.engine, recipe.provider).load(
             Path(folder) / "graph.onnx", session=recipe.session, isa=recipe.isa, threads=None
         )
         feed = {name: inputs[name] for name in runner.input_names}

@@ -34,7 +34,7 @@ class Recipe:
 
     Args:
         passes: makes the passes, fresh for every graph.
-        provider: ONNX Runtime's execution provider.
+        provider: the engine's execution provider. engine: a file of precast.runtime.backends.
         session: session options the artifact prescribes (see precast.runtime.backends.onnxruntime).
         isa: what a machine must have beyond the provider, or None; such a variant is made beside a general one.
         language_models: only those are made so.
@@ -51,6 +51,7 @@ class Recipe:
     suffix: str = ""
     language_models: bool = False
     cache: str | None = None
+    engine: str = "onnxruntime"
 
     @property
     def variant(self) -> str:

@@ -7,7 +7,7 @@ import os
 from precast.runtime import arguments
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.agreement import check_graph
-from precast.runtime.backends.base import backend_for
+from precast.runtime.backends.engines import backend_for
 from precast.runtime.errors import InputError
 from precast.runtime.flow import Flow, Part, in_order
 from precast.runtime.model import Model
@@ -24,7 +24,7 @@ def _specialised(artifact: Artifact, component: Component, general: Variant) -> 
     """
     for sibling in artifact.variants(component.name):
         same = (sibling.target, sibling.precision) == (general.target, general.precision)
-        if same and sibling.isa is not None and backend_for(sibling.provider).supports(sibling.isa):
+        if same and sibling.isa is not None and backend_for(sibling.engine, sibling.provider).supports(sibling.isa):
             return sibling
     return general
 
@@ -75,7 +75,9 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
             session["entries"] = {"session.force_spinning_stop": "1", **session.get("entries", {})}
         if index:
             session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
-        runner = backend_for(one.provider).load(artifact.file(one.graph), session=session, threads=threads, isa=one.isa)
+        runner = backend_for(one.engine, one.provider).load(
+            artifact.file(one.graph), session=session, threads=threads, isa=one.isa
+        )
         check_graph(part, one, runner)
         return Part(part, one, runner)
 

@@ -123,7 +123,7 @@ def _step(
     rows = len(next(iter(case.inputs.values())))
     memory = next((memories[name] for name in case.after if name in memories), None)
     if memory is None:
-        memory = Memory(part.runner, part.inputs, part.states, rows=rows, capacity=case.capacity, layout=part.layout)
+        memory = part.runner.memory(part.inputs, part.states, rows=rows, capacity=case.capacity, layout=part.layout)
     memories[case.name] = memory
     outputs = {name: np.zeros_like(array) for name, array in reference.items()}
     memory.prepare(rows, inputs, outputs)()

@@ -9,7 +9,7 @@ from typing import Any
 from precast.runtime import arguments
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.agreement import check_graph
-from precast.runtime.backends.base import backend_for
+from precast.runtime.backends.engines import backend_for
 from precast.runtime.errors import ArtifactError, DependencyError, ProviderError, listing
 from precast.runtime.gates import GATES, Measured, populations, replayed
 from precast.runtime.parity import Loaded, compare
@@ -126,7 +126,7 @@ def _records(artifact: Artifact) -> dict[str, list[Component]]:
 
 
 def _loaded(artifact: Artifact, component: Component, variant: Variant, threads: int | None) -> Loaded:
-    runner = backend_for(variant.provider).load(
+    runner = backend_for(variant.engine, variant.provider).load(
         artifact.file(variant.graph), session=variant.session, threads=threads, isa=variant.isa
     )
     check_graph(component, variant, runner)

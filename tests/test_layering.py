@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,57 @@ def test_rooms_import_one_way(room: str) -> None:
             if hit and not (gate and hit == "precast.export"):
                 wrong.append(f"{relative}:{line} imports {name}")
     assert not wrong, f"{reason}: {wrong}"
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its name."""
+    files = [path for room in BANNED for path in (ROOT / room).rglob("*.py")]
+    named = {".".join(("precast", *path.relative_to(ROOT).with_suffix("").parts)): path for path in files}
+    return {name.removesuffix(".__init__"): path for name, path in named.items()}
+
+
+def for_types(tree: ast.AST) -> set[ast.AST]:
+    """Nodes that only a type checker reads."""
+    guarded = (
+        node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    return {inner for node in guarded for inner in ast.walk(node)}
+
+
+def circles(imported: Mapping[str, Collection[str]]) -> list[list[str]]:
+    """Groups of modules that import one another, whatever the way around."""
+
+    def reached(start: str) -> set[str]:
+        found, waiting = set[str](), [start]
+        while waiting:
+            for name in imported[waiting.pop()]:
+                if name not in found:
+                    found.add(name)
+                    waiting.append(name)
+        return found
+
+    behind = {name: reached(name) for name in imported}
+    groups = {frozenset(o for o in behind if name in behind[o] and o in behind[name]) for name in behind}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def test_modules_import_in_no_circle() -> None:
+    """Imports inside functions count too: they put a circle off until it is walked."""
+    files, imported = modules(), {}
+    for module, path in files.items():
+        tree = ast.parse(path.read_text())
+        skipped, names = for_types(tree), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node not in skipped:
+                full = (f"{node.module}.{alias.name}" for alias in node.names)
+                names |= {name if name in files else node.module for name in full}
+        imported[module] = {name for name in names if name in files and name != module}
+    assert circles(imported) == []
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": ["b"], "b": ["c"], "c": ["a", "d"], "d": [], "e": ["e"]}) == [["a", "b", "c"], ["e"]]
+    assert circles({"a": ["b", "c"], "b": ["c"], "c": []}) == []
 
 
 def test_graphs_take_only_errors_from_the_runtime() -> None:

@@ -20,8 +20,8 @@ __all__ = ["GGUFCheckpoint"]
 
 
 class GGUFCheckpoint(Checkpoint):
-    """Opened with ``Checkpoint.open``. It has config.json, generation_config.json and the tokenizer's two files as
-    content (``read_bytes``, ``read_json``), not as paths; the files it is made of are the model's own."""
+    """Opened with `precast.export.open_checkpoint`. It has config.json, generation_config.json and the tokenizer's two
+    files as content (``read_bytes``, ``read_json``), not as paths; the files it is made of are the model's own."""
 
     def __init__(self, path: Path) -> None:
         self._model = read_gguf(path)

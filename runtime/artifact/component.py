@@ -14,6 +14,7 @@ from precast.runtime.ports import FREE, Dim, Out, Port
 __all__ = ["Component", "StateSpec", "Variant"]
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
+_ENGINE = "onnxruntime"  # of whatever names none
 
 
 class StateSpec(NamedTuple):
@@ -49,7 +50,8 @@ class Variant(NamedTuple):
     ``session`` holds the options of the backend, ``operators`` counts the graph's nodes by type, ``fusions`` what the
     passes fused, ``recipe`` the passes in order, ``parity`` the measured errors. ``producer`` is set where the variant
     was made by other versions than the rest of the artifact. ``work`` is what one call costs in operations and bytes,
-    which ``precast.runtime.bench.work`` evaluates; empty in artifacts of format 1.0. ``state`` says how its states may
+    which ``precast.runtime.bench.work`` evaluates; empty in artifacts of format 1.0. ``engine`` is a file of
+    ``precast.runtime.backends``, ``provider`` one of that engine's own. ``state`` says how its states may
     be laid out (see `StateSpec`). Everything here is part of the artifact's identity: timings belong into
     ``Manifest.cost``.
     """
@@ -72,6 +74,7 @@ class Variant(NamedTuple):
     producer: Mapping[str, str] = _EMPTY
     work: Mapping[str, Any] = _EMPTY
     state: Mapping[str, Any] = _EMPTY
+    engine: str = _ENGINE
 
     def to_json(self) -> dict[str, Any]:
         document: dict[str, Any] = {
@@ -91,6 +94,8 @@ class Variant(NamedTuple):
             "parity": dict(self.parity),
         }
         document.update({name: dict(value) for name in ("producer", "work", "state") if (value := getattr(self, name))})
+        if self.engine != _ENGINE:
+            document["engine"] = self.engine
         return document
 
     @classmethod
@@ -103,6 +108,7 @@ class Variant(NamedTuple):
             precision=fields.text("precision"),
             dialect=fields.text("dialect"),
             provider=fields.text("provider"),
+            engine=fields.text("engine", _ENGINE),
             opset=fields.counts("opset"),
             session=fields.data("session"),
             isa=fields.optional_text("isa"),

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from precast.runtime.ports import Port
 
-__all__ = ["Array", "Backend", "Runner", "backend_for"]
+if TYPE_CHECKING:
+    from precast.runtime.artifact import StateSpec
+    from precast.runtime.states import Memory
+
+__all__ = ["Array", "Backend", "Runner"]
 
 Array = np.ndarray[Any, Any]
 
@@ -25,6 +29,18 @@ class Runner(Protocol):
 
     def run(self, inputs: Mapping[str, Array]) -> list[Array]:
         """Compute all outputs, in the order of ``output_names``."""
+        ...
+
+    def memory(
+        self,
+        specs: Sequence[Port],
+        states: Sequence[StateSpec],
+        *,
+        rows: int,
+        capacity: int,
+        layout: Mapping[str, Any],
+    ) -> Memory:
+        """Memory of its own for what the graph remembers of ``rows`` rows of ``capacity`` tokens (see `Memory`)."""
         ...
 
     def prepare(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
@@ -54,14 +70,6 @@ class Backend(Protocol):
             BackendError: the graph cannot be loaded.
         """
         ...
-
-
-def backend_for(provider: str) -> Backend:
-    """The backend that serves an execution provider named in a manifest."""
-    # Imported here: a process that only inspects an artifact needs no engine.
-    from precast.runtime.backends.onnxruntime import OnnxRuntime
-
-    return OnnxRuntime(provider)
 
 
 def names(values: Sequence[Any]) -> tuple[str, ...]:

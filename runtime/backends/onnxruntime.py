@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from precast.runtime import kernels
+from precast.runtime.artifact import StateSpec
 from precast.runtime.backends.base import Array, names
 from precast.runtime.errors import BackendError, DependencyError, ProviderError, listing
 from precast.runtime.ports import Port
+from precast.runtime.states import Memory
 
-__all__ = ["OnnxRuntime", "default_threads", "engine"]
+__all__ = ["OnnxRuntime", "backend", "default_threads", "engine"]
 
 _LEVELS = {
     "disabled": "ORT_DISABLE_ALL",
@@ -73,6 +75,18 @@ class _Session:
         except Exception as error:
             raise BackendError(f"ONNX Runtime could not run the graph: {error}") from error
         return result
+
+    def memory(
+        self,
+        specs: Sequence[Port],
+        states: Sequence[StateSpec],
+        *,
+        rows: int,
+        capacity: int,
+        layout: Mapping[str, Any],
+    ) -> Memory:
+        """See `Runner.memory`: arrays of NumPy, which the CPU's sessions read and write where they are."""
+        return Memory(self, specs, states, rows=rows, capacity=capacity, layout=layout)
 
     def prepare(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
         """See `Runner.prepare`."""
@@ -196,3 +210,8 @@ class OnnxRuntime:
                 f"Its libraries are incomplete: {_INSTALL.get(self.provider, '')}"
             )
         return _Session(loaded)
+
+
+def backend(provider: str) -> OnnxRuntime:
+    """See `precast.runtime.backends.engines`."""
+    return OnnxRuntime(provider)

@@ -142,7 +142,7 @@ def _runnable(
     artifact: Artifact, component: Component, variants: Sequence[str] | None, device: str
 ) -> tuple[list[Variant], list[dict[str, Any]]]:
     """The variants to measure, and why others are not."""
-    from precast.runtime.backends.base import backend_for
+    from precast.runtime.backends.engines import backend_for
 
     target = device.partition(":")[0]
     if variants is None:
@@ -155,7 +155,7 @@ def _runnable(
     for entry in entries:
         try:
             # Opened here once, so that what is missing is said as `precast run` says it.
-            backend_for(entry.provider).load(
+            backend_for(entry.engine, entry.provider).load(
                 artifact.file(entry.graph), session=entry.session, threads=1, isa=entry.isa
             )
             chosen.append(entry)

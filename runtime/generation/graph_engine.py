@@ -229,8 +229,7 @@ class GraphSession:
 
     def _remember(self, width: int) -> Memory:
         component = self._engine.component
-        self._memory = Memory(
-            self._engine.decoder,
+        self._memory = self._engine.decoder.memory(
             component.inputs,
             component.states,
             rows=self._room,

@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
-from precast.export.checkpoint import Checkpoint, FileInfo
+from precast.export.checkpoint import FileInfo
+from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime import hub
 from precast.runtime.errors import CheckpointError, ConfigError, UnsafeFileError
 
@@ -81,7 +82,7 @@ def sharded(make: Make, weight_map: dict[str, Any] | None = None, **extra: bytes
 
 
 def test_every_element_type_loads(make: Make) -> None:
-    checkpoint = Checkpoint.open(whole(make))
+    checkpoint = open_checkpoint(whole(make))
     assert set(checkpoint.tensors) == set(TENSORS)
     for name, expected in TENSORS.items():
         source = checkpoint.tensors[name]
@@ -94,7 +95,7 @@ def test_every_element_type_loads(make: Make) -> None:
 
 
 def test_tensors_are_lazy_and_alias_the_file(make: Make) -> None:
-    checkpoint = Checkpoint.open(whole(make, {"a": torch.randn(64, 64)}))
+    checkpoint = open_checkpoint(whole(make, {"a": torch.randn(64, 64)}))
     first, second = checkpoint.tensors["a"].load(), checkpoint.tensors["a"].load()
     assert first.data_ptr() == second.data_ptr()
     before = first.clone()
@@ -105,12 +106,12 @@ def test_tensors_are_lazy_and_alias_the_file(make: Make) -> None:
 def test_a_change_of_a_tensor_never_reaches_the_file(make: Make) -> None:
     folder = whole(make)
     before = (folder / "model.safetensors").read_bytes()
-    Checkpoint.open(folder).tensors["a.weight"].load().zero_()
+    open_checkpoint(folder).tensors["a.weight"].load().zero_()
     assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_shards(make: Make) -> None:
-    checkpoint = Checkpoint.open(sharded(make))
+    checkpoint = open_checkpoint(sharded(make))
     assert {name: source.load().flatten()[0].item() for name, source in checkpoint.tensors.items()} == {
         "a": 1.0,
         "b": 0.0,
@@ -129,7 +130,7 @@ def test_digests_are_those_of_the_files_used(make: Make) -> None:
     folder = whole(make)
     (folder / "vocab.txt").write_bytes(b"[PAD]\n")
     (folder / "unused.txt").write_bytes(b"x")
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_checkpoint(folder)
     assert set(checkpoint.digests()) == {"config.json"}
     assert checkpoint.read_bytes("vocab.txt") == b"[PAD]\n"
     assert checkpoint.tensors
@@ -145,17 +146,17 @@ def test_digests_are_those_of_the_files_used(make: Make) -> None:
 
 def test_identity_holds_no_path(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = whole(make)
-    assert Checkpoint.open(folder).id == "tiny"
-    assert Checkpoint.open(f"{folder}/").id == "tiny"
+    assert open_checkpoint(folder).id == "tiny"
+    assert open_checkpoint(f"{folder}/").id == "tiny"
     monkeypatch.chdir(folder)
-    checkpoint = Checkpoint.open(".")
+    checkpoint = open_checkpoint(".")
     assert (checkpoint.id, checkpoint.revision) == ("tiny", None)
     (folder.parent / "link").symlink_to(folder)
-    assert Checkpoint.open(folder.parent / "link").folder == folder
+    assert open_checkpoint(folder.parent / "link").folder == folder
 
 
 def test_files_beside_the_weights(make: Make) -> None:
-    checkpoint = Checkpoint.open(whole(make))
+    checkpoint = open_checkpoint(whole(make))
     assert checkpoint.config == {"model_type": "bert"}
     assert checkpoint.has("config.json")
     assert not checkpoint.has("vocab.txt")
@@ -187,7 +188,7 @@ def test_sentence_transformers_modules(make: Make) -> None:
             "2_Dense__model.safetensors": save({"linear.weight": torch.eye(2)}),
         },
     )
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_checkpoint(folder)
     assert checkpoint.modules is not None
     assert [module["path"] for module in checkpoint.modules] == ["0_Transformer", "1_Pooling", "2_Dense"]
     assert checkpoint.prefix == "0_Transformer"
@@ -201,10 +202,10 @@ def test_sentence_transformers_modules(make: Make) -> None:
     modules[0]["path"] = "../elsewhere"
     (folder / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(UnsafeFileError, match=r"A module's path in modules\.json leads out of the checkpoint"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
     (folder / "modules.json").write_text('[{"idx": 0}]')
     with pytest.raises(ConfigError, match=r"modules\.json must be a list of modules with idx, path and type"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_from_the_hub(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +219,7 @@ def test_from_the_hub(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         return found
 
     monkeypatch.setattr(hub, "resolve", resolve)
-    checkpoint = Checkpoint.open("org/tiny", revision="main", token="t", offline=True, cache_dir="c")
+    checkpoint = open_checkpoint("org/tiny", revision="main", token="t", offline=True, cache_dir="c")
     assert asked == {"source": "org/tiny", "revision": "main", "token": "t", "offline": True, "cache_dir": "c"}
     assert (checkpoint.id, checkpoint.revision) == ("org/tiny", "f" * 40)
     assert checkpoint.tensors
@@ -234,7 +235,7 @@ def test_the_layout_of_a_hub_cache_is_followed(make: Make, tmp_path: Path) -> No
     for name in ("config.json", "model.safetensors"):
         shutil.copy(folder / name, storage / "blobs" / name)
         (snapshot / name).symlink_to(os.path.relpath(storage / "blobs" / name, snapshot))
-    assert set(Checkpoint.open(snapshot).tensors) == set(TENSORS)
+    assert set(open_checkpoint(snapshot).tensors) == set(TENSORS)
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
@@ -243,11 +244,11 @@ def test_the_layout_of_a_hub_cache_is_followed(make: Make, tmp_path: Path) -> No
 def test_sources_that_are_none(make: Make, tmp_path: Path) -> None:
     folder = whole(make)
     with pytest.raises(CheckpointError, match=r"There is no folder '.*/tinny'.*Closest: tiny\."):
-        Checkpoint.open(str(tmp_path / "tinny"))
+        open_checkpoint(str(tmp_path / "tinny"))
     with pytest.raises(CheckpointError, match=r"is a file\. Give its folder"):
-        Checkpoint.open(folder / "config.json")
+        open_checkpoint(folder / "config.json")
     with pytest.raises(CheckpointError, match="A revision belongs to a Hub id"):
-        Checkpoint.open(folder, revision="main")
+        open_checkpoint(folder, revision="main")
 
 
 def test_folders_that_are_no_checkpoints(make: Make, tmp_path: Path) -> None:
@@ -255,16 +256,16 @@ def test_folders_that_are_no_checkpoints(make: Make, tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"empty has no config\.json, so it is not a checkpoint\. It holds: nothing"
     ):
-        Checkpoint.open(tmp_path / "empty")
+        open_checkpoint(tmp_path / "empty")
     folder = make(**{"notes.h5": b"x"})
     with pytest.raises(
         CheckpointError, match=r"has no weights that are read here: .*It holds: config\.json, notes\.h5"
     ):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
     (folder / "precast.json").write_bytes(b"{}")
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"tiny is an artifact already.*precast\.load"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 LORA = b'{"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "org/base"}'
@@ -292,7 +293,7 @@ LORA = b'{"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_pat
 @pytest.mark.parametrize("config", [None, b'{"model_type": "bert"}'], ids=["bare", "with config.json"])
 def test_folders_say_what_they_are(make: Make, config: bytes | None, files: dict[str, bytes], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        Checkpoint.open(make(config, **files))
+        open_checkpoint(make(config, **files))
 
 
 def test_of_an_adapter_on_the_hub_enough_is_fetched_to_name_it() -> None:
@@ -304,10 +305,10 @@ def test_of_an_adapter_on_the_hub_enough_is_fetched_to_name_it() -> None:
 def test_an_adapter_beside_weights_is_not_left_out(make: Make) -> None:
     """Upstream would put it onto them; the config of an adapter that was merged says nothing."""
     folder = make(**{"model.safetensors": save(dict(TENSORS)), "adapter_config.json": LORA})
-    assert set(Checkpoint.open(folder).tensors) == set(TENSORS)
+    assert set(open_checkpoint(folder).tensors) == set(TENSORS)
     (folder / "adapter_model.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="tiny is a LoRA adapter of 'org/base'"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +330,7 @@ def test_an_adapter_beside_weights_is_not_left_out(make: Make) -> None:
 )
 def test_a_config_that_is_not_strict_json(make: Make, config: bytes, reason: str) -> None:
     with pytest.raises(ConfigError, match=r"tiny: config\.json is not valid: .*") as caught:
-        Checkpoint.open(make(config=config, **{"model.safetensors": b"x"}))
+        open_checkpoint(make(config=config, **{"model.safetensors": b"x"}))
     assert reason in str(caught.value)
     assert "Download it again." in str(caught.value)
 
@@ -340,14 +341,14 @@ def test_links_out_of_the_folder(make: Make, tmp_path: Path) -> None:
     shutil.move(folder / "model.safetensors", outside)
     (folder / "model.safetensors").symlink_to(outside)
     with pytest.raises(UnsafeFileError, match=r"model\.safetensors is a link to a place outside the checkpoint"):
-        _ = Checkpoint.open(folder).tensors
+        _ = open_checkpoint(folder).tensors
     with pytest.raises(UnsafeFileError, match="is a link to a place outside"):
-        _ = Checkpoint.open(folder).transformer_folder
+        _ = open_checkpoint(folder).transformer_folder
     (folder / "inner").mkdir()
     shutil.move(outside, folder / "inner" / "weights")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to("inner/weights")
-    assert set(Checkpoint.open(folder).tensors) == set(TENSORS)
+    assert set(open_checkpoint(folder).tensors) == set(TENSORS)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs POSIX FIFOs")
@@ -355,7 +356,7 @@ def test_a_fifo_does_not_hang(make: Make) -> None:
     folder = make()
     os.mkfifo(folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors, which is missing"):
-        _ = Checkpoint.open(folder).tensors
+        _ = open_checkpoint(folder).tensors
 
 
 @pytest.mark.parametrize(
@@ -382,7 +383,7 @@ def test_a_fifo_does_not_hang(make: Make) -> None:
     ],
 )
 def test_damaged_safetensors(make: Make, data: bytes, reason: str) -> None:
-    checkpoint = Checkpoint.open(make(**{"model.safetensors": data}))
+    checkpoint = open_checkpoint(make(**{"model.safetensors": data}))
     with pytest.raises(CheckpointError, match=r"model\.safetensors") as caught:
         _ = checkpoint.tensors
     assert reason in str(caught.value)
@@ -408,7 +409,7 @@ def test_damaged_safetensors(make: Make, data: bytes, reason: str) -> None:
     ],
 )
 def test_index_entries_that_are_no_bare_names(make: Make, shard: Any) -> None:
-    checkpoint = Checkpoint.open(sharded(make, {"a": shard}))
+    checkpoint = open_checkpoint(sharded(make, {"a": shard}))
     with pytest.raises(
         UnsafeFileError, match=r"model\.safetensors\.index\.json places 'a' in .*A shard is the bare name"
     ):
@@ -418,18 +419,18 @@ def test_index_entries_that_are_no_bare_names(make: Make, shard: Any) -> None:
 def test_indices_and_shards_that_do_not_fit(make: Make) -> None:
     first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
     with pytest.raises(CheckpointError, match=r"names lost\.safetensors, which is missing"):
-        _ = Checkpoint.open(sharded(make, {"a": first, "c": "lost.safetensors"})).tensors
+        _ = open_checkpoint(sharded(make, {"a": first, "c": "lost.safetensors"})).tensors
     with pytest.raises(CheckpointError, match=f"{second} lacks tensors that .* places in it: a, b"):
-        _ = Checkpoint.open(sharded(make, {"a": second, "b": second})).tensors
+        _ = open_checkpoint(sharded(make, {"a": second, "b": second})).tensors
     again = {second: save({"b": torch.ones(3), "c": torch.ones(1)})}
     with pytest.raises(CheckpointError, match=f"Tensors are in two shards, {first} and {second}: b"):
-        _ = Checkpoint.open(sharded(make, **again)).tensors
+        _ = open_checkpoint(sharded(make, **again)).tensors
     for index in (b"{}", b'{"weight_map": {}}', b'{"weight_map": []}'):
         with pytest.raises(CheckpointError, match="must hold a weight_map"):
-            _ = Checkpoint.open(sharded(make, **{"model.safetensors.index.json": index})).tensors
+            _ = open_checkpoint(sharded(make, **{"model.safetensors.index.json": index})).tensors
     for index in (b"nonsense", b'{"weight_map": {"a": "x", "a": "y"}}'):
         with pytest.raises(CheckpointError, match="is not valid JSON"):
-            _ = Checkpoint.open(sharded(make, **{"model.safetensors.index.json": index})).tensors
+            _ = open_checkpoint(sharded(make, **{"model.safetensors.index.json": index})).tensors
 
 
 def test_a_shard_behind_a_link_out(make: Make, tmp_path: Path) -> None:
@@ -438,7 +439,7 @@ def test_a_shard_behind_a_link_out(make: Make, tmp_path: Path) -> None:
     shutil.move(folder / name, tmp_path / name)
     (folder / name).symlink_to(tmp_path / name)
     with pytest.raises(UnsafeFileError, match=f"{name} is a link to a place outside"):
-        _ = Checkpoint.open(folder).tensors
+        _ = open_checkpoint(folder).tensors
 
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -455,7 +456,7 @@ def test_fuzzed_safetensors_load_or_are_refused(data: st.DataObject, tmp_path_fa
     cut = data.draw(st.one_of(st.just(len(good)), st.integers(0, len(good))))
     (folder / "model.safetensors").write_bytes(changed[:cut])
     try:
-        tensors = Checkpoint.open(folder).tensors
+        tensors = open_checkpoint(folder).tensors
     except CheckpointError:
         return
     for source in tensors.values():
@@ -474,5 +475,5 @@ def test_real_files_of_the_library_are_read_as_the_library_reads_them(make: Make
     torch.manual_seed(0)
     tensors = {f"layer.{i}.weight": torch.randn(i + 1, 7, dtype=torch.float16) for i in range(20)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    read = Checkpoint.open(folder).tensors
+    read = open_checkpoint(folder).tensors
     assert all(torch.equal(read[name].load(), tensor) for name, tensor in tensors.items())

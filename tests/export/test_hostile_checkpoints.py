@@ -20,10 +20,10 @@ from support import oracle, tiny_artifacts
 from support.hostile_json import EXHAUSTIVE, attempt, mutations, outcomes, texts
 from support.tokenizer_samples import write_json
 
-from precast.export.checkpoint import Checkpoint
 from precast.export.exporter import export_model
 from precast.export.families import find_family, model_types
 from precast.export.heads import BASE, CAUSAL_LM
+from precast.export.open_checkpoint import open_checkpoint
 from precast.export.processing import write_processing
 from precast.export.reference import build
 from precast.runtime.auto import AutoTokenizer
@@ -41,7 +41,7 @@ class Kept(dict[str, bytes]):
 
 def read(folder: Path) -> None:
     """All of an export that looks at the checkpoint's files; tracing and what follows see the model alone."""
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_checkpoint(folder)
     reference = build(checkpoint.config, checkpoint.tensors)
     for part in reference.parts:
         part.signature.example()
@@ -125,7 +125,7 @@ def test_hostile_generation_configs(tmp_path: Path) -> None:
     folder = oracle.save_checkpoint(tmp_path / "checkpoint", config, model)
     whole = {"eos_token_id": [2, 3], "bos_token_id": 1, "temperature": 0.7, "top_k": 20, "do_sample": True,
              "max_length": 40, "bad_words_ids": [[4, 5]], "suppress_tokens": [7], "forced_eos_token_id": 2}  # fmt: skip
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_checkpoint(folder)
     reference = build(checkpoint.config, checkpoint.tensors)
 
     def tried() -> Iterator[str | None]:
@@ -173,6 +173,6 @@ def test_a_config_that_is_a_list(tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_artifacts.checkpoint("text-classification"), tmp_path / "checkpoint")
     (folder / "config.json").write_text("[1, 2]")
     with pytest.raises(ConfigError, match="it holds a list where an object belongs"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
     with pytest.raises(PrecastError, match="must hold an object; it holds a list"):
         AutoTokenizer.from_pretrained(folder)

@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from precast.export import legacy, legacy_reader
-from precast.export.checkpoint import Checkpoint
+from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime.errors import CheckpointError, UnsafeFileError
 
 Folder = Callable[[bytes], Path]
@@ -101,7 +101,7 @@ def tensor_program(
 
 def refused(path: Path, error: type[Exception] = CheckpointError) -> str:
     with pytest.raises(error) as caught:
-        _ = Checkpoint.open(path).tensors
+        _ = open_checkpoint(path).tensors
     message = str(caught.value)
     assert message.startswith("pytorch_model.bin ")
     assert "onvert it to safetensors" in message
@@ -111,7 +111,7 @@ def refused(path: Path, error: type[Exception] = CheckpointError) -> str:
 @pytest.mark.parametrize("new", [True, False])
 def test_what_torch_saves_is_read(folder: Folder, new: bool) -> None:
     expected = state()
-    tensors = Checkpoint.open(folder(saved(expected, new))).tensors
+    tensors = open_checkpoint(folder(saved(expected, new))).tensors
     assert list(tensors) == list(expected)
     for name, tensor in expected.items():
         loaded = tensors[name].load()
@@ -122,10 +122,10 @@ def test_what_torch_saves_is_read(folder: Folder, new: bool) -> None:
 
 def test_modules_and_newer_types_are_read(folder: Folder) -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
-    tensors = Checkpoint.open(folder(saved(model.state_dict()))).tensors
+    tensors = open_checkpoint(folder(saved(model.state_dict()))).tensors
     assert all(torch.equal(tensors[name].load(), value) for name, value in model.state_dict().items())
     newer = {"u": torch.tensor([60000], dtype=torch.uint16), "f": torch.ones(3).to(torch.float8_e4m3fn)}
-    tensors = Checkpoint.open(folder(saved(newer))).tensors
+    tensors = open_checkpoint(folder(saved(newer))).tensors
     assert tensors["u"].load().item() == 60000
     assert torch.equal(tensors["f"].load().float(), torch.ones(3))
 
@@ -138,12 +138,12 @@ def test_shards(folder: Folder, tmp_path: Path) -> None:
         (path / name).write_bytes(saved({f"w{value}": torch.full((2,), float(value))}))
     index = {"weight_map": {"w0": names[0], "w1": names[1]}}
     (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    tensors = Checkpoint.open(path).tensors
+    tensors = open_checkpoint(path).tensors
     assert [tensors[f"w{i}"].load().tolist() for i in (0, 1)] == [[0.0, 0.0], [1.0, 1.0]]
     index["weight_map"]["w1"] = "model.safetensors"
     (path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     with pytest.raises(UnsafeFileError, match=r"the bare name of a \*\.bin file"):
-        _ = Checkpoint.open(path).tensors
+        _ = open_checkpoint(path).tensors
 
 
 class _Call:
@@ -255,7 +255,7 @@ def test_files_of_other_kinds(folder: Folder) -> None:
     assert "neither a ZIP archive nor a stream of torch.save" in refused(folder(pickle.dumps({"a": 1})))
     assert "its pickle cannot be read" in refused(folder(b"\x00" * 100))
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is empty\. Download it again"):
-        _ = Checkpoint.open(folder(b"")).tensors
+        _ = open_checkpoint(folder(b"")).tensors
 
 
 @pytest.mark.parametrize("new", [True, False])
@@ -269,7 +269,7 @@ def test_a_pickle_that_takes_forever_is_ended(folder: Folder, monkeypatch: pytes
     # Nested tuples as a key: hashing them takes 2**60 steps.
     program = b"\x80\x02}(" + b")" + b"2\x86" * 60 + b"NuN."
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin (was not read within 1 s|ended the process)"):
-        _ = Checkpoint.open(folder(zipped(program))).tensors
+        _ = open_checkpoint(folder(zipped(program))).tensors
 
 
 def test_the_answer_of_the_child_is_checked_again(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,12 +280,12 @@ def test_the_answer_of_the_child_is_checked_again(folder: Folder, monkeypatch: p
         answer = subprocess.CompletedProcess([], 0, json.dumps({"tensors": [row]}).encode(), b"")
         monkeypatch.setattr(legacy.subprocess, "run", lambda *_, answer=answer, **__: answer)
         with pytest.raises(CheckpointError, match="ended the process that reads it"):
-            _ = Checkpoint.open(path).tensors
+            _ = open_checkpoint(path).tensors
     outside = [*good[:4], 1 << 40, 16]
     answer = subprocess.CompletedProcess([], 0, json.dumps({"tensors": [outside]}).encode(), b"")
     monkeypatch.setattr(legacy.subprocess, "run", lambda *_, **__: answer)
     with pytest.raises(CheckpointError, match="weight 'w' lies outside the file"):
-        _ = Checkpoint.open(path).tensors
+        _ = open_checkpoint(path).tensors
 
 
 def read_here(path: Path) -> list[list[Any]]:

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 import precast
 from precast.export import texts
-from precast.export.checkpoint import Checkpoint
 from precast.export.exporter import export_model
 from precast.export.heads import BASE, CAUSAL_LM
+from precast.export.open_checkpoint import open_checkpoint
 from precast.export.reference import Part, build
 from precast.export.trace import trace
 from precast.export.widening import widen
@@ -259,7 +259,7 @@ def test_weights_that_eight_bits_ruin_have_twelve(tmp_path: Path) -> None:
 
 
 def traced_of(source: Path) -> tuple[Part, dict[str, Any]]:
-    opened = Checkpoint.open(source)
+    opened = open_checkpoint(source)
     [part] = build(opened.config, opened.tensors).parts
     at = part.signature
     return part, {part.name: trace(part.module, at.example(), at.dynamic, at.outputs, part.name, at.bounds)}

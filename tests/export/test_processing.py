@@ -14,8 +14,8 @@ from support import tiny_artifacts
 from support.oracle import save_checkpoint, upstream
 
 import precast
-from precast.export.checkpoint import Checkpoint
 from precast.export.heads import CAUSAL_LM
+from precast.export.open_checkpoint import open_checkpoint
 from precast.export.processing import write_processing
 from precast.export.reference import build
 from precast.runtime.errors import ConfigError
@@ -36,7 +36,7 @@ def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def written(folder: Path) -> tuple[dict[str, Any], Kept]:
     """What the manifest says of the folder's files, and those of the artifact."""
-    checkpoint, kept = Checkpoint.open(folder), Kept()
+    checkpoint, kept = open_checkpoint(folder), Kept()
     reference = build(checkpoint.config, checkpoint.tensors)
     return write_processing(checkpoint, reference, kept)[0], kept  # type: ignore[arg-type]
 

@@ -28,7 +28,7 @@ from support.quantized_samples import (
 )
 
 import precast
-from precast.export.checkpoint import Checkpoint
+from precast.export.open_checkpoint import open_checkpoint
 from precast.export.reference import build
 from precast.graphs.dialects import blocks
 from precast.runtime.artifact import Artifact
@@ -110,12 +110,12 @@ def test_biases_of_zeros_that_the_model_does_not_have(tmp_path: Path) -> None:
             tensors[name.replace("scales", "bias")] = bias
 
     made = checkpoint(tmp_path / "model", GPTQ, change=change)
-    tensors = Checkpoint.open(made.folder).tensors
+    tensors = open_checkpoint(made.folder).tensors
     reference = build(json.loads((made.folder / "config.json").read_text()), tensors)
     assert "model.layers.0.mlp.up_proj.bias" in reference.ignored
     wrong = checkpoint(tmp_path / "wrong", GPTQ, change=lambda tensors: change(tensors, 0.5))
     with pytest.raises(WeightsError, match=r"Not understood \(14\):\n  model\.layers\.0\.mlp\.down_proj\.bias"):
-        build(json.loads((wrong.folder / "config.json").read_text()), Checkpoint.open(wrong.folder).tensors)
+        build(json.loads((wrong.folder / "config.json").read_text()), open_checkpoint(wrong.folder).tensors)
 
 
 def test_conv1d_layers_of_gpt2_are_stored_as_linear_ones() -> None:

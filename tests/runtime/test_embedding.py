@@ -17,8 +17,8 @@ from sentence_transformers.util.quantization import quantize_embeddings
 from support import doubles
 from transformers import BertModel
 
-from precast.export.checkpoint import Checkpoint
 from precast.export.embedding import read_arrays, read_modules
+from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime import embedding, embedding_options, similarity
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
 from precast.runtime.gates import gate, measure
@@ -28,7 +28,7 @@ TEXTS = [*doubles.texts(), "long " * 400, "İstanbul ΟΔΟΣ Straße"]
 
 def double(folder, encoder) -> doubles.UpstreamModel:
     """The model behind a sentence-transformers folder, with its embedding data as an artifact would hold them."""
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = open_checkpoint(folder)
     data = read_modules(checkpoint)
     arrays = read_arrays(checkpoint, data)
     for layer in data["dense"]:
@@ -229,20 +229,20 @@ def test_what_is_not_honoured_is_refused(base, tmp_path, file, change, message):
     change(content)
     write(tmp_path / file, content)
     with pytest.raises(ConfigError, match=message):
-        read_modules(Checkpoint.open(tmp_path))
+        read_modules(open_checkpoint(tmp_path))
 
 
 def test_dense_weights_that_do_not_fit_are_refused(base, tmp_path):
     theirs = SentenceTransformer(modules=[Transformer(str(base)), Pooling(32), Dense(32, 4)], device="cpu")
     theirs.save(str(tmp_path))
     write(tmp_path / "2_Dense" / "config.json", {"in_features": 32, "out_features": 5})
-    checkpoint = Checkpoint.open(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(WeightsError, match=r"linear.weight \[5, 32\].*found .*linear.weight \[4, 32\]"):
         read_arrays(checkpoint, read_modules(checkpoint))
 
 
 def test_a_plain_folder_has_no_modules(base):
-    assert read_modules(Checkpoint.open(base)) is None
+    assert read_modules(open_checkpoint(base)) is None
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,8 @@ from support import tiny_artifacts
 from tokenizers import Tokenizer
 
 import precast
-from precast.export.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_modules
+from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime.embedding import pool
 from precast.runtime.errors import CheckpointError, ConfigError, UnsupportedTaskError, WeightsError
 
@@ -96,34 +96,34 @@ def test_splade_of_old_folders_and_what_is_not_honoured(splade: Path, tmp_path: 
     pooling.write_text(
         '{"pooling_strategy": "sum", "activation_function": "log1p_relu", "word_embedding_dimension": 9}'
     )
-    found = read_modules(Checkpoint.open(folder))
+    found = read_modules(open_checkpoint(folder))
     assert found is not None
     assert (found["pooling"], found["output"], found["similarity"]) == (["splade_sum_log1p"], "logits", "dot")
     settings = folder / "config_sentence_transformers.json"
     settings.write_text('{"max_active_dims": 7, "similarity_fn_name": "cosine"}')
-    found = read_modules(Checkpoint.open(folder))
+    found = read_modules(open_checkpoint(folder))
     assert found is not None and (found["max_active_dims"], found["similarity"]) == (7, "cosine")
     settings.write_text('{"max_active_dims": 0}')
     with pytest.raises(ConfigError, match="max_active_dims must be an integer from 1"):
-        read_modules(Checkpoint.open(folder))
+        read_modules(open_checkpoint(folder))
     settings.unlink()
-    assert declared_task(Checkpoint.open(folder)) == "fill-mask"
+    assert declared_task(open_checkpoint(folder)) == "fill-mask"
     pooling.write_text('{"pooling_strategy": "mean"}')
     with pytest.raises(ConfigError, match=r"pooling_strategy of max or sum .* found 'mean' and 'relu'"):
-        read_modules(Checkpoint.open(folder))
+        read_modules(open_checkpoint(folder))
     pooling.write_text('{"top": 5}')
     with pytest.raises(ConfigError, match="SpladePooling sets 'top', which is not honoured"):
-        read_modules(Checkpoint.open(folder))
+        read_modules(open_checkpoint(folder))
     # A Transformer that is not told to be a masked LM gives hidden states, which SpladePooling would pool.
     modules[0]["type"] = "sentence_transformers.models.Transformer"
     (folder / "modules.json").write_text(json.dumps(modules))
     pooling.write_text("{}")
     with pytest.raises(ConfigError, match=r"sets transformer_task to 'feature-extraction', which is not honoured"):
-        read_modules(Checkpoint.open(folder))
+        read_modules(open_checkpoint(folder))
     sparse = [*modules[:1], {"idx": 1, "path": "", "type": "sentence_transformers.models.SparseAutoEncoder"}]
     (folder / "modules.json").write_text(json.dumps(sparse))
     with pytest.raises(ConfigError, match=r"the module 'SparseAutoEncoder' of modules\.json is not honoured"):
-        read_modules(Checkpoint.open(folder))
+        read_modules(open_checkpoint(folder))
 
 
 def test_a_static_table_is_served(static: Path, tmp_path: Path) -> None:
@@ -160,12 +160,12 @@ def test_a_static_table_in_other_forms(static: Path, tmp_path: Path) -> None:
     table = load_file(weights)["embedding.weight"]
     save_file({"embeddings": table, "mapping": torch.arange(len(table))}, weights)
     with pytest.raises(WeightsError, match=r"shares or weighs its rows \(mapping\)"):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
     save_file({"table": table}, weights)
     with pytest.raises(
         WeightsError, match=r"table of \[tokens, size\] under embedding\.weight or embeddings; found: ta"
     ):
-        Checkpoint.open(folder)
+        open_checkpoint(folder)
 
 
 def test_modules_json_decides_over_config_json(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_modules_json_decides_over_config_json(tmp_path: Path) -> None:
 def test_a_cross_encoder_is_what_its_config_json_says(tmp_path: Path) -> None:
     CrossEncoder(str(tiny_artifacts.checkpoint("text-classification")), device="cpu").save_pretrained(str(tmp_path))
     assert (tmp_path / "modules.json").exists()
-    assert declared_task(Checkpoint.open(tmp_path)) is None
+    assert declared_task(open_checkpoint(tmp_path)) is None
 
 
 def test_a_router_is_named(static: Path, tmp_path: Path) -> None:
@@ -198,4 +198,4 @@ def test_a_router_is_named(static: Path, tmp_path: Path) -> None:
         str(tmp_path)
     )
     with pytest.raises(CheckpointError, match=r"modules\.json names a Router, which sends queries and documents"):
-        Checkpoint.open(tmp_path)
+        open_checkpoint(tmp_path)

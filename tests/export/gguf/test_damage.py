@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.gguf_samples import random_model, write_model
 
-from precast.export.checkpoint import Checkpoint
 from precast.export.gguf.reader import read_gguf
+from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime.errors import CheckpointError, PrecastError
 
 HEAD = b"GGUF" + struct.pack("<I", 3)
@@ -94,7 +94,7 @@ def test_what_is_wrong_is_named(content: bytes, message: str, tmp_path: Path) ->
     with pytest.raises(CheckpointError, match=message):
         read_gguf(path)
     with pytest.raises(CheckpointError, match=message):
-        Checkpoint.open(path)
+        open_checkpoint(path)
 
 
 def test_version_2_is_read(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     os.mkfifo(path)
     with pytest.raises(CheckpointError, match=r"m\.gguf is not a regular file"):
-        Checkpoint.open(path)
+        open_checkpoint(path)
 
 
 def test_counts_make_no_buffers(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def everything(path: Path) -> None:
     """All that an export asks of a checkpoint."""
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     for source in checkpoint.tensors.values():
         assert tuple(source.load().shape) == source.shape
         assert source.packed is None or source.packed.data.ndim == 2  # type: ignore[attr-defined]

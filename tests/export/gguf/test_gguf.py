@@ -17,9 +17,9 @@ from support import gguf_samples as samples
 from support.gguf_samples import random_model, write_model
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from precast.export.checkpoint import Checkpoint
 from precast.export.families import find_family
 from precast.export.gguf.repack import repack
+from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime.auto import AutoModel, AutoTokenizer
 from precast.runtime.errors import CheckpointError, ConfigError, InputError, UnsupportedModelError, WeightsError
 
@@ -27,7 +27,7 @@ ARCHITECTURES = ("llama", "qwen2", "gemma3", "gpt2")
 
 
 def state_of(path: Path) -> dict[str, torch.Tensor]:
-    return {name: source.load() for name, source in Checkpoint.open(path).tensors.items()}
+    return {name: source.load() for name, source in open_checkpoint(path).tensors.items()}
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def test_weights_are_the_models_own(architecture: str, tied: bool, tmp_path: Pat
     model = random_model(architecture, tie_word_embeddings=tied)
     state = model.state_dict()
     path = write_model(tmp_path / "m.gguf", architecture, state, tied=tied)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert checkpoint.config["tie_word_embeddings"] is tied
     expected = {name: value for name, value in state.items() if not (tied and name == "lm_head.weight")}
     assert set(checkpoint.tensors) == set(expected)
@@ -57,7 +57,7 @@ def test_weights_are_the_models_own(architecture: str, tied: bool, tmp_path: Pat
 def test_an_output_stored_twice_is_tied(tmp_path: Path) -> None:
     state = dict(random_model("gpt2").state_dict())
     state["lm_head.weight"] = state["transformer.wte.weight"].clone()
-    checkpoint = Checkpoint.open(write_model(tmp_path / "m.gguf", "gpt2", state))
+    checkpoint = open_checkpoint(write_model(tmp_path / "m.gguf", "gpt2", state))
     assert "lm_head.weight" not in checkpoint.tensors
     assert checkpoint.config["tie_word_embeddings"] is True
 
@@ -68,7 +68,7 @@ def test_quantised_weights_and_config_are_what_transformers_loads(architecture: 
     path = write_model(
         tmp_path / "m.gguf", architecture, random_model(architecture).state_dict(), kind="Q8_0", tokenizer=True
     )
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     state = state_of(path)
     upstream = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=random_model(architecture))
     theirs = random_model(architecture)
@@ -90,7 +90,7 @@ def test_quantised_weights_and_config_are_what_transformers_loads(architecture: 
 def test_raw_blocks_are_those_of_the_weight(architecture: str, tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", architecture, random_model(architecture).state_dict(), kind="Q8_0")
     seen = 0
-    for source in Checkpoint.open(path).tensors.values():
+    for source in open_checkpoint(path).tensors.values():
         packed = source.packed
         assert (packed is not None) == (len(source.shape) == 2)
         if packed is not None:
@@ -103,7 +103,7 @@ def test_raw_blocks_are_those_of_the_weight(architecture: str, tmp_path: Path) -
 def test_loading_leaves_the_file_and_other_tensors_alone(tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", "qwen2", random_model("qwen2").state_dict())
     before = path.read_bytes()
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     values = checkpoint.tensors["model.norm.weight"].load().clone()
     checkpoint.tensors["lm_head.weight"].load().zero_()
     checkpoint.release()
@@ -117,25 +117,25 @@ def test_split_models_are_one(tmp_path: Path) -> None:
     first = write_model(tmp_path / "m.gguf", "qwen2", state, parts=9)
     parts = sorted(tmp_path.glob("m-*.gguf"))
     assert len(parts) >= 2
-    checkpoint = Checkpoint.open(first)
+    checkpoint = open_checkpoint(first)
     assert set(checkpoint.digests()) == {part.name for part in parts}
     for name, source in checkpoint.tensors.items():
         assert torch.equal(source.load(), whole[name])
     with pytest.raises(CheckpointError, match=rf"opened by its first part; give {first.name}"):
-        Checkpoint.open(parts[-1])
+        open_checkpoint(parts[-1])
     renamed = tmp_path / "one.gguf"
     first.rename(renamed)
     with pytest.raises(CheckpointError, match=r"is one of \d parts of a model \(split.count\), so it must be named"):
-        Checkpoint.open(renamed)
+        open_checkpoint(renamed)
     renamed.rename(first)
     data = parts[-1].read_bytes()
     parts[-1].write_bytes((tmp_path / "w.gguf").read_bytes())
     with pytest.raises(CheckpointError, match=r"must be part \d of \d by its own metadata.*it says None of None"):
-        Checkpoint.open(first)
+        open_checkpoint(first)
     parts[-1].write_bytes(data)
     parts[-1].unlink()
     with pytest.raises(CheckpointError, match=rf"{parts[-1].name}, a part of the model, is missing beside the first"):
-        Checkpoint.open(first)
+        open_checkpoint(first)
 
 
 def test_tensors_of_no_such_model_are_refused(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_tensors_of_no_such_model_are_refused(tmp_path: Path) -> None:
 
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
     with pytest.raises(WeightsError, match=r"holds tensors that llama models do not have.*blk\.0\.attn_sinks\.weight"):
-        _ = Checkpoint.open(path).tensors
+        _ = open_checkpoint(path).tensors
 
 
 # -- config ----------------------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_tensors_of_no_such_model_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_config_is_the_models_own(architecture: str, tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", architecture, random_model(architecture).state_dict(), tokenizer=True)
-    config = dict(Checkpoint.open(path).config)
+    config = dict(open_checkpoint(path).config)
     made = transformers.AutoConfig.for_model(config.pop("model_type"), **config).to_dict()
     original = random_model(architecture).config.to_dict()
     theirs = transformers.AutoConfig.from_pretrained(tmp_path, gguf_file="m.gguf").to_dict()
@@ -179,7 +179,7 @@ def test_the_config_is_the_models_own(architecture: str, tmp_path: Path) -> None
 def test_gemma3s_layers_alternate_and_27b_scales_by_the_hidden_size(tmp_path: Path) -> None:
     state = random_model("gemma3").state_dict()
     path = write_model(tmp_path / "m.gguf", "gemma3", state, extra=lambda writer: writer.add_sliding_window_pattern(2))
-    config = Checkpoint.open(path).config
+    config = open_checkpoint(path).config
     assert config["layer_types"] == ["sliding_attention", "full_attention"]
     assert (config["sliding_window"], config["rope_local_base_freq"], config["query_pre_attn_scalar"]) == (16, 1e4, 32)
 
@@ -187,7 +187,7 @@ def test_gemma3s_layers_alternate_and_27b_scales_by_the_hidden_size(tmp_path: Pa
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(8.0)
 
-    config = Checkpoint.open(write_model(tmp_path / "n.gguf", "gemma3", state, extra=linear)).config
+    config = open_checkpoint(write_model(tmp_path / "n.gguf", "gemma3", state, extra=linear)).config
     assert config["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
 
 
@@ -224,7 +224,7 @@ def test_llama3s_rope_scaling_is_found_from_its_divisors(
         extra(writer)
         writer.kv_data[0]["llama.rope.freq_base"].value = writer_theta
 
-    found = Checkpoint.open(write_model(path, "llama", state, extra=both)).config["rope_scaling"]
+    found = open_checkpoint(write_model(path, "llama", state, extra=both)).config["rope_scaling"]
     assert (found["rope_type"], found["factor"]) == ("llama3", pytest.approx(factor))
     remade = transformers.LlamaConfig(
         hidden_size=256, num_attention_heads=2, rope_parameters={**found, "rope_theta": theta}
@@ -239,7 +239,7 @@ def test_llama3s_rope_scaling_is_found_from_its_divisors(
         writer.add_key_length(128)
 
     with pytest.raises(UnsupportedModelError, match=r"divisors that Llama 3's rule does not give"):
-        Checkpoint.open(write_model(tmp_path / "n.gguf", "llama", state, extra=other))
+        open_checkpoint(write_model(tmp_path / "n.gguf", "llama", state, extra=other))
 
 
 def _with(key: str, value: Any) -> Any:
@@ -288,13 +288,13 @@ def _with(key: str, value: Any) -> Any:
 def test_metadata_that_make_no_model(key: str, value: Any, kind: type, message: str, tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=_with(key, value))
     with pytest.raises(kind, match=message):
-        Checkpoint.open(path)
+        open_checkpoint(path)
 
 
 def test_a_window_makes_a_mistral(tmp_path: Path) -> None:
     extra = _with("llama.attention.sliding_window", 8)
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
-    config = Checkpoint.open(path).config
+    config = open_checkpoint(path).config
     assert (config["model_type"], config["sliding_window"]) == ("mistral", 8)
     assert "attention_bias" not in config
 
@@ -307,7 +307,7 @@ def test_yarn_is_stated(tmp_path: Path) -> None:
 
     path = write_model(tmp_path / "m.gguf", "qwen2", random_model("qwen2").state_dict(), extra=extra)
     scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-    assert Checkpoint.open(path).config["rope_scaling"] == scaling
+    assert open_checkpoint(path).config["rope_scaling"] == scaling
 
 
 @pytest.mark.parametrize("key", ["yarn_attn_factor", "attn_factor"])
@@ -321,7 +321,7 @@ def test_yarns_keys_are_those_of_config_json(key: str, tmp_path: Path) -> None:
             writer.add_float32(f"llama.rope.scaling.{name}", value)
 
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
-    config = Checkpoint.open(path).config
+    config = open_checkpoint(path).config
     scaling = {"rope_type": "yarn", "factor": 4.0, "attention_factor": 2.0, "beta_fast": 16.0, "beta_slow": 2.0}
     assert config["rope_scaling"] == scaling
     theirs = transformers.AutoConfig.for_model(**config)
@@ -369,7 +369,7 @@ def test_keys_of_the_architecture_that_are_not_honoured(keys: dict[str, Any], me
 
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
     with pytest.raises(UnsupportedModelError, match=re.escape(message)):
-        Checkpoint.open(path)
+        open_checkpoint(path)
 
 
 def test_two_attention_factors_contradict(tmp_path: Path) -> None:
@@ -379,19 +379,19 @@ def test_two_attention_factors_contradict(tmp_path: Path) -> None:
 
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
     with pytest.raises(ConfigError, match=r"two attention factors of rope\.scaling: \[2\.0, 3\.0\]"):
-        Checkpoint.open(path)
+        open_checkpoint(path)
 
 
 def test_keys_of_the_architecture_that_change_nothing(tmp_path: Path) -> None:
     state = random_model("llama").state_dict()
-    plain = Checkpoint.open(write_model(tmp_path / "m.gguf", "llama", state)).config
+    plain = open_checkpoint(write_model(tmp_path / "m.gguf", "llama", state)).config
 
     def extra(writer: gguf.GGUFWriter) -> None:
         notes = {"vocab_size": samples.VOCAB, "logit_scale": 1.0, "attention.causal": True, "expert_used_count": 0}
         for key, value in {**notes, "rope.scaling.attn_factor": 1.0, "rope.scaling.original_context_length": 9}.items():
             _with(f"llama.{key}", value)(writer)
 
-    assert Checkpoint.open(write_model(tmp_path / "n.gguf", "llama", state, extra=extra)).config == plain
+    assert open_checkpoint(write_model(tmp_path / "n.gguf", "llama", state, extra=extra)).config == plain
 
 
 # -- as a checkpoint -------------------------------------------------------------------------------------------------
@@ -399,7 +399,7 @@ def test_keys_of_the_architecture_that_change_nothing(tmp_path: Path) -> None:
 
 def test_a_file_is_a_checkpoint(tmp_path: Path) -> None:
     path = write_model(tmp_path / "tiny.gguf", "llama", random_model("llama").state_dict(), tokenizer=True)
-    checkpoint = Checkpoint.open(str(path))
+    checkpoint = open_checkpoint(str(path))
     assert (checkpoint.id, checkpoint.revision, checkpoint.modules) == ("tiny", None, None)
     info = checkpoint.digests()["tiny.gguf"]
     assert (info.size, info.sha256) == (path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest())
@@ -416,13 +416,13 @@ def test_a_file_is_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no folder '2_Dense'"):
         checkpoint.weights("2_Dense")
     with pytest.raises(CheckpointError, match="A revision belongs to a Hub id"):
-        Checkpoint.open(path, revision="main")
+        open_checkpoint(path, revision="main")
     with pytest.raises(InputError, match=r"A revision belongs to a Hub id, and '.*tiny\.gguf' is a file"):
         AutoTokenizer.from_pretrained(path, revision="main")
     assert AutoTokenizer.from_pretrained(path)("hello world")["input_ids"][0] == 1
     bare = write_model(tmp_path / "bare.gguf", "llama", random_model("llama").state_dict())
-    assert Checkpoint.open(bare).tokenizer_files("llama") == {}
-    assert not Checkpoint.open(bare).has("tokenizer.json")
+    assert open_checkpoint(bare).tokenizer_files("llama") == {}
+    assert not open_checkpoint(bare).has("tokenizer.json")
     with pytest.raises(InputError, match="holds a model without a tokenizer"):
         AutoTokenizer.from_pretrained(bare)
 

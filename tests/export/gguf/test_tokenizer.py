@@ -15,8 +15,8 @@ from support import DATA
 from support import gguf_samples as samples
 from support.gguf_samples import add_tokenizer, byte_level_tokens, random_model, sentencepiece_tokens, write_model
 
-from precast.export.checkpoint import Checkpoint
 from precast.export.gguf.splits import SPLITS
+from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime.errors import CheckpointError, ConfigError, UnsupportedModelError
 from precast.runtime.processors.text import Tokenizer
 
@@ -49,7 +49,7 @@ def tokenizer(
         random_model(architecture).state_dict(),
         extra=lambda writer: add_tokenizer(writer, model, pre, **flags),
     )
-    return Tokenizer.from_files(Checkpoint.open(path).tokenizer_files(architecture))
+    return Tokenizer.from_files(open_checkpoint(path).tokenizer_files(architecture))
 
 
 def ids(tokens: Tokenizer, text: str) -> list[int]:
@@ -95,7 +95,7 @@ def test_ids_are_sentencepieces(prefix: bool, tmp_path: Path) -> None:
         writer.add_add_bos_token(False)
 
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=vocabulary)
-    tokens = Tokenizer.from_files(Checkpoint.open(path).tokenizer_files("llama"))
+    tokens = Tokenizer.from_files(open_checkpoint(path).tokenizer_files("llama"))
     rng = np.random.default_rng(0)
     letters = list("abcdeh lowrd  T.é日🙂\n")
     texts = [*TEXTS, *("".join(rng.choice(letters, rng.integers(1, 40))) for _ in range(100))]
@@ -179,7 +179,7 @@ def test_ends_of_a_turn(tmp_path: Path) -> None:
         path = write_model(
             tmp_path / "m.gguf", "llama", state, extra=lambda writer: add_tokenizer(writer, "llama", ids=given)
         )
-        checkpoint = Checkpoint.open(path)
+        checkpoint = open_checkpoint(path)
         generation = checkpoint.read_json("generation_config.json")
         assert generation["eos_token_id"] == checkpoint.config["eos_token_id"]
         return generation["eos_token_id"]
@@ -226,7 +226,7 @@ def _vocabulary(**more: Any) -> Any:
 def test_vocabularies_that_are_none(change: dict[str, Any], kind: type, message: str, tmp_path: Path) -> None:
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=_vocabulary(**change))
     with pytest.raises(kind, match=message):
-        Checkpoint.open(path).tokenizer_files("llama")
+        open_checkpoint(path).tokenizer_files("llama")
 
 
 def test_more_tokens_than_rows(tmp_path: Path) -> None:
@@ -235,20 +235,20 @@ def test_more_tokens_than_rows(tmp_path: Path) -> None:
     )
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
     with pytest.raises(ConfigError, match=r"has 353 tokens, and token_embd\.weight rows for 352 of them"):
-        Checkpoint.open(path)
+        open_checkpoint(path)
 
 
 def test_what_a_file_leaves_out(tmp_path: Path) -> None:
     """llama.cpp's defaults: empty tokens get a name; sentencepiece's ids; -1 and 2^32 - 1 stand for none."""
     extra = _vocabulary(tokens=["<unk>", "<s>", "</s>", "", "a"], scores=[0.0] * 5, token_type=[2, 3, 3, 1, 1])
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert checkpoint.read_json("generation_config.json") == {"bos_token_id": 1, "eos_token_id": 2}
     tokens = Tokenizer.from_files(checkpoint.tokenizer_files("llama"))
     assert tokens.convert_ids_to_tokens(3) == "[EMPTY_3]"
     extra = _vocabulary(bos_token_id=0xFFFF_FFFF)
     path = write_model(tmp_path / "n.gguf", "llama", random_model("llama").state_dict(), extra=extra)
-    assert Checkpoint.open(path).config["bos_token_id"] is None
+    assert open_checkpoint(path).config["bos_token_id"] is None
 
 
 def test_a_text_of_several_ids_is_the_last_of_them_and_all_are_read_as_it(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_text_of_several_ids_is_the_last_of_them_and_all_are_read_as_it(tmp_pa
         add_space_prefix=False,
     )
     path = write_model(tmp_path / "m.gguf", "llama", random_model("llama").state_dict(), extra=extra)
-    checkpoint = Checkpoint.open(path)
+    checkpoint = open_checkpoint(path)
     assert checkpoint.config["bos_token_id"] == 1
     tokens = Tokenizer.from_files(checkpoint.tokenizer_files("llama"))
     assert ids(tokens, "abba<s>a") == [1, 8, 5, 7, 3, 7]  # the id that the file states begins the text
@@ -282,7 +282,7 @@ def test_a_text_of_several_ids_in_a_byte_level_vocabulary(tmp_path: Path) -> Non
         token_type=[*kinds, 1, 4],
     )
     path = write_model(tmp_path / "m.gguf", "qwen2", random_model("qwen2").state_dict(), extra=extra)
-    tokens = Tokenizer.from_files(Checkpoint.open(path).tokenizer_files("qwen2"))
+    tokens = Tokenizer.from_files(open_checkpoint(path).tokenizer_files("qwen2"))
     twice, think = words.index("hello"), words.index("<think>")
     assert ids(tokens, "hello<think>") == [len(words), len(words) + 1]
     assert [tokens.decode([index]) for index in (twice, len(words))] == ["hello", "hello"]
