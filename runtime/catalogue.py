@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from precast.runtime.errors import UnsupportedTaskError, closest, listing
-from precast.runtime.ports import Out
+from precast.runtime.outs import Out
 
 __all__ = ["AUTO", "CATALOGUE", "TaskFacts", "find", "head_tasks", "names", "resolve"]
 

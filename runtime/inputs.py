@@ -9,8 +9,7 @@ import numpy as np
 
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, closest, listing
-from precast.runtime.kinds import kind_of
-from precast.runtime.ports import FREE, Dim, Port
+from precast.runtime.ports import FINITE, FREE, Dim, Port
 
 __all__ = ["Inputs"]
 
@@ -48,14 +47,20 @@ class Inputs:
         self._dtype = {port.name: np.dtype(port.dtype) for port in ports}
         self._dims = dims
         self._hidden = hidden
-        self._bounds = {port.name: port.below for port in ports if port.below is not None}
-        self._finite = tuple(port.name for port in ports if kind_of(port).finite)
+        self._bounds = [(port.name, port.below) for port in ports if port.below is not None]
+        self._finite = tuple(port.name for port in ports if port.kind in FINITE)
         self._masks = tuple(port.name for port in ports if port.kind == "mask")
         bare = tuple(port.name for port in ports if port.default is None and port.name not in optional)
         self._needed = () if partial else bare
         self._partial = partial
-        # Inputs of a text have one shape, which is compared at once.
-        self._one_shape = len({port.shape for port in ports}) == 1
+        # Inputs of a text have one shape, which is looked at once; of its axes those that are not free.
+        shapes = {port.shape for port in ports}
+        self._one_shape = len(shapes) == 1 and all(isinstance(dim, str) for shape in shapes for dim in shape)
+        self._axes = [
+            (axis, str(name), dims[str(name)])
+            for axis, name in enumerate(ports[0].shape if self._one_shape else ())
+            if name in dims and not hidden
+        ]
         self._leading = next((port.name for port in ports if port.kind == "ids"), self.names[0] if ports else "")
         self._constants: dict[tuple[str, tuple[int, ...]], Array] = {}
 
@@ -95,29 +100,39 @@ class Inputs:
         for name in self._needed:
             if name not in checked:
                 raise InputError(f"input {name!r} is needed; received: {listing(inputs)}.")
-        sizes = self._sizes(checked, inputs)
-        small = self._one_shape and shape is not None and len(shape) == 2 and checked[self._leading].size <= _SMALL
+        small = False
+        sizes: Mapping[str, int] = {}
+        if self._one_shape and shape is not None:
+            if 0 in shape:
+                raise InputError(_empty(self._ports[self._leading], shape))
+            for axis, dim, rule in self._axes:
+                if not rule.holds(shape[axis]):
+                    self._check_size(dim, shape[axis])
+            small = len(shape) == 2 and shape[0] * shape[1] <= _SMALL
+        else:
+            sizes = self._sizes(checked, inputs)
+        for name, bound in () if self._hidden else self._bounds:
+            array = checked.get(name)
+            if array is not None and not _within(array, bound, small):
+                _refuse_ids(name, array, bound, self._ports[name])
         for name in self._masks:
             if name in checked:
                 _check_mask(name, checked[name], small)
         if self._hidden:
-            self._show(checked, sizes)
-        for name, bound in self._bounds.items():
-            array = checked.get(name)
-            if array is not None and not _within(array, bound, small):
-                _refuse_ids(name, array, bound, self._ports[name])
+            self._show(checked)
         for name in self._finite:
             if name in checked and not np.isfinite(checked[name]).all():
                 raise InputError(
-                    f"input {name!r} holds NaN or infinity; every {kind_of(self._ports[name]).noun} is a finite number."
+                    f"input {name!r} holds NaN or infinity; every {self._ports[name].noun} is a finite number."
                 )
         if len(checked) < len(self._ports):
             for name, port in self._ports.items():
                 if name in checked or port.default is None:
                     continue
-                if self._partial and not all(isinstance(dim, int) or dim in sizes for dim in port.shape):
-                    continue
-                checked[name] = self._default(port, sizes)
+                if self._one_shape and shape is not None:
+                    checked[name] = self._default(port, shape)
+                elif not self._partial or all(isinstance(dim, int) or dim in sizes for dim in port.shape):
+                    checked[name] = self._default(port, self._shape(port, sizes))
         return checked
 
     def _converted(self, name: str, value: Any) -> Array | None:
@@ -143,9 +158,7 @@ class Inputs:
     def _sizes(self, checked: Mapping[str, Array], inputs: Mapping[str, Any]) -> dict[str, int]:
         """The size of every named dimension, which is one size in all inputs."""
         sizes: dict[str, int] = {}
-        # Arrays of one shape were compared: the first stands for all.
-        looked_at = [next(iter(checked.items()))] if self._one_shape and checked else checked.items()
-        for name, array in looked_at:
+        for name, array in checked.items():
             for dim, size in zip(self._ports[name].shape, array.shape, strict=True):
                 if size == 0:
                     raise InputError(_empty(self._ports[name], array.shape))
@@ -173,27 +186,35 @@ class Inputs:
             steps = f", a multiple of {dim.multiple}" if dim.multiple > 1 else ""
             raise InputError(f"{name} is {dim.least} at least{steps}; received {size}.")
 
-    def _show(self, checked: dict[str, Array], sizes: Mapping[str, int]) -> None:
+    def _show(self, checked: dict[str, Array]) -> None:
         """Zeros where a mask hides what is there: padding may hold anything, and must be an id to be looked up."""
         for name in self._masks:
             shape = self._ports[name].shape
             length = str(shape[-1])
+            alike = [other for other, port in self._ports.items() if port.shape == shape and other in checked]
             if name not in checked:
-                self._check_size(length, sizes[length])
+                for other in alike[:1]:
+                    self._check_size(length, checked[other].shape[-1])
                 continue
             seen = checked[name] != 0
             checked[name] = seen.astype(np.int64)
             self._check_size(length, int(seen.sum(axis=-1).max()))
-            for other, port in self._ports.items():
-                if other != name and other in checked and port.shape == shape:
+            for other in alike:
+                if other != name:
                     checked[other] = np.where(seen, checked[other], 0)
+        for name, bound in self._bounds:
+            array = checked.get(name)
+            if array is not None and not _within(array, bound, False):
+                _refuse_ids(name, array, bound, self._ports[name])
 
-    def _default(self, port: Port, sizes: Mapping[str, int]) -> Array:
-        """The constant that stands for an input left out; a few are kept, since making one costs as much as a check."""
+    def _shape(self, port: Port, sizes: Mapping[str, int]) -> tuple[int, ...]:
         missing = [dim for dim in port.shape if isinstance(dim, str) and dim not in sizes]
         if missing:
             raise InputError(f"input {port.name!r} is needed: nothing else says what its {listing(missing)} is.")
-        shape = tuple(dim if isinstance(dim, int) else sizes[dim] for dim in port.shape)
+        return tuple(dim if isinstance(dim, int) else sizes[dim] for dim in port.shape)
+
+    def _default(self, port: Port, shape: tuple[int, ...]) -> Array:
+        """The constant that stands for an input left out; a few are kept, since making one costs as much as a check."""
         array = self._constants.get((port.name, shape))
         if array is None:
             array = np.full(shape, port.default, dtype=port.dtype)
@@ -217,7 +238,7 @@ def _shapes(inputs: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _empty(port: Port, shape: tuple[int, ...]) -> str:
     if port.kind in ("ids", "mask", "types"):
         return f"inputs must hold at least one token of one text; received shape {shape}."
-    return f"input {port.name!r} must hold at least one {kind_of(port).noun}; received shape {shape}."
+    return f"input {port.name!r} must hold at least one {port.noun}; received shape {shape}."
 
 
 def _check_mask(name: str, mask: Array, small: bool) -> None:

@@ -1,4 +1,4 @@
-"""What is known of a port's numbers without knowing the model: how they are made up, what is odd, what is refused."""
+"""Values of each kind of port, made up without knowing the model: random ones, and those that are rare and legal."""
 
 from __future__ import annotations
 
@@ -22,18 +22,14 @@ class Kind(NamedTuple):
     """A kind of port.
 
     Args:
-        noun: one of its elements, for messages.
         sample: random values of a shape; what of rows is padding is said by one of `PADDINGS`.
         edges: values that are rare and legal, by name.
         pad: what fills a row that is shorter than its batch; None: rows of another size share no batch.
-        finite: NaN and infinity are refused.
     """
 
-    noun: str
     sample: Callable[[Rng, Sizes, Port, str], Array]
     edges: Callable[[Sizes], Iterator[tuple[str, Array]]] = lambda sizes: iter(())
     pad: float | None = 0
-    finite: bool = False
 
 
 def _ids(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
@@ -85,21 +81,21 @@ def _silence(sizes: Sizes) -> Iterator[tuple[str, Array]]:
 
 
 KINDS: Mapping[str, Kind] = {
-    "ids": Kind("token", _ids),
-    "types": Kind("token type", _ids),
-    "labels": Kind("label", _ids),
-    "mask": Kind("token", _mask),
-    "positions": Kind("position", _ids),
-    "number": Kind("number", _counts),
-    "pixels": Kind("pixel", _normal, _pictures, pad=None, finite=True),
-    "pixel_mask": Kind("pixel", _mask),
-    "waveform": Kind("sample", _quiet, _silence, finite=True),
-    "features": Kind("feature", _normal, finite=True),
-    "boxes": Kind("box", _boxes, finite=True),
-    "points": Kind("point", _boxes, finite=True),
-    "state": Kind("state", _zeros),
+    "ids": Kind(_ids),
+    "types": Kind(_ids),
+    "labels": Kind(_ids),
+    "mask": Kind(_mask),
+    "positions": Kind(_ids),
+    "number": Kind(_counts),
+    "pixels": Kind(_normal, _pictures, pad=None),
+    "pixel_mask": Kind(_mask),
+    "waveform": Kind(_quiet, _silence),
+    "features": Kind(_normal),
+    "boxes": Kind(_boxes),
+    "points": Kind(_boxes),
+    "state": Kind(_zeros),
 }
-_UNKNOWN = Kind("number", lambda rng, sizes, port, padding: np.ones(sizes, dtype=port.dtype))
+_UNKNOWN = Kind(lambda rng, sizes, port, padding: np.ones(sizes, dtype=port.dtype))
 
 
 def kind_of(port: Port) -> Kind:

@@ -1,7 +1,7 @@
 """Ports: what goes into a component, what comes out, and how large its named dimensions may be.
 
 Modules of the reference fill these records, manifests hold them, and whoever needs inputs asks them: traces, parity
-cases, the checks of a call, benchmarks. `precast.runtime.kinds` knows what holds of a kind whatever the model.
+cases, the checks of a call, benchmarks. `precast.runtime.kinds` makes up values of each kind.
 """
 
 from __future__ import annotations
@@ -9,17 +9,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from precast.runtime.fields import Fields, is_count, is_number, is_text
+from precast.runtime.outs import Out, Shape
 
-__all__ = ["DTYPES", "FREE", "KINDS", "Dim", "Out", "Port", "Shape", "beyond_text", "merged"]
+__all__ = ["DTYPES", "FINITE", "FREE", "KINDS", "Dim", "Out", "Port", "Shape", "beyond_text", "merged"]
 
-Shape = tuple["int | str", ...]
 
-# What the numbers of a port or an output mean.
-KINDS = frozenset(
-    """ids types mask positions pixels pixel_mask waveform features boxes points labels number state
-    states embedding logits scores""".split()
-)
+# What the numbers of a port or an output mean: what one of its elements is called.
+KINDS: Mapping[str, str] = {
+    "ids": "token",
+    "types": "token type",
+    "mask": "token",
+    "positions": "position",
+    "labels": "label",
+    "number": "number",
+    "pixels": "pixel",
+    "pixel_mask": "pixel",
+    "waveform": "sample",
+    "features": "feature",
+    "boxes": "box",
+    "points": "point",
+    "state": "state",
+    "states": "state",
+    "embedding": "embedding",
+    "logits": "logit",
+    "scores": "score",
+}
+# Kinds of which NaN and infinity are refused.
+FINITE = frozenset(("pixels", "waveform", "features", "boxes", "points"))
 # Kinds that readers of formats before 1.3 knew under the names of their inputs.
 _TEXT = frozenset(("", "ids", "types", "mask", "positions", "number", "state", "states", "embedding", "logits"))
 DTYPES = frozenset(
@@ -49,6 +65,11 @@ class Port(NamedTuple):
     source: str | None = None
 
     @property
+    def noun(self) -> str:
+        """What one of its elements is called."""
+        return KINDS.get(self.kind, "number")
+
+    @property
     def origin(self) -> tuple[str, str] | None:
         """The component that fills it, and the name of what fills it there."""
         if self.source is None:
@@ -66,61 +87,6 @@ class Port(NamedTuple):
         }
         return document
 
-    @classmethod
-    def read(cls, fields: Fields) -> Port:
-        found = cls(
-            name=fields.text("name"),
-            dtype=_dtype(fields),
-            shape=_shape(fields),
-            kind=_kind(fields),
-            default=fields.take("default", "a number or null", lambda v: v is None or is_number(v), None),
-            below=fields.optional_count("below", None, least=1),
-            source=fields.optional_text("source", None),
-        )
-        optional = fields.flag("optional", False)
-        fields.close()
-        if optional and found.default is None:
-            # Formats before 1.3 give no default, and have two inputs with one.
-            found = found._replace(default=_DEFAULTS.get(found.name, 0))
-        return found
-
-
-class Out(NamedTuple):
-    """One output: its name and its dimensions, named as those of the inputs where they are the same.
-
-    ``axis``: where its classes are, of which the largest is the answer.
-    """
-
-    name: str
-    shape: Shape
-    kind: str = ""
-    axis: int = -1
-    dtype: str = "float32"
-
-    def to_json(self) -> dict[str, Any]:
-        document: dict[str, Any] = {"name": self.name, "dtype": self.dtype, "shape": list(self.shape)}
-        document["optional"] = False
-        if self.kind:
-            document["kind"] = self.kind
-        if self.axis != -1:
-            document["axis"] = self.axis
-        return document
-
-    @classmethod
-    def read(cls, fields: Fields) -> Out:
-        found = cls(
-            name=fields.text("name"),
-            shape=_shape(fields),
-            kind=_kind(fields),
-            axis=fields.take("axis", "an axis of the shape, from -1 down", lambda v: type(v) is int and v < 0, -1),
-            dtype=_dtype(fields),
-        )
-        fields.flag("optional", False)
-        fields.close()
-        if -found.axis > max(1, len(found.shape)):
-            fields.fail("axis", f"an axis of {list(found.shape)}, from -1 down", found.axis)
-        return found
-
 
 class Dim(NamedTuple):
     """How large a named dimension may be: ``least`` to ``most`` (None: as memory allows), in steps of ``multiple``."""
@@ -132,17 +98,9 @@ class Dim(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         return self._asdict()
 
-    @classmethod
-    def read(cls, _name: str, fields: Fields) -> Dim:
-        found = cls(
-            least=fields.count("least", 1),
-            most=fields.optional_count("most", None, least=1),
-            multiple=fields.count("multiple", 1),
-        )
-        fields.close()
-        if found.multiple < 1 or found.at(0) is None:
-            fields.fail("most", f"at least {max(1, found.least)}, in steps of 1 or more", list(found))
-        return found
+    def holds(self, size: int) -> bool:
+        """Whether it may have that size."""
+        return self.least <= size and (self.most is None or size <= self.most) and size % self.multiple == 0
 
     def at(self, size: int) -> int | None:
         """The size it may have that is nearest to ``size``: the next one up, else the largest; None: there is none."""
@@ -161,9 +119,6 @@ class Dim(NamedTuple):
 
 FREE = Dim()
 
-# What stands for the inputs that formats before 1.3 call optional.
-_DEFAULTS = {"attention_mask": 1, "token_type_ids": 0}
-
 
 def merged(found: Iterable[Mapping[str, Dim]]) -> dict[str, Dim]:
     """What several say of dimensions, together."""
@@ -178,24 +133,3 @@ def beyond_text(records: Iterable[Port | Out]) -> bool:
     """Whether one of them is of a kind that readers of formats before 1.3 cannot know."""
     # What a decoder reads of its encoder they know by its name.
     return any(record.kind not in _TEXT and not record.name.startswith("cross_") for record in records)
-
-
-def _dtype(fields: Fields) -> str:
-    return fields.choice("dtype", DTYPES)
-
-
-def _kind(fields: Fields) -> str:
-    # Of a newer minor version a kind may be one that is not known here: then nothing is known of it.
-    rule = "a string" if fields.lenient else f"one of {', '.join(sorted(KINDS))}"
-    kind: str = fields.take("kind", rule, lambda v: is_text(v) and (fields.lenient or v in KINDS), "")
-    return kind
-
-
-def _shape(fields: Fields) -> Shape:
-    return tuple(
-        fields.take(
-            "shape",
-            "a list of sizes and dimension names",
-            lambda v: isinstance(v, list) and all(is_count(one) or (is_text(one) and one != "") for one in v),
-        )
-    )

@@ -35,7 +35,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         for cached in caches:
             cached.cache_clear()
 
-    caches = (families._files, families.model_types, engines.engines)
+    caches = (families._files, families.model_types, engines.engines, engines._known)
     yield added
     monkeypatch.undo()
     for cached in caches:

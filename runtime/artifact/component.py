@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from precast.runtime.artifact.file_names import check_label
 from precast.runtime.artifact.free_fields import check_variant
+from precast.runtime.artifact.tensors import read_dim, read_out, read_port
 from precast.runtime.fields import Fields, is_text
 from precast.runtime.ports import FREE, Dim, Out, Port
 
@@ -184,10 +185,10 @@ class Component(NamedTuple):
             counted.optional_count(key, None)
         component = cls(
             name=name,
-            inputs=_all_named(fields, "inputs", Port.read),
-            outputs=_all_named(fields, "outputs", Out.read),
+            inputs=_all_named(fields, "inputs", read_port),
+            outputs=_all_named(fields, "outputs", read_out),
             variants=fields.each("variants", Variant.read),
-            dims=fields.each("dims", Dim.read) if described else {},
+            dims=fields.each("dims", read_dim) if described else {},
             states=tuple(fields.all("states", StateSpec.read, [])),
         )
         fields.close()

@@ -6,9 +6,10 @@ Such a file holds ``backend(provider)``, which makes the engine's `Backend`; eve
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib import import_module
-from pkgutil import iter_modules
+from importlib.util import find_spec
 
 from precast.runtime import backends
 from precast.runtime.backends.base import Backend
@@ -21,8 +22,17 @@ _SHARED = frozenset(("agreement", "base", "engines"))
 
 @cache
 def engines() -> tuple[str, ...]:
-    """Names of all engines; a manifest can name no other file."""
+    """Names of all engines."""
+    from pkgutil import iter_modules  # which a process that only runs an artifact need not load
+
     return tuple(sorted(module.name for module in iter_modules(backends.__path__) if module.name not in _SHARED))
+
+
+@cache
+def _known(engine: str) -> bool:
+    """Whether a name is a file of this folder's that is an engine: a manifest can name no other."""
+    fits = re.fullmatch(r"[a-z][a-z0-9_]*", engine) is not None and engine not in _SHARED
+    return fits and find_spec(f"{backends.__name__}.{engine}") is not None
 
 
 def backend_for(engine: str, provider: str) -> Backend:
@@ -31,7 +41,7 @@ def backend_for(engine: str, provider: str) -> Backend:
     Raises:
         ProviderError: there is no such engine; names those there are.
     """
-    if engine not in engines():
+    if not _known(engine):
         near = closest(engine, engines())
         raise ProviderError(f"engine {engine!r} is not known to this precast. {near} Engines: {listing(engines())}.")
     made: Backend = import_module(f"{backends.__name__}.{engine}").backend(provider)

@@ -14,7 +14,7 @@ from precast.runtime.backends.onnxruntime import default_threads
 from precast.runtime.bench import record
 from precast.runtime.bench.calibrate import calibrate
 from precast.runtime.bench.contender import Contender
-from precast.runtime.bench.points import artifact_inputs, artifact_prompts, make_point
+from precast.runtime.bench.points import artifact_inputs, artifact_prompts, make_point, port_sizes
 from precast.runtime.bench.session import Plan, Point, Session
 from precast.runtime.bench.work import work_of
 from precast.runtime.errors import BenchmarkError, DependencyError, InputError, ProviderError
@@ -93,7 +93,7 @@ def bench(
                 plan,
                 scratch=Path(folder),
                 progress=progress,
-                describe=lambda contender, point: _described(component.variants[contender.engine], point),
+                describe=lambda contender, point: _described(feeds.components, component, contender.engine, point),
             )
             session.run()
         document["rows"] += [_with_plain_figures(row) for row in session.rows()]
@@ -226,8 +226,9 @@ def _contender(path: str, variant: Variant, device: str, threads: int, feeds: _F
     return Contender(variant.name, sys.executable, feeds.adapter, Path(path), Path(path), options)
 
 
-def _described(variant: Variant, point: Point) -> dict[str, Any]:
+def _described(components: Sequence[Component], last: Component, name: str, point: Point) -> dict[str, Any]:
     """The parity error that the artifact records, and what a call costs in operations and bytes."""
+    variant = last.variants[name]
     errors = worst_errors(variant.parity)
     described: dict[str, Any] = {"variant": variant.name}
     if errors:
@@ -237,10 +238,18 @@ def _described(variant: Variant, point: Point) -> dict[str, Any]:
             described["error"]["kl_mean"] = divergence["kl_mean"]
     # A generation is many calls: no one cost is stated for it.
     if isinstance(point.length, int) and point.scenario != "generate":
-        work = work_of(variant, batch=point.batch, sequence=point.length)
-        if work is not None:
-            described["work"] = work
+        costs = [_cost(part, name, point.batch, point.length) for part in components]
+        if all(cost is not None for cost in costs):
+            described["work"] = {key: sum(cost[key] for cost in costs if cost) for key in costs[0] or {}}
     return described
+
+
+def _cost(component: Component, variant: str, batch: int, length: int) -> dict[str, Any] | None:
+    """Of one call of a component."""
+    sizes: dict[str, int] = {}
+    for port in component.inputs:
+        sizes |= port_sizes(component, port, batch, length)
+    return work_of(component.variants[variant], **sizes)
 
 
 def _about(variant: Variant, versions: Mapping[str, Any]) -> dict[str, Any]:

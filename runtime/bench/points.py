@@ -15,6 +15,7 @@ from precast.runtime.artifact import Component
 from precast.runtime.bench.session import Point
 from precast.runtime.errors import InputError
 from precast.runtime.kinds import sample
+from precast.runtime.ports import Port
 
 __all__ = [
     "SCENARIOS",
@@ -26,6 +27,7 @@ __all__ = [
     "parse_lengths",
     "parse_numbers",
     "parse_scenarios",
+    "port_sizes",
 ]
 
 SCENARIOS = ("single", "offline", "server")
@@ -120,6 +122,13 @@ def make_point(
     return Point(scenario, batch, length, tuple(paths), amounts, bound)
 
 
+def port_sizes(component: Component, port: Port, rows: int, length: int) -> dict[str, int]:
+    """The size of each named dimension of a port: the first counts rows, the others measure them."""
+    first, *others = port.shape
+    sizes = {dim: component.dim(dim).at(length) or 1 for dim in others if isinstance(dim, str)}
+    return {**sizes, **({"choices": 2} if "choices" in sizes else {}), str(first): rows}
+
+
 def artifact_inputs(components: Sequence[Component]) -> Callable[[Sequence[int], np.random.Generator], dict[str, Any]]:
     """How to make what a caller gives an artifact's components: random values of each port's kind, of texts the mask of
     each one's length."""
@@ -130,9 +139,7 @@ def artifact_inputs(components: Sequence[Component]) -> Callable[[Sequence[int],
         longest = max(lengths)
         inputs: dict[str, Any] = {}
         for component, port in ports:
-            sizes = {str(dim): component.dim(dim).at(longest) or 1 for dim in port.shape if isinstance(dim, str)}
-            sizes |= {"choices": 2, str(port.shape[0]): len(lengths)}
-            made = sample(rng, port, sizes)
+            made = sample(rng, port, port_sizes(component, port, len(lengths), longest))
             if port.kind in ("ids", "mask", "types"):
                 real = np.arange(longest) < np.reshape(lengths, (-1, *[1] * (made.ndim - 1)))
                 made = np.where(real, 0 if port.kind == "types" else made, 0)

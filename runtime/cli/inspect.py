@@ -55,12 +55,12 @@ def inspect(
         write()
         for direction in ("inputs", "outputs"):
             shown = ", ".join(_tensor(spec) for spec in component[direction])
-            write(f"{name + ' ' + direction + ':':<18}{shown}")
+            write(f"{f'{name} {direction}:':<17} {shown}")
         limits = ", ".join(_dim(key, value) for key, value in component["dims"].items())
-        write(f"{name + ' limits:':<18}{limits or 'none'}")
+        write(f"{f'{name} limits:':<17} {limits or 'none'}")
         feeds = ", ".join(f"{port} from {source}" for port, source in component["feeds"].items())
         if feeds:
-            write(f"{name + ' is fed:':<18}{feeds}")
+            write(f"{f'{name} is fed:':<17} {feeds}")
         table(
             ("variant", "provider", "graph", "weights", "worst max abs", "worst cosine"),
             [_variant(variant, entry) for variant, entry in component["variants"].items()],

@@ -19,6 +19,8 @@ from precast.export.families import TextSpec, find_family, model_types
 from precast.export.heads import Head
 from precast.export.reference import build
 from precast.runtime.artifact import Artifact
+from precast.runtime.bench.artifact import bench
+from precast.runtime.bench.session import Plan
 from precast.runtime.errors import InputError
 from precast.runtime.gates import gate
 from precast.runtime.parity import compare
@@ -118,6 +120,15 @@ def test_an_artifact_computes_what_upstream_does(served: tuple[str, Path, Any]) 
             np.testing.assert_allclose(value, expected[output].numpy(), rtol=0, atol=2e-5, err_msg=output)
     report: Any = precast.verify(path)
     assert {entry["status"] for entry in report["variants"].values()} == {"verified"}
+
+
+def test_the_bench_times_it(served: tuple[str, Path, Any]) -> None:
+    """All components of a call together, and what they cost in all."""
+    _, path, _ = served
+    plan = Plan(launches=1, seconds=0.02, warm=0.1)
+    document = bench(str(path), grid=[(2, 8)], variants=["cpu-fp32"], threads=[1], plan=plan, calibration=False)
+    [row] = [row for row in document["rows"] if row["scenario"] == "single"]
+    assert row["median_ms"] > 0 and row["work"]["flops"] > 0 and 0 < row["max_abs"] < 1e-4
 
 
 def test_components_run_where_their_inputs_are_given(served: tuple[str, Path, Any]) -> None:
