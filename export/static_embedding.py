@@ -9,13 +9,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from precast.export.blocks.embeddings import mask_port, words_port
 from precast.export.families import Family
 from precast.export.heads import BASE
+from precast.export.signatures import Component
 from precast.export.spec import Spec, hf
 from precast.export.tokenizer_files import STATIC_TABLE
 from precast.export.weight_table import Source
 from precast.export.weights import Rename, Rule
+from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.errors import WeightsError, listing
+from precast.runtime.ports import Out, Port
 
 __all__ = ["FAMILY", "MODULE", "config", "holds"]
 
@@ -33,12 +37,21 @@ class StaticSpec(Spec):
     pad_token_id: int | None = hf(default=None)
 
 
-class StaticTokens(nn.Module):
+class StaticTokens(Component):
     """{"last_hidden_state": [B, S, H]}: the row of each token. Their mean is taken where all pooling is."""
 
     def __init__(self, rows: int, size: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(rows, size)
+
+    def ports(self) -> tuple[Port, ...]:
+        """Ids, and the mask of what is no padding."""
+        words = words_port(self.embedding)
+        return words, mask_port(words)
+
+    def outs(self) -> tuple[Out, ...]:
+        """As of any base model without a pooler."""
+        return CATALOGUE["feature-extraction"].outs[:1]
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         return {

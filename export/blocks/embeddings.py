@@ -13,12 +13,25 @@ from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.tables import Table
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["CountedPositions", "LearnedPositions", "PlacedPositions", "SinusoidTable", "TextEmbeddings", "words_port"]
+__all__ = [
+    "CountedPositions",
+    "LearnedPositions",
+    "PlacedPositions",
+    "SinusoidTable",
+    "TextEmbeddings",
+    "mask_port",
+    "words_port",
+]
 
 
 def words_port(words: nn.Embedding) -> Port:
     """Ids of a table of words."""
     return Port("input_ids", "int64", ("batch", "sequence"), "ids", below=words.num_embeddings)
+
+
+def mask_port(words: Port) -> Port:
+    """The mask beside ids, which shows all of them where it is left out."""
+    return Port("attention_mask", "int64", words.shape, "mask", default=1)
 
 
 class SinusoidTable(nn.Module):

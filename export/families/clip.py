@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.embeddings import LearnedPositions, TextEmbeddings
+from precast.export.blocks.embeddings import LearnedPositions, TextEmbeddings, mask_port
 from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.patches import Patches
 from precast.export.components import Composite
@@ -89,7 +89,7 @@ class TextEmbeds(Component):
 
     def ports(self) -> tuple[Port, ...]:
         words = self.embeddings.ports()[0]._replace(shape=("texts", "sequence"))
-        return words, Port("attention_mask", "int64", words.shape, "mask", default=1)
+        return words, mask_port(words)
 
     def outs(self) -> tuple[Out, ...]:
         return (Out("text_embeds", ("texts", self.width), "embedding"),)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from precast.export.blocks.embeddings import mask_port
 from precast.export.blocks.norms import LayerNorm, Norm
 from precast.runtime.ports import Port
 
@@ -15,7 +16,7 @@ __all__ = ["Encoder", "PostNormLayer", "PreNormEncoder", "PreNormLayer"]
 def _ports(embeddings: nn.Module) -> tuple[Port, ...]:
     """What the embeddings take, and the mask behind the ids."""
     words, *others = embeddings.ports()  # type: ignore[operator]
-    return words, Port("attention_mask", "int64", words.shape, "mask", default=1), *others
+    return words, mask_port(words), *others
 
 
 class PostNormLayer(nn.Module):
