@@ -49,7 +49,7 @@ def _steps(engine: Any, longest: int, rng: np.random.Generator) -> dict[str, flo
     """A session with room for far more than is fed: whoever copied its buffers would need as much again."""
     rows = 8
     context = None
-    if engine.encoder is not None:
+    if engine.flow.before:
         ids = rng.integers(5, engine.source_vocab_size, (rows, longest))
         context = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     session = engine.open(rows, min(engine.max_length or 8192, 8192), context)
