@@ -65,7 +65,6 @@ def cases(
     shapes: Sequence[tuple[int, int, str]] = _SHAPES,
     seed: int = 0,
     component: str = "encoder",
-    after: tuple[str, ...] = (),
 ) -> list[Case]:
     """Random values of every port a call brings itself: at every shape of ``shapes`` that the dimensions allow, garbage
     in padded positions; and where a kind has rare values, those too.
@@ -79,11 +78,11 @@ def cases(
         inputs = {port.name: sample(rng, port, sizes, padding) for port in signature.given}
         name = f"{batch}x{length}-{padding}"
         again = sum(case.name.split("~")[0] == name for case in made)
-        made.append(Case(f"{name}~{again}" if again else name, inputs, component, after))
+        made.append(Case(f"{name}~{again}" if again else name, inputs, component))
     sizes = _sizes(signature, 1, 1)
     rare = [(port.name, *edge) for port in signature.given for edge in edges(port, sizes)]
     usual = {port.name: sample(rng, port, sizes) for port in signature.given} if rare else {}
-    made += [Case(f"{port}-{name}", {**usual, port: value}, component, after) for port, name, value in rare]
+    made += [Case(f"{port}-{name}", {**usual, port: value}, component) for port, name, value in rare]
     return made
 
 

@@ -70,11 +70,6 @@ class Signature:
         """Ports whose values a call brings itself."""
         return tuple(port for port in self.ports if port.kind != "state" and port.source is None)
 
-    @property
-    def gathered(self) -> tuple[Port, ...]:
-        """Ports that are given together, as ``states``."""
-        return tuple(port for port in self.ports if not port.name.isidentifier())
-
     def port(self, name: str) -> Port | None:
         """The port of that name, or None."""
         return next((port for port in self.ports if port.name == name), None)

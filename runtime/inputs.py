@@ -13,7 +13,6 @@ from precast.runtime.ports import FINITE, FREE, Dim, Port
 
 __all__ = ["Inputs"]
 
-_INT64 = np.dtype(np.int64)
 _SMALL = 1024  # numbers up to which a list is cheaper to check than an array
 _KEPT = 64
 # Many tokenizers give these to models that take none; upstream's models ignore them too.
@@ -111,10 +110,8 @@ class Inputs:
             small = len(shape) == 2 and shape[0] * shape[1] <= _SMALL
         else:
             sizes = self._sizes(checked, inputs)
-        for name, bound in () if self._hidden else self._bounds:
-            array = checked.get(name)
-            if array is not None and not _within(array, bound, small):
-                _refuse_ids(name, array, bound, self._ports[name])
+        if not self._hidden:
+            self._check_ids(checked, small)
         for name in self._masks:
             if name in checked:
                 _check_mask(name, checked[name], small)
@@ -186,6 +183,12 @@ class Inputs:
             steps = f", a multiple of {dim.multiple}" if dim.multiple > 1 else ""
             raise InputError(f"{name} is {dim.least} at least{steps}; received {size}.")
 
+    def _check_ids(self, checked: Mapping[str, Array], small: bool) -> None:
+        for name, bound in self._bounds:
+            array = checked.get(name)
+            if array is not None and not _within(array, bound, small):
+                _refuse_ids(name, array, bound, self._ports[name])
+
     def _show(self, checked: dict[str, Array]) -> None:
         """Zeros where a mask hides what is there: padding may hold anything, and must be an id to be looked up."""
         for name in self._masks:
@@ -202,10 +205,7 @@ class Inputs:
             for other in alike:
                 if other != name:
                     checked[other] = np.where(seen, checked[other], 0)
-        for name, bound in self._bounds:
-            array = checked.get(name)
-            if array is not None and not _within(array, bound, False):
-                _refuse_ids(name, array, bound, self._ports[name])
+        self._check_ids(checked, small=False)
 
     def _shape(self, port: Port, sizes: Mapping[str, int]) -> tuple[int, ...]:
         missing = [dim for dim in port.shape if isinstance(dim, str) and dim not in sizes]

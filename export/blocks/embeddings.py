@@ -16,7 +16,9 @@ from precast.runtime.ports import Dim, Port
 __all__ = [
     "CountedPositions",
     "LearnedPositions",
+    "PaddedPositionTable",
     "PlacedPositions",
+    "PositionTable",
     "SinusoidTable",
     "TextEmbeddings",
     "mask_port",
@@ -60,8 +62,8 @@ class SinusoidTable(nn.Module):
         return F.embedding(positions, self.rows())
 
 
-class LearnedPositions(nn.Module):
-    """A table, indexed 0, 1, 2 ... whatever the padding. Returns [1, S, E].
+class PositionTable(nn.Module):
+    """A table of ``count`` positions, which bounds how long a text may be.
 
     Args:
         table: in place of a learned one.
@@ -75,42 +77,36 @@ class LearnedPositions(nn.Module):
     def bounds(self) -> dict[str, Dim]:
         return {"sequence": Dim(most=self.count)}
 
+
+class PaddedPositionTable(PositionTable):
+    """One whose rows up to the padding's own are never counted: texts begin at ``padding_id + 1``."""
+
+    def __init__(self, count: int, size: int, padding_id: int, table: nn.Module | None = None) -> None:
+        super().__init__(count, size, table)
+        self.padding_id = padding_id
+
+    def bounds(self) -> dict[str, Dim]:
+        return {"sequence": Dim(most=self.count - self.padding_id - 1)}
+
+
+class LearnedPositions(PositionTable):
+    """A table, indexed 0, 1, 2 ... whatever the padding. Returns [1, S, E]."""
+
     def forward(self, input_ids: Tensor) -> Tensor:
         return self.table(torch.arange(input_ids.shape[1], device=input_ids.device)[None])
 
 
-class CountedPositions(nn.Module):
+class CountedPositions(PaddedPositionTable):
     """A learned table whose positions count the tokens that are not padding, from ``padding_id + 1`` on; padding
     itself sits at ``padding_id``. Returns [B, S, E]. Used by RoBERTa (https://arxiv.org/abs/1907.11692) and MPNet."""
-
-    def __init__(self, count: int, size: int, padding_id: int, table: nn.Module | None = None) -> None:
-        super().__init__()
-        self.count, self.padding_id = count, padding_id
-        self.table = nn.Embedding(count, size) if table is None else table
-
-    def bounds(self) -> dict[str, Dim]:
-        """Rows up to the padding's own are never counted."""
-        return {"sequence": Dim(most=self.count - self.padding_id - 1)}
 
     def forward(self, input_ids: Tensor) -> Tensor:
         real = (input_ids != self.padding_id).to(torch.int64)
         return self.table(torch.cumsum(real, dim=1) * real + self.padding_id)
 
 
-class PlacedPositions(nn.Module):
-    """A table, indexed by the positions of a call of a decoder. Returns [B, S, E].
-
-    Args:
-        table: in place of a learned one.
-    """
-
-    def __init__(self, count: int, size: int, table: nn.Module | None = None) -> None:
-        super().__init__()
-        self.count = count
-        self.table = nn.Embedding(count, size) if table is None else table
-
-    def bounds(self) -> dict[str, Dim]:
-        return {"sequence": Dim(most=self.count)}
+class PlacedPositions(PositionTable):
+    """A table, indexed by the positions of a call of a decoder. Returns [B, S, E]."""
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         if step.positions is None:

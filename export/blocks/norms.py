@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from precast.export.operators import add_layer_norm, add_rms_norm, rms_norm
 
-__all__ = ["LayerNorm", "Norm", "RMSNorm"]
+__all__ = ["LayerNorm", "Norm", "RMSNorm", "normed_sum"]
 
 
 class LayerNorm(nn.Module):
@@ -45,3 +45,11 @@ class RMSNorm(nn.Module):
 
 
 Norm = LayerNorm | RMSNorm
+
+
+def normed_sum(norm: Norm | None, x: Tensor, update: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A state that travels as two parts: (norm(x + update), x + update); None stands for no norm, and for no update."""
+    if norm is None:
+        total = x if update is None else x + update
+        return total, total
+    return (norm(x), x) if update is None else norm.add(update, x)

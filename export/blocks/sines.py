@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export.blocks.cache import Step
-from precast.export.blocks.embeddings import SinusoidTable
+from precast.export.blocks.embeddings import PaddedPositionTable, SinusoidTable
 from precast.export.blocks.rotary import Frequencies
 from precast.export.blocks.tables import Table
 from precast.export.operators import rotary_angles
@@ -81,19 +81,11 @@ class SteppedSines(nn.Module):
         return rows
 
 
-class PlacedFromPadding(nn.Module):
+class PlacedFromPadding(PaddedPositionTable):
     """Positions of a decoder's call, counted from ``padding_id + 1`` on, [B, S, E] from a table of them.
 
     A padding token it made itself has none, and counts.
     """
-
-    def __init__(self, count: int, size: int, padding_id: int, table: nn.Module | None = None) -> None:
-        super().__init__()
-        self.count, self.padding_id = count, padding_id
-        self.table = nn.Embedding(count, size) if table is None else table
-
-    def bounds(self) -> dict[str, Dim]:
-        return {"sequence": Dim(most=self.count - self.padding_id - 1)}
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
         if step.positions is None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from precast.export.blocks.cache import Step, number
 from precast.export.blocks.embeddings import words_port
-from precast.export.blocks.norms import Norm
+from precast.export.blocks.norms import Norm, normed_sum
 from precast.runtime.ports import Port
 
 __all__ = ["Decoder", "DecoderLayer", "ParallelLayer", "PostNormDecoderLayer", "TokenEmbeddings"]
@@ -82,10 +82,7 @@ class DecoderLayer(nn.Module):
         self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """x, update [B, S, H] (None: there is no update) -> the same two after this layer."""
-        if update is None:
-            normed = self.attention_norm(x)
-        else:
-            normed, x = self.attention_norm.add(update, x)
+        normed, x = normed_sum(self.attention_norm, x, update)
         update = self.self_attn(normed, step, bias)
         if self.cross_attn is not None and self.cross_norm is not None:
             normed, x = self.cross_norm.add(update, x)
@@ -129,10 +126,7 @@ class ParallelLayer(nn.Module):
         self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `DecoderLayer`."""
-        if update is None:
-            normed = self.attention_norm(x)
-        else:
-            normed, x = self.attention_norm.add(update, x)
+        normed, x = normed_sum(self.attention_norm, x, update)
         other = normed if self.mlp_norm is None else self.mlp_norm(x)
         return x, self.self_attn(normed, step, bias) + self.mlp(other)
 
@@ -171,6 +165,4 @@ class Decoder(nn.Module):
         bias = None if self.bias is None else self.bias(input_ids, step)
         for layer in self.layers:
             x, update = layer(x, update, step, bias)
-        if self.norm is None:
-            return x if update is None else x + update
-        return self.norm(x) if update is None else self.norm.add(update, x)[0]
+        return normed_sum(self.norm, x, update)[0]

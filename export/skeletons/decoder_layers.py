@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from precast.export.blocks.cache import Step
-from precast.export.blocks.norms import Norm
+from precast.export.blocks.norms import Norm, normed_sum
 from precast.export.skeletons.decoder import DecoderLayer
 
 __all__ = ["MixerLayer", "SandwichLayer"]
@@ -31,10 +31,7 @@ class SandwichLayer(DecoderLayer):
         self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """As `DecoderLayer`."""
-        if update is None:
-            normed = self.attention_norm(x)
-        else:
-            normed, x = self.attention_norm.add(update, x)
+        normed, x = normed_sum(self.attention_norm, x, update)
         update = self.attention_post_norm(self.self_attn(normed, step, bias))
         normed, x = self.mlp_norm.add(update, x)
         return x, self.mlp_post_norm(self.mlp(normed))
@@ -52,8 +49,5 @@ class MixerLayer(nn.Module):
         self, x: Tensor, update: Tensor | None, step: Step, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """As `DecoderLayer`."""
-        if update is None:
-            normed = self.norm(x)
-        else:
-            normed, x = self.norm.add(update, x)
+        normed, x = normed_sum(self.norm, x, update)
         return x, self.mixer(normed, step)

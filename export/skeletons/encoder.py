@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from precast.export.blocks.embeddings import mask_port
-from precast.export.blocks.norms import LayerNorm, Norm
+from precast.export.blocks.norms import LayerNorm, Norm, normed_sum
 from precast.runtime.ports import Port
 
 __all__ = ["Encoder", "PostNormLayer", "PreNormEncoder", "PreNormLayer"]
@@ -56,11 +56,7 @@ class PreNormLayer(nn.Module):
         self, x: Tensor, update: Tensor | None, mask: Tensor, bias: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """x, update [B, S, H] (None: there is no update yet) -> the same two after this layer."""
-        if update is not None and self.attention_norm is not None:
-            normed, x = self.attention_norm.add(update, x)
-        else:
-            x = x if update is None else x + update
-            normed = x if self.attention_norm is None else self.attention_norm(x)
+        normed, x = normed_sum(self.attention_norm, x, update)
         normed, x = self.mlp_norm.add(self.self_attn(normed, mask, bias), x)
         return x, self.mlp(normed)
 
@@ -96,7 +92,7 @@ class PreNormEncoder(nn.Module):
         bias = None if self.bias is None else self.bias(input_ids)
         for layer in self.layers:
             x, update = layer(x, update, attention_mask, bias)
-        return self.norm(x) if update is None else self.norm.add(update, x)[0]
+        return normed_sum(self.norm, x, update)[0]
 
 
 class Encoder(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from precast.export.blocks.attention import SelfAttention
 from precast.export.blocks.mlp import MLP
-from precast.export.blocks.norms import LayerNorm, Norm
+from precast.export.blocks.norms import LayerNorm, Norm, normed_sum
 from precast.export.skeletons.encoder import PreNormLayer
 
 __all__ = ["Stack", "stack"]
@@ -31,9 +31,7 @@ class Stack(nn.Module):
         update = None
         for layer in self.layers:
             x, update = layer(x, update, mask, bias)
-        if self.norm is None:
-            return x if update is None else x + update
-        return self.norm(x) if update is None else self.norm.add(update, x)[0]
+        return normed_sum(self.norm, x, update)[0]
 
 
 def stack(spec: Any, *, bias: bool = True, causal: bool = False, normed: bool = True) -> Stack:
