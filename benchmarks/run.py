@@ -19,8 +19,7 @@ from benchmarks.feeds import points
 from benchmarks.outputs import checked
 from benchmarks.venvs import Environment, home
 from precast.runtime.artifact import Artifact
-from precast.runtime.bench import record
-from precast.runtime.bench.calibrate import calibrate
+from precast.runtime.bench import record, roofline
 from precast.runtime.bench.contender import Contender
 from precast.runtime.bench.session import Plan, Point, Session
 from precast.runtime.bench.work import work_of
@@ -59,7 +58,7 @@ class Comparison:
         self.document = record.new(
             command=self.command,
             settings={**settings, "threads": self.threads},
-            calibration=calibrate(threads=self.threads, device=self.device),
+            calibration=roofline.machine_limits(threads=self.threads, device=self.device),
         )
         usable = [peer for peer in contenders if self._usable(peer)]
         if self.installs:

@@ -11,8 +11,7 @@ from typing import Any
 
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.onnxruntime import default_threads
-from precast.runtime.bench import record
-from precast.runtime.bench.calibrate import calibrate
+from precast.runtime.bench import record, roofline
 from precast.runtime.bench.contender import Contender
 from precast.runtime.bench.points import artifact_inputs, artifact_prompts, make_point, port_sizes
 from precast.runtime.bench.session import Plan, Point, Session
@@ -64,7 +63,7 @@ def bench(
     document = record.new(
         command=command,
         settings={"launches": plan.launches, "seconds": plan.seconds, "device": device, "threads": list(threads)},
-        calibration=calibrate(threads=max(threads), device=device) if calibration else None,
+        calibration=roofline.machine_limits(threads=max(threads), device=device) if calibration else None,
     )
     document |= {"artifact": path, "digest": artifact.digest}
     document["workloads"][workload] = {

@@ -1,4 +1,4 @@
-"""One-node ONNX graphs as bytes, for calibration: the runtime has no onnx to make them with.
+"""One-node ONNX graphs as bytes, for the roofline: the runtime has no onnx to make them with.
 
 Protocol buffers' wire format (https://protobuf.dev/programming-guides/encoding/): a field is its number and wire type,
 then a varint (type 0) or a length and that many bytes (type 2). Field numbers: onnx.proto, ModelProto to TypeProto
@@ -40,7 +40,7 @@ def one_node(
         # AttributeProto: name = 1, i = 3, type = 20 (INT = 2).
         node += _block(5, _text(1, name) + _number(3, number) + _number(20, 2))
     # GraphProto: node = 1, name = 2, initializer = 5, input = 11, output = 12.
-    graph = _block(1, node) + _text(2, "calibration")
+    graph = _block(1, node) + _text(2, "roofline")
     for name, given in inputs.items():
         if isinstance(given, np.ndarray):
             # TensorProto: dims = 1, data_type = 2, name = 8, raw_data = 9.

@@ -210,12 +210,12 @@ def _show(document: Mapping[str, Any]) -> None:
         write(f"{entry['engine']} was left out: {entry['reason']}")
 
 
-def _shown(row: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> Sequence[str]:
-    from precast.runtime.bench.calibrate import roof
+def _shown(row: Mapping[str, Any], limits: Mapping[str, Any] | None) -> Sequence[str]:
+    from precast.runtime.bench.roofline import roof
 
     of_peak = ""
-    if calibration and row.get("work"):
-        share = roof(row["work"], row["time"]["value"], calibration, row["precision"]).get("of_gemm")
+    if limits and row.get("work"):
+        share = roof(row["work"], row["time"]["value"], limits, row["precision"]).get("of_gemm")
         of_peak = "" if share is None else f"{share:.0%}"
     error = row.get("error", {}).get("max_abs")
     return (

@@ -1,4 +1,4 @@
-"""The calibration: its graphs are ONNX, its figures have the record's form, and what it computes is what it says."""
+"""The roofline: its graphs are ONNX, its figures have the record's form, and what it computes is what it says."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import onnx as onnx_package
 import onnxruntime
 import pytest
 
-from precast.runtime.bench import calibrate as module
 from precast.runtime.bench import onnx_bytes as onnx
-from precast.runtime.bench.calibrate import calibrate, ceiling, roof
+from precast.runtime.bench import roofline as module
+from precast.runtime.bench.roofline import ceiling, machine_limits, roof
 from precast.runtime.errors import BackendError, ProviderError
 
 
@@ -47,9 +47,9 @@ def check(figure: dict[str, Any]) -> None:
     assert figure["runs"] >= 1
 
 
-def test_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machine_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_CALLS", 3)
-    found = calibrate(threads=1, seconds=0.01)
+    found = machine_limits(threads=1, seconds=0.01)
     assert (found["threads"], found["device"]) == (1, "cpu")
     assert set(found) == {"threads", "device", "gemm", "read"}
     assert set(found["gemm"]) == {"fp32", "int8"}
@@ -59,10 +59,10 @@ def test_calibrate(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_device() -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        assert {"fp32", "fp16"} <= set(calibrate(threads=1, device="cuda", seconds=0.1)["gemm"])
+        assert {"fp32", "fp16"} <= set(machine_limits(threads=1, device="cuda", seconds=0.1)["gemm"])
     else:
         with pytest.raises(ProviderError, match="CUDAExecutionProvider"):
-            calibrate(threads=1, device="cuda")
+            machine_limits(threads=1, device="cuda")
 
 
 def test_device_probes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -117,17 +117,17 @@ def test_ceiling() -> None:
 
 def test_roof() -> None:
     limit = {"low": 0.0, "high": 0.0, "runs": 3}
-    calibration = {
+    limits = {
         "gemm": {"fp32": {"value": 1e11, **limit}, "int8": {"value": 4e11, **limit}},
         "read": {"value": 1e10, **limit},
     }
-    found = roof({"flops": 2 * 10**9, "bytes": 10**7}, 0.05, calibration, "fp32")
+    found = roof({"flops": 2 * 10**9, "bytes": 10**7}, 0.05, limits, "fp32")
     assert found["flops_per_second"] == pytest.approx(4e10)
     assert found["of_gemm"] == pytest.approx(0.4)
     assert found["of_read"] == pytest.approx(0.02)
     assert (found["bound"], found["intensity"], found["gemm"]) == ("compute", 200, "fp32")
-    assert roof({"flops": 10**7, "bytes": 10**8}, 0.05, calibration, "int8")["bound"] == "memory"
-    assert roof({"flops": 10**7, "bytes": 10**8}, 0.05, calibration, "int4")["gemm"] == "fp32"
+    assert roof({"flops": 10**7, "bytes": 10**8}, 0.05, limits, "int8")["bound"] == "memory"
+    assert roof({"flops": 10**7, "bytes": 10**8}, 0.05, limits, "int4")["gemm"] == "fp32"
     bare = roof({"flops": 10**7, "bytes": 0}, 0.05, {"gemm": {}, "read": None}, "fp32")
     assert (bare["of_gemm"], bare["of_read"], bare["bound"], bare["intensity"]) == (None, None, None, None)
     assert math.isfinite(bare["flops_per_second"])

@@ -1,7 +1,7 @@
 """What this machine can do, by a short measurement: the two limits of the roofline (doi:10.1145/1498765.1498785).
 
 Matrix products and reads go through the engine that runs artifacts, with its threads and its kernels: a limit that
-another library would reach is no limit of ours to be held to.
+another library would reach is no limit of ours to be held to. Records and `precast bench` name it "calibration".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from precast.runtime.bench.statistics import Estimate, quantile
 from precast.runtime.errors import BackendError
 from precast.runtime.machine import memory_bytes
 
-__all__ = ["calibrate", "ceiling", "roof"]
+__all__ = ["ceiling", "machine_limits", "roof"]
 
 _BLOCKS = 5
 _CALLS = 10
@@ -44,7 +44,7 @@ class _Probe(NamedTuple):
     call: Callable[[int], Any]
 
 
-def calibrate(*, threads: int, device: str = "cpu", seconds: float = 1.0) -> dict[str, Any]:
+def machine_limits(*, threads: int, device: str = "cpu", seconds: float = 1.0) -> dict[str, Any]:
     """Measure for about ``seconds``: matrix products of each precision, and reading memory.
 
     Returns:
@@ -56,7 +56,7 @@ def calibrate(*, threads: int, device: str = "cpu", seconds: float = 1.0) -> dic
     Raises:
         ProviderError: there is no such device, or its libraries are missing.
     """
-    with tempfile.TemporaryDirectory(prefix="precast-calibration-") as folder:
+    with tempfile.TemporaryDirectory(prefix="precast-roofline-") as folder:
         if device == "cpu":
             products, reads = _cpu(Path(folder), threads)
         else:
@@ -80,12 +80,12 @@ def ceiling(speeds: Sequence[float]) -> Estimate:
     return Estimate(quantile(tops, 0.75), min(tops), max(tops), len(speeds))
 
 
-def roof(work: Mapping[str, int], time: float, calibration: Mapping[str, Any], precision: str) -> dict[str, Any]:
+def roof(work: Mapping[str, int], time: float, limits: Mapping[str, Any], precision: str) -> dict[str, Any]:
     """Where a call that takes ``time`` seconds stands below the machine's two limits.
 
     Args:
         work: ``flops`` and ``bytes`` of the call (`precast.runtime.bench.work.work_of`).
-        calibration: what `calibrate` measured.
+        limits: what `machine_limits` measured.
         precision: of the variant; picks the product to compare with. One that was not measured is held to fp32's.
 
     Returns:
@@ -94,11 +94,11 @@ def roof(work: Mapping[str, int], time: float, calibration: Mapping[str, Any], p
         a byte; ``gemm``, the precision compared with.
     """
     flops, moved = work["flops"] / time, work["bytes"] / time
-    products = calibration.get("gemm") or {}
+    products = limits.get("gemm") or {}
     gemm = precision if precision in products else "fp32"
     of_gemm, of_read = (
         value / limit["value"] if limit and limit["value"] > 0 else None
-        for value, limit in ((flops, products.get(gemm)), (moved, calibration.get("read")))
+        for value, limit in ((flops, products.get(gemm)), (moved, limits.get("read")))
     )
     bound = None if of_gemm is None or of_read is None else "compute" if of_gemm >= of_read else "memory"
     return {
