@@ -20,7 +20,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from precast.export import parity, static_embedding, texts
+from precast.export import evaluation, parity, static_embedding
 from precast.export.embedding import declared_task
 from precast.export.emit import Emitted, emit
 from precast.export.locate import explained
@@ -28,9 +28,9 @@ from precast.export.open_checkpoint import open_checkpoint
 from precast.export.operators import counted
 from precast.export.processing import write_processing
 from precast.export.reference import Part, Reference, build, served_tasks
+from precast.export.sensitivity import mark_sensitive
 from precast.export.signatures import Signature
 from precast.export.trace import trace
-from precast.export.widening import widen
 from precast.graphs import contract
 from precast.graphs.block_weight import META, Blocks
 from precast.graphs.fingerprint import fingerprint
@@ -152,16 +152,16 @@ def export_model(
         outputs = {part.name: _outs(part.signature, traced[part.name]) for part in reference.parts}
         checkpoint.release()
 
-        text: texts.Sample | None = None
+        text: evaluation.EvaluationSet | None = None
         if precision != "fp32":
             cost.stage("reading text with the reference")
             with parity.streaming(reference.model, checkpoint.release):
-                text = texts.sample(reference.parts, tokenizer)
+                text = evaluation.evaluation_set(reference.parts, tokenizer)
             rounding = _rounding(recipes[0])
             if rounding is not None:
                 cost.stage("rounding weights in the reference, to see which need more bits")
                 with parity.streaming(reference.model, checkpoint.release):
-                    widen(reference.parts, traced, rounding, text)
+                    mark_sensitive(reference.parts, traced, rounding, text)
 
         cost.stage("optimising the graph and writing the weights")
         promised = {part.name: counted(part.module, part.signature.example()) for part in reference.parts}
@@ -316,7 +316,7 @@ def _verified(
     writer: ArtifactWriter,
     recorded: Sequence[Recorded],
     promised: Mapping[str, Mapping[str, int]],
-    text: texts.Sample | None,
+    text: evaluation.EvaluationSet | None,
     again: Callable[[], Sequence[Part]],
 ) -> Iterator[tuple[Variant, str]]:
     """Run the staged graphs of one recipe, with the options they ship with, on every recorded input, and hold them to

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from precast.export.emit import Folder, emit
-from precast.export.parity import Reckoner
+from precast.export.parity import ReferenceRunner
 from precast.export.reference import Part
 from precast.export.trace import SCOPE, trace
 from precast.graphs.passes.base import run
@@ -100,7 +100,7 @@ def boundaries(parts: Sequence[Part], recipe: Recipe, cases: Sequence[Case], nam
         if other.name in needed:
             chain.insert(0, other)
             needed |= set(other.after)
-    eager, exact = Reckoner(parts), Reckoner(parts, exact=True)
+    eager, exact = ReferenceRunner(parts), ReferenceRunner(parts, exact=True)
     for before in chain:
         eager.run(before), exact.run(before)
     inputs = {key: value.numpy() for key, value in _leaves(eager.inputs(case))}

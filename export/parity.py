@@ -26,7 +26,7 @@ from precast.runtime.kinds import edges, sample
 from precast.runtime.parity import Case, Recorded
 
 __all__ = [
-    "Reckoner",
+    "ReferenceRunner",
     "cases",
     "cases_for",
     "evaluate",
@@ -333,7 +333,7 @@ def streaming(model: nn.Module, release: Callable[[], None]) -> Iterator[None]:
             hook.remove()
 
 
-class Reckoner:
+class ReferenceRunner:
     """Runs the parts of a reference model on cases in order, carrying what they remember from one to the next.
 
     ``exact``: in float64, weights widened operator by operator and tables computed anew.
@@ -397,7 +397,7 @@ def successors(signature: Signature) -> tuple[StateSpec, ...]:
 
 def record(parts: Sequence[Part], cases: Sequence[Case]) -> list[Recorded]:
     """Both references of every case."""
-    eager, exact = Reckoner(parts), Reckoner(parts, exact=True)
+    eager, exact = ReferenceRunner(parts), ReferenceRunner(parts, exact=True)
     return [Recorded(case, eager.run(case), exact.run(case)) for case in cases]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ParityError
 
-__all__ = ["BOUNDS", "Divergence", "kl_divergence", "measured_over", "told"]
+__all__ = ["BOUNDS", "Divergence", "in_words", "kl_divergence", "measured_over"]
 
 # Precision -> (largest mean divergence in nats, least share of positions with the same most likely token or None).
 BOUNDS: dict[str, tuple[float, float | None]] = {"int8": (1e-3, 0.99), "int4": (5e-2, None)}
@@ -77,7 +77,7 @@ class Divergence:
             )
 
 
-def told(record: Mapping[str, Any]) -> str:
+def in_words(record: Mapping[str, Any]) -> str:
     """A recorded divergence (`Divergence.to_json`) in words."""
     what = "text" if record["text"] else "random tokens"
     return (

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from precast.graphs import schema
 from precast.graphs.block_rounding import quantized, quantized_rest
-from precast.graphs.block_weight import BLOCKS, META, WIDE, BlockWeight, Parts
+from precast.graphs.block_weight import BLOCKS, META, SENSITIVE, BlockWeight, Parts
 from precast.graphs.dialects.blocks import Zeros, dequantized, packed_size
 from precast.graphs.passes.base import GraphPass, constant
 from precast.graphs.tensors import computed, sizes
@@ -91,7 +91,7 @@ class QuantizeWeights(GraphPass):
     Nothing is computed before a weight is written, and one weight at a time is held. A weight whose initializer has
     `Blocks` in its ``meta`` keeps their bits, block and zero points, unless it has 8 and 4 are asked for: 5 and 6 bits,
     which take 8 here, were chosen by who made the file, and little is gained by rounding them a second time. A weight
-    that is `WIDE` there gets 8 bits instead of 4; instead of 8 it gets 8, and 4 more for what these leave of it: a
+    that is `SENSITIVE` there gets 8 bits instead of 4; instead of 8 it gets 8, and 4 more for what these leave of it: a
     second product with a weight half as large, added to the first.
 
     Args:
@@ -99,7 +99,7 @@ class QuantizeWeights(GraphPass):
         block: channels that share a scale, one of `BLOCKS`.
         symmetric: no zero points; None is what is usual: not in 4 bits, yes in 8.
         keep: names of weights (shell patterns) that stay as they are.
-        wide: names of weights (shell patterns) that are wide whatever their ``meta`` says.
+        sensitive: names of weights (shell patterns) that are so whatever their ``meta`` says.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class QuantizeWeights(GraphPass):
         block: int = 32,
         symmetric: bool | None = None,
         keep: Sequence[str] = (),
-        wide: Sequence[str] = (),
+        sensitive: Sequence[str] = (),
     ) -> None:
         if bits not in (4, 8):
             raise ValueError(f"bits must be 4 or 8, not {bits}")
@@ -116,7 +116,7 @@ class QuantizeWeights(GraphPass):
             raise ValueError(f"block must be one of {', '.join(map(str, BLOCKS))}, not {block}")
         self.bits, self.block = bits, block
         self.symmetric = bits == 8 if symmetric is None else symmetric
-        self.keep, self.wide = tuple(keep), tuple(wide)
+        self.keep, self.sensitive = tuple(keep), tuple(sensitive)
         self._last = _Last()
 
     @property
@@ -141,7 +141,7 @@ class QuantizeWeights(GraphPass):
         seen = set()
         for reader in _readers(model.graph):
             weight = reader.weight
-            if weight is None or weight.name in seen or self._reason(reader) or self._wide(weight):
+            if weight is None or weight.name in seen or self._reason(reader) or self._is_sensitive(weight):
                 continue
             seen.add(weight.name)
             if self._stored(weight, self.bits)[0] is None:
@@ -162,8 +162,8 @@ class QuantizeWeights(GraphPass):
             return "the weight is not a float32 matrix"
         return ""
 
-    def _wide(self, weight: ir.Value) -> bool:
-        return WIDE in weight.meta or any(fnmatchcase(str(weight.name), pattern) for pattern in self.wide)
+    def _is_sensitive(self, weight: ir.Value) -> bool:
+        return SENSITIVE in weight.meta or any(fnmatchcase(str(weight.name), pattern) for pattern in self.sensitive)
 
     def _zeros(self, bits: int) -> Zeros:
         return "none" if self.symmetric or bits != self.bits else "integers"
@@ -173,8 +173,8 @@ class QuantizeWeights(GraphPass):
         if reason or weight is None or weight.const_value is None:
             self.declined[f"{node.op_type}: {reason}"] += 1
             return
-        tensor, shape, wide = weight.const_value, sizes(weight.const_value.shape), self._wide(weight)
-        bits, block = 8 if wide else self.bits, self.block
+        tensor, shape, sensitive = weight.const_value, sizes(weight.const_value.shape), self._is_sensitive(weight)
+        bits, block = 8 if sensitive else self.bits, self.block
         zeros = self._zeros(bits)
         make: Callable[[], Parts] = partial(_anew, tensor, bits, block, zeros)
         stored, reason = self._stored(weight, bits)
@@ -185,8 +185,8 @@ class QuantizeWeights(GraphPass):
         if reader.becomes == "BlockEmbedding" and shape[1] % block:
             self.declined[f"Gather: {shape[1]} channels are no multiple of the block"] += 1
             return
-        rest = wide and self.bits == 8 and stored is None
-        if wide and stored is None:
+        rest = sensitive and self.bits == 8 and stored is None
+        if sensitive and stored is None:
             self.declined[f"{node.op_type}: {self.bits} bits are too few, it has {8 + REST * rest}"] += 1
         name = str(weight.name)
         bias = (*node.inputs, None)[2] if reader.becomes == "BlockLinear" else None

@@ -35,7 +35,7 @@ def export(
     if add and overwrite:
         raise typer.BadParameter("--add keeps what is there, --overwrite replaces it: give one of them.")
     from precast.runtime.auto import load_exporter
-    from precast.runtime.divergence import told
+    from precast.runtime.divergence import in_words
 
     with Stages() as stage, redirect_stdout(sys.stderr):
         stage("starting PyTorch")
@@ -72,7 +72,7 @@ def export(
     if rows:
         table(columns, rows, title="Verified against eager PyTorch", numbers=(2, 3, 4, 5))
     for variant, found in summary["divergence"].items():
-        write(f"{variant}, beside eager PyTorch: {told(found)}")
+        write(f"{variant}, beside eager PyTorch: {in_words(found)}")
         for note, count in summary["declined"][variant].items():
             write(f"  {count} x {note}")
     for note in _notes(summary):

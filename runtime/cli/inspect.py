@@ -20,7 +20,7 @@ def inspect(
 ) -> None:
     """Show what is in an artifact: tasks, variants, operators, errors, sizes. Its digests are checked first."""
     from precast.runtime.artifact import Artifact
-    from precast.runtime.divergence import told
+    from precast.runtime.divergence import in_words
     from precast.runtime.inspection import summary
 
     found = summary(Artifact.open(artifact))
@@ -70,7 +70,7 @@ def inspect(
             operators = ", ".join(f"{count} {operator}" for operator, count in entry["operators"].items())
             write(f"{variant} operators: {operators}")
             if "divergence" in entry:
-                write(f"{variant} beside the reference: {told(entry['divergence'])}")
+                write(f"{variant} beside the reference: {in_words(entry['divergence'])}")
             for output, found in entry.get("conditioning", {}).items():
                 write(f"{variant} conditioning: {output} {_strained(found)}")
             if "work" in entry:

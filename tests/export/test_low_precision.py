@@ -18,14 +18,14 @@ from support.tokenizer_samples import write_json
 from typer.testing import CliRunner
 
 import precast
-from precast.export import texts
+from precast.export import evaluation
 from precast.export.exporter import export_model
 from precast.export.heads import BASE, CAUSAL_LM
 from precast.export.open_checkpoint import open_checkpoint
 from precast.export.reference import Part, build
+from precast.export.sensitivity import mark_sensitive
 from precast.export.trace import trace
-from precast.export.widening import widen
-from precast.graphs.block_weight import WIDE
+from precast.graphs.block_weight import SENSITIVE
 from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.runtime.artifact import Artifact
 from precast.runtime.cli.app import app
@@ -269,17 +269,17 @@ def test_the_fewest_weights_are_wide_and_the_reference_is_left_as_it_was(tmp_pat
     source, _ = checkpoint(tmp_path / "checkpoint", wild=True, tie_word_embeddings=True)
     part, traced = traced_of(source)
     before = {name: value.clone() for name, value in part.module.named_parameters(remove_duplicate=False)}
-    sample = texts.sample([part], {})
-    wide = widen([part], traced, QuantizeWeights(4), sample)
-    assert sample.moved([part]).mean == 0
+    texts = evaluation.evaluation_set([part], {})
+    wide = mark_sensitive([part], traced, QuantizeWeights(4), texts)
+    assert texts.reference_divergence([part]).mean == 0
     for name, value in part.module.named_parameters(remove_duplicate=False):
         assert torch.equal(value, before[name]), name
     assert wide and all(figure > 0 for figure in wide.values())
     held = traced[part.name].graph.initializers
-    marked = {re.sub(r"\d+", "*", name) for name, value in held.items() if WIDE in value.meta}
+    marked = {re.sub(r"\d+", "*", name) for name, value in held.items() if SENSITIVE in value.meta}
     assert {kind.split(": ")[1] for kind in wide} == marked
     part, traced = traced_of(checkpoint(tmp_path / "calm", tie_word_embeddings=True)[0])
-    assert widen([part], traced, QuantizeWeights(4), texts.sample([part], {})) == {}
+    assert mark_sensitive([part], traced, QuantizeWeights(4), evaluation.evaluation_set([part], {})) == {}
 
 
 def test_encoders_are_refused(tmp_path: Path) -> None:

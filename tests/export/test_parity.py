@@ -94,8 +94,8 @@ def test_small_outputs_are_tried_on_more_inputs(model_type: str, head: Head, ove
     names = [case.name for case in cases]
     assert len(set(names)) == len(names)
     counts: dict[str, int] = {}
-    reckoner = parity.Reckoner(made)
+    runner = parity.ReferenceRunner(made)
     for case in cases:
-        for name, array in reckoner.run(case).items():
+        for name, array in runner.run(case).items():
             counts[name] = counts.get(name, 0) + array.size
     assert all(LEAST <= count < 4 * LEAST for count in counts.values()), counts

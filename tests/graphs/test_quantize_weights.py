@@ -311,7 +311,7 @@ def test_nothing_is_computed_before_it_is_written_and_then_once(monkeypatch: pyt
 
 
 def test_weights_kept_and_weights_in_eight_bits() -> None:
-    quantize = QuantizeWeights(4, keep=("down.*",), wide=("embed.*", "head.*"))
+    quantize = QuantizeWeights(4, keep=("down.*",), sensitive=("embed.*", "head.*"))
     model, report = lowered(quantize, NATIVE)
     few = "4 bits are too few, it has 8"
     assert report.declined == {
@@ -328,7 +328,7 @@ def test_weights_kept_and_weights_in_eight_bits() -> None:
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_where_eight_bits_are_too_few_four_more_follow(dialect: Dialect, symmetric: bool | None, tied: bool) -> None:
     """Products and lookups alike, bias and all; the weights are then a hundred times nearer to what they were."""
-    model, report = lowered(QuantizeWeights(8, 32, symmetric, wide=("*",)), dialect, tied)
+    model, report = lowered(QuantizeWeights(8, 32, symmetric, sensitive=("*",)), dialect, tied)
     few = "8 bits are too few, it has 12"
     assert report.changed == 4
     assert report.declined == {"Gather: not of tokens": 1, f"Gather: {few}": 1, f"Linear: {few}": 3}

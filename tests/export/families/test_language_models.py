@@ -116,10 +116,10 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
     if model_type in NO_PADDING_FED:
         for fed in (case.inputs["input_ids"] for case in cases if case.component != "encoder"):
             fed[fed == model.config.pad_token_id] += 1
-    reckoner, made = parity.Reckoner(ours.parts), []
+    runner, made = parity.ReferenceRunner(ours.parts), []
     for case in cases:
         kept.clear()
-        made.append((case, reckoner.run(case), list(kept)))
+        made.append((case, runner.run(case), list(kept)))
     for chain in chains_of(made):
         for row in range(len(chain.rows)):
             with float64():
@@ -274,7 +274,7 @@ def test_padding_does_not_matter(model_type: str, head: Head) -> None:
     cases = parity.generation_cases(ours.parts, chains=((3, (9, 1, 4, 1), "ragged"),))
     rng = np.random.default_rng(5)
     vocab = ours.parts[-1].signature.vocab_size
-    first, second = parity.Reckoner(ours.parts), parity.Reckoner(ours.parts)
+    first, second = parity.ReferenceRunner(ours.parts), parity.ReferenceRunner(ours.parts)
     for case in cases:
         other = dict(case.inputs)
         if case.component != "encoder":

@@ -1,12 +1,12 @@
-"""Which weights of a language model its precision has too few bits for.
+"""Sensitivity of a language model's weights: for which of them its precision has too few bits.
 
 Rounding moves a model's answers little in most weights, and far in some: a narrow value projection, the head of a small
 model. First all weights are rounded in the reference; where its answers stay well within the gate, that is all. Else
 each kind of weight, that of all layers, is rounded alone, and how far answers move over a few texts is measured. As
 small movements add up nearly (Gemma 3 270M in 4 bits: 0.051 and 0.040 alone, 0.093 together), those that move them
-least for what they weigh keep the few bits while there is room for them, and the others are marked `WIDE`; less room is
-given until all of them together are within the gate. Exporters usually keep a fixed list; a measured one is different
-for every model, and what is exported passes.
+least for what they weigh keep the few bits while there is room for them, and the others are marked `SENSITIVE`; less
+room is given until all of them together are within the gate. Exporters usually keep a fixed list; a measured one is
+different for every model, and what is exported passes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from precast.export.evaluation import EvaluationSet
 from precast.export.reference import Part
-from precast.export.texts import Sample
-from precast.graphs.block_weight import WIDE, Parts
+from precast.graphs.block_weight import SENSITIVE, Parts
 from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounding
 from precast.runtime.divergence import BOUNDS, Divergence
 
-__all__ = ["widen"]
+__all__ = ["mark_sensitive"]
 
-_EVERY = 4  # text of the sample
+_EVERY = 4  # text of the evaluation set
 # Share of the gate's bounds that rounding weights may take: graphs round what they multiply by them too, and the few
 # texts are not all.
 _SHARE = 0.8
@@ -37,7 +37,7 @@ _TRIES = 5  # with half the room of the one before
 _CHUNK = 1 << 19  # weights that are floats at a time
 
 
-class _Held(NamedTuple):
+class _RoundedWeight(NamedTuple):
     """A weight, and what it was rounded to."""
 
     found: Rounding
@@ -51,46 +51,46 @@ class _Held(NamedTuple):
         )
 
 
-def widen(
-    parts: Sequence[Part], traced: Mapping[str, ir.Model], rounding: QuantizeWeights, sample: Sample
+def mark_sensitive(
+    parts: Sequence[Part], traced: Mapping[str, ir.Model], rounding: QuantizeWeights, evaluation: EvaluationSet
 ) -> dict[str, float]:
     """Mark the weights in the traced graphs that need more bits than ``rounding`` gives them.
 
     Returns: the kinds of weights that do, their names with * for numbers, and the mean divergence each alone caused.
     """
     # Held as blocks: a second copy of a large model as floats would not fit.
-    kinds: dict[str, dict[int, _Held]] = {}
+    kinds: dict[str, dict[int, _RoundedWeight]] = {}
     for part in parts:
         parameters = dict(part.module.named_parameters(remove_duplicate=False))
         for found in rounding.roundings(traced[part.name]):
             name = str(found.weight.name)
             if name in parameters:  # else a table that the model computes
                 kind = re.sub(r"\d+", "*", f"{part.name}: {name}")
-                kinds.setdefault(kind, {})[parameters[name].data_ptr()] = _Held(found, found.parts())
+                kinds.setdefault(kind, {})[parameters[name].data_ptr()] = _RoundedWeight(found, found.parts())
     bound = BOUNDS[f"int{rounding.bits}"]
-    if not kinds or _fits(_moved(parts, kinds.values(), sample), *bound):
+    if not kinds or _fits(_divergence(parts, kinds.values(), evaluation), *bound):
         return {}
-    few = sample.every(_EVERY)
-    moved = {kind: _moved(parts, [members], few).mean for kind, members in kinds.items()}
+    subset = evaluation.every(_EVERY)
+    alone = {kind: _divergence(parts, [members], subset).mean for kind, members in kinds.items()}
     sizes = {kind: sum(np.prod(held.found.shape) for held in members.values()) for kind, members in kinds.items()}
-    cheapest = sorted(kinds, key=lambda kind: moved[kind] / sizes[kind])
-    narrow = cheapest
+    cheapest = sorted(kinds, key=lambda kind: alone[kind] / sizes[kind])
+    few_bits = cheapest
     # Alone and over a few texts they move it by more or less than together over all: twice the room is tried too.
     for room in (*(_SHARE * bound[0] * 2.0 ** (1 - attempt) for attempt in range(_TRIES)), 0.0):
         chosen, spent = list[str](), 0.0
         for kind in cheapest:
-            if spent + moved[kind] <= room:
-                spent += moved[kind]
+            if spent + alone[kind] <= room:
+                spent += alone[kind]
                 chosen.append(kind)
-        if chosen != narrow:
-            narrow = chosen
-            if not narrow or _fits(_moved(parts, [kinds[kind] for kind in narrow], sample), *bound):
+        if chosen != few_bits:
+            few_bits = chosen
+            if not few_bits or _fits(_divergence(parts, [kinds[kind] for kind in few_bits], evaluation), *bound):
                 break
-    wide = {kind: moved[kind] for kind in kinds if kind not in narrow}
-    for kind in wide:
+    sensitive = {kind: alone[kind] for kind in kinds if kind not in few_bits}
+    for kind in sensitive:
         for held in kinds[kind].values():
-            held.found.weight.meta[WIDE] = True
-    return wide
+            held.found.weight.meta[SENSITIVE] = True
+    return sensitive
 
 
 def _fits(found: Divergence, most: float, least: float | None) -> bool:
@@ -98,22 +98,24 @@ def _fits(found: Divergence, most: float, least: float | None) -> bool:
     return found.mean <= _SHARE * most and (least is None or not found.text or 1 - found.top <= _SHARE * (1 - least))
 
 
-def _moved(parts: Sequence[Part], kinds: Iterable[Mapping[int, _Held]], sample: Sample) -> Divergence:
+def _divergence(
+    parts: Sequence[Part], kinds: Iterable[Mapping[int, _RoundedWeight]], evaluation: EvaluationSet
+) -> Divergence:
     """How far the reference's answers are from what they were with these weights rounded."""
     rounded = {address: held for members in kinds for address, held in members.items()}
-    with _Rounded(rounded) as mode:
-        found = sample.moved(parts)
+    with _ReadRounded(rounded) as mode:
+        found = evaluation.reference_divergence(parts)
     assert mode.read == set(rounded), "a weight was rounded that no linear layer and no embedding reads"
     return found
 
 
-class _Rounded(TorchFunctionMode):
+class _ReadRounded(TorchFunctionMode):
     """Linear layers and embeddings read what weights were rounded to; these stay as they are.
 
     ``rounded``: by the address of a weight's data, which tied parameters share.
     """
 
-    def __init__(self, rounded: Mapping[int, _Held]) -> None:
+    def __init__(self, rounded: Mapping[int, _RoundedWeight]) -> None:
         super().__init__()
         self._rounded = rounded
         self.read = set[int]()

@@ -1,4 +1,4 @@
-"""Natural text a language model of low precision is tried on: the passages of `demo_corpus`, in the model's own tokens;
+"""The evaluation set of a language model of low precision: the passages of `demo_corpus`, in the model's own tokens;
 random tokens where a checkpoint has no tokenizer."""
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from precast.export.demo_corpus import PASSAGES
-from precast.export.parity import Reckoner
+from precast.export.parity import ReferenceRunner
 from precast.export.reference import Part
 from precast.runtime.backends.base import Array
 from precast.runtime.divergence import Divergence, measured_over
 from precast.runtime.parity import Case, Loaded, Recorded, run_cases
 from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["Sample", "sample"]
+__all__ = ["EvaluationSet", "evaluation_set"]
 
 _TEXTS = 24
 _LONGEST = 96
@@ -28,7 +28,7 @@ _BY_TOKEN = ("input_ids", "position_ids")
 
 
 @dataclass(frozen=True)
-class Sample:
+class EvaluationSet:
     """Texts as cases, and the reference's logits at some positions of each."""
 
     recorded: Sequence[Recorded]
@@ -44,17 +44,17 @@ class Sample:
         ]
         return measured_over(pairs, text=self.text, data=self.data)
 
-    def moved(self, parts: Sequence[Part]) -> Divergence:
+    def reference_divergence(self, parts: Sequence[Part]) -> Divergence:
         """How far the reference is from what it was, now that some of its weights are others."""
-        reckoner = Reckoner(parts)
+        runner = ReferenceRunner(parts)
         pairs = []
         for item in self.recorded:
-            made = reckoner.run(item.case)
+            made = runner.run(item.case)
             if "logits" in item.reference:
                 pairs.append((item.reference["logits"][0], made["logits"][0]))
         return measured_over(pairs, text=self.text, data=self.data)
 
-    def in_pieces(self) -> Sample:
+    def in_pieces(self) -> EvaluationSet:
         """The same texts in several calls each, every piece ending at a position that is compared: what is asked of a
         piece is read from what the ones before it left in the cache."""
         recorded: list[Recorded] = []
@@ -78,28 +78,28 @@ class Sample:
                 before, begin = (piece.name,), int(end)
         return replace(self, recorded=recorded)
 
-    def every(self, step: int) -> Sample:
+    def every(self, step: int) -> EvaluationSet:
         """Of every step-th text."""
         kept = [item for item in self.recorded if int(item.case.name.split("-")[1]) % step == 0]
         return replace(self, recorded=kept)
 
 
-def sample(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> Sample:
+def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> EvaluationSet:
     """Texts for a model of these parts; ``tokenizer`` are its files, none where it has no tokenizer."""
     decoder = parts[-1]
     vocab = decoder.signature.vocab_size
     longest = min(_LONGEST, decoder.signature.longest or _LONGEST)
     rows = _tokens(tokenizer, vocab, longest)
     kept = max(1, min(_MOST, _HELD // (len(rows) * vocab * 4)))
-    reckoner = Reckoner(parts)
+    runner = ReferenceRunner(parts)
     recorded: list[Recorded] = []
     for number, row in enumerate(rows):
         for case in _cases(parts, number, row, kept):
-            made = reckoner.run(case)
+            made = runner.run(case)
             # Rounding to low precision is orders above what float64 would tell apart.
             recorded.append(Recorded(case, made, made))
     digest = hashlib.sha256(b"".join(np.array(row, dtype="<i8").tobytes() for row in rows)).hexdigest()
-    return Sample(recorded, bool(tokenizer), digest)
+    return EvaluationSet(recorded, bool(tokenizer), digest)
 
 
 def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int) -> list[list[int]]:
