@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from precast.export.checkpoints.open import open_checkpoint
 from precast.export.emit import Folder, emit
-from precast.export.open_checkpoint import open_checkpoint
 from precast.export.reference import build
 from precast.export.trace import trace
 from precast.graphs.dialects.base import Dialect, unfused_attention

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from precast.export import parity
+from precast.export.checkpoints.open import open_checkpoint
 from precast.export.demo_corpus import PASSAGES, QUERIES
 from precast.export.exporter import Progress, export_model
-from precast.export.open_checkpoint import open_checkpoint
 from precast.export.reference import build
 from precast.runtime import hub_client
 from precast.runtime.backends.base import Array

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from precast.export import static_embedding
-from precast.export.checkpoint import INPUT_MODULES, Checkpoint
+from precast.export.checkpoints.checkpoint import INPUT_MODULES, Checkpoint
 from precast.export.heads import BASE, MASKED_LM
 from precast.runtime.embedding import ACTIVATIONS, POOLING, SPLADE
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing

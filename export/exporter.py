@@ -21,10 +21,10 @@ import onnx_ir as ir
 import torch
 
 from precast.export import evaluation, parity, static_embedding
+from precast.export.checkpoints.open import open_checkpoint
 from precast.export.embedding import declared_task
 from precast.export.emit import Emitted, emit
 from precast.export.locate import explained
-from precast.export.open_checkpoint import open_checkpoint
 from precast.export.operators import counted
 from precast.export.processing import write_processing
 from precast.export.reference import Part, Reference, build, served_tasks

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from precast.export.checkpoint import Checkpoint
+from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
 from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
 from precast.export.reference import Reference

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from precast.export.blocks.tables import fill_tables, table_names
+from precast.export.checkpoints.quantized import dequantized
 from precast.export.components import parts_of
 from precast.export.families import Family, find_family
 from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
-from precast.export.quantized import dequantized
 from precast.export.signatures import Signature, signature
 from precast.export.spec import Spec
 from precast.export.weight_names import unwrapped

@@ -14,7 +14,7 @@ from precast.export.families import Family
 from precast.export.heads import BASE
 from precast.export.signatures import Component
 from precast.export.spec import Spec, hf
-from precast.export.tokenizer_files import STATIC_TABLE
+from precast.export.tokenizers.files import STATIC_TABLE
 from precast.export.weight_table import Source
 from precast.export.weights import Rename, Rule
 from precast.runtime.catalogue import CATALOGUE

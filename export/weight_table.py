@@ -18,7 +18,7 @@ __all__ = ["Lazy", "Source", "WeightMap", "at_least_float32", "plan"]
 
 
 class Source(Protocol):
-    """A tensor of a checkpoint, loaded when asked for (``precast.export.checkpoint.TensorSource``).
+    """A tensor of a checkpoint, loaded when asked for (``precast.export.checkpoints.checkpoint.TensorSource``).
 
     It may have ``blocks`` and ``upright`` too, which mean what they mean in `Lazy`.
     """

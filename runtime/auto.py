@@ -116,13 +116,13 @@ class AutoTokenizer:
             return Tokenizer.from_files(Artifact.use(folder, _tokenizer_files, check="size"))
         # What is particular to a tokenizer class is settled as an export settles it, without torch.
         if folder.is_file():
-            from precast.export.gguf.tokenizer import read_tokenizer_files
+            from precast.export.checkpoints.gguf.tokenizer import read_tokenizer_files
 
             files = read_tokenizer_files(folder)
             if not files:
                 raise InputError(f"{os.fspath(source)!r} holds a model without a tokenizer.")
             return Tokenizer.from_files(files)
-        from precast.export.tokenizer_files import runtime_files
+        from precast.export.tokenizers.files import runtime_files
 
         place = _transformer_folder(folder)
         config = _json(place / "config.json")
@@ -210,7 +210,7 @@ class AutoModel:
             found = hub.resolve(str(source), revision=revision, token=token)
             digests, name, revision = found.hashes, found.id, found.revision
         elif folder.is_file():
-            from precast.export.gguf.reader import part_names
+            from precast.export.checkpoints.gguf.reader import part_names
 
             digests, name = checkpoint_digests(folder.parent, cache, part_names(folder.name)), folder.stem
         else:

@@ -52,7 +52,7 @@ def test_without_git_every_family_counts(tmp_path: Path, monkeypatch: pytest.Mon
     [
         ("README.md", set(), False),
         ("runtime/cli/chat.py", set(), False),
-        ("export/tokenizer_kinds.py", set(), False),
+        ("export/tokenizers/kinds.py", set(), False),
         ("export/families/llama.py", {"llama"}, False),
         ("export/families/bert.py", {"bert", "electra"}, False),
         ("export/blocks/rotary.py", {"llama", "gpt2"}, False),

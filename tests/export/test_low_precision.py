@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 import precast
 from precast.export import evaluation
+from precast.export.checkpoints.open import open_checkpoint
 from precast.export.exporter import export_model
 from precast.export.heads import BASE, CAUSAL_LM
-from precast.export.open_checkpoint import open_checkpoint
 from precast.export.reference import Part, build
 from precast.export.sensitivity import mark_sensitive
 from precast.export.trace import trace

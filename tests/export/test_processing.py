@@ -14,8 +14,8 @@ from support import tiny_artifacts
 from support.oracle import save_checkpoint, upstream
 
 import precast
+from precast.export.checkpoints.open import open_checkpoint
 from precast.export.heads import CAUSAL_LM
-from precast.export.open_checkpoint import open_checkpoint
 from precast.export.processing import write_processing
 from precast.export.reference import build
 from precast.runtime.errors import ConfigError

@@ -17,8 +17,8 @@ from sentence_transformers.util.quantization import quantize_embeddings
 from support import doubles
 from transformers import BertModel
 
+from precast.export.checkpoints.open import open_checkpoint
 from precast.export.embedding import read_arrays, read_modules
-from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime import embedding, embedding_options, similarity
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
 from precast.runtime.gates import gate, measure

@@ -20,8 +20,8 @@ from support import tiny_artifacts
 from tokenizers import Tokenizer
 
 import precast
+from precast.export.checkpoints.open import open_checkpoint
 from precast.export.embedding import declared_task, read_modules
-from precast.export.open_checkpoint import open_checkpoint
 from precast.runtime.embedding import pool
 from precast.runtime.errors import CheckpointError, ConfigError, UnsupportedTaskError, WeightsError
 

@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import save_file
 
 import precast
-from precast.export.quantized import dequantized
+from precast.export.checkpoints.quantized import dequantized
 from precast.graphs.block_weight import BlockWeight
 from precast.graphs.dialects import blocks
 from precast.runtime.artifact import Artifact

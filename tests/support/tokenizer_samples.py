@@ -11,7 +11,7 @@ from typing import Any
 import sentencepiece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from precast.export.tokenizer_files import runtime_files
+from precast.export.tokenizers.files import runtime_files
 from precast.runtime.processors import text
 
 CORPUS = [

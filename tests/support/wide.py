@@ -32,7 +32,7 @@ _SHARED = (
     *("tests/export/families/", "tests/support/oracle.py", "tests/support/lowering.py", "tests/support/prompts.py"),
 )
 # Rooms of export that read files, and make no graphs.
-_ELSEWHERE = ("export/gguf/", "export/demo", "export/tokenizer", "export/sentencepiece", "export/evaluation.py")
+_ELSEWHERE = ("export/checkpoints/", "export/demo", "export/tokenizers/", "export/evaluation.py")
 
 
 def asked(which: str, tests: Mapping[str, str]) -> set[str]:

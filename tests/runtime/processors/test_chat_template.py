@@ -16,7 +16,7 @@ import transformers
 from support import doubles
 from support.chat_templates import CHATML, MISTRAL
 
-from precast.export.tokenizer_files import runtime_files
+from precast.export.tokenizers.files import runtime_files
 from precast.runtime.errors import ChatTemplateError, CheckpointError, DependencyError, InputError
 from precast.runtime.processors import chat, chat_sandbox
 from precast.runtime.processors.text import Tokenizer

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.tokenizer_samples import PAIRS, TEXTS, byte_level, sentencepiece_model, write_json
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from precast.export.tokenizer_files import runtime_files
+from precast.export.tokenizers.files import runtime_files
 from precast.runtime.errors import CheckpointError, FormatVersionError, InputError
 from precast.runtime.processors.encoding import BatchEncoding
 from precast.runtime.processors.text import Tokenizer
