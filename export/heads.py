@@ -27,6 +27,7 @@ __all__ = [
     "TOKEN_CLASSIFICATION",
     "ZERO_SHOT_IMAGE",
     "ClassifierHead",
+    "EncoderWithHead",
     "FeatureExtraction",
     "FirstRealToken",
     "FirstToken",
@@ -39,7 +40,6 @@ __all__ = [
     "QuestionAnswering",
     "SequenceClassification",
     "TanhPooler",
-    "TextTask",
     "TokenClassification",
 ]
 
@@ -136,7 +136,7 @@ class LMTransform(nn.Module):
         return self.norm(self.act(self.dense(x)))
 
 
-class TextTask(Component):
+class EncoderWithHead(Component):
     """A model with a task on top: ids, mask and token types [B, S] -> named outputs.
 
     ``outputs`` makes them of the hidden states [B, S, H]; ``transform`` goes before the last projection, if given.
@@ -170,7 +170,7 @@ class TextTask(Component):
         return states if self.transform is None else self.transform(states)
 
 
-class FeatureExtraction(TextTask):
+class FeatureExtraction(EncoderWithHead):
     """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the checkpoint has a pooler."""
 
     task = "feature-extraction"
@@ -190,7 +190,7 @@ class FeatureExtraction(TextTask):
         return outputs
 
 
-class MaskedLM(TextTask):
+class MaskedLM(EncoderWithHead):
     """{"logits": [B, S, V]}."""
 
     task = "fill-mask"
@@ -203,7 +203,7 @@ class MaskedLM(TextTask):
         return {"logits": self.decoder(self.transformed(states))}
 
 
-class SequenceClassification(TextTask):
+class SequenceClassification(EncoderWithHead):
     """{"logits": [B, L]}; also regression (L = 1) and multi-label."""
 
     task = "text-classification"
@@ -219,7 +219,7 @@ class SequenceClassification(TextTask):
         return {"logits": self.classifier(self.transformed(self.pooler(states, mask)))}
 
 
-class NextSentence(TextTask):
+class NextSentence(EncoderWithHead):
     """{"logits": [B, 2]}: whether the second sentence follows the first (label 0) or not (label 1)."""
 
     task = "next-sentence-prediction"
@@ -233,7 +233,7 @@ class NextSentence(TextTask):
         return {"logits": self.seq_relationship(self.pooler(states, mask))}
 
 
-class TokenClassification(TextTask):
+class TokenClassification(EncoderWithHead):
     """{"logits": [B, S, L]}."""
 
     task = "token-classification"
@@ -246,7 +246,7 @@ class TokenClassification(TextTask):
         return {"logits": self.classifier(self.transformed(states))}
 
 
-class QuestionAnswering(TextTask):
+class QuestionAnswering(EncoderWithHead):
     """{"start_logits": [B, S], "end_logits": [B, S]}."""
 
     task = "question-answering"

@@ -20,7 +20,7 @@ from precast.export.heads import BASE, HEADS, SEQUENCE_CLASSIFICATION, Head
 from precast.export.signatures import Signature, signature
 from precast.export.spec import Spec
 from precast.export.weight_names import unwrapped
-from precast.export.weight_table import Lazy, Source, WeightMap, plan
+from precast.export.weight_table import Lazy, StoredTensor, WeightMap, plan
 from precast.export.weights import Ignore, rename
 from precast.graphs.block_weight import Blocks
 from precast.runtime import catalogue
@@ -129,7 +129,7 @@ def served_tasks(head: Head, spec: Spec) -> tuple[str, ...]:
 
 def build(
     config: Mapping[str, Any],
-    tensors: Mapping[str, Source],
+    tensors: Mapping[str, StoredTensor],
     task: str | None = None,
     dtype: torch.dtype = torch.float32,
     family: Family | None = None,

@@ -15,7 +15,7 @@ from precast.export.heads import BASE
 from precast.export.signatures import Component
 from precast.export.spec import Spec, hf
 from precast.export.tokenizers.files import STATIC_TABLE
-from precast.export.weight_table import Source
+from precast.export.weight_table import StoredTensor
 from precast.export.weights import Rename, Rule
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.errors import WeightsError, listing
@@ -64,7 +64,7 @@ def holds(modules: Sequence[Mapping[str, Any]] | None) -> bool:
     return bool(modules) and str((modules or [{}])[0].get("type")).rpartition(".")[2] == MODULE
 
 
-def config(tensors: Mapping[str, Source]) -> dict[str, Any]:
+def config(tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """What a config.json would say of the table.
 
     Raises:

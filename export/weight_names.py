@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from precast.export.weight_table import Source
+from precast.export.weight_table import StoredTensor
 from precast.runtime.errors import WeightsError, listing
 
 __all__ = ["MERGE", "unwrapped"]
@@ -19,7 +19,7 @@ _AROUND = ("module.", "base_model.model.")
 _ADAPTER = re.compile(r"(^|\.)(lora_\w+|base_layer|modules_to_save)\.")
 
 
-def unwrapped(tensors: Mapping[str, Source]) -> Mapping[str, Source]:
+def unwrapped(tensors: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
     """The tensors under the names that the model itself gives them.
 
     Raises:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from precast.graphs.block_weight import Blocks
 from precast.runtime.errors import WeightsError
 
-__all__ = ["Lazy", "Source", "WeightMap", "at_least_float32", "plan"]
+__all__ = ["Lazy", "StoredTensor", "WeightMap", "at_least_float32", "plan"]
 
 
-class Source(Protocol):
+class StoredTensor(Protocol):
     """A tensor of a checkpoint, loaded when asked for (``precast.export.checkpoints.checkpoint.TensorSource``).
 
     It may have ``blocks`` and ``upright`` too, which mean what they mean in `Lazy`.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from precast.export.weight_table import Lazy, Source, at_least_float32
+from precast.export.weight_table import Lazy, StoredTensor, at_least_float32
 from precast.runtime.errors import WeightsError
 
 __all__ = [
@@ -411,7 +411,7 @@ class Tie(Rule):
         return {**table, self.target: one, self.source: one}
 
 
-def rename(sources: Mapping[str, Source], rules: Iterable[Rule]) -> dict[str, Lazy]:
+def rename(sources: Mapping[str, StoredTensor], rules: Iterable[Rule]) -> dict[str, Lazy]:
     """A checkpoint's tensors under the reference model's names."""
     table = {
         key: Lazy(

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from precast.export.weight_table import Source
+from precast.export.weight_table import StoredTensor
 from precast.graphs.block_weight import BLOCKS, Blocks, BlockWeight, Parts, canonical, scales_fit
 from precast.graphs.dialects.blocks import unpack_bits
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
@@ -120,10 +120,10 @@ class QuantizedLinear:
 
     name: str
     scheme: Scheme
-    qweight: Source
-    qzeros: Source
-    scales: Source
-    g_idx: Source | None = None
+    qweight: StoredTensor
+    qzeros: StoredTensor
+    scales: StoredTensor
+    g_idx: StoredTensor | None = None
     upright: bool = True  # Conv1D's, too, are stored like those of a linear layer
 
     @property
@@ -257,8 +257,8 @@ def _block(group: int, inputs: int) -> int | None:
 
 
 def dequantized(
-    config: Mapping[str, Any], tensors: Mapping[str, Source]
-) -> tuple[Mapping[str, Any], Mapping[str, Source], frozenset[str]]:
+    config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]
+) -> tuple[Mapping[str, Any], Mapping[str, StoredTensor], frozenset[str]]:
     """Config and tensors as of a checkpoint that is not quantised.
 
     The third value names biases of quantised layers that hold nothing but zeros: AutoGPTQ wrote one for every layer,
@@ -283,7 +283,7 @@ def dequantized(
             f"config.json says the weights are quantised by {scheme.method}, and no tensor is named '*.qweight'. "
             "Are these the weights that belong to it?"
         )
-    found: dict[str, Source] = dict(tensors)
+    found: dict[str, StoredTensor] = dict(tensors)
     problems: list[str] = []
     for layer in layers:
         names = ["qweight", "qzeros", "scales", *(["g_idx"] if scheme.method == "gptq" else [])]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from precast.export import parity
 from precast.export.families import TextSpec, find_family, model_types
-from precast.export.heads import BASE, CAUSAL_LM, MULTIPLE_CHOICE, SEQ2SEQ_LM, Head, TextTask
+from precast.export.heads import BASE, CAUSAL_LM, MULTIPLE_CHOICE, SEQ2SEQ_LM, EncoderWithHead, Head
 from precast.export.reference import Part, Reference, build
 from precast.runtime.gates import gate
 from precast.runtime.parity import compare
@@ -97,7 +97,7 @@ class AllHeads(nn.Module):
         self.prefixes = ("", *(f"{ours.head.task}." for ours in others))
         self.tasks = nn.ModuleList()
         for ours in (first, *others):
-            assert isinstance(ours.model, TextTask)
+            assert isinstance(ours.model, EncoderWithHead)
             ours.model.model = nn.Identity()
             self.tasks.append(ours.model)
 
