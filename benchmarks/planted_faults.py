@@ -262,6 +262,7 @@ _MATRIX = r"layers\..*(proj|dense|experts|fc|linear).*weight$"
 _WORDS = r"words\.weight$"
 _BIAS = r"layers\..*(proj|dense|fc).*bias$"
 _NORM = r"layers\..*norm.*\.weight$"
+_PATCHES = r"embeddings\.projection\.weight$"
 _TABLES = r"(cos|sin)\w*\.values$"
 
 
@@ -348,13 +349,19 @@ FAULTS: dict[str, Fault] = {
     "two table rows exchanged": _weight(_WORDS, _rows),
     "one table row left out": _matrix(lambda it: _one(it, np.zeros_like), _WORDS),
     "the word table in bfloat16": _weight(_WORDS, lambda it: _rounded(it, 7)),
-    "positions off by one": _weight(r"positions\..*(weight|values)$", _rolled),
+    "positions off by one": _weight(
+        r"positions(\..*(weight|values))?$", lambda it: _rolled(it, axis=max(it.ndim - 2, 0))
+    ),
     "token types exchanged": _weight(r"token_types\.weight$", lambda it: _rows(it, 0, 1)),
     "a rotary base of 1.001": _weight(_TABLES, _turned),
     "a rotary base of 1.001 in frequencies": _weight(r"frequenc\w*(\.values)?$", _base),
     "relative positions off by one": _weight(r"(relative|bias)\..*(weight|values|table)$", _rolled),
     "slopes in another order": _weight(r"(slopes|alibi)\w*(\.values)?$", _rolled),
     "a convolution turned round": _weight(r"conv\w*(\.|_)weight$", lambda it: it[..., ::-1]),
+    "a patch's rows and columns exchanged": _weight(_PATCHES, lambda it: it.swapaxes(-1, -2)),
+    "colours in another order": _weight(_PATCHES, lambda it: _rolled(it, axis=1)),
+    "the class token left out": _weight(r"cls_token$", np.zeros_like),
+    "similarities times 1.001": _weight(r"similarity\.scale$|^scale$", lambda it: it + np.log(1.001)),
     "rates of decay times 1.001": _weight(r"\.A$", lambda it: it * np.float32(1.001)),
     "what passes a scan by left out": _weight(r"\.D$", np.zeros_like),
     "two experts exchanged": _weight(r"(gate_up|down)\w*$", lambda it: _rolled(it) if it.ndim == 3 else None),

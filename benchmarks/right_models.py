@@ -172,13 +172,16 @@ def redraw(model: nn.Module, seed: int, strain: str = "plain") -> None:
             last = name.rpartition(".")[2]
             if last == "A":  # rates of decay
                 value.copy_(-torch.exp(noise))
+            elif value.ndim == 0:  # the logarithm of what similarities are multiplied with
+                value.copy_(2.7 + 0.3 * noise)
             elif value.ndim == 1:
                 scales = "norm" in name and last == "weight"
                 value.copy_(norm * (1 + 0.2 * noise) if scales else 0.3 * noise)
             elif id(value) in tables or "table" in name or "positions" in name:
                 value.copy_(table * 0.7 * noise)
             else:
-                value.copy_(matrix * noise * 1.2 / value.shape[-1] ** 0.5)
+                read = value[0].numel() if value.ndim == 4 else value.shape[-1]  # by one output; a patch is a square
+                value.copy_(matrix * noise * 1.2 / read**0.5)
         for module in model.modules():
             # T5 scales no scores: its queries are small instead.
             if getattr(module, "scale", None) == 1.0 and isinstance(getattr(module, "q_proj", None), nn.Linear):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,28 +55,31 @@ _SHAPES = (
     (1, 0, "none"),
 )
 
-# What is drawn beside them where outputs are small: texts of so many tokens, so many in a call, and of a large model
-# no more of them than these.
-_SHORT, _ROWS, _FEWEST = 2, 512, 512
+# What is drawn beside them where outputs are small: texts of so many tokens, so many tokens in a call, and of a large
+# model no more of them than these.
+_SHORT, _CALL, _FEWEST = 2, 1024, 1024
+# Numbers of a picture that cost what a token costs: a patch of 16 x 16 in three colours.
+_PATCH = 768
 
 
 def cases(
     signature: Signature,
     *,
-    shapes: Sequence[tuple[int, int, str]] = _SHAPES,
+    shapes: Sequence[tuple[int, int, str]] | None = None,
     seed: int = 0,
     component: str = "encoder",
 ) -> list[Case]:
-    """Random values of every port a call brings itself: at every shape of ``shapes`` that the dimensions allow, garbage
-    in padded positions; and where a kind has rare values, those too.
+    """Random values of every port a call brings itself: at every shape of ``shapes`` that the dimensions allow (None:
+    the usual ones), garbage in padded positions; and where a kind has rare values, those too.
 
     A length stands for every dimension that is no batch: as near as that may come.
     """
     rng = np.random.default_rng(seed)
     made: list[Case] = []
-    for batch, length, padding in _allowed(signature, shapes):
+    for batch, length, padding in _usual(signature) if shapes is None else _allowed(signature, shapes):
         sizes = _sizes(signature, batch, length)
         inputs = {port.name: sample(rng, port, sizes, padding) for port in signature.given}
+        _end(signature, inputs)
         name = f"{batch}x{length}-{padding}"
         again = sum(case.name.split("~")[0] == name for case in made)
         made.append(Case(f"{name}~{again}" if again else name, inputs, component))
@@ -84,6 +88,16 @@ def cases(
     usual = {port.name: sample(rng, port, sizes) for port in signature.given} if rare else {}
     made += [Case(f"{port}-{name}", {**usual, port: value}, component) for port, name, value in rare]
     return made
+
+
+def _end(signature: Signature, inputs: Mapping[str, Array]) -> None:
+    """Rows end with the id that they are read at, on their last token; of three or more the first one has none."""
+    mask = next((inputs[port.name] for port in signature.given if port.kind == "mask"), None)
+    for name, end in signature.ends.items():
+        ids = inputs[name]
+        last = ids.shape[1] - 1 if mask is None else ids.shape[1] - 1 - mask[:, ::-1].argmax(axis=1)
+        whole = np.arange(len(ids) >= 3, len(ids))
+        ids[whole, np.broadcast_to(last, len(ids))[whole]] = end
 
 
 # Dimensions that count inputs instead of measuring one.
@@ -96,22 +110,18 @@ def _free(signature: Signature) -> list[str]:
     return [name for name in named if name not in _COUNTED]
 
 
-def _allowed(signature: Signature, shapes: Sequence[tuple[int, int, str]]) -> Iterator[tuple[int, int, str]]:
-    """The shapes a model takes, 0 replaced by its longest length; of a model of one size each number of rows once."""
+def _allowed(signature: Signature, shapes: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
+    """The shapes a model takes, 0 replaced by its longest length; of a model of one size only rows count."""
     free = _free(signature)
     masked = any(port.kind in ("mask", "pixel_mask") for port in signature.given)
     longest = min([LONGEST, *(most for name in free if (most := signature.dim(name).most) is not None)])
-    seen: set[tuple[int, int, str]] = set()
-    for batch, asked, padding in shapes:
-        length = asked or longest
-        if length > longest:
-            continue
-        shape = (batch, length if free else 1, padding if masked else "none")
-        if free and masked:
-            yield shape
-        elif shape not in seen:
-            seen.add(shape)
-            yield shape
+    taken = [(batch, length or longest, padding) for batch, length, padding in shapes if length <= longest]
+    return [(batch, length if free else 1, padding if masked else "none") for batch, length, padding in taken]
+
+
+def _usual(signature: Signature) -> list[tuple[int, int, str]]:
+    """Each of `_SHAPES` once, as the model takes it."""
+    return list(dict.fromkeys(_allowed(signature, _SHAPES)))
 
 
 def _sizes(signature: Signature, batch: int, length: int) -> dict[str, int]:
@@ -121,10 +131,9 @@ def _sizes(signature: Signature, batch: int, length: int) -> dict[str, int]:
     return {**_COUNTED, **sizes}
 
 
-def _many(part: Part, weights: int) -> list[tuple[int, int, str]]:
-    """Shapes of short texts, as many as the smallest output needs to have `LEAST` numbers over all cases."""
+def _many(part: Part) -> list[tuple[int, int, str]]:
+    """Shapes of short texts or of pictures, so many that the smallest output has `LEAST` numbers over all cases."""
     signature = part.signature
-    free = bool(_free(signature))
     longest = min(signature.longest or LONGEST, LONGEST)
     first, second = (_numbers(part, length) for length in (1, min(2, longest)))
 
@@ -132,14 +141,21 @@ def _many(part: Part, weights: int) -> list[tuple[int, int, str]]:
         """Of one output for one text: they grow with its tokens or do not."""
         return first[name] + (second[name] - first[name]) * (length - 1)
 
-    tried = list(_allowed(signature, _SHAPES))
+    tried = _usual(signature)
     texts, length = 0, min(_SHORT, longest)
     for name in first:
         have = sum(rows * numbers(name, at) for rows, at, _ in tried)
         texts = max(texts, -(-(LEAST - have) // numbers(name, length)))
-    texts = min(texts, max(_FEWEST, _BUDGET * 10 // (max(1, weights) * length)))
-    rows = _ROWS if free else _ROWS // 16  # a picture is many numbers
+    sizes = _sizes(signature, 1, length)
+    read = sum(math.prod(sizes.get(str(dim), dim) for dim in port.shape) for port in signature.given)  # type: ignore[misc]
+    tokens = length if _free(signature) else max(1, read // _PATCH)
+    texts = min(texts, max(_FEWEST, _BUDGET * 10 // max(1, _weights(part))) // tokens)
+    rows = max(1, _CALL // tokens)
     return [(min(rows, texts - start), length, "none") for start in range(0, texts, rows)]
+
+
+def _weights(part: Part) -> int:
+    return sum(value.numel() for value in part.module.parameters())
 
 
 def _numbers(part: Part, length: int) -> dict[str, int]:
@@ -177,25 +193,35 @@ _SHORTEST = 192
 
 def cases_for(parts: Sequence[Part]) -> list[Case]:
     """The inputs an export of these parts is tried on: each one's own, and behind others what these made."""
-    weights = sum(value.numel() for value in parts[-1].module.parameters())
     if parts[-1].signature.states:
-        return generation_cases(parts, longest=min(LONGEST, max(_SHORTEST, _BUDGET // max(1, weights))), least=LEAST)
+        longest = max(_SHORTEST, _BUDGET // max(1, _weights(parts[-1])))
+        return generation_cases(parts, longest=min(LONGEST, longest), least=LEAST)
     made: list[Case] = []
     for number, part in enumerate(parts):
         sources = {port.origin[0] for port in part.signature.ports if port.origin is not None}
         if not sources:
-            own = cases(part.signature, shapes=(*_SHAPES, *_many(part, weights)), seed=number, component=part.name)
+            own = cases(
+                part.signature, shapes=(*_usual(part.signature), *_many(part)), seed=number, component=part.name
+            )
             if len(parts) > 1:
                 own = [replace(case, name=f"{part.name}-{case.name}") for case in own]
             made += own
             continue
         behind = [[case for case in made if case.component == source] for source in sorted(sources)]
-        for index, before in enumerate(zip(*behind, strict=False)):
+        calls = list(zip(*behind, strict=False))
+        if len({port.shape[0] for port in part.signature.ports if port.origin is not None}) > 1:
+            # What counts rows of one beside rows of another has many numbers only where both have many rows.
+            calls.append(tuple(max(each, key=_rows) for each in behind))
+        for index, before in enumerate(calls):
             given = (
                 cases(part.signature, shapes=((1, 1, "none"),), seed=index)[0].inputs if part.signature.given else {}
             )
             made.append(Case(f"{part.name}-{index}", given, part.name, tuple(case.name for case in before)))
     return made
+
+
+def _rows(case: Case) -> int:
+    return len(next(iter(case.inputs.values())))
 
 
 def generation_cases(

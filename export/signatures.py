@@ -36,6 +36,11 @@ class Component(nn.Module):
         """How large its named dimensions may be: what the modules inside it say."""
         return dims_of(self)
 
+    def ends(self) -> Mapping[str, int]:
+        """Ids that a row of a port ends with, by port: where an output is read at that id, inputs that are made up
+        hold it."""
+        return {}
+
     def states(self) -> Mapping[str, State]:
         """What it remembers between calls, by the port that takes it; each has a successor among the outputs."""
         return {}
@@ -49,12 +54,13 @@ def dims_of(*modules: nn.Module | None) -> dict[str, Dim]:
 
 @dataclass(frozen=True)
 class Signature:
-    """The ports, outputs and dimensions of one component, and what it remembers, by port."""
+    """The ports, outputs and dimensions of one component, and what it remembers and which ids end a row, by port."""
 
     ports: tuple[Port, ...]
     outs: tuple[Out, ...]
     dims: Mapping[str, Dim] = field(default_factory=dict)
     states: Mapping[str, State] = field(default_factory=dict)
+    ends: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -125,4 +131,4 @@ class Signature:
 def signature(component: nn.Module) -> Signature:
     """What a component says of itself."""
     assert isinstance(component, Component), f"{type(component).__name__} says no ports"
-    return Signature(component.ports(), component.outs(), component.dims(), component.states())
+    return Signature(component.ports(), component.outs(), component.dims(), component.states(), component.ends())

@@ -4,6 +4,7 @@ Three components: ``text`` and ``vision`` make embeddings, ``similarity`` compar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -93,6 +94,9 @@ class TextEmbeds(Component):
 
     def outs(self) -> tuple[Out, ...]:
         return (Out("text_embeds", ("texts", self.width), "embedding"),)
+
+    def ends(self) -> Mapping[str, int]:
+        return {} if self.end == _LEGACY_END else {"input_ids": self.end}
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         states = self.stack(self.embeddings(input_ids), attention_mask)

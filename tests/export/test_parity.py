@@ -12,7 +12,15 @@ from torch import nn
 
 from precast.export import parity
 from precast.export.families import find_family
-from precast.export.heads import CAUSAL_LM, NEXT_SENTENCE, QUESTION_ANSWERING, SEQUENCE_CLASSIFICATION, Head
+from precast.export.heads import (
+    CAUSAL_LM,
+    IMAGE_CLASSIFICATION,
+    NEXT_SENTENCE,
+    QUESTION_ANSWERING,
+    SEQUENCE_CLASSIFICATION,
+    ZERO_SHOT_IMAGE,
+    Head,
+)
 from precast.export.reference import Part, build
 from precast.runtime.gates import LEAST
 
@@ -84,6 +92,8 @@ def test_a_convolution_is_judged(index: int) -> None:
         ("distilbert", QUESTION_ANSWERING, {}),
         ("gpt2", CAUSAL_LM, {"vocab_size": 12, "n_positions": 16}),
         ("gpt2", CAUSAL_LM, {"vocab_size": 12}),
+        ("vit", IMAGE_CLASSIFICATION, {"num_labels": 3}),
+        ("clip", ZERO_SHOT_IMAGE, {}),
     ],
     ids=str,
 )
@@ -98,4 +108,24 @@ def test_small_outputs_are_tried_on_more_inputs(model_type: str, head: Head, ove
     for case in cases:
         for name, array in runner.run(case).items():
             counts[name] = counts.get(name, 0) + array.size
-    assert all(LEAST <= count < 4 * LEAST for count in counts.values()), counts
+    # Of similarities each picture has as many as there are texts.
+    most = {name: 16 if name.startswith("logits_per") else 4 for name in counts}
+    assert all(LEAST <= count < most[name] * LEAST for name, count in counts.items()), counts
+
+
+def test_texts_end_where_they_are_read() -> None:
+    """CLIP reads its first end-of-text token: without one, all but the first token of a text would go untried."""
+    text = parts("clip", ZERO_SHOT_IMAGE)[0].signature
+    [case] = parity.cases(text, shapes=((3, 7, "right"),))
+    lengths = case.inputs["attention_mask"].sum(axis=1)
+    assert lengths[1] < 7
+    for row in (1, 2):
+        assert case.inputs["input_ids"][row, lengths[row] - 1] == 98
+    assert 98 not in case.inputs["input_ids"][0], "a text without one is right, too"
+
+
+def test_pictures_beside_small_outputs_are_few_where_a_model_is_large() -> None:
+    """A picture costs as many tokens as it has patches."""
+    [part] = parts("vit", IMAGE_CLASSIFICATION, image_size=224, patch_size=16, num_labels=2)
+    sizes = [len(case.inputs["pixel_values"]) for case in parity.cases_for((part,))]
+    assert max(sizes) * 14**2 <= 1024
