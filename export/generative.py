@@ -6,6 +6,7 @@ A part of a model is what becomes a component of an artifact: a module whose inp
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -30,6 +31,8 @@ class CausalLM(Component):
         softcap: c * tanh(logits / c), or None. scale: factor of the hidden states before the head.
     """
 
+    _BODY: ClassVar = "model"
+
     def __init__(
         self,
         model: nn.Module,
@@ -41,16 +44,22 @@ class CausalLM(Component):
         scale: float | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.add_module(self._BODY, model)
         self.transform = transform
         self.lm_head = lm_head
         self.positions = positions
         self.softcap = softcap
         self.scale = scale
 
+    @property
+    def body(self) -> nn.Module:
+        """What makes hidden states of ids."""
+        made: nn.Module = getattr(self, self._BODY)
+        return made
+
     def ports(self) -> tuple[Port, ...]:
         """New tokens, how many are held and new, which positions are wanted, and the states."""
-        [words] = self.model.ports()  # type: ignore[operator]
+        [words] = self.body.ports()  # type: ignore[operator]
         batch = words.shape[:1]
         made = [
             words,
@@ -81,15 +90,15 @@ class CausalLM(Component):
 
     def dims(self) -> Mapping[str, Dim]:
         """How large its body's dimensions may be."""
-        return dims_of(self.model)
+        return dims_of(self.body)
 
     def states(self) -> Mapping[str, State]:
         """What its layers remember."""
-        return states_of(self.model)
+        return states_of(self.body)
 
     def cross(self) -> list[CrossAttention]:
         """The attentions over an encoder, in order."""
-        return [module for module in self.model.modules() if isinstance(module, CrossAttention)]
+        return [module for module in self.body.modules() if isinstance(module, CrossAttention)]
 
     def forward(
         self,
@@ -109,7 +118,7 @@ class CausalLM(Component):
             cross={name: value for name, value in states.items() if name.startswith("cross_")},
             encoder_mask=encoder_attention_mask,
         )
-        hidden = self.model(input_ids, step)
+        hidden = self.body(input_ids, step)
         kept = hidden.gather(1, logit_positions[..., None].expand(-1, -1, hidden.shape[-1]))
         if self.scale is not None:
             kept = kept * self.scale
@@ -166,17 +175,19 @@ class EncoderPart(Component):
 class Seq2SeqLM(CausalLM):
     """A `CausalLM` whose layers attend to an encoder: ids [B, T], mask [B, T] -> hidden states [B, T, H]."""
 
+    _BODY: ClassVar = "decoder"
+
     def __init__(
         self,
         encoder: nn.Module,
-        model: nn.Module,
+        decoder: nn.Module,
         lm_head: nn.Linear,
         *,
         positions: bool = True,
         transform: nn.Module | None = None,
         scale: float | None = None,
     ) -> None:
-        super().__init__(model, lm_head, positions=positions, transform=transform, scale=scale)
+        super().__init__(decoder, lm_head, positions=positions, transform=transform, scale=scale)
         self.encoder = encoder
         for index, attention in enumerate(self.cross()):
             attention.index = index

@@ -14,7 +14,7 @@ __all__ = ["FAMILY"]
 
 def _weights(spec: RelativeSpec) -> tuple[Rule, ...]:
     # Stored with the first layer, and shared by all.
-    return (*NAMES, *(Rename(f"{part}.layers.0.bias.*", f"{part}.bias.*") for part in ("encoder", "model")))
+    return (*NAMES, *(Rename(f"{part}.layers.0.bias.*", f"{part}.bias.*") for part in ("encoder", "decoder")))
 
 
 FAMILY = Family(

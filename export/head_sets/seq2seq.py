@@ -15,7 +15,7 @@ __all__ = ["ENCODER_WORDS", "WORDS", "Part", "generation_keys", "plain_head", "s
 
 Part = Callable[[Any, frozenset[str]], nn.Module]  # of a model, from its spec and what the checkpoint lacks of it
 
-ENCODER_WORDS, WORDS = "encoder.embeddings.words.weight", "model.embeddings.words.weight"
+ENCODER_WORDS, WORDS = "encoder.embeddings.words.weight", "decoder.embeddings.words.weight"
 
 
 def plain_head(spec: Any, absent: frozenset[str]) -> nn.Linear:

@@ -44,7 +44,7 @@ EPSILON = 1e-5  # of every norm, in no config
 OFFSET = Narrow("*.embeddings.positions.table.weight", 2)  # rows of the tables of positions that upstream never reads
 LOGITS_BIAS = "lm_head.bias"
 # Tables of positions: computed where the checkpoint holds none, and the family says that it need not.
-TABLES = ("encoder.embeddings.positions.table", "model.embeddings.positions.table")
+TABLES = ("encoder.embeddings.positions.table", "decoder.embeddings.positions.table")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +203,7 @@ def names(spec: EncoderDecoderSpec) -> tuple[Rule, ...]:
         Rename("final_logits_bias", LOGITS_BIAS),
         Rename("model.shared.*", "shared.*"),
         Within("model.encoder.", SIDE_NAMES, to="encoder."),
-        Within("model.decoder.", SIDE_NAMES, to="model."),
+        Within("model.decoder.", SIDE_NAMES, to="decoder."),
         *(shared_words(tied) if spec.shared else apart),
     )
 

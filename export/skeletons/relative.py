@@ -197,7 +197,7 @@ NAMES: tuple[Rule, ...] = (
     Rename("transformer.*", "*"),
     Ignore("decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"),
     Within("encoder.", stack_names("SelfAttention", "DenseReluDense")),
-    Within("decoder.", stack_names("SelfAttention", "EncDecAttention", "DenseReluDense"), to="model."),
+    Within("decoder.", stack_names("SelfAttention", "EncDecAttention", "DenseReluDense")),
     # A head of its own is stored, and then differs.
     *shared_words(head=True),
 )

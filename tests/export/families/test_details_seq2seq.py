@@ -161,7 +161,7 @@ def test_t5_with_a_head_of_its_own_keeps_it(tmp_path: Path) -> None:
         "tie_word_embeddings": False,
     }
     reference = agree("t5", config, tensors, tmp_path / "own")
-    assert reference.model.lm_head.weight is not reference.model.model.embeddings.words.weight  # type: ignore[union-attr]
+    assert reference.model.lm_head.weight is not reference.model.decoder.embeddings.words.weight  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kept", ["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"])
@@ -173,7 +173,7 @@ def test_t5_takes_its_embeddings_under_any_name(kept: str) -> None:
     stored["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"] = next(iter(stored.values()))
     found: Any = build(config, stored).model
     words = found.encoder.embeddings.words.weight
-    assert words is found.model.embeddings.words.weight and words is found.lm_head.weight
+    assert words is found.decoder.embeddings.words.weight and words is found.lm_head.weight
     with pytest.raises(WeightsError, match=r"Missing.*embeddings\.words\.weight|must match one to one"):
         build(config, {name: source for name, source in stored.items() if name != kept})
 
