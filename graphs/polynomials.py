@@ -1,15 +1,21 @@
 """Sizes that are known up to the dimensions of a call: polynomials in ``batch``, ``sequence`` and the like.
 
-A dimension is a name, or ``min(16,sequence)`` for a size that stops growing: ``min(NUMBER,NAME*NAME...)``.
+A dimension is a name; or ``min(16,sequence)`` for a size that stops growing: ``min(NUMBER,NAME*NAME...)``; or
+``floor((2*height+5)/16)`` for what strides leave of one: ``floor((NUMBER*NAME+NUMBER)/NUMBER)``, ``1*`` and ``+0`` left
+out.
 """
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from typing import Any
 
 __all__ = ["ONE", "ZERO", "Polynomial", "product"]
+
+_FLOOR = re.compile(r"floor\(\((?:([0-9]+)\*)?([^*+()]+)(?:\+([0-9]+))?\)/([0-9]+)\)")
 
 # Dimension names with their powers, sorted by name.
 _Monomial = tuple[tuple[str, int], ...]
@@ -91,6 +97,37 @@ class Polynomial:
             return None
         names = "*".join(name for name, power in key for _ in range(power))
         return Polynomial.of(f"min({int(limit)},{names})") * coefficient
+
+    def floored(self, by: int) -> Polynomial | None:
+        """floor(self / by), or None where that has no spelling: of one dimension, multiples of ``by`` beside it."""
+        outside, inside = Polynomial({}), Polynomial({})
+        for key, coefficient in self._terms.items():
+            if coefficient.denominator != 1:
+                return None
+            rest = coefficient % by
+            outside, inside = outside + Polynomial({key: (coefficient - rest) / by}), inside + Polynomial({key: rest})
+        offset = int(inside._terms.get((), 0))
+        named = [(key, int(coefficient)) for key, coefficient in inside._terms.items() if key]
+        if not named:
+            return outside
+        [(key, factor), *others] = named
+        [(name, power), *more] = key
+        if others or more or power != 1:
+            return None
+        if (within := _FLOOR.fullmatch(name)) is not None:
+            # floor((floor(x / a) + b) / c) = floor((x + a * b) / (a * c))
+            if factor != 1:
+                return None
+            inner = int(within[4])
+            size = Polynomial.of(within[2]) * int(within[1] or 1) + int(within[3] or 0) + offset * inner
+            made = size.floored(by * inner)
+            return None if made is None else outside + made
+        if "(" in name:
+            return None
+        common = math.gcd(factor, by)
+        factor, offset, by = factor // common, offset // common, by // common
+        spelled = f"{f'{factor}*' if factor > 1 else ''}{name}{f'+{offset}' if offset else ''}"
+        return outside + Polynomial.of(f"floor(({spelled})/{by})")
 
     def to_json(self) -> list[dict[str, Any]]:
         """``[{"coefficient": 2, "dimensions": {"batch": 1, "sequence": 2}}]``, in a fixed order."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import onnx_ir as ir
@@ -340,23 +341,131 @@ def _cached_attention(_: ir.Node, inputs: _Inputs) -> list[Fact]:
     return [Fact(_shape(inputs)), *(Fact(_shape(inputs, 3 + i), c.dtype if c else None) for i, c in enumerate(caches))]
 
 
+def _floored(size: Polynomial, by: int) -> Polynomial:
+    made = size.floored(by)
+    if made is None:
+        raise _Unknown
+    return made
+
+
+def _windows(node: ir.Node, spatial: Shape, kernel: Sequence[int]) -> list[Polynomial]:
+    """How many positions a window of this size has along each axis."""
+    count = len(spatial)
+    way = _attribute(node, "auto_pad", "NOTSET")
+    pads = _attribute(node, "pads", (0,) * 2 * count)
+    strides, dilations = (_attribute(node, name, (1,) * count) for name in ("strides", "dilations"))
+    made = []
+    for axis, size in enumerate(spatial):
+        begin, end, stride = pads[axis], pads[axis + count], strides[axis]
+        if way in ("SAME_UPPER", "SAME_LOWER"):
+            made.append(_floored(size + (stride - 1), stride))
+            continue
+        reach, spare = dilations[axis] * (kernel[axis] - 1), 0
+        if _attribute(node, "ceil_mode", 0):
+            # A window that would begin behind the last element is left out; where none can, rounding up is all.
+            if reach + 1 < end + stride:
+                raise _Unknown
+            spare = stride - 1
+        made.append(_floored(size + (begin + end - reach - 1 + spare), stride) + 1)
+    return made
+
+
 def _convolution(node: ir.Node, inputs: _Inputs) -> Fact:
     """[B, C, spatial ...] with a kernel [M, C / groups, spatial ...] -> [B, M, spatial ...]."""
     source, kernel = _shape(inputs), _shape(inputs, 1)
-    if _attribute(node, "auto_pad", "NOTSET") != "NOTSET":
+    return Fact((source[0], kernel[0], *_windows(node, source[2:], [_width(size) for size in kernel[2:]])))
+
+
+def _transposed_convolution(node: ir.Node, inputs: _Inputs) -> Fact:
+    """[B, C, spatial ...] with a kernel [C, M / groups, spatial ...] -> [B, M, spatial ...]."""
+    source, kernel = _shape(inputs), _shape(inputs, 1)
+    if _attribute(node, "auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
         raise _Unknown
     count = len(source) - 2
     pads = _attribute(node, "pads", (0,) * 2 * count)
     strides, dilations = (_attribute(node, name, (1,) * count) for name in ("strides", "dilations"))
-    made = []
-    for axis in range(count):
-        reach = dilations[axis] * (_width(kernel[axis + 2]) - 1)
-        room = source[axis + 2] + (pads[axis] + pads[axis + count] - reach - 1)
-        if strides[axis] != 1:
-            # Rounded down: only numbers can be.
-            room = Polynomial.of(_width(room) // strides[axis])
-        made.append(room + 1)
-    return Fact((source[0], kernel[0], *made))
+    beside = _attribute(node, "output_padding", (0,) * count)
+    made = [
+        (size - 1) * strides[axis]
+        + (dilations[axis] * (_width(kernel[axis + 2]) - 1) + 1 + beside[axis] - pads[axis] - pads[axis + count])
+        for axis, size in enumerate(source[2:])
+    ]
+    return Fact((source[0], kernel[1] * _attribute(node, "group", 1), *made))
+
+
+def _pooled(node: ir.Node, inputs: _Inputs) -> list[Fact]:
+    """[B, C, spatial ...] -> [B, C, windows ...], and of a largest value where it was."""
+    source = _shape(inputs)
+    shape = (*source[:2], *_windows(node, source[2:], _attribute(node, "kernel_shape")))
+    return [Fact(shape, inputs[0].dtype if inputs[0] else None), Fact(shape, ir.DataType.INT64)]
+
+
+def _pooled_whole(_: ir.Node, inputs: _Inputs) -> Fact:
+    source = _shape(inputs)
+    return Fact((*source[:2], *(ONE for _ in source[2:])))
+
+
+def _resized(node: ir.Node, inputs: _Inputs) -> Fact:
+    """(x, region, scales, sizes); either of the last two, for all axes or those of the attribute."""
+    made = list(_shape(inputs))
+    axes = [axis % len(made) for axis in _attribute(node, "axes", range(len(made)))]
+    if _attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch":
+        raise _Unknown
+    if _fact(inputs, 3) is not None:
+        wanted: Sequence[Polynomial] = _known(inputs, 3)
+    else:
+        scales = None if node.inputs[2] is None else node.inputs[2].const_value
+        if scales is None:
+            raise _Unknown
+        exact = [Fraction(float(scale)) for scale in scales.numpy()]
+        wanted = [
+            _floored(made[axis] * scale.numerator, scale.denominator) for axis, scale in zip(axes, exact, strict=True)
+        ]
+    for axis, size in zip(axes, wanted, strict=True):
+        made[axis] = size
+    return Fact(tuple(made))
+
+
+def _pad(_: ir.Node, inputs: _Inputs) -> Fact:
+    made, pads = list(_shape(inputs)), _known(inputs, 1)
+    axes = _numbers(inputs, 3) if _fact(inputs, 3) else range(len(made))
+    for index, axis in enumerate(axes):
+        made[axis] = made[axis] + pads[index] + pads[index + len(axes)]
+    return Fact(tuple(made))
+
+
+def _split(node: ir.Node, inputs: _Inputs) -> list[Fact]:
+    source = _shape(inputs)
+    axis = _attribute(node, "axis", 0) % len(source)
+    if _fact(inputs, 1) is not None:
+        parts = _known(inputs, 1)
+    else:
+        count = len(node.outputs)
+        part = _floored(source[axis] + (count - 1), count)
+        parts = (*[part] * (count - 1), source[axis] - part * (count - 1))  # the last one may be smaller
+    return [Fact((*source[:axis], part, *source[axis + 1 :])) for part in parts]
+
+
+def _tile(_: ir.Node, inputs: _Inputs) -> Fact:
+    return Fact(tuple(size * times for size, times in zip(_shape(inputs), _known(inputs, 1), strict=True)))
+
+
+def _depth_to_space(node: ir.Node, inputs: _Inputs) -> Fact:
+    batch, channels, height, width = _shape(inputs)
+    side = _attribute(node, "blocksize")
+    return Fact((batch, Polynomial.of(_width(channels) // side**2), height * side, width * side))
+
+
+def _space_to_depth(node: ir.Node, inputs: _Inputs) -> Fact:
+    batch, channels, height, width = _shape(inputs)
+    side = _attribute(node, "blocksize")
+    # A size that is no multiple is refused by the engine.
+    return Fact((batch, channels * side * side, _floored(height, side), _floored(width, side)))
+
+
+def _grid_sample(_: ir.Node, inputs: _Inputs) -> Fact:
+    """[B, C, spatial ...] at places [B, spatial ..., axes] -> [B, C, spatial ...]."""
+    return Fact((*_shape(inputs)[:2], *_shape(inputs, 1)[1:-1]))
 
 
 def _block_linear(node: ir.Node, inputs: _Inputs) -> Fact:
@@ -386,17 +495,23 @@ _VIEWS: Mapping[str, _Rule] = {
 _MOVES: Mapping[str, _Rule] = {
     "Cast": _cast,
     "Concat": _concat,
+    "DepthToSpace": _depth_to_space,
     "Expand": _expand,
     "Gather": _gather,
     "GatherElements": _gather_elements,
+    "Pad": _pad,
     "Range": _range,
     "Slice": _slice,
+    "SpaceToDepth": _space_to_depth,
+    "Split": _split,
+    "Tile": _tile,
     "Transpose": _transpose,
     "com.microsoft::GatherBlockQuantized": _block_embedding,
     "precast.cpu::BlockEmbedding": _block_embedding,
 }
 _PRODUCTS: Mapping[str, _Rule] = {
     "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
     "Gemm": _matmul,
     "MatMul": _matmul,
     "MatMulInteger": _matmul_integer,
@@ -410,10 +525,11 @@ _PRODUCTS: Mapping[str, _Rule] = {
     "precast.cpu::BlockLinear": _block_linear,
 }
 _KEEP = (
-    *("Abs", "Clip", "Cos", "CumSum", "Erf", "Exp", "Gelu", "LayerNormalization", "Neg", "Not", "Reciprocal"),
-    *("Relu", "RMSNormalization", "RotaryEmbedding", "Round", "ScatterND", "Sigmoid", "Sin", "Softmax", "Softplus"),
-    "Sqrt",
-    "Tanh",
+    *("Abs", "Ceil", "Clip", "Cos", "CumSum", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"),
+    *("LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "Mish", "Neg", "Not", "Reciprocal", "Relu"),
+    *("RMSNormalization", "RotaryEmbedding", "Round", "ScatterND", "Selu", "Sigmoid", "Sign", "Sin", "Softmax"),
+    *("Softplus", "Sqrt", "Tanh"),
+    *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LpNormalization"),
     *("com.microsoft::BiasGelu", "com.microsoft::FastGelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"),
     *("com.microsoft::RotaryEmbedding", "SimplifiedLayerNormalization"),
     *("precast.cpu::BiasGelu", "precast.cpu::LayerNorm", "precast.cpu::RMSNorm", "precast.cpu::GatedActivation"),
@@ -430,14 +546,19 @@ _RULES: Mapping[str, _Rule] = {
     **_PRODUCTS,
     **dict.fromkeys(_KEEP, _same),
     **dict.fromkeys(_SUM_NORMS, _sum_norm),
-    **dict.fromkeys(("Max", "Mean", "Pow", "Sum"), _broadcast),
+    **dict.fromkeys(("Max", "Mean", "Pow", "PRelu", "Sum"), _broadcast),
     **dict.fromkeys(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or"), _truth),
-    **dict.fromkeys(("ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), _reduce),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"), _reduce),
+    **dict.fromkeys(("ReduceProd", "ReduceSum", "ReduceSumSquare"), _reduce),
+    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _pooled),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _pooled_whole),
     "Add": _arithmetic(lambda a, b: a + b),
     "ArgMax": _arg_max,
     "Div": _arithmetic(lambda a, b: a.divided(b)),
+    "GridSample": _grid_sample,
     "Min": _arithmetic(_smaller),
     "Mul": _arithmetic(lambda a, b: a * b),
+    "Resize": _resized,
     "Sub": _arithmetic(lambda a, b: a - b),
     "Where": _where,
 }

@@ -8,6 +8,7 @@ an engine with caches or fusions may keep from memory. That is the model of http
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
@@ -17,7 +18,7 @@ import onnx_ir as ir
 from precast.graphs.polynomials import ZERO, Polynomial, product
 from precast.graphs.shapes import Fact, Shape, infer, key_of
 
-__all__ = ["FREE", "PER_ELEMENT", "PER_INPUT_ELEMENT", "VIEWS", "products", "work"]
+__all__ = ["FREE", "PER_ELEMENT", "PER_INPUT_ELEMENT", "VIEWS", "WINDOWED", "products", "work"]
 
 _MS, _CPU = "com.microsoft", "precast.cpu"
 
@@ -28,20 +29,34 @@ _TRUTHS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "
 FREE = frozenset(
     (
         *(*VIEWS, *_TRUTHS, "ArgMax", "Cast", "Concat", "Expand", "Gather", "GatherElements", "Range", "ScatterND"),
-        *("Slice", "Transpose"),
+        *("DepthToSpace", "Pad", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose"),
     )
 )
 # Operations for each element of the result.
 PER_ELEMENT: Mapping[str, int] = {
-    **dict.fromkeys(("Abs", "Add", "Clip", "Cos", "Div", "Erf", "Exp", "Max", "Min", "Mul", "Neg", "Pow"), 1),
-    **dict.fromkeys(("Reciprocal", "Relu", "Round", "Sin", "Sqrt", "Sub", "Tanh", "Where"), 1),
+    **dict.fromkeys(("Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Erf", "Exp", "Floor", "Log", "Max", "Min"), 1),
+    **dict.fromkeys(("Mul", "Neg", "Pow", "Reciprocal", "Relu", "Round", "Sign", "Sin", "Sqrt", "Sub", "Tanh"), 1),
+    "Where": 1,
+    # One sided: the product, and the choice.
+    **dict.fromkeys(("LeakyRelu", "PRelu"), 2),
+    # exp, difference, product, choice.
+    **dict.fromkeys(("Elu", "Selu"), 4),
+    # Product, sum, two bounds, and of x * that.
+    "HardSigmoid": 4,
+    "HardSwish": 5,
+    # x * tanh(softplus(x)).
+    "Mish": 5,
     # exp, sum, logarithm.
     "Softplus": 3,
     "Sigmoid": 3,
     # Largest, difference, exp, sum, quotient.
-    "Softmax": 5,
+    **dict.fromkeys(("LogSoftmax", "Softmax"), 5),
     # Mean, difference, square, mean of squares, quotient, weight, bias.
-    **dict.fromkeys(("LayerNormalization", f"{_CPU}::LayerNorm"), 7),
+    **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "LayerNormalization", f"{_CPU}::LayerNorm"), 7),
+    # Means and variances are weights: what is left is a product and a sum.
+    "BatchNormalization": 2,
+    # Square, sum, quotient.
+    "LpNormalization": 3,
     **dict.fromkeys((f"{_MS}::SkipLayerNormalization", f"{_CPU}::AddLayerNorm"), 8),
     # Square, mean of squares, quotient, weight.
     **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization", f"{_CPU}::RMSNorm"), 4),
@@ -59,7 +74,11 @@ PER_ELEMENT: Mapping[str, int] = {
     **dict.fromkeys((f"{_MS}::GatherBlockQuantized", f"{_CPU}::BlockEmbedding"), 2),
 }
 # Operations for each element of the first input.
-PER_INPUT_ELEMENT: Mapping[str, int] = dict.fromkeys(("CumSum", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), 1)
+PER_INPUT_ELEMENT: Mapping[str, int] = {
+    **dict.fromkeys(("CumSum", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum"), 1),
+    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), 1),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceSumSquare"), 2),
+}
 # Bias inputs that cost an addition an element beside the above.
 _BIAS = {f"{_MS}::SkipLayerNormalization": 4, f"{_CPU}::AddLayerNorm": 4, f"{_MS}::FastGelu": 1}
 _BIAS.update({f"{_MS}::BiasGelu": 1, f"{_CPU}::BiasGelu": 1})
@@ -138,14 +157,30 @@ def _flops(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
     result = facts[node.outputs[0]]
     if key in _PRODUCTS:
         return _PRODUCTS[key](node, facts) + _BESIDE[key](node, facts)
-    if key not in PER_ELEMENT and key not in PER_INPUT_ELEMENT:
+    if key not in PER_ELEMENT and key not in PER_INPUT_ELEMENT and key not in WINDOWED:
         raise _Uncounted
     if result.dtype is not None and result.dtype not in _FLOATS:
         return ZERO
+    if key in WINDOWED:
+        return product(_shape(result)) * WINDOWED[key](node, facts)
     if key in PER_INPUT_ELEMENT:
         return product(_shape(_input(node, 0, facts))) * PER_INPUT_ELEMENT[key]
     biased = key in _BIAS and _input(node, _BIAS[key], facts) is not None
     return product(_shape(result)) * (PER_ELEMENT[key] + biased)
+
+
+def _window(node: ir.Node, _: Mapping[ir.Value, Fact]) -> int:
+    """One for each element under a pooling's window."""
+    return math.prod(_attribute(node, "kernel_shape", ()))
+
+
+def _neighbours(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> int:
+    """A product and a sum for each element that one between them is computed from."""
+    usual = "nearest" if node.op_type == "Resize" else "linear"
+    along = _ALONG[_attribute(node, "mode", usual)]
+    before, after = _shape(_input(node, 0, facts))[2:], _shape(facts[node.outputs[0]])[2:]
+    moved = sum(a != b for a, b in zip(before, after, strict=True)) if node.op_type == "Resize" else len(after)
+    return 2 * along**moved if along and moved else 0
 
 
 def _input(node: ir.Node, index: int, facts: Mapping[ir.Value, Fact]) -> Fact | None:
@@ -218,6 +253,11 @@ def _convolution(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
     return product(_shape(facts[node.outputs[0]])) * product(_shape(_input(node, 1, facts))[1:]) * 2
 
 
+def _transposed_convolution(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
+    """Each element of the input reaches a whole kernel [C, M / groups, spatial ...]."""
+    return product(_shape(_input(node, 0, facts))) * product(_shape(_input(node, 1, facts))[1:]) * 2
+
+
 def _biased(node: ir.Node, facts: Mapping[ir.Value, Fact]) -> Polynomial:
     return ZERO if _input(node, 2, facts) is None else product(_shape(facts[node.outputs[0]]))
 
@@ -226,9 +266,17 @@ def _nothing(_: ir.Node, __: Mapping[ir.Value, Fact]) -> Polynomial:
     return ZERO
 
 
+# How many elements of an axis one between them is computed from.
+_ALONG = {"nearest": 0, "linear": 2, "bilinear": 2, "cubic": 4, "bicubic": 4}
+# Operations for each element of the result, by the node.
+WINDOWED: Mapping[str, Callable[[ir.Node, Mapping[ir.Value, Fact]], int]] = {
+    **dict.fromkeys(("AveragePool", "LpPool", "MaxPool"), _window),
+    **dict.fromkeys(("GridSample", "Resize"), _neighbours),
+}
 _Cost = Callable[[ir.Node, Mapping[ir.Value, Fact]], Polynomial]
 _PRODUCTS: Mapping[str, _Cost] = {
     "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
     "Gemm": _matmul,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
@@ -244,6 +292,7 @@ _PRODUCTS: Mapping[str, _Cost] = {
 # What such a node does beside its products.
 _BESIDE: Mapping[str, _Cost] = {
     "Conv": _biased,
+    "ConvTranspose": _biased,
     "Gemm": _biased,
     "MatMul": _nothing,
     "MatMulInteger": _nothing,

@@ -16,7 +16,9 @@ from precast.runtime.errors import ArtifactError, InputError, listing
 __all__ = ["evaluate", "work_of"]
 
 _KINDS = ("flops", "bytes", "activations")
+# Dimensions that are computed from others: ``precast.graphs.polynomials``.
 _CAPPED = re.compile(r"min\(([0-9]{1,9}),([a-z][a-z0-9_]*(?:\*[a-z][a-z0-9_]*){0,7})\)")
+_FLOORED = re.compile(r"floor\(\((?:([0-9]{1,9})\*)?([a-z][a-z0-9_]*)(?:\+([0-9]{1,9}))?\)/([1-9][0-9]{0,8})\)")
 # Beside these a term is no polynomial of ours, and could take forever to compute.
 _HIGHEST_POWER, _LARGEST = 8, 2**31
 
@@ -69,6 +71,10 @@ def _size(name: str, dimensions: Mapping[str, int]) -> int:
     capped = _CAPPED.fullmatch(name)
     if capped:
         return min(int(capped[1]), math.prod(_size(part, dimensions) for part in capped[2].split("*")))
+    floored = _FLOORED.fullmatch(name)
+    if floored:
+        factor, source, offset, divisor = floored.groups()
+        return (int(factor or 1) * _size(source, dimensions) + int(offset or 0)) // int(divisor)
     if name not in dimensions:
         raise InputError(
             f"the cost of a call depends on its dimension {name!r}, which was not given "
