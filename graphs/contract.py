@@ -16,7 +16,8 @@ __all__ = ["FUSED", "check", "fusions", "operators", "vocabulary"]
 # Dialect -> operator of the vocabulary -> the node types of which it must leave at least one each.
 FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": {
-        "Attention": ("com.microsoft::MultiHeadAttention",),
+        # Soft-capped scores have the explicit form.
+        "Attention": ("com.microsoft::MultiHeadAttention", "Softmax"),
         # Odd head sizes have the explicit form.
         "CachedAttention": ("com.microsoft::GroupQueryAttention", "ScatterND"),
         "RMSNorm": ("SimplifiedLayerNormalization",),

@@ -272,7 +272,11 @@ def _transpose(node: ir.Node, inputs: _Inputs) -> Fact:
 
 
 def _expand(_: ir.Node, inputs: _Inputs) -> Fact:
-    return Fact(_together([_shape(inputs), _known(inputs, 1)]))
+    shape, source = _together([_shape(inputs), _known(inputs, 1)]), inputs[0]
+    count = product(shape).number
+    if source is None or source.known is None or len(source.known) != 1 or count is None or count > _FEW:
+        return Fact(shape)
+    return Fact(shape, known=source.known * count)
 
 
 def _gather(node: ir.Node, inputs: _Inputs) -> Fact:

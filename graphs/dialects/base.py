@@ -21,6 +21,7 @@ __all__ = [
     "const",
     "gated",
     "layer_norm",
+    "repeated_heads",
     "rotary_angles",
     "rotary_sizes",
     "seen_rows",
@@ -212,17 +213,33 @@ def split_heads(tape: Tape, graph: ir.Graph, x: ir.Value, heads: int, perm: Sequ
     return tape.op("Transpose", [tape.op("Reshape", [x, ints(graph, 0, 0, heads, -1)])], {"perm": list(perm)})
 
 
+def repeated_heads(tape: Tape, graph: ir.Graph, x: ir.Value, heads: int, kv_heads: int) -> ir.Value:
+    """[B, T, G*D] -> [B, T, N*D]: each of G heads of keys or values once for every query head that reads it."""
+    if heads == kv_heads:
+        return x
+    if heads % kv_heads:
+        raise ValueError(f"{heads} query heads cannot share {kv_heads} heads of keys and values")
+    times = heads // kv_heads
+    apart = tape.op("Reshape", [x, ints(graph, 0, 0, kv_heads, 1, -1)])
+    repeated = tape.op("Expand", [apart, ints(graph, 1, 1, 1, times, 1)])
+    made = tape.op("Reshape", [repeated, ints(graph, 0, 0, heads, -1)])
+    made = tape.op("Reshape", [made, ints(graph, 0, 0, -1)])
+    if x.shape is not None and isinstance(x.shape[2], int):
+        made.shape = ir.Shape([*x.shape[:2], x.shape[2] * times])
+    made.dtype = float_type(x)
+    return made
+
+
 def unfused_attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     """Attention in standard MatMul and Softmax: what every target takes, and what some compute fastest."""
     graph, at = graph_of(node), attributes(node)
     query, key, value, mask, bias = (*node.inputs, None, None)[:5]
     assert query is not None and key is not None and value is not None
-    if at["heads"] != at["kv_heads"]:
-        raise ValueError("grouped key/value heads have no unfused spelling yet")
+    key, value = (repeated_heads(tape, graph, x, at["heads"], at["kv_heads"]) for x in (key, value))
     dtype = float_type(query)
     q = split_heads(tape, graph, query, at["heads"], (0, 2, 1, 3))
-    k = split_heads(tape, graph, key, at["kv_heads"], (0, 2, 3, 1))
-    v = split_heads(tape, graph, value, at["kv_heads"], (0, 2, 1, 3))
+    k = split_heads(tape, graph, key, at["heads"], (0, 2, 3, 1))
+    v = split_heads(tape, graph, value, at["heads"], (0, 2, 1, 3))
     scores = tape.op("MatMul", [tape.op("Mul", [q, scalar(graph, at["scale"], dtype)]), k])
     if at["softcap"]:
         cap = scalar(graph, at["softcap"], dtype)

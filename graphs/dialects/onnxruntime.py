@@ -15,10 +15,12 @@ from precast.graphs.dialects.base import (
     gated,
     graph_of,
     layer_norm,
+    repeated_heads,
     rotary_angles,
     rotary_sizes,
     seen_rows,
     transposed,
+    unfused_attention,
     weight_is_shared,
     window_bias,
 )
@@ -33,11 +35,17 @@ _MS = "com.microsoft"
 
 
 def _attention(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
-    """MultiHeadAttention(query, key, value, bias, key_padding_mask, attention_bias)."""
+    """MultiHeadAttention(query, key, value, bias, key_padding_mask, attention_bias).
+
+    It has no grouped heads, so that keys and values are repeated, and no soft cap, which has the explicit form: the one
+    operator here that has both, GroupQueryAttention, wants a cache and looks back alone.
+    """
     at = attributes(node)
+    if at["softcap"]:
+        return unfused_attention(tape, node)
     query, key, value, mask, bias = (*node.inputs, None, None)[:5]
-    if at["softcap"] or at["heads"] != at["kv_heads"]:
-        raise ValueError("soft-capped scores and grouped heads want GroupQueryAttention, not spelled here yet")
+    assert key is not None and value is not None
+    key, value = (repeated_heads(tape, graph_of(node), x, at["heads"], at["kv_heads"]) for x in (key, value))
     window = window_bias(tape, node)
     if window is not None:
         bias = window[0] if bias is None else tape.op("Add", [bias, window[0]])

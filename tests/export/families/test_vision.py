@@ -118,6 +118,8 @@ def test_an_artifact_computes_what_upstream_does(served: tuple[str, Path, Any]) 
         found = precast.load(path, variant=variant)(**inputs)
         for output, value in found.items():
             np.testing.assert_allclose(value, expected[output].numpy(), rtol=0, atol=2e-5, err_msg=output)
+    costs = [entry.work for part in Artifact.open(path).components.values() for entry in part.variants.values()]
+    assert costs and all(cost["flops"] and cost["uncounted"] == [] for cost in costs)
     report: Any = precast.verify(path)
     assert {entry["status"] for entry in report["variants"].values()} == {"verified"}
 
