@@ -216,16 +216,17 @@ def _check_head(
     """A head none of whose own weights is there was never trained: say so, instead of listing its names.
 
     A family of language models has no base head: what is below their heads is the same in all of them."""
-    below = names.get(BASE) or {name for name in names[head] if name.startswith(("model.", "encoder."))}
+    body = ("model.",) if BASE in family.heads else ("model.", "encoder.", "decoder.")
+    below = names.get(BASE) or {name for name in names[head] if name.startswith(body)}
     declared = _declared(family, config)
-    encoder = {id(lazy) for name, lazy in table.items() if name.startswith("model.")}
+    embedded = {id(lazy) for name, lazy in table.items() if name.startswith(body)}
 
     def trained(other: Head) -> bool:
         own = names[other] - below
         if other is declared and own <= set(table):
             return True  # all of it may be tied to the embeddings
         # A decoder tied to the embeddings is in every checkpoint, whatever it was trained for.
-        found = {name for name in own if name in table and id(table[name]) not in encoder}
+        found = {name for name in own if name in table and id(table[name]) not in embedded}
         # Heads of one family share names: a text classifier's `classifier.weight` is no token classifier's.
         borrowed = declared not in (None, other, BASE) and found <= names[declared]
         return not own or bool(found and not borrowed)

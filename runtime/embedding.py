@@ -258,7 +258,12 @@ class _Head:
     def __init__(self, model: Any, settings: Mapping[str, Any]) -> None:
         self.settings = settings
         self.sparse = settings.get("output") == "logits"
-        self.config, self.names = model.config, model.input_names
+        self.output, self.names = settings.get("output") or "last_hidden_state", model.input_names
+        made = model.component.output(self.output)
+        if made is None or not isinstance(made.shape[-1], int):
+            given = listing(out.name for out in model.component.outputs)
+            raise ArtifactError(f"embeddings are made of {self.output}; this artifact gives {given}.")
+        self.token_width = made.shape[-1]
         self.tokenizer = model.tokenizer
         if self.tokenizer is None:
             raise InputError("encode needs a tokenizer, and the artifact has none.")
@@ -280,7 +285,7 @@ class _Head:
     @property
     def pooled_width(self) -> int:
         """Numbers in what pooling makes of the tokens."""
-        return int(self.config.get("vocab_size" if self.sparse else "hidden_size") or 0) * len(self.settings["pooling"])
+        return self.token_width * len(self.settings["pooling"])
 
     def tokenize(self, texts: Sequence[str]) -> list[dict[str, np.ndarray]]:
         if self.settings.get("do_lower_case"):
@@ -307,11 +312,7 @@ class _Head:
         mask = inputs["attention_mask"]
         if "attention_mask" not in self.names:
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
-        outputs = model(**inputs)
-        output = self.settings.get("output") or "last_hidden_state"
-        if output not in outputs:
-            raise ArtifactError(f"embeddings are made of {output}; this artifact gives {listing(outputs)}.")
-        tokens: np.ndarray = outputs[output]
+        tokens: np.ndarray = model(**inputs)[self.output]
         return tokens.astype(np.float32, copy=False), mask
 
     def project(self, pooled: np.ndarray) -> np.ndarray:

@@ -107,13 +107,19 @@ def _variant(variant: Variant, sizes: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _work(variant: Variant, component: Component) -> dict[str, Any]:
-    """What one call costs at an example point: every dimension 1, texts of 128 tokens or as many as there may be.
+    """What one call costs at an example point: one row, 128 of what measures it (tokens, frames, slots of a cache) or
+    as many as there may be, pictures of 224 pixels a side.
 
-    Of a language model that is the call of a prompt, with room in its cache for just that."""
-    dimensions = {size: 1 for spec in component.inputs for size in spec.shape if isinstance(size, str)}
-    for name in dimensions:
-        if name.split("_")[0] in ("sequence", "capacity"):
-            dimensions[name] = min(128, component.longest or 128)
+    Of a language model that is the call of a prompt, with room in its cache for just that, and logits for its end."""
+    dimensions: dict[str, int] = {}
+    for spec in component.inputs:
+        for place, name in enumerate(spec.shape):
+            if not isinstance(name, str) or name in dimensions:
+                continue
+            counts = place == 0 or spec.name == "logit_positions" or name == "choices"
+            dimensions[name] = 1 if counts else component.dim(name).at(224 if spec.kind == "pixels" else 128) or 1
+            if spec.kind == "state":
+                dimensions[name] = min(dimensions[name], component.longest or dimensions[name])
     found = work_of(variant, **dimensions)
     if found is None:
         return {}

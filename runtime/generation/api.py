@@ -101,11 +101,11 @@ def prepare(
         raise InputError("What a tokenizer gives is passed as keywords: generate(**inputs), not generate(inputs).")
     config = _merged(model, generation_config, arguments)
     engine = model.engine()
-    encoder = bool(_entry(model.config, "is_encoder_decoder"))
+    encoder = engine.source_vocab_size is not None
     source = read_prompts(
         inputs if input_ids is None else input_ids,
         attention_mask,
-        vocab_size=getattr(engine, "source_vocab_size", engine.vocab_size) if encoder else engine.vocab_size,
+        vocab_size=engine.vocab_size if engine.source_vocab_size is None else engine.source_vocab_size,
         bos=config.bos_token_id,
         pad=config.pad_token_id,
         eos=config.eos,
@@ -202,10 +202,6 @@ def _merged(model: GenerativeModel, given: Any, arguments: Mapping[str, Any]) ->
     if given is not None and not isinstance(given, Mapping):
         return dataclasses.replace(base, **stated_by(given)).merged(arguments)
     return base.merged({**(given or {}), **arguments})
-
-
-def _entry(config: Any, name: str) -> Any:
-    return config.get(name) if isinstance(config, Mapping) else getattr(config, name, None)
 
 
 def _engine(model: Any) -> Engine | None:

@@ -52,6 +52,8 @@ class Engine(Protocol):
     """A model that continues token sequences; safe to open sessions from many threads."""
 
     vocab_size: int
+    source_vocab_size: int | None
+    """Ids of the texts that its sessions are conditioned on are below it; None: on nothing."""
     max_length: int | None
     """Most tokens a row may hold, prompt included; None: unbounded."""
 

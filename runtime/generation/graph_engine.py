@@ -36,9 +36,9 @@ class GraphEngine:
         self.vocab_size = _width(self.component)
         self.max_length: int | None = self.component.longest
         # Of the texts that are read; the decoder's vocabulary may be another one.
-        first = next(iter(flow.parts.values())).component
-        self.source_vocab_size = _vocabulary(first)
-        self.source_max_length: int | None = first.longest
+        first = next(iter(flow.parts.values())).component if flow.before else None
+        self.source_vocab_size = None if first is None else _vocabulary(first)
+        self.source_max_length = None if first is None else first.longest
         component = self.component
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         windows = [state.window for state in component.states]

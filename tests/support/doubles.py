@@ -14,6 +14,9 @@ import numpy as np
 import torch
 import transformers
 
+from precast.runtime.artifact import Component
+from precast.runtime.outs import Out
+
 
 @cache
 def minilm() -> Path:
@@ -89,6 +92,9 @@ class UpstreamModel:
         }
         self.input_names = ("input_ids", "attention_mask", "token_type_ids")
         self.max_length = model.config.max_position_embeddings
+        rows = ("batch", "sequence")
+        states = Out("last_hidden_state", (*rows, model.config.hidden_size))
+        self.component = Component("model", (), (states, Out("logits", (*rows, model.config.vocab_size))), {})
         self.shapes: list[tuple[int, int]] = []
 
     def __call__(self, **inputs: np.ndarray) -> dict[str, np.ndarray]:

@@ -95,6 +95,7 @@ class TorchEngine:
         self.model = model.eval()
         self.rollback, self.max_length = rollback, max_length
         self.vocab_size = int(model.config.vocab_size)
+        self.source_vocab_size = self.vocab_size if model.config.is_encoder_decoder else None
         self.feeds: list[list[int]] = []
         self.opened = 0
         self.on_feed: Any = None

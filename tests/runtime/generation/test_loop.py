@@ -403,9 +403,7 @@ def test_decoder_prompts_that_cannot_be() -> None:
         generate(ours, [[5]], decoder_input_ids=[[2], [2]])
     with pytest.raises(InputError, match="this model has a decoder only"):
         generate(pair("gpt2")[1], [[5]], decoder_input_ids=[[2]])
-    startless = SimpleNamespace(
-        engine=ours.engine, config={"is_encoder_decoder": True}, generation_config={"eos_token_id": 2}, tokenizer=None
-    )
+    startless = SimpleNamespace(engine=ours.engine, config={}, generation_config={"eos_token_id": 2}, tokenizer=None)
     with pytest.raises(InputError, match="needs a token to begin with, and neither decoder_start_token_id nor"):
         generate(startless, [[5]])
 
