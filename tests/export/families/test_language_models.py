@@ -107,7 +107,7 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
     model: Any = widened(narrow)
     ours = build(config, sources(model), dtype=torch.float64)
     kept: list[torch.Tensor] = []
-    decoder = ours.parts[-1].module.model
+    decoder = ours.parts[-1].module.body
     hooks = [
         layer.register_forward_hook(lambda _m, _i, out: kept.append(_whole(out)))
         for layer in decoder.layers  # type: ignore[union-attr]
