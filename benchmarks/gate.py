@@ -21,7 +21,7 @@ from benchmarks.planted_faults import FAULTS
 from benchmarks.right_models import STRAINS, Kind, Traced, graphs_of, kinds, recipes, redraw, run_graphs
 from precast.export import parity
 from precast.runtime.errors import PrecastError
-from precast.runtime.gates import CALM, STRAINED, Measured, check_fp32, populations
+from precast.runtime.gates import CALM, STRAINED, Measured, broken, populations
 
 __all__ = ["FAULTY", "faults_of", "models_of", "run", "summary"]
 
@@ -94,7 +94,7 @@ def faults_of(
         )
         shares = {key: max(item.shares[key] for item in populations(wrong)) for key in ("rms", "largest", "answer")}
         rounded = {key: float(f"{value:.3g}") for key, value in shares.items()}
-        yield {**what, "moved": float(f"{moved:.3g}"), "refused": bool(check_fp32(wrong)), "shares": rounded}
+        yield {**what, "moved": float(f"{moved:.3g}"), "refused": bool(broken("fp32", wrong)), "shares": rounded}
 
 
 def _moved(right: float, wrong: float, eager: float) -> float:
@@ -106,7 +106,7 @@ def _judged(measured: Sequence[Measured]) -> dict[str, Any]:
     found = populations(measured)
     eager = {item.name: item.largest("reference_error") for item in found}
     return {
-        "broken": check_fp32(measured),
+        "broken": broken("fp32", measured),
         "strained": any(item.strained for item in found),
         "shares": {item.name: {key: float(f"{value:.4g}") for key, value in item.shares.items()} for item in found},
         "ratios": {

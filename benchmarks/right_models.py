@@ -216,9 +216,8 @@ def run_graphs(
             runner = backend_for(recipe.engine, recipe.provider).load(
                 files[part.name], session=recipe.session, threads=1, isa=recipe.isa
             )
-            loaded[part.name] = Loaded(
-                runner, part.signature.ports, parity.successors(part.signature), recipe.dialect.state
-            )
+            own = part.signature
+            loaded[part.name] = Loaded(runner, own.ports, own.outs, parity.successors(own), recipe.dialect.state)
     with np.errstate(all="ignore"):
         return list(compare(loaded, recorded))
 

@@ -327,6 +327,7 @@ def _verified(
         name: Loaded(
             backend.load(writer.path_of(item.emitted.graph), session=chosen.session, isa=chosen.isa, threads=None),
             components[name].inputs,
+            components[name].outputs,
             components[name].states,
             chosen.dialect.state,
         )
@@ -355,7 +356,7 @@ def _variant(
     item: _Lowered, measured: Sequence[Measured], promised: Mapping[str, int], state: Mapping[str, Any]
 ) -> Variant:
     chosen = item.recipe
-    strained = conditioning(measured) if chosen.precision == "fp32" else {}
+    strained = conditioning(chosen.precision, measured)
     return Variant(
         name=chosen.variant,
         graph=item.emitted.graph,
@@ -376,7 +377,7 @@ def _variant(
             "gate": chosen.precision,
             "worst": {
                 name: {key: float(f"{value:.9g}") for key, value in entry.items()}
-                for name, entry in summarise(measured).items()
+                for name, entry in summarise(chosen.precision, measured).items()
             },
             "measured": [figures.to_json() for figures in measured],
             **({"conditioning": strained} if strained else {}),

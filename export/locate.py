@@ -29,6 +29,7 @@ from precast.runtime.backends.engines import backend_for
 from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import ParityError
 from precast.runtime.gates import Measured, Population, measure, populations
+from precast.runtime.outs import Out
 from precast.runtime.parity import Case
 
 __all__ = ["Boundary", "boundaries", "explained", "locate"]
@@ -119,7 +120,8 @@ def boundaries(parts: Sequence[Part], recipe: Recipe, cases: Sequence[Case], nam
             expected, true = tensor.numpy(), truth[path][place].numpy()
             near = min(found, key=lambda array: _distance(array, expected))
             kind = type(modules[path]).__name__
-            yield Boundary(path, kind, Population((measure(path, name, near, expected, true, part.name),)))
+            found_there = measure(Out(path, ()), name, near, expected, true, part.name)
+            yield Boundary(path, kind, Population((found_there,)))
 
 
 def _distance(ours: Array, reference: Array) -> float:

@@ -27,7 +27,7 @@ _HEADER = re.compile(
     r"\{'descr': '([^']{2,4})', 'fortran_order': (False|True), 'shape': \(([0-9]{1,18}(?:, [0-9]{1,18})*|),?\), \} *\n"
 )
 _RANK = 16
-_NUMBERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
+_NUMBERS = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
 _DTYPES = {np.dtype(name).str: np.dtype(name) for name in _NUMBERS}
 # What zipfile raises for bytes that are no archive, or a mangled one.
 _MANGLED = (zipfile.BadZipFile, ValueError, OSError, EOFError, RuntimeError, OverflowError, struct.error)
@@ -53,6 +53,8 @@ def read_npy(data: bytes, where: str) -> Array:
         raise ArtifactError(f"{where} must hold as many numbers as its header says, got {dtype} {list(shape)[:_RANK]} "
                             f"in {held} bytes. {_AGAIN}")  # fmt: skip
     order: Literal["C", "F"] = "F" if header[2] == "True" else "C"
+    if dtype == np.bool_ and data[10 + length :].strip(b"\x00\x01"):
+        raise ArtifactError(f"{where} must hold 0 and 1 for false and true, got other bytes. {_AGAIN}")
     values: Array = np.frombuffer(data, dtype, offset=10 + length).reshape(shape, order=order)
     return np.array(values, order="C")
 

@@ -18,17 +18,17 @@ __all__ = ["BOUNDS", "Divergence", "in_words", "kl_divergence", "measured_over"]
 BOUNDS: dict[str, tuple[float, float | None]] = {"int8": (1e-3, 0.99), "int4": (5e-2, None)}
 
 
-def kl_divergence(reference: Array, ours: Array) -> Array:
-    """KL(softmax(reference) || softmax(ours)) in nats over the last axis, [..., V] -> [...], in float64."""
-    p, q = (_log_softmax(logits.astype(np.float64)) for logits in (reference, ours))
-    divergence: Array = (np.exp(p) * (p - q)).sum(axis=-1)
+def kl_divergence(reference: Array, ours: Array, axis: int = -1) -> Array:
+    """KL(softmax(reference) || softmax(ours)) in nats over the axis of classes, [..., V] -> [...], in float64."""
+    p, q = (_log_softmax(logits.astype(np.float64), axis) for logits in (reference, ours))
+    divergence: Array = (np.exp(p) * (p - q)).sum(axis=axis)
     # Rounding may leave a divergence of nothing below zero.
     return np.maximum(divergence, 0.0)
 
 
-def _log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    normalised: Array = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def _log_softmax(logits: Array, axis: int) -> Array:
+    shifted = logits - logits.max(axis=axis, keepdims=True)
+    normalised: Array = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
     return normalised
 
 

@@ -1,4 +1,5 @@
-"""What "the same" means, measured and judged: the figures of every output, and the gate of every precision (PARITY.md).
+"""What "the same" means, measured and judged: the figures of every output, and the gate of every precision for outputs
+of every kind (PARITY.md).
 
 A right model passes and a wrong one does not. What the constants of the float32 gate stand on is repeated by
 ``python -m benchmarks gate``.
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from precast.runtime.backends.base import Array
 from precast.runtime.divergence import kl_divergence
-from precast.runtime.errors import ParityError
+from precast.runtime.errors import ParityError, listing
+from precast.runtime.outs import Out
 
 __all__ = [
     "CALM",
@@ -22,13 +24,16 @@ __all__ = [
     "LEAST",
     "STRAINED",
     "Bounds",
+    "Gate",
     "Measured",
     "Population",
+    "broken",
     "conditioning",
     "gate",
     "measure",
     "populations",
     "replayed",
+    "share",
 ]
 
 
@@ -58,15 +63,17 @@ class Measured:
     """How far one output of one case is from the reference (PARITY.md): all figures over every element.
 
     ``error`` and ``reference_error`` are the largest differences from float64, of the artifact and of eager float32;
-    ``rms`` and ``reference_rms`` their root mean squares over ``size`` numbers.
+    ``rms`` and ``reference_rms`` their root mean squares over ``size`` numbers. ``argmax`` is the share of answers that
+    are the same, an answer being where along the axis of classes the largest number is, and of true and false each.
     """
 
     output: str
+    kind: str  # of the output
     case: str
     component: str
     max_abs: float
     max_rel: float
-    cosine: float
+    cosine: float  # the smallest, along the axis of classes
     argmax: float
     error: float
     reference_error: float
@@ -87,7 +94,7 @@ class Measured:
             **{
                 key: float(f"{value:.3g}")
                 for key, value in self.__dict__.items()
-                if key not in ("output", "case", "component", "cosine", "argmax", "size") and value is not None
+                if key not in ("output", "kind", "case", "component", "cosine", "argmax", "size") and value is not None
             },
             "size": self.size,
             "cosine": float(f"{self.cosine:.9f}"),
@@ -95,30 +102,39 @@ class Measured:
         }
 
 
-def measure(
-    output: str, case: str, ours: Array, reference: Array, exact: Array, component: str = "encoder"
-) -> Measured:
-    """Compare one output, [..., D]. A shape, NaN or Inf that differs is an infinite error."""
-    if ours.shape != reference.shape or not np.array_equal(np.isfinite(ours), np.isfinite(reference)):
+def measure(out: Out, case: str, ours: Array, reference: Array, exact: Array, component: str = "encoder") -> Measured:
+    """Compare what one output was in one case, in any shape that has the output's axis. Another shape, another type of
+    true and false, NaN or Inf at other places are an infinite error.
+
+    True and false are compared as 1 and 0, where eager float32 and float64 agree: where they do not, the number behind
+    them is as near to its border as float32 can tell, and either answer is right.
+    """
+    same = ours.shape == reference.shape and (ours.dtype == bool) == (reference.dtype == bool)
+    if not same or not np.array_equal(np.isfinite(ours), np.isfinite(reference)):
         inf = float("inf")
         figures = {"cosine": 0.0, "argmax": 0.0, "size": reference.size} | dict.fromkeys(_INFINITE, inf)
-        return Measured(output, case, component, **figures)  # type: ignore[arg-type]
-    ours64, reference64 = ours.astype(np.float64), reference.astype(np.float64)
+        return Measured(out.name, out.kind, case, component, **figures)  # type: ignore[arg-type]
+    flags = reference.dtype == bool
+    if flags:
+        ours = np.where(reference == exact, ours, reference)
+    ours64, reference64, exact64 = (array.astype(np.float64) for array in (ours, reference, exact))
     difference = np.abs(ours64 - reference64)
     scale = float(np.abs(reference64).max(initial=0.0))
     allowed = 1e-5 * max(1.0, scale / 10) + 1e-5 * np.abs(reference64)
-    norms = np.linalg.norm(ours64, axis=-1) * np.linalg.norm(reference64, axis=-1)
-    dots = (ours64 * reference64).sum(axis=-1)
+    norms = np.linalg.norm(ours64, axis=out.axis) * np.linalg.norm(reference64, axis=out.axis)
+    dots = (ours64 * reference64).sum(axis=out.axis)
     cosine = np.divide(dots, norms, out=np.ones_like(dots), where=norms > 0)
-    error, reference_error = np.abs(ours64 - exact), np.abs(reference64 - exact)
+    answers = (ours, reference) if flags else (ours.argmax(out.axis), reference.argmax(out.axis))
+    error, reference_error = np.abs(ours64 - exact64), np.abs(reference64 - exact64)
     return Measured(
-        output=output,
+        output=out.name,
+        kind=out.kind,
         case=case,
         component=component,
         max_abs=float(difference.max(initial=0.0)),
         max_rel=float((difference / np.maximum(np.abs(reference64), 1e-6)).max(initial=0.0)),
         cosine=float(cosine.min(initial=1.0)),
-        argmax=float((ours.argmax(-1) == reference.argmax(-1)).mean()) if ours.size else 1.0,
+        argmax=float(np.equal(*answers).mean()) if ours.size else 1.0,
         error=float(error.max(initial=0.0)),
         reference_error=float(reference_error.max(initial=0.0)),
         scale=scale,
@@ -128,7 +144,7 @@ def measure(
         reference_rms=_root_mean_square(reference_error),
         beyond=float(difference.max(initial=0.0, where=difference > allowed)),
         strain=float((reference_error / allowed).max(initial=0.0)),
-        kl=float(kl_divergence(reference, ours).mean()) if output == "logits" and ours.size else None,
+        kl=float(kl_divergence(reference, ours, out.axis).mean()) if out.kind == "logits" and ours.size else None,
     )
 
 
@@ -151,6 +167,10 @@ class Population:
     @property
     def name(self) -> str:
         return self.measured[0].output
+
+    @property
+    def kind(self) -> str:
+        return self.measured[0].kind
 
     @property
     def size(self) -> int:
@@ -215,20 +235,7 @@ def populations(measured: Sequence[Measured]) -> list[Population]:
     return [Population(tuple(items)) for items in found.values()]
 
 
-def conditioning(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
-    """The outputs that eager float32 itself computes no better than to a quarter of what we may be off from it:
-    ``eager_error``, its largest error, and ``bound``, what the distance from it was held to."""
-    return {
-        item.name: {
-            "eager_error": float(f"{item.largest('reference_error'):.3g}"),
-            "bound": float(f"{item.bounds.answer * item.largest('reference_error'):.3g}"),
-        }
-        for item in populations(measured)
-        if item.strained
-    }
-
-
-def _broken(population: Population) -> list[str]:
+def _errors(population: Population) -> list[str]:
     """What an output breaks of the float32 gate, with by how much."""
     name, shares, bounds = population.name, population.shares, population.bounds
     eager, reference_rms = population.largest("reference_error"), population.rms("reference_rms")
@@ -259,28 +266,107 @@ def _times(value: float, of: float) -> str:
     return f"{value / of:.2f} times" if of > 0 else "more than"
 
 
-def check_fp32(measured: Sequence[Measured]) -> list[str]:
-    """The gate of P0 and P1: what breaks it, or an empty list."""
-    broken = [reason for population in populations(measured) for reason in _broken(population)]
-    for item in measured:
-        if item.output in ("last_hidden_state", "pooler_output") and not item.cosine >= 0.999999:
-            broken.append(f"{item.output} {item.case}: cosine {item.cosine:.9f} is below 0.999999")
-    return broken
+def _directions(population: Population) -> list[str]:
+    """The same of vectors, whose direction is what they are for."""
+    turned = [
+        f"{item.output} {item.case}: cosine {item.cosine:.9f} is below 0.999999"
+        for item in population.measured
+        if not item.cosine >= 0.999999
+    ]
+    return _errors(population) + turned
 
 
-def check_finite(measured: Sequence[Measured]) -> list[str]:
-    """What low precision owes on any input: numbers. How good they are is measured over text (`Divergence`)."""
-    return [f"{item.output} {item.case}: not finite" for item in measured if not np.isfinite(item.excess)]
+def _flags(population: Population) -> list[str]:
+    """True and false are the same, wherever float32 can tell them apart; numbers in their place are eager's."""
+    return [
+        f"{item.output} {item.case}: abs diff {item.max_abs:.1e} from eager where float32 can tell true from false, "
+        f"the same at {item.argmax:.2%} of {item.size} values"
+        for item in population.measured
+        if not item.excess <= 1
+    ]
 
 
-GATES: dict[str, Callable[[Sequence[Measured]], list[str]]] = {
-    "fp32": check_fp32,
-    "int8": check_finite,
-    "int4": check_finite,
-}
+def _finite(population: Population) -> list[str]:
+    """What low precision owes on any input: numbers. How good they are is what its task's metric measures
+    (`precast.runtime.metrics`)."""
+    return [f"{item.output} {item.case}: not finite" for item in population.measured if not np.isfinite(item.excess)]
+
+
 # Another processor's kernels may round other ways; twice what the export saw is another model.
 _REPLAYED = 2.0
 _REPLAYED_LEAST = 1e-4
+
+
+def _diverged(item: Measured, exported: Mapping[str, Any]) -> str:
+    """What a replay breaks of what the export measured; nothing where that has no such figure."""
+    before = exported.get("kl")
+    if before is None or item.kl is None or item.kl <= _REPLAYED * before + _REPLAYED_LEAST:
+        return ""
+    return f"{item.output} {item.case}: KL divergence {item.kl:.2e}, at its export {before:.2e}"
+
+
+class Gate(NamedTuple):
+    """What outputs of one kind are held to in one precision.
+
+    Args:
+        broken: the rules that an output breaks over all its cases, each with by how much.
+        against_eager: its errors are bounded by eager float32's own (`Population.shares`).
+        replayed: what a case's replay breaks of what its export measured, or nothing; None: ``broken`` says it all.
+    """
+
+    broken: Callable[[Population], list[str]]
+    against_eager: bool = False
+    replayed: Callable[[Measured, Mapping[str, Any]], str] | None = None
+
+
+# Kinds of outputs that are float numbers; "" is one of which nothing else is known.
+_NUMBERS = ("", *"number logits states embedding scores features boxes points pixels waveform".split())
+
+# Precision -> kind of output (`precast.runtime.ports.KINDS`) -> its gate. A kind that is not there is refused.
+GATES: Mapping[str, Mapping[str, Gate]] = {
+    "fp32": {
+        **dict.fromkeys(_NUMBERS, Gate(_errors, against_eager=True)),
+        **dict.fromkeys(("states", "embedding"), Gate(_directions, against_eager=True)),
+        **dict.fromkeys(("mask", "pixel_mask"), Gate(_flags)),
+    },
+    **{
+        precision: {**dict.fromkeys(_NUMBERS, Gate(_finite)), "logits": Gate(_finite, replayed=_diverged)}
+        for precision in ("int8", "int4")
+    },
+}
+
+
+def _gate(precision: str, population: Population) -> Gate:
+    found = GATES[precision].get(population.kind)
+    if found is None:
+        raise ParityError(
+            f"output {population.name!r} is of kind {population.kind!r}, which has no gate in precision {precision}, "
+            f"and is refused. Kinds with one: {listing(kind for kind in GATES[precision] if kind)}. Export another "
+            "precision, or upgrade precast."
+        )
+    return found
+
+
+def broken(precision: str, measured: Sequence[Measured]) -> list[str]:
+    """What breaks the gate of a precision, or an empty list.
+
+    Raises:
+        ParityError: an output is of a kind that has no gate there.
+    """
+    return [reason for each in populations(measured) for reason in _gate(precision, each).broken(each)]
+
+
+def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
+    """Hold measurements to the gate of a precision.
+
+    Raises:
+        ParityError: every broken bound is listed.
+    """
+    found = broken(precision, measured)
+    if found:
+        raise ParityError(
+            f"variant {variant} does not compute what the reference model computes, and is refused: {'; '.join(found)}"
+        )
 
 
 def replayed(precision: str, measured: Sequence[Measured], expected: Mapping[str, Any], variant: str) -> None:
@@ -290,27 +376,32 @@ def replayed(precision: str, measured: Sequence[Measured], expected: Mapping[str
         ParityError: every broken bound is listed.
     """
     gate(precision, measured, variant)
-    if precision == "fp32":
-        return
     seen = {(entry["output"], entry["case"]): entry for entry in expected.get("measured", ())}
-    broken = []
-    for item in measured:
-        before = seen.get((item.output, item.case), {}).get("kl")
-        if before is not None and item.kl is not None and not item.kl <= _REPLAYED * before + _REPLAYED_LEAST:
-            broken.append(f"{item.output} {item.case}: KL divergence {item.kl:.2e}, at its export {before:.2e}")
-    if broken:
-        raise ParityError(f"variant {variant} does not compute here what its export measured: {'; '.join(broken)}")
-
-
-def gate(precision: str, measured: Sequence[Measured], variant: str) -> None:
-    """Hold measurements to the gate of a precision.
-
-    Raises:
-        ParityError: every broken bound is listed.
-    """
-    broken = GATES[precision](measured)
-    if broken:
+    found = []
+    for population in populations(measured):
+        check = _gate(precision, population).replayed
+        if check is not None:
+            found += [check(item, seen.get((item.output, item.case), {})) for item in population.measured]
+    if any(found):
         raise ParityError(
-            f"variant {variant} does not compute what the reference model computes, and is refused: "
-            + "; ".join(broken)
+            f"variant {variant} does not compute here what its export measured: {'; '.join(filter(None, found))}"
         )
+
+
+def share(precision: str, population: Population) -> float | None:
+    """How much of the bounds that eager's own errors are to an output it uses; None where they are none to it."""
+    return max(population.shares.values()) if _gate(precision, population).against_eager else None
+
+
+def conditioning(precision: str, measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    """Of the outputs that are held to eager's own errors those that eager float32 itself computes no better than to a
+    quarter of what we may be off from it: ``eager_error``, its largest error, and ``bound``, what the distance from it
+    was held to."""
+    return {
+        item.name: {
+            "eager_error": float(f"{item.largest('reference_error'):.3g}"),
+            "bound": float(f"{item.bounds.answer * item.largest('reference_error'):.3g}"),
+        }
+        for item in populations(measured)
+        if item.strained and _gate(precision, item).against_eager
+    }

@@ -16,7 +16,7 @@ import numpy as np
 from precast.runtime.artifact import Component, StateSpec
 from precast.runtime.backends.base import Array, Runner
 from precast.runtime.gates import Measured, measure
-from precast.runtime.ports import Port
+from precast.runtime.ports import Out, Port
 from precast.runtime.states import Memory
 
 __all__ = [
@@ -52,17 +52,20 @@ class Case:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A component ready to run: its graph and, where it remembers something, how its states look."""
+    """A component ready to run: its graph, what goes in and out and, where it remembers something, how its states
+    look."""
 
     runner: Runner
     inputs: Sequence[Port] = ()
+    outputs: Sequence[Out] = ()
     states: Sequence[StateSpec] = ()
     layout: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A case with what the reference made of it: float32 outputs, and float64 outputs ("the truth")."""
+    """A case with what the reference made of it: float32 outputs, and float64 outputs ("the truth"); of true and false
+    both are bool."""
 
     case: Case
     reference: Mapping[str, Array]
@@ -78,9 +81,12 @@ def filled(port: Port, components: Mapping[str, Component] | Mapping[str, Any]) 
 
 def compare(parts: Mapping[str, Loaded], recorded: Sequence[Recorded]) -> Iterator[Measured]:
     """Measure every recorded output of every case; ``parts`` are the components the cases call, by name."""
+    outs = {name: {out.name: out for out in part.outputs} for name, part in parts.items()}
     for item, outputs in run_cases(parts, recorded):
+        case = item.case
         for name, expected in item.reference.items():
-            yield measure(name, item.case.name, outputs[name], expected, item.exact[name], item.case.component)
+            out = outs[case.component][name]
+            yield measure(out, case.name, outputs[name], expected, item.exact[name], case.component)
 
 
 def run_cases(
@@ -131,7 +137,8 @@ def _step(
 
 
 def write_record(recorded: Sequence[Recorded]) -> bytes:
-    """The record as an .npz of fixed bytes: no times, no pickles. float64 is kept as its distance from float32.
+    """The record as an .npz of fixed bytes: no times, no pickles. float64 is kept as its distance from float32, to
+    which true and false are 1 and 0.
 
     Cases are kept in order until `RECORD_LIMIT` is reached, the first one always; none without those it goes on from.
     """
@@ -142,7 +149,7 @@ def write_record(recorded: Sequence[Recorded]) -> bytes:
             arrays = {f"{index}|{item.case.name}|input|{name}": array for name, array in item.case.inputs.items()}
             for name, array in item.reference.items():
                 arrays[f"{index}|{item.case.name}|output|{name}"] = array
-                distance = (item.exact[name] - array).astype(np.float32)
+                distance = (item.exact[name].astype(np.float64) - array).astype(np.float32)
                 arrays[f"{index}|{item.case.name}|distance|{name}"] = distance
             case = item.case
             if case.component != "encoder" or case.after:

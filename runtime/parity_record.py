@@ -74,9 +74,10 @@ def _recorded(index: str, name: str, parts: Mapping[str, Mapping[str, Array]]) -
         _refuse(f"{where} must hold inputs and outputs", f"{len(parts['input'])} and {len(outputs)}")
     for output, array in outputs.items():
         distance = distances.get(output)
-        if distance is None or distance.shape != array.shape or not array.dtype == distance.dtype == np.float32:
+        typed = array.dtype in (np.float32, np.bool_)
+        if distance is None or distance.shape != array.shape or not typed or distance.dtype != np.float32:
             _refuse(f"{where}, output {shown(output)} must be float32, with a distance of its shape", array.dtype)
-    exact = {output: array + distances[output].astype(np.float64) for output, array in outputs.items()}
+    exact = {output: _exact(where, output, array, distances[output]) for output, array in outputs.items()}
     if len(parts["chain"]) > 1:
         _refuse(f"{where} must have one place in a chain", listing(parts["chain"]))
     for place, array in parts["chain"].items():
@@ -85,6 +86,16 @@ def _recorded(index: str, name: str, parts: Mapping[str, Mapping[str, Array]]) -
             _refuse(f"{where} must have room for 0 to {_MOST_TOKENS} tokens", array.tolist())
         return Recorded(Case(name, parts["input"], component, tuple(after), int(array[0])), outputs, exact)
     return Recorded(Case(name, parts["input"]), outputs, exact)
+
+
+def _exact(where: str, output: str, array: Array, distance: Array) -> Array:
+    """The float64 output that is so far from the recorded one."""
+    exact: Array = array + distance.astype(np.float64)
+    if array.dtype != bool:
+        return exact
+    if not np.isin(exact, (0, 1)).all():
+        _refuse(f"{where}, output {shown(output)} must be true or false in float64 too", "a distance past that")
+    return exact == 1
 
 
 def _promised(component: Component, components: Mapping[str, Component]) -> tuple[list[Port], list[Out]]:

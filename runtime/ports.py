@@ -130,6 +130,11 @@ def merged(found: Iterable[Mapping[str, Dim]]) -> dict[str, Dim]:
 
 
 def beyond_text(records: Iterable[Port | Out]) -> bool:
-    """Whether one of them is of a kind that readers of formats before 1.3 cannot know."""
+    """Whether one of them is of a kind that readers of formats before 1.3 cannot know, or an output of a type that they
+    cannot replay."""
     # What a decoder reads of its encoder they know by its name.
-    return any(record.kind not in _TEXT and not record.name.startswith("cross_") for record in records)
+    return any(
+        (record.kind not in _TEXT and not record.name.startswith("cross_"))
+        or (isinstance(record, Out) and record.dtype == "bool")
+        for record in records
+    )

@@ -11,15 +11,16 @@ from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.agreement import check_graph
 from precast.runtime.backends.engines import backend_for
 from precast.runtime.errors import ArtifactError, DependencyError, ProviderError, listing
-from precast.runtime.gates import GATES, Measured, populations, replayed
+from precast.runtime.gates import GATES, Measured, populations, replayed, share
 from precast.runtime.parity import Loaded, compare
 from precast.runtime.parity_record import read_record
 
 __all__ = ["summarise", "verify"]
 
 
-def summarise(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
-    """The worst figures of each output over all cases; ``share`` is how much of the float32 gate they use."""
+def summarise(precision: str, measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    """The worst figures of each output over all cases; ``share`` is how much of the gate they use, where that is
+    bounded by eager's own errors."""
     worst: dict[str, dict[str, float]] = {}
     for item in measured:
         entry = worst.setdefault(
@@ -38,8 +39,10 @@ def summarise(measured: Sequence[Measured]) -> dict[str, dict[str, float]]:
             pick = min if key in ("cosine", "argmax") else max
             entry[key] = pick(entry[key], getattr(item, key))
     for population in populations(measured):
-        entry = worst[population.name]
-        entry["share"] = max(entry.get("share", 0.0), *population.shares.values())
+        used = share(precision, population)
+        if used is not None:
+            entry = worst[population.name]
+            entry["share"] = max(entry.get("share", 0.0), used)
     return worst
 
 
@@ -105,7 +108,7 @@ def _replayed(
                 "status": "verified",
                 "precision": chosen[0].precision,
                 "cases": len(recorded),
-                "outputs": summarise(measured),
+                "outputs": summarise(chosen[0].precision, measured),
             }
     if not any(entry["status"] == "verified" for entry in report["variants"].values()):
         raise ProviderError(f"no variant of {artifact.path} can be run here: {'; '.join(reasons)}")
@@ -130,4 +133,4 @@ def _loaded(artifact: Artifact, component: Component, variant: Variant, threads:
         artifact.file(variant.graph), session=variant.session, threads=threads, isa=variant.isa
     )
     check_graph(component, variant, runner)
-    return Loaded(runner, component.inputs, component.states, variant.state)
+    return Loaded(runner, component.inputs, component.outputs, component.states, variant.state)

@@ -209,6 +209,11 @@ _OLD_KINDS = {
     "past_lengths": "number",
     "lengths": "number",
 }
+_OLD_OUTPUTS = {
+    "last_hidden_state": "states",
+    "pooler_output": "embedding",
+    **dict.fromkeys(("logits", "start_logits", "end_logits"), "logits"),
+}
 _OLD_SOURCES = {"encoder_attention_mask": "encoder.attention_mask"}
 
 
@@ -220,25 +225,22 @@ def _limits(component: Component) -> dict[str, int]:
 
 
 def _upgraded(component: Component, limits: Mapping[str, Any]) -> Component:
-    """A component of a format before 1.3, whose inputs are known by their names."""
+    """A component of a format before 1.3, whose inputs and outputs are known by their names."""
     below = {name: limits.get(limit) for limit, name in _LIMITS.items()}
     remembered = {state.input for state in component.states} | {state.output for state in component.states}
 
-    def kind(name: str) -> str:
-        return "state" if name in remembered else "features" if name.startswith("cross_") else _OLD_KINDS.get(name, "")
+    def kind(name: str, known: Mapping[str, str]) -> str:
+        return "state" if name in remembered else "features" if name.startswith("cross_") else known.get(name, "")
 
     ports = tuple(
         port._replace(
-            kind=kind(port.name),
+            kind=kind(port.name, _OLD_KINDS),
             below=below.get(port.name),
-            source="encoder" if kind(port.name) == "features" else _OLD_SOURCES.get(port.name),
+            source="encoder" if port.name.startswith("cross_") else _OLD_SOURCES.get(port.name),
         )
         for port in component.inputs
     )
-    outs = tuple(
-        out._replace(kind=kind(out.name) or ("states" if out.name == "last_hidden_state" else ""))
-        for out in component.outputs
-    )
+    outs = tuple(out._replace(kind=kind(out.name, _OLD_OUTPUTS)) for out in component.outputs)
     longest = limits.get("max_positions")
     dims = {} if longest is None else {"sequence": Dim(most=longest)}
     return component._replace(inputs=ports, outputs=outs, dims=dims)

@@ -32,7 +32,7 @@ def verify(
             rows.append((name, "", entry["status"], "", "", "", ""))
             continue
         for output, worst in entry["outputs"].items():
-            share = f"{worst['share']:.0%}" if entry["precision"] == "fp32" else ""
+            share = f"{worst['share']:.0%}" if "share" in worst else ""
             figures = (f"{worst['max_abs']:.1e}", f"{worst['cosine']:.9f}", share)
             rows.append((name, output, entry["status"], str(entry["cases"]), *figures))
     columns = ("variant", "output", "status", "cases", "max abs error", "cosine", "of the gate")

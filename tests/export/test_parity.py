@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 from support.oracle import sources, upstream
 from torch import nn
 
-from precast.export import parity
+from precast.export import exporter, parity
+from precast.export.emit import Folder, emit
 from precast.export.families import find_family
 from precast.export.heads import (
     CAUSAL_LM,
@@ -22,7 +25,17 @@ from precast.export.heads import (
     Head,
 )
 from precast.export.reference import Part, build
-from precast.runtime.gates import LEAST
+from precast.export.signatures import Component, signature
+from precast.export.trace import trace
+from precast.graphs.passes.base import run
+from precast.graphs.recipes import RECIPES
+from precast.runtime.artifact import Component as ArtifactComponent
+from precast.runtime.backends.engines import backend_for
+from precast.runtime.errors import ArtifactError, ParityError
+from precast.runtime.gates import LEAST, gate
+from precast.runtime.parity import Loaded, compare, write_record
+from precast.runtime.parity_record import read_record
+from precast.runtime.ports import Out, Port, beyond_text
 
 _IDS = torch.tensor([[1, 2], [3, 0]])
 _STATES = torch.linspace(-2, 2, 72).view(2, 4, 9)
@@ -129,3 +142,57 @@ def test_pictures_beside_small_outputs_are_few_where_a_model_is_large() -> None:
     [part] = parts("vit", IMAGE_CLASSIFICATION, image_size=224, patch_size=16, num_labels=2)
     sizes = [len(case.inputs["pixel_values"]) for case in parity.cases_for((part,))]
     assert max(sizes) * 14**2 <= 1024
+
+
+class _Segments(Component):
+    """A pixel's classes, on the axis behind the batch, and whether the first one is the likeliest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = nn.Conv2d(3, 5, 3, padding=1)
+
+    def ports(self) -> tuple[Port, ...]:
+        return (Port("pixel_values", "float32", ("batch", 3, 6, 8), "pixels"),)
+
+    def outs(self) -> tuple[Out, ...]:
+        shape = ("batch", "classes", "height", "width")
+        return (Out("logits", shape, "logits", axis=-3), Out("first", ("batch", "height", "width"), "mask"))
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.classes(pixel_values)
+        return {"logits": logits, "first": logits.argmax(1) == 0}
+
+
+def test_classes_of_pixels_and_true_or_false_go_through_gate_record_and_replay(tmp_path: Path) -> None:
+    """From a module to the record an artifact carries, and back: types, axes and both judges."""
+    torch.manual_seed(0)
+    module = _Segments().eval()
+    part = Part("encoder", module, signature(module))
+    at = part.signature
+    recorded = parity.record((part,), parity.cases(at, shapes=((3, 1, "none"), (32, 1, "none"))))
+    assert all(made["first"].dtype == np.bool_ for item in recorded for made in (item.reference, item.exact))
+    graph = trace(module, at.example(), at.dynamic, at.outputs, part.name, at.bounds)
+    outs = exporter._outs(at, graph)
+    assert [(out.dtype, out.axis) for out in outs] == [("float32", -3), ("bool", -1)]
+    [recipe] = [recipe for recipe in RECIPES.values() if recipe.variant == "cpu-fp32"]
+    run(graph, recipe.passes())
+    emit(graph, Folder(tmp_path), "graph.onnx")
+    runner = backend_for(recipe.engine, recipe.provider).load(tmp_path / "graph.onnx", session={}, threads=1, isa=None)
+    loaded = {part.name: Loaded(runner, at.ports, outs)}
+    measured = list(compare(loaded, recorded))
+    gate("fp32", measured, "v")
+    component = ArtifactComponent(part.name, at.ports, outs, {})
+    assert beyond_text(outs[1:]) and not beyond_text((outs[0],))
+    read = read_record(write_record(recorded), [component])
+    assert [item.to_json() for item in compare(loaded, read)] == [item.to_json() for item in measured]
+    for before, after in zip(recorded, read, strict=True):
+        assert after.exact["first"].dtype == np.bool_
+        np.testing.assert_array_equal(after.exact["first"], before.exact["first"])
+    # What is damaged is refused where it is read, and what is flipped where it is replayed.
+    wrong = [replace(item, exact={**item.exact, "first": item.exact["first"].astype(np.float64) + 1}) for item in read]
+    with pytest.raises(ArtifactError, match="output 'first' must be true or false in float64 too"):
+        read_record(write_record(wrong), [component])
+    wrong = [replace(item, reference={**item.reference, "first": ~item.reference["first"]}) for item in read]
+    wrong = [replace(item, exact={**item.exact, "first": item.reference["first"]}) for item in wrong]
+    with pytest.raises(ParityError, match=r"first .*the same at 0\.00% of "):
+        gate("fp32", list(compare(loaded, wrong)), "v")

@@ -22,6 +22,7 @@ from precast.export.embedding import read_arrays, read_modules
 from precast.runtime import embedding, embedding_options, similarity
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
 from precast.runtime.gates import gate, measure
+from precast.runtime.outs import Out
 
 TEXTS = [*doubles.texts(), "long " * 400, "İstanbul ΟΔΟΣ Straße"]
 
@@ -62,7 +63,7 @@ def held(ours, eager, exact):
     """The float32 gate: batches round in other orders, here and upstream, and neither is the truth."""
     assert np.asarray(exact).dtype == np.float64
     arrays = [np.asarray(array) for array in (ours, eager, exact)]
-    gate("fp32", [measure("sentence_embedding", "texts", *arrays)], "ours")
+    gate("fp32", [measure(Out("sentence_embedding", ("texts", "size"), "states"), "texts", *arrays)], "ours")
 
 
 def test_minilm_embeds_as_upstream(minilm):

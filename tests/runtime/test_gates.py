@@ -1,4 +1,5 @@
-"""The float32 gate: right models pass whatever their luck and strain, wrong ones do not; a refusal says which rule."""
+"""The float32 gate: right models pass whatever their luck and strain, wrong ones do not; a refusal says which rule. And
+what outputs of each kind are held to, along the axis their classes are on."""
 
 from __future__ import annotations
 
@@ -7,19 +8,37 @@ from typing import Any
 import numpy as np
 import pytest
 
+from precast.runtime.divergence import kl_divergence
 from precast.runtime.errors import ParityError
-from precast.runtime.gates import CALM, LEAST, STRAINED, Measured, conditioning, gate, measure, populations
+from precast.runtime.gates import (
+    CALM,
+    GATES,
+    LEAST,
+    STRAINED,
+    Measured,
+    broken,
+    conditioning,
+    gate,
+    measure,
+    populations,
+    replayed,
+    share,
+)
+from precast.runtime.outs import Out
+from precast.runtime.ports import KINDS
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(3)
 EXACT = RNG.standard_normal((64, 64))
+LOGITS = Out("logits", ("batch", "labels"), "logits")
+STATES = Out("last_hidden_state", ("batch", "sequence", "size"), "states")
 
 
-def measured(ours: Array, eager: Array, exact: Array = EXACT, output: str = "logits") -> list[Measured]:
+def measured(ours: Array, eager: Array, exact: Array = EXACT, out: Out = LOGITS) -> list[Measured]:
     """Figures of two cases, halves of the arrays."""
     halves = (slice(0, 32), slice(32, None))
     return [
-        measure(output, str(index), ours[half].astype(np.float32), eager[half].astype(np.float32), exact[half])
+        measure(out, str(index), ours[half].astype(np.float32), eager[half].astype(np.float32), exact[half])
         for index, half in enumerate(halves)
     ]
 
@@ -34,7 +53,7 @@ def test_a_right_model_passes(size: float) -> None:
     """As far from the truth as eager is, by other errors: well conditioned or strained."""
     found = measured(rounded(size, 1), rounded(size, 2))
     gate("fp32", found, "v")
-    assert bool(conditioning(found)) == (3 * size > 1e-5 / 4)
+    assert bool(conditioning("fp32", found)) == (3 * size > 1e-5 / 4)
 
 
 def test_one_short_case_is_no_population() -> None:
@@ -81,7 +100,7 @@ def test_strain_is_bounded_by_eager_itself() -> None:
         measured(eager + factor * largest * unit, eager) for factor in (STRAINED.largest - 1.1, STRAINED.answer + 0.2)
     )
     gate("fp32", within, "v")
-    assert conditioning(within) == {
+    assert conditioning("fp32", within) == {
         "logits": {
             "eager_error": pytest.approx(largest, rel=1e-2),
             "bound": pytest.approx(STRAINED.answer * largest, rel=1e-2),
@@ -105,8 +124,8 @@ def test_exact_outputs_pass() -> None:
 
 def test_outputs_of_components_are_judged_apart() -> None:
     """An encoder's states do not excuse a decoder's of the same name."""
-    ours = measure("last_hidden_state", "a", rounded(1e-3, 1), rounded(1e-3, 2), EXACT, "encoder")
-    other = measure("last_hidden_state", "b", rounded(4e-6, 1), rounded(1e-6, 2), EXACT, "decoder")
+    ours = measure(STATES, "a", rounded(1e-3, 1), rounded(1e-3, 2), EXACT, "encoder")
+    other = measure(STATES, "b", rounded(4e-6, 1), rounded(1e-6, 2), EXACT, "decoder")
     with pytest.raises(ParityError, match="root mean square"):
         gate("fp32", [ours, other], "v")
 
@@ -115,7 +134,7 @@ def test_few_numbers_are_judged_by_their_largest() -> None:
     """Records of before hold fewer numbers of small outputs: too few for a mean, enough for what is broken."""
     assert EXACT.size == LEAST
     few = slice(0, 4)
-    got = measure("logits", "a", rounded(2e-6, 1)[few], rounded(1e-6, 2)[few], EXACT[few])
+    got = measure(LOGITS, "a", rounded(2e-6, 1)[few], rounded(1e-6, 2)[few], EXACT[few])
     assert set(populations([got])[0].shares) == {"largest", "answer"}
     gate("fp32", [got], "v")
 
@@ -125,3 +144,104 @@ def test_figures_are_evidence_in_json() -> None:
     written = first.to_json()
     assert written["size"] == 2048 and isinstance(written["size"], int)
     assert {"max_abs", "error", "reference_error", "excess", "rms", "reference_rms", "beyond", "strain"} <= set(written)
+
+
+# --- by the kind of an output, along its axis --------------------------------------------------------------------
+
+
+def test_classes_are_where_the_output_says() -> None:
+    """[B, C, H, W] logits: the answer, the divergence and the angle of a pixel are along C, as if C stood last."""
+    exact = RNG.standard_normal((2, 5, 6, 7))
+    eager = exact.astype(np.float32)
+    ours = eager.copy()
+    ours[0, :, 1, 2] = np.roll(ours[0, :, 1, 2], 1)  # one pixel's classes in another order
+    out = Out("logits", ("batch", 5, "height", "width"), "logits", axis=-3)
+    found = measure(out, "a", ours, eager, exact)
+    moved = [np.ascontiguousarray(np.moveaxis(array, 1, -1)) for array in (ours, eager, exact)]
+    last = measure(out._replace(axis=-1), "a", *moved)
+    for figure in ("argmax", "cosine", "kl", "max_abs", "error"):
+        assert getattr(found, figure) == pytest.approx(getattr(last, figure), rel=1e-12), figure
+    assert found.argmax == 1 - 1 / (2 * 6 * 7)
+    assert found.kl == pytest.approx(kl_divergence(eager, ours, axis=1).mean(), rel=1e-12)
+    assert found.argmax != measure(out._replace(axis=-1), "a", ours, eager, exact).argmax
+
+
+def test_only_vectors_are_held_to_their_direction() -> None:
+    """An error that eager has too, and that turns a short row: nothing to a number, too much for a vector."""
+    exact = np.concatenate([EXACT, EXACT]) * 1e-3
+    exact[0] = 0.0
+    exact[0, 0] = 1e-6
+    eager, ours = exact.copy(), exact.copy()
+    eager[0, 1] += 4e-9
+    ours[0, 1] += 8e-9
+    for kind, judged in (("logits", 0), ("", 0), ("states", 1), ("embedding", 1)):
+        found = broken("fp32", measured(ours, eager, exact, Out("x", ("batch", "size"), kind)))
+        assert len(found) == judged, (kind, found)
+        assert not judged or "x 0: cosine 0.99999200" in found[0]
+
+
+FLAGS = Out("pred_masks", ("batch", "pixels"), "mask", dtype="bool")
+
+
+def flags(ours: Array, eager: Array, exact: Array) -> Measured:
+    return measure(FLAGS, "a", ours, eager, exact)
+
+
+def test_true_and_false_are_compared_as_such() -> None:
+    """One flipped value is refused, except where eager and float64 are of two minds: there the number is at its border,
+    and either is right."""
+    exact = EXACT > 0
+    right = flags(exact.copy(), exact, exact)
+    gate("fp32", [right], "v")
+    assert (right.argmax, right.max_abs, right.kl, share("fp32", *populations([right]))) == (1.0, 0.0, None, None)
+    other = exact.copy()
+    other[3, 5] ^= True
+    with pytest.raises(ParityError, match=r"pred_masks a: abs diff 1\.0e\+00 from eager .* at 99\.98% of 4096 values"):
+        gate("fp32", [flags(other, exact, exact)], "v")
+    gate("fp32", [flags(other, other, exact)], "v")
+    gate("fp32", [flags(exact, other, exact)], "v")
+    twice = other.copy()
+    twice[0, 0] ^= True
+    for ours in (twice, exact.astype(np.float32), exact[:1]):
+        with pytest.raises(ParityError, match="pred_masks a: abs diff"):
+            gate("fp32", [flags(ours, other, exact)], "v")
+    assert conditioning("fp32", [flags(exact, other, exact)]) == {}
+
+
+def test_a_mask_of_numbers_has_none_of_their_slack() -> None:
+    eager = rounded(1e-3, 2).astype(np.float32)
+    gate("fp32", measured(rounded(1e-3, 1), eager), "v")
+    with pytest.raises(ParityError, match="where float32 can tell true from false"):
+        gate("fp32", measured(rounded(1e-3, 1), eager, out=FLAGS), "v")
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "ids"), ("fp32", "state"), ("int8", "mask")])
+def test_a_kind_without_a_gate_is_refused_by_name(precision: str, kind: str) -> None:
+    found = measured(EXACT, EXACT, out=Out("x", ("batch", "size"), kind))
+    with pytest.raises(
+        ParityError, match=rf"output 'x' is of kind '{kind}', which has no gate in precision {precision}.*logits"
+    ):
+        gate(precision, found, "v")
+
+
+def test_gates_are_of_kinds_there_are() -> None:
+    for precision, kinds in GATES.items():
+        assert set(kinds) <= {"", *KINDS}, precision
+        assert {"", "logits", "states", "embedding"} <= set(kinds), precision
+
+
+def test_a_replay_in_low_precision_is_held_to_its_export() -> None:
+    """By the divergence of logits, of whichever name; of other outputs only that they are numbers."""
+    eager = EXACT.astype(np.float32)
+    near, far = eager + 1e-3 * RNG.standard_normal(EXACT.shape), eager[:, ::-1].copy()
+    for out in (LOGITS, LOGITS._replace(name="start_logits")):
+        exported = {"measured": [item.to_json() for item in measured(near, eager, out=out)]}
+        replayed("int8", measured(near, eager, out=out), exported, "v")
+        with pytest.raises(
+            ParityError, match=rf"what its export measured: {out.name} 0: KL divergence \d.*; {out.name} 1"
+        ):
+            replayed("int8", measured(far, eager, out=out), exported, "v")
+    exported = {"measured": [item.to_json() for item in measured(near, eager, out=STATES)]}
+    replayed("int8", measured(far, eager, out=STATES), exported, "v")
+    with pytest.raises(ParityError, match="last_hidden_state 0: not finite"):
+        replayed("int8", measured(np.full_like(far, np.nan), eager, out=STATES), exported, "v")

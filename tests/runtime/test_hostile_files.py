@@ -229,6 +229,7 @@ def npz(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
         (npy([1.0], shape=(0, 10**17)), "as many numbers as its header says"),
         (npy([1.0], descr="|O"), "plain little-endian numbers"),
         (npy([1.0], descr=">f8"), "plain little-endian numbers"),
+        (npy(np.uint8([0, 1, 2]), descr="|b1"), "0 and 1 for false and true"),
         (npy([1.0], shape=(1,) * 40), "as many numbers as its header says"),
         (npy([1.0]) + b"\0", "as many numbers as its header says"),
         (npy([1.0], shape=(-1,)), "an .npy file as NumPy writes it"),
@@ -240,7 +241,9 @@ def test_headers_are_held_to_the_bytes_behind_them(data: bytes, message: str) ->
         read_npy(data, "x.npy")
 
 
-@pytest.mark.parametrize("array", [np.float32(3), np.arange(6).reshape(2, 3), np.zeros((2, 0, 3)), np.arange(3.0).T])
+@pytest.mark.parametrize(
+    "array", [np.float32(3), np.arange(6).reshape(2, 3), np.zeros((2, 0, 3)), np.arange(3.0).T, np.eye(2, dtype=bool)]
+)
 def test_arrays_survive_the_trip(array: Any) -> None:
     found = read_npz(npz({"a.npy": npy(array)}), "x.npz")["a"]
     np.testing.assert_array_equal(found, array)

@@ -128,7 +128,6 @@ def lower(parts: Sequence[Part], folder: Path, where: str, *, raw: bool = True) 
             runner = OnnxRuntime("CPUExecutionProvider").load(
                 written.path / "graph.onnx", session={}, threads=1, isa=isa
             )
-            lowered.parts[part.name] = Loaded(
-                runner, part.signature.ports, parity.successors(part.signature), dialect.state
-            )
+            own = part.signature
+            lowered.parts[part.name] = Loaded(runner, own.ports, own.outs, parity.successors(own), dialect.state)
         yield lowered

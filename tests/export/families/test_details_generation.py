@@ -295,7 +295,7 @@ def engine(ours: Reference, name: str, folder: Path) -> GraphEngine:
     run(graph, passes())
     emit(graph, Folder(folder / name), "graph.onnx")
     runner = OnnxRuntime("CPUExecutionProvider").load(folder / name / "graph.onnx", session={}, threads=1, isa=isa)
-    loaded = Loaded(runner, signature.ports, parity.successors(signature), dialect.state)
+    loaded = Loaded(runner, signature.ports, signature.outs, parity.successors(signature), dialect.state)
     return engine_of(ours.parts, {part.name: loaded})
 
 

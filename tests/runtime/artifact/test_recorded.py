@@ -36,6 +36,17 @@ def test_it_is_read_and_verified(path: Path) -> None:
     assert report["variants"]["cpu-fp32"]
 
 
+@pytest.mark.parametrize("path", ARTIFACTS, ids=ident)
+def test_its_outputs_are_held_to_the_gate_of_their_kind(path: Path) -> None:
+    """Formats before 1.3 say none: names stand for it, and a replay is as strict as it was."""
+    kinds = {"last_hidden_state": "states", "pooler_output": "embedding"}
+    for component in Artifact.open(path).components.values():
+        for out in component.outputs:
+            hidden = "features" if out.name.startswith("cross_") else "state" if out.name.startswith("present_") else ""
+            assert out.kind == (hidden or kinds.get(out.name, "logits")), out
+            assert out.axis == -1
+
+
 @pytest.mark.parametrize("path", [path for path in ARTIFACTS if path.parent.name != "1.2"], ids=ident)
 def test_it_computes_what_its_graph_does(path: Path) -> None:
     """The same bytes as a bare session of the same graph."""
