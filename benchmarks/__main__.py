@@ -194,10 +194,10 @@ def check(
         found = planted(artifact, slower=slower / 100, plan=plan, threads=count, say=_said(stage))
     write(f"Two equal runs: {found['equal']['regressions']} alarms, {found['equal']['compared']} times compared.")
     for change in found["equal"]["times"]:
-        write(f"  {_told(change)}")
+        write(f"  {_described(change)}")
     write(f"Slowed by {slower:g} %: found at {found['found']} of {found['points']} points.")
     for change in found["slowed"]["times"]:
-        write(f"  {_told(change)}")
+        write(f"  {_described(change)}")
     if not found["held"]:
         raise typer.Exit(1)
 
@@ -273,7 +273,7 @@ def _said(stage: Stages) -> Callable[[str], None]:
     return stage if sys.stderr.isatty() else lambda text: note(f"{time.perf_counter() - began:7.1f} s  {text}")
 
 
-def _told(change: Any) -> str:
+def _described(change: Any) -> str:
     ratio = change["ratio"]
     where = f"{change['what']} at {change['batch']} x {change['length']}"
     return f"{where}: {ratio['value']:.3f} ({ratio['low']:.3f} - {ratio['high']:.3f})"

@@ -130,6 +130,9 @@ def _cases(parts: Sequence[Part], number: int, row: list[int], kept: int) -> lis
     name = f"text-{number}"
     if len(parts) == 1:
         return [Case(name, inputs, parts[-1].name, capacity=count)]
+    reader, decoder = parts
     source = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-    inputs["encoder_attention_mask"] = source["attention_mask"]
-    return [Case(f"{name}-source", source), Case(name, inputs, parts[-1].name, (f"{name}-source",), capacity=count)]
+    read = {f"{reader.name}.{key}": array for key, array in source.items()}
+    inputs |= {port.name: read[port.source] for port in decoder.signature.ports if port.source in read}
+    before = Case(f"{name}-source", source, reader.name)
+    return [before, Case(name, inputs, decoder.name, (before.name,), capacity=count)]

@@ -147,7 +147,7 @@ def _many(part: Part) -> list[tuple[int, int, str]]:
         have = sum(rows * numbers(name, at) for rows, at, _ in tried)
         texts = max(texts, -(-(LEAST - have) // numbers(name, length)))
     sizes = _sizes(signature, 1, length)
-    read = sum(math.prod(sizes.get(str(dim), dim) for dim in port.shape) for port in signature.given)  # type: ignore[misc]
+    read = sum(math.prod(sizes[dim] if isinstance(dim, str) else dim for dim in port.shape) for port in signature.given)
     tokens = length if _free(signature) else max(1, read // _PATCH)
     texts = min(texts, max(_FEWEST, _BUDGET * 10 // max(1, _weights(part))) // tokens)
     rows = max(1, _CALL // tokens)

@@ -34,7 +34,7 @@ SLOWEST: Final = 16_384  # bytes of a body that buy one second
 REDIRECTS: Final = 8  # the longest chain
 
 _CHUNK = 1 << 16
-_MOVED = (301, 302, 303, 307, 308)
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 class StatusError(Exception):
@@ -75,8 +75,8 @@ def ask(
         if token is not None and _origin(url) == _origin(home):
             sent["Authorization"] = token
         with contextlib.closing(_opened(url, sent, clock)) as response:
-            if response.status in _MOVED:
-                url = _moved(url, response.headers.get("Location"), what)
+            if response.status in _REDIRECTS:
+                url = _redirected(url, response.headers.get("Location"), what)
                 continue
             if response.status not in (200, 206):
                 raise StatusError(response.status, response.headers)
@@ -202,7 +202,7 @@ def _first_byte(response: http.client.HTTPResponse) -> int:
     return int(span[1])
 
 
-def _moved(url: str, location: str | None, what: str) -> str:
+def _redirected(url: str, location: str | None, what: str) -> str:
     """Where a redirect leads: by http or https, and never from https to http."""
     try:
         target = urljoin(url, quote(location or "", encoding="iso-8859-1", safe=string.punctuation))

@@ -303,8 +303,8 @@ class Checkpoint:
             if "precast.json" in self._names("") | set(self._available):
                 how = "Load it with precast.load" if not self._available else "Fetch it with `precast pull`"
                 raise CheckpointError(f"{self.id} is an artifact already, not a checkpoint. {how}.")
-            if (told := self._explained(self.prefix)) is not None:
-                raise CheckpointError(told)
+            if (reason := self._explained(self.prefix)) is not None:
+                raise CheckpointError(reason)
             raise CheckpointError(f"{self.id} has no {relative}, so it is not a checkpoint. It holds: {self._found()}.")
         try:
             return parse_object(self.read_bytes("config.json"))
@@ -317,8 +317,8 @@ class Checkpoint:
         if (name := weight_file_names(names)) is not None and not adapted:
             return name
         # Upstream puts an adapter that lies beside weights onto them.
-        if (told := self._explained(folder)) is not None:
-            raise CheckpointError(told)
+        if (reason := self._explained(folder)) is not None:
+            raise CheckpointError(reason)
         place = f"{self.id}/{folder}" if folder else self.id
         raise CheckpointError(
             f"{place} has no weights that are read here: model.safetensors or pytorch_model.bin, whole or with an "

@@ -92,8 +92,8 @@ def _joined(old: Component, new: Component) -> Component:
             )
     if dict(old.dims) != dict(new.dims):
         raise ArtifactError(
-            f"All variants of {old.name!r} must have the same limits; the artifact's are {_told(old)}, the new "
-            f"variant's {_told(new)}. {_RESORT}"
+            f"All variants of {old.name!r} must have the same limits; the artifact's are {_described(old)}, the new "
+            f"variant's {_described(new)}. {_RESORT}"
         )
     # Of an artifact of an earlier format less is known than of what is made now.
     return old._replace(inputs=new.inputs, outputs=new.outputs, variants={**old.variants, **new.variants})
@@ -103,7 +103,7 @@ def _form(record: Port | Out) -> tuple[Any, ...]:
     return record.name, record.dtype, record.shape, record.below if isinstance(record, Port) else None
 
 
-def _told(component: Component) -> str:
+def _described(component: Component) -> str:
     return listing(f"{name} {dim.least} to {dim.most}" for name, dim in component.dims.items())
 
 

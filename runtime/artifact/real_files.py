@@ -102,9 +102,9 @@ def check_files(folder: Path, files: Mapping[str, FileRecord], *, digests: bool)
     # The largest first, so that the last thread to finish does not start on the largest.
     _in_parallel(check, sorted(files, key=lambda name: -files[name].size), sum(r.size for r in files.values()), digests)
     if problems:
-        told = [problems[name] for name in sorted(problems)]
-        rest = f"; and {len(told) - 3} more" if len(told) > 3 else ""
-        raise IntegrityError(f"{folder} is not the artifact that was exported: {'; '.join(told[:3])}{rest}. {AGAIN}")
+        found = [problems[name] for name in sorted(problems)]
+        rest = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        raise IntegrityError(f"{folder} is not the artifact that was exported: {'; '.join(found[:3])}{rest}. {AGAIN}")
     return marks
 
 

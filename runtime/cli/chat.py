@@ -308,16 +308,16 @@ class _Terminal:
 
     def _figures(self, output: Any) -> str:
         new, timings = output.new_tokens[0], output.timings
-        told = [f"{new} tokens"]
+        shown = [f"{new} tokens"]
         if timings.per_step:
-            told.append(f"{1 / timings.per_step:.1f} a second")
-        told.append(f"the first after {timings.first_token:.2f} s")
+            shown.append(f"{1 / timings.per_step:.1f} a second")
+        shown.append(f"the first after {timings.first_token:.2f} s")
         held = output.prompt_tokens[0] + new
-        told.append(f"{held:,} of {self._context:,} held" if self._context else f"{held:,} held")
+        shown.append(f"{held:,} of {self._context:,} held" if self._context else f"{held:,} held")
         end = {"length": "cut at --max-new-tokens", "model_length": "the model is full: /clear", "cancelled": "stopped"}
         if (why := end.get(output.finish_reasons[0])) is not None:
-            told.append(why)
-        return ", ".join(told)
+            shown.append(why)
+        return ", ".join(shown)
 
     def _dim(self, text: str) -> None:
         self._console.print(text, style="dim", soft_wrap=True)

@@ -253,11 +253,11 @@ def _both(one: Callable[[Array], None] | None, other: Callable[[Array], None] | 
     if one is None or other is None:
         return one or other
 
-    def told(tokens: Array) -> None:
+    def notify(tokens: Array) -> None:
         one(tokens)
         other(tokens)
 
-    return told
+    return notify
 
 
 def _frozen(values: list[Array] | None) -> tuple[Array, ...] | None:

@@ -252,9 +252,9 @@ def test_redirects_to_another_kind_of_place(server: HubServer, location: str) ->
 def test_redirects_never_leave_tls(tmp_path: Path) -> None:
     for target in ("http://hub.example/x", "HTTP://hub.example/x"):
         with pytest.raises(HubError, match="which is not followed"):
-            hub_transport._moved("https://hub.example/a", target, "x")
-    assert hub_transport._moved("https://hub.example/a/b", "../c d", "x") == "https://hub.example/c%20d"
-    assert hub_transport._moved("https://hub.example/a", "//cdn.example/c", "x") == "https://cdn.example/c"
+            hub_transport._redirected("https://hub.example/a", target, "x")
+    assert hub_transport._redirected("https://hub.example/a/b", "../c d", "x") == "https://hub.example/c%20d"
+    assert hub_transport._redirected("https://hub.example/a", "//cdn.example/c", "x") == "https://cdn.example/c"
 
 
 def test_redirects_without_end(server: HubServer) -> None:

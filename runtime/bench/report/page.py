@@ -75,14 +75,14 @@ class _Page:
         self.view = view
         self.marks: dict[str, Mark] = marks(view)
         self.figures: dict[str, Any] = {}
-        self.told: dict[str, Summary] = {}
+        self.summaries: dict[str, Summary] = {}
 
     def body(self, heading: str) -> str:
         view = self.view
         names = [name for name in view.workloads if any(row.workload == name for row in view.rows)]
-        told = self.told = {name: summary(view, name) for name in names}
-        parts = [self._top(heading), self._jump(names), "<main>", self._glance(told)]
-        parts += [self._workload(index, name, told[name]) for index, name in enumerate(names)]
+        summaries = self.summaries = {name: summary(view, name) for name in names}
+        parts = [self._top(heading), self._jump(names), "<main>", self._glance(summaries)]
+        parts += [self._workload(index, name, summaries[name]) for index, name in enumerate(names)]
         parts += [self._installs(), self._absent(), self._environment(), self._reading(), "</main>"]
         return "\n".join(parts)
 
@@ -100,16 +100,16 @@ class _Page:
         shown = "".join(f'<a href="#{target}">{esc(text)}</a>' for target, text in links)
         return f'<nav class="jump" aria-label="Sections"><div><div class="scroll">{shown}</div></div></nav>'
 
-    def _glance(self, told: Mapping[str, Summary]) -> str:
+    def _glance(self, summaries: Mapping[str, Summary]) -> str:
         """All workloads together, the picture first; one alone says the same by itself."""
         view = self.view
-        if len(told) == 1:
+        if len(summaries) == 1:
             return ""
-        parts = ['<section id="glance"><h2>At a glance</h2>', self._opening(told)]
+        parts = ['<section id="glance"><h2>At a glance</h2>', self._opening(summaries)]
         if not view.rows:
             parts.append("<p>This record has no rows: nothing was measured, or nothing could be.</p>")
-        behind = [f"{view.workload_title(name)}, {line}" for name, one in told.items() for line in one.behind]
-        unsure = [f"{view.workload_title(name)}, {line}" for name, one in told.items() for line in one.unsure]
+        behind = [f"{view.workload_title(name)}, {line}" for name, one in summaries.items() for line in one.behind]
+        unsure = [f"{view.workload_title(name)}, {line}" for name, one in summaries.items() for line in one.unsure]
         parts.append(_behind(behind, unsure))
         if not behind and not unsure and view.comparisons:
             parts.append('<p class="lead">Precast is behind no peer at any point of this record.</p>')
@@ -118,7 +118,7 @@ class _Page:
             parts.append("<h3>From the worst point to the best</h3>")
             parts.append(self._matrix(cells))
         elif not view.peers:
-            parts += [f"<p>{esc(view.workload_title(name))}: {esc(one.lead)}</p>" for name, one in told.items()]
+            parts += [f"<p>{esc(view.workload_title(name))}: {esc(one.lead)}</p>" for name, one in summaries.items()]
         return "".join([*parts, "</section>"])
 
     def _opening(self, names: Iterable[str]) -> str:
@@ -153,21 +153,21 @@ class _Page:
         ran = any(row.engine == peer and row.time is not None for row in self.view.of(workload))
         return "no equal of ours" if ran else "not run"
 
-    def _workload(self, index: int, name: str, told: Summary) -> str:
+    def _workload(self, index: int, name: str, found: Summary) -> str:
         view = self.view
         about = view.workloads[name]
         parts = [f'<section id="w{index}"><h2>{esc(view.workload_title(name))}</h2>']
-        if len(self.told) == 1:
+        if len(self.summaries) == 1:
             parts.append(self._opening([name]))
         described = tables.described(about)
         if described:
             parts.append(f'<p class="soft">{esc(described)}</p>')
-        parts.append(_behind([*map(capital, told.behind)], [*map(capital, told.unsure)]))
-        parts.append(f'<p class="lead">{esc(told.lead)}</p>')
-        if told.more and view.peers:
-            parts.append(_folded(f"{plural(len(told.more), 'peer')}, one by one.", told.more))
-        elif told.more:
-            parts.append(_listed(told.more))
+        parts.append(_behind([*map(capital, found.behind)], [*map(capital, found.unsure)]))
+        parts.append(f'<p class="lead">{esc(found.lead)}</p>')
+        if found.more and view.peers:
+            parts.append(_folded(f"{plural(len(found.more), 'peer')}, one by one.", found.more))
+        elif found.more:
+            parts.append(_listed(found.more))
         missing: list[str] = []
         for group in groups(view, name, self.marks):
             missing += group.missing

@@ -156,12 +156,12 @@ def markdown(record: dict[str, Any]) -> str:
 
 
 def _section(view: View, name: str) -> list[str]:
-    told = summary(view, name)
+    about = summary(view, name)
     parts = [f"### {_text(view.workload_title(name))}", _text(described(view.workloads[name]))]
-    for heading, lines in (("Behind", told.behind), ("Perhaps behind: the interval reaches level", told.unsure)):
+    for heading, lines in (("Behind", about.behind), ("Perhaps behind: the interval reaches level", about.unsure)):
         if lines:
             parts += [f"**{heading}**", "\n".join(f"- {_text(capital(line))}" for line in lines)]
-    parts += [_text(told.lead), "\n".join(f"- {_text(line)}" for line in told.more)]
+    parts += [_text(about.lead), "\n".join(f"- {_text(line)}" for line in about.more)]
     compared = [
         (
             view.place(item.theirs.point),

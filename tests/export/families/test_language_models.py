@@ -194,7 +194,7 @@ class Greedy:
     def __init__(self, model_type: str, model: Any, head: Head, stop: int) -> None:
         self._model, self._head, self._stop = widened(model), head, stop
         self._padding = model.config.pad_token_id if model_type in NO_PADDING_FED else None
-        self._told: dict[tuple[int, ...], list[float]] = {}
+        self._margins: dict[tuple[int, ...], list[float]] = {}
 
     def behind(self, prompt: list[int], tokens: list[int]) -> list[float]:
         """How far each token's logit is behind the largest one; that of a right token is not."""
@@ -202,7 +202,7 @@ class Greedy:
         if self._padding in made:
             made = made[: made.index(self._padding) + 1]
         key = (*prompt, -1, *made)
-        if key not in self._told:
+        if key not in self._margins:
             given = torch.tensor([*prompt, *made[:-1]] if self._head is CAUSAL_LM else made[:-1])[None]
             inputs = {"input_ids": given}
             if self._head is SEQ2SEQ_LM:
@@ -211,8 +211,8 @@ class Greedy:
             with float64():
                 logits = self._model(**inputs, use_cache=False).logits[0, -len(made) :]
             chosen = logits.gather(1, torch.tensor(made)[:, None])[:, 0]
-            self._told[key] = (logits.max(dim=1).values - chosen).tolist()
-        return self._told[key]
+            self._margins[key] = (logits.max(dim=1).values - chosen).tolist()
+        return self._margins[key]
 
 
 SPECIAL = {"eos_token_id": 2, "pad_token_id": 0}
