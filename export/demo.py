@@ -169,7 +169,7 @@ class _Eager:
     def __init__(self, source: str | os.PathLike[str], model: Model) -> None:
         checkpoint = open_checkpoint(source)
         self.reference = build(checkpoint.config, checkpoint.tensors, "feature-extraction").model
-        for name in ("config", "embedding", "input_names", "max_length", "path", "tokenizer", "variant"):
+        for name in ("component", "embedding", "input_names", "max_length", "path", "tokenizer", "variant"):
             setattr(self, name, getattr(model, name))
 
     def __call__(self, **inputs: Array) -> dict[str, Array]:
