@@ -92,7 +92,7 @@ def kinds() -> list[Kind]:
 def recipes() -> list[tuple[Recipe, tuple[str | None, ...]]]:
     """The float32 recipes that this machine runs, with the instruction sets there are for them."""
     found: list[tuple[Recipe, tuple[str | None, ...]]] = []
-    for recipe in RECIPES.values():
+    for recipe in RECIPES:
         if recipe.precision != "fp32" or recipe.provider != "CPUExecutionProvider":
             continue
         if recipe.isa is None:

@@ -1,10 +1,10 @@
-"""The evaluation set of a language model of low precision: the passages of `demo_corpus`, in the model's own tokens;
-random tokens where a checkpoint has no tokenizer."""
+"""The evaluation set of what reads and writes tokens, for the metric that judges low precision: the passages of
+`demo_corpus`, in the model's own tokens; random tokens where a checkpoint has no tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,8 @@ from precast.export.demo_corpus import PASSAGES
 from precast.export.parity import ReferenceRunner
 from precast.export.reference import Part
 from precast.runtime.backends.base import Array
-from precast.runtime.divergence import Divergence, measured_over
+from precast.runtime.metrics import METRICS, Metric
+from precast.runtime.outs import Out
 from precast.runtime.parity import Case, Loaded, Recorded, run_cases
 from precast.runtime.processors.text import Tokenizer
 
@@ -29,37 +30,42 @@ _BY_TOKEN = ("input_ids", "position_ids")
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Texts as cases, and the reference's logits at some positions of each."""
+    """Texts as cases, and what the reference answers at some positions of each.
 
+    Args:
+        metric: the name of what answers are judged by. answer: the output of the last component that they are.
+    """
+
+    metric: str
+    answer: Out
     recorded: Sequence[Recorded]
     text: bool
     data: str
 
-    def divergence(self, parts: Mapping[str, Loaded]) -> Divergence:
+    def judged(self, parts: Mapping[str, Loaded]) -> Metric:
         """How far the loaded components are from the reference."""
-        pairs = [
-            (item.reference["logits"][0], outputs["logits"][0])
-            for item, outputs in run_cases(parts, self.recorded)
-            if "logits" in item.reference
-        ]
-        return measured_over(pairs, text=self.text, data=self.data)
+        return self._figures((item, outputs) for item, outputs in run_cases(parts, self.recorded))
 
-    def reference_divergence(self, parts: Sequence[Part]) -> Divergence:
+    def judged_reference(self, parts: Sequence[Part]) -> Metric:
         """How far the reference is from what it was, now that some of its weights are others."""
         runner = ReferenceRunner(parts)
-        pairs = []
-        for item in self.recorded:
-            made = runner.run(item.case)
-            if "logits" in item.reference:
-                pairs.append((item.reference["logits"][0], made["logits"][0]))
-        return measured_over(pairs, text=self.text, data=self.data)
+        return self._figures((item, runner.run(item.case)) for item in self.recorded)
+
+    def _figures(self, made: Iterable[tuple[Recorded, Mapping[str, Array]]]) -> Metric:
+        name, axis = self.answer.name, self.answer.axis
+        pairs = [
+            (np.moveaxis(item.reference[name], axis, -1)[0], np.moveaxis(outputs[name], axis, -1)[0])
+            for item, outputs in made
+            if name in item.reference
+        ]
+        return METRICS[self.metric].over(pairs, text=self.text, data=self.data)
 
     def in_pieces(self) -> EvaluationSet:
         """The same texts in several calls each, every piece ending at a position that is compared: what is asked of a
         piece is read from what the ones before it left in the cache."""
         recorded: list[Recorded] = []
         for item in self.recorded:
-            if "logits" not in item.reference:
+            if self.answer.name not in item.reference:
                 recorded.append(item)
                 continue
             case, begin = item.case, 0
@@ -73,8 +79,8 @@ class EvaluationSet:
                     "logit_positions": np.full((1, 1), end - begin - 1, np.int64),
                 }
                 piece = replace(case, name=f"{case.name}-{place}", inputs=inputs, after=before)
-                logits = {"logits": item.reference["logits"][:, place : place + 1]}
-                recorded.append(Recorded(piece, logits, logits))
+                answer = {self.answer.name: item.reference[self.answer.name][:, place : place + 1]}
+                recorded.append(Recorded(piece, answer, answer))
                 before, begin = (piece.name,), int(end)
         return replace(self, recorded=recorded)
 
@@ -84,9 +90,10 @@ class EvaluationSet:
         return replace(self, recorded=kept)
 
 
-def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> EvaluationSet:
+def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric: str) -> EvaluationSet:
     """Texts for a model of these parts; ``tokenizer`` are its files, none where it has no tokenizer."""
     decoder = parts[-1]
+    [answer] = [out for out in decoder.signature.outs if out.kind == METRICS[metric].kind]
     vocab = decoder.signature.vocab_size
     longest = min(_LONGEST, decoder.signature.longest or _LONGEST)
     rows = _tokens(tokenizer, vocab, longest)
@@ -99,7 +106,7 @@ def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> Eva
             # Rounding to low precision is orders above what float64 would tell apart.
             recorded.append(Recorded(case, made, made))
     digest = hashlib.sha256(b"".join(np.array(row, dtype="<i8").tobytes() for row in rows)).hexdigest()
-    return EvaluationSet(recorded, bool(tokenizer), digest)
+    return EvaluationSet(metric, answer, recorded, bool(tokenizer), digest)
 
 
 def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int) -> list[list[int]]:

@@ -28,7 +28,7 @@ from precast.export.locate import explained
 from precast.export.operators import counted
 from precast.export.processing import write_processing
 from precast.export.reference import Part, Reference, build, served_tasks
-from precast.export.sensitivity import mark_sensitive
+from precast.export.sensitivity import sensitivity
 from precast.export.signatures import Signature
 from precast.export.trace import trace
 from precast.graphs import contract
@@ -36,7 +36,7 @@ from precast.graphs.block_weight import META, Blocks
 from precast.graphs.fingerprint import fingerprint
 from precast.graphs.passes.base import Report, run
 from precast.graphs.passes.quantize_weights import QuantizeWeights
-from precast.graphs.recipes import Recipe, recipes_for
+from precast.graphs.recipes import Evidence, Recipe, assigned, recipes_for
 from precast.graphs.work import work
 from precast.runtime import arguments
 from precast.runtime.artifact import (
@@ -51,6 +51,7 @@ from precast.runtime.backends.engines import backend_for
 from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import InputError, ParityError
 from precast.runtime.gates import Measured, conditioning, gate
+from precast.runtime.metrics import metric_for
 from precast.runtime.parity import Loaded, Recorded, compare, write_record
 from precast.runtime.ports import Out
 from precast.runtime.verify import summarise
@@ -136,7 +137,9 @@ def export_model(
         reference = build(checkpoint.config, checkpoint.tensors, task or declared_task(checkpoint), family=family)
         weights = sum(value.nbytes for value in {id(v): v for v in reference.model.parameters()}.values())
         writer.ensure_space(weights)
-        recipes = _missing(_fitting(known, reference), writer)
+        what = f"a {reference.model_type} for {reference.head.task}"
+        made_by = _missing(_fitting(known, reference, what), writer)
+        metric = metric_for(precision, reference.head.task, what)
         processing, tokenizer = write_processing(checkpoint, reference, writer)
 
         source_record = Source(
@@ -145,7 +148,8 @@ def export_model(
             {name: FileRecord(info.size, info.sha256) for name, info in checkpoint.digests().items()},
         )
         names = [part.name for part in reference.parts]
-        writer.admit(source_record, reference.model_type, [(name, made.variant) for name in names for made in recipes])
+        variants = [(name, recipes[name].variant) for name in names for recipes in made_by]
+        writer.admit(source_record, reference.model_type, variants)
 
         cost.stage("tracing")
         traced = {part.name: _trace(part, reference.blocks) for part in reference.parts}
@@ -153,20 +157,26 @@ def export_model(
         checkpoint.release()
 
         text: evaluation.EvaluationSet | None = None
-        if precision != "fp32":
+        evidence: dict[str, Evidence] = {}
+        if metric is not None:
             cost.stage("reading text with the reference")
             with parity.streaming(reference.model, checkpoint.release):
-                text = evaluation.evaluation_set(reference.parts, tokenizer)
-            rounding = _rounding(recipes[0])
-            if rounding is not None:
+                text = evaluation.evaluation_set(reference.parts, tokenizer, metric)
+            roundings = _roundings(made_by[0])
+            if roundings:
                 cost.stage("rounding weights in the reference, to see which need more bits")
                 with parity.streaming(reference.model, checkpoint.release):
-                    mark_sensitive(reference.parts, traced, rounding, text)
+                    found = sensitivity(reference.parts, traced, roundings, text, precision)
+                evidence = {name: Evidence(sensitive=weights) for name, weights in found.weights.items()}
 
         cost.stage("optimising the graph and writing the weights")
         promised = {part.name: counted(part.module, part.signature.example()) for part in reference.parts}
         lowered = [
-            _lower(chosen, name, model, promised[name], writer) for chosen in recipes for name, model in traced.items()
+            {
+                name: _lower(recipes[name], evidence.get(name, Evidence()), name, model, promised[name], writer)
+                for name, model in traced.items()
+            }
+            for recipes in made_by
         ]
 
         cost.stage("computing the reference, in float32 and float64")
@@ -191,8 +201,7 @@ def export_model(
         for name, signature in signatures.items():
             states = parity.successors(signature)
             components[name] = Component(name, signature.ports, outputs[name], {}, signature.dims, states)
-        for chosen in recipes:
-            made = {item.part: item for item in lowered if item.recipe is chosen}
+        for made in lowered:
             for variant, name in _verified(made, components, writer, recorded, promised, text, again):
                 component = components[name]
                 components[name] = component._replace(variants={**component.variants, variant.name: variant})
@@ -241,44 +250,52 @@ def _trace(part: Part, blocks: Mapping[torch.nn.Parameter, Blocks]) -> ir.Model:
     return traced
 
 
-def _fitting(known: Sequence[Recipe], reference: Reference) -> list[Recipe]:
-    """The recipes that are for models of this kind and that this machine can run: others cannot be verified here, and
-    the one that runs anywhere always is made.
+def _fitting(known: Sequence[Recipe], reference: Reference, what: str) -> list[dict[str, Recipe]]:
+    """The recipe of each component, in each variant that this machine can run: others cannot be verified here, and the
+    one that runs anywhere always is made.
 
     Raises:
-        InputError: there is none for this kind of model.
+        InputError: there is none for a component of this model; or not here.
     """
-    language = bool(reference.parts[-1].signature.states)
-    fitting = [made for made in known if language or not made.language_models]
-    if not fitting:
+    fitting = assigned(known, {part.name: part.signature.role for part in reference.parts}, what)
+    made = [
+        recipes
+        for recipes in fitting
+        if all(backend_for(one.engine, one.provider).supports(one.isa) for one in recipes.values())
+    ]
+    wanted = next(
+        (one.cache for recipes in fitting if recipes not in made for one in recipes.values() if one.cache), None
+    )
+    if wanted is not None:
         raise InputError(
-            f"precision {known[0].precision!r} is made of language models only so far, and a {reference.model_type} "
-            f"for {reference.head.task} is none. Export it with precision fp32."
-        )
-    made = [recipe for recipe in fitting if backend_for(recipe.engine, recipe.provider).supports(recipe.isa)]
-    wanted = next((recipe for recipe in fitting if recipe.cache is not None), None)
-    if wanted is not None and wanted not in made:
-        raise InputError(
-            f"cache {wanted.cache!r} needs the CPU kernels of precast, which are not here: `precast env` says why. "
+            f"cache {wanted!r} needs the CPU kernels of precast, which are not here: `precast env` says why. "
             "Export without it."
         )
     return made
 
 
-def _missing(recipes: Sequence[Recipe], writer: ArtifactWriter) -> list[Recipe]:
+def _missing(made_by: Sequence[dict[str, Recipe]], writer: ArtifactWriter) -> list[dict[str, Recipe]]:
     """Without the variant that runs anywhere, where the artifact that is added to has it: an int8 cache shares it."""
     held = (
         set()
         if writer.base is None
         else {name for component in writer.base.manifest.components.values() for name in component.variants}
     )
-    left = [recipe for recipe in recipes if recipe.isa is not None or recipe.variant not in held]
-    return left if any(recipe.variant not in held for recipe in left) else list(recipes)
+
+    def fresh(recipes: Mapping[str, Recipe]) -> bool:
+        return all(one.variant not in held for one in recipes.values())
+
+    left = [recipes for recipes in made_by if fresh(recipes) or all(one.isa is not None for one in recipes.values())]
+    return left if any(map(fresh, left)) else list(made_by)
 
 
-def _rounding(recipe: Recipe) -> QuantizeWeights | None:
-    """The pass of a recipe that rounds weights."""
-    return next((step for step in recipe.passes() if isinstance(step, QuantizeWeights)), None)
+def _roundings(recipes: Mapping[str, Recipe]) -> dict[str, QuantizeWeights]:
+    """The pass that rounds weights, of each component whose recipe needs to know which of them are sensitive."""
+    return {
+        name: next(step for step in recipe.passes() if isinstance(step, QuantizeWeights))
+        for name, recipe in recipes.items()
+        if recipe.evidence == "weights"
+    }
 
 
 @dataclass(frozen=True)
@@ -296,12 +313,17 @@ class _Lowered:
 
 
 def _lower(
-    chosen: Recipe, part: str, traced: ir.Model, promised: Mapping[str, int], writer: ArtifactWriter
+    chosen: Recipe,
+    evidence: Evidence,
+    part: str,
+    traced: ir.Model,
+    promised: Mapping[str, int],
+    writer: ArtifactWriter,
 ) -> _Lowered:
     """Make the graph of one recipe from the traced one and write it; equal weights are stored once."""
     vocabulary = contract.vocabulary(traced)
     model = traced.clone()
-    reports = run(model, chosen.passes())
+    reports = run(model, chosen.passes(evidence))
     operators = contract.operators(model)
     contract.check(promised, vocabulary, operators, chosen.dialect.name, reports)
     digest, cost = fingerprint(model), work(model)
@@ -321,35 +343,36 @@ def _verified(
 ) -> Iterator[tuple[Variant, str]]:
     """Run the staged graphs of one recipe, with the options they ship with, on every recorded input, and hold them to
     the gate; then the variant of each component."""
-    chosen = next(iter(lowered.values())).recipe
-    backend = backend_for(chosen.engine, chosen.provider)
-    parts = {
-        name: Loaded(
-            backend.load(writer.path_of(item.emitted.graph), session=chosen.session, isa=chosen.isa, threads=None),
-            components[name].inputs,
-            components[name].outputs,
-            components[name].states,
-            chosen.dialect.state,
-        )
-        for name, item in lowered.items()
-    }
+    recipes = {name: item.recipe for name, item in lowered.items()}
+    parts = {name: _loaded(item, components[name], writer) for name, item in lowered.items()}
+    *_, last = recipes  # what a task asks for
+    precision, variant = recipes[last].precision, recipes[last].variant
     measured: list[Measured] = list(compare(parts, recorded))
     try:
-        gate(chosen.precision, measured, chosen.variant)
+        gate(precision, measured, variant)
     except ParityError as error:
-        raise explained(error, again, chosen, [item.case for item in recorded], measured) from None
-    divergence: dict[str, Any] = {}
+        raise explained(error, again, recipes, [item.case for item in recorded], measured) from None
+    judged: dict[str, Any] = {}
     if text is not None:
         # A cache that rounds is seen by who reads it: not by the call that fills it.
-        found = (text if chosen.cache is None else text.in_pieces()).divergence(parts)
-        found.gate(chosen.precision, chosen.variant)
-        divergence = {"divergence": found.to_json()}
+        whole = all(recipe.cache is None for recipe in recipes.values())
+        found = (text if whole else text.in_pieces()).judged(parts)
+        found.gate(precision, variant)
+        judged = {text.metric: found.to_json()}
     for name, item in lowered.items():
         own = [figures for figures in measured if figures.component == name]
-        state = chosen.dialect.state if components[name].states else {}
+        state = item.recipe.dialect.state if components[name].states else {}
         made = _variant(item, own, promised[name], state)
-        decoding = bool(components[name].states)
-        yield (made._replace(parity={**made.parity, **divergence}) if decoding else made), name
+        yield (made._replace(parity={**made.parity, **judged}) if name == last else made), name
+
+
+def _loaded(item: _Lowered, component: Component, writer: ArtifactWriter) -> Loaded:
+    """A staged graph, with the options it ships with."""
+    chosen = item.recipe
+    runner = backend_for(chosen.engine, chosen.provider).load(
+        writer.path_of(item.emitted.graph), session=chosen.session, isa=chosen.isa, threads=None
+    )
+    return Loaded(runner, component.inputs, component.outputs, component.states, chosen.dialect.state)
 
 
 def _variant(

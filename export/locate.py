@@ -55,25 +55,29 @@ class Boundary:
 def explained(
     error: ParityError,
     again: Callable[[], Sequence[Part]],
-    recipe: Recipe,
+    recipes: Mapping[str, Recipe],
     cases: Sequence[Case],
     measured: Sequence[Measured],
 ) -> ParityError:
-    """The refusal with where the error starts and what to do; ``again`` makes the parts of the reference anew."""
+    """The refusal with where the error starts and what to do.
+
+    ``again`` makes the parts of the reference anew, ``recipes`` are theirs by name."""
     try:
-        found = locate(again(), recipe, cases, measured)
+        found = locate(again(), recipes, cases, measured)
     except Exception as failure:  # whatever it is: the refusal stands, and is what the user must read
         found = f"Where the error starts could not be found: {type(failure).__name__}: {failure}."
     advice = (
         f"The checkpoint is not at fault, but Precast or the installed ONNX Runtime {engine().__version__}: report "
         "this message with the output of `precast env`."
     )
-    if recipe.isa is not None:
+    if any(recipe.isa is not None for recipe in recipes.values()):
         advice += " Until it is mended, PRECAST_NO_KERNELS=1 exports the variant that runs without our CPU kernels."
     return ParityError(f"{error}. {found} {advice}")
 
 
-def locate(parts: Sequence[Part], recipe: Recipe, cases: Sequence[Case], measured: Sequence[Measured]) -> str:
+def locate(
+    parts: Sequence[Part], recipes: Mapping[str, Recipe], cases: Sequence[Case], measured: Sequence[Measured]
+) -> str:
     """One sentence: the first module whose output breaks the gate, in the case that broke it most.
 
     Args:
@@ -81,7 +85,7 @@ def locate(parts: Sequence[Part], recipe: Recipe, cases: Sequence[Case], measure
     """
     worst = max(populations(measured), key=lambda item: np.nan_to_num(max(item.shares.values()), nan=np.inf))
     figure = max(worst.measured, key=lambda item: np.nan_to_num(item.excess, nan=np.inf))
-    found = list(boundaries(parts, recipe, cases, figure.case))
+    found = list(boundaries(parts, recipes[figure.component], cases, figure.case))
     first = next((index for index, boundary in enumerate(found) if boundary.broken), None)
     if first is None:
         return (

@@ -1,12 +1,12 @@
-"""Sensitivity of a language model's weights: for which of them its precision has too few bits.
+"""Sensitivity of a model's weights: for which of them its precision has too few bits.
 
 Rounding moves a model's answers little in most weights, and far in some: a narrow value projection, the head of a small
-model. First all weights are rounded in the reference; where its answers stay well within the gate, that is all. Else
-each kind of weight, that of all layers, is rounded alone, and how far answers move over a few texts is measured. As
-small movements add up nearly (Gemma 3 270M in 4 bits: 0.051 and 0.040 alone, 0.093 together), those that move them
-least for what they weigh keep the few bits while there is room for them, and the others are marked `SENSITIVE`; less
-room is given until all of them together are within the gate. Exporters usually keep a fixed list; a measured one is
-different for every model, and what is exported passes.
+model. First all weights are rounded in the reference; where its answers stay well within the gate of its task's metric,
+that is all. Else each kind of weight, that of all layers, is rounded alone, and how far answers move over a few texts
+is measured. As small movements add up nearly (Gemma 3 270M in 4 bits: 0.051 and 0.040 alone, 0.093 together), those
+that move them least for what they weigh keep the few bits while there is room for them, and the others are sensitive;
+less room is given until all of them together are within the gate. Exporters usually keep a fixed list; a measured one
+is different for every model, and what is exported passes.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch.overrides import TorchFunctionMode
 
 from precast.export.evaluation import EvaluationSet
 from precast.export.reference import Part
-from precast.graphs.block_weight import SENSITIVE, Parts
+from precast.graphs.block_weight import Parts
 from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounding
-from precast.runtime.divergence import BOUNDS, Divergence
+from precast.runtime.metrics import Metric
 
-__all__ = ["mark_sensitive"]
+__all__ = ["Sensitivity", "sensitivity"]
 
 _EVERY = 4  # text of the evaluation set
 # Share of the gate's bounds that rounding weights may take: graphs round what they multiply by them too, and the few
@@ -38,8 +38,9 @@ _CHUNK = 1 << 19  # weights that are floats at a time
 
 
 class _RoundedWeight(NamedTuple):
-    """A weight, and what it was rounded to."""
+    """A weight of a component, and what it was rounded to."""
 
+    part: str
     found: Rounding
     parts: Parts
 
@@ -51,32 +52,47 @@ class _RoundedWeight(NamedTuple):
         )
 
 
-def mark_sensitive(
-    parts: Sequence[Part], traced: Mapping[str, ir.Model], rounding: QuantizeWeights, evaluation: EvaluationSet
-) -> dict[str, float]:
-    """Mark the weights in the traced graphs that need more bits than ``rounding`` gives them.
+class Sensitivity(NamedTuple):
+    """The weights that need more bits.
 
-    Returns: the kinds of weights that do, their names with * for numbers, and the mean divergence each alone caused.
+    Args:
+        weights: component -> their names. kinds: the same with * for numbers, and the share of the gate that each alone
+            takes.
     """
+
+    weights: Mapping[str, Sequence[str]]
+    kinds: Mapping[str, float]
+
+
+def sensitivity(
+    parts: Sequence[Part],
+    traced: Mapping[str, ir.Model],
+    roundings: Mapping[str, QuantizeWeights],
+    evaluation: EvaluationSet,
+    precision: str,
+) -> Sensitivity:
+    """Which weights need more bits than ``roundings``, by component, give them in a precision."""
     # Held as blocks: a second copy of a large model as floats would not fit.
     kinds: dict[str, dict[int, _RoundedWeight]] = {}
     for part in parts:
+        if part.name not in roundings:
+            continue
         parameters = dict(part.module.named_parameters(remove_duplicate=False))
-        for found in rounding.roundings(traced[part.name]):
+        for found in roundings[part.name].roundings(traced[part.name]):
             name = str(found.weight.name)
             if name in parameters:  # else a table that the model computes
                 kind = re.sub(r"\d+", "*", f"{part.name}: {name}")
-                kinds.setdefault(kind, {})[parameters[name].data_ptr()] = _RoundedWeight(found, found.parts())
-    bound = BOUNDS[f"int{rounding.bits}"]
-    if not kinds or _fits(_divergence(parts, kinds.values(), evaluation), *bound):
-        return {}
+                held = _RoundedWeight(part.name, found, found.parts())
+                kinds.setdefault(kind, {})[parameters[name].data_ptr()] = held
+    if not kinds or _fits(_judged(parts, kinds.values(), evaluation), precision):
+        return Sensitivity({}, {})
     subset = evaluation.every(_EVERY)
-    alone = {kind: _divergence(parts, [members], subset).mean for kind, members in kinds.items()}
+    alone = {kind: _judged(parts, [members], subset).shares(precision)[0] for kind, members in kinds.items()}
     sizes = {kind: sum(np.prod(held.found.shape) for held in members.values()) for kind, members in kinds.items()}
     cheapest = sorted(kinds, key=lambda kind: alone[kind] / sizes[kind])
     few_bits = cheapest
     # Alone and over a few texts they move it by more or less than together over all: twice the room is tried too.
-    for room in (*(_SHARE * bound[0] * 2.0 ** (1 - attempt) for attempt in range(_TRIES)), 0.0):
+    for room in (*(_SHARE * 2.0 ** (1 - attempt) for attempt in range(_TRIES)), 0.0):
         chosen, spent = list[str](), 0.0
         for kind in cheapest:
             if spent + alone[kind] <= room:
@@ -84,27 +100,26 @@ def mark_sensitive(
                 chosen.append(kind)
         if chosen != few_bits:
             few_bits = chosen
-            if not few_bits or _fits(_divergence(parts, [kinds[kind] for kind in few_bits], evaluation), *bound):
+            if not few_bits or _fits(_judged(parts, [kinds[kind] for kind in few_bits], evaluation), precision):
                 break
     sensitive = {kind: alone[kind] for kind in kinds if kind not in few_bits}
+    weights: dict[str, list[str]] = {}
     for kind in sensitive:
         for held in kinds[kind].values():
-            held.found.weight.meta[SENSITIVE] = True
-    return sensitive
+            weights.setdefault(held.part, []).append(str(held.found.weight.name))
+    return Sensitivity(weights, sensitive)
 
 
-def _fits(found: Divergence, most: float, least: float | None) -> bool:
+def _fits(found: Metric, precision: str) -> bool:
     """Whether it is within the gate's bounds, with room to spare."""
-    return found.mean <= _SHARE * most and (least is None or not found.text or 1 - found.top <= _SHARE * (1 - least))
+    return all(share <= _SHARE for share in found.shares(precision))
 
 
-def _divergence(
-    parts: Sequence[Part], kinds: Iterable[Mapping[int, _RoundedWeight]], evaluation: EvaluationSet
-) -> Divergence:
+def _judged(parts: Sequence[Part], kinds: Iterable[Mapping[int, _RoundedWeight]], evaluation: EvaluationSet) -> Metric:
     """How far the reference's answers are from what they were with these weights rounded."""
     rounded = {address: held for members in kinds for address, held in members.items()}
     with _ReadRounded(rounded) as mode:
-        found = evaluation.reference_divergence(parts)
+        found = evaluation.judged_reference(parts)
     assert mode.read == set(rounded), "a weight was rounded that no linear layer and no embedding reads"
     return found
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from precast.export.blocks.cache import State
+from precast.graphs.recipes import Role
 from precast.runtime.ports import FREE, Dim, Out, Port, merged
 
 __all__ = ["Component", "Signature", "dims_of", "signature"]
@@ -75,6 +76,11 @@ class Signature:
     def given(self) -> tuple[Port, ...]:
         """Ports whose values a call brings itself."""
         return tuple(port for port in self.ports if port.kind != "state" and port.source is None)
+
+    @property
+    def role(self) -> Role:
+        """What recipes it is for."""
+        return "step" if self.states else "call"
 
     def port(self, name: str) -> Port | None:
         """The port of that name, or None."""

@@ -13,14 +13,13 @@ import numpy as np
 
 from precast.graphs.dialects.blocks import Zeros, pack_bits, unpack_bits
 
-__all__ = ["BLOCKS", "META", "SENSITIVE", "BlockWeight", "Blocks", "Parts", "canonical", "scales_fit"]
+__all__ = ["BLOCKS", "META", "BlockWeight", "Blocks", "Parts", "canonical", "scales_fit"]
 
 Array = np.ndarray[Any, Any]
 Parts = tuple[Array, Array, "Array | None"]
 
 BLOCKS = (32, 64, 128, 256)
 META = "precast.blocks"  # the entry of an initializer's ``meta`` that holds its `Blocks`
-SENSITIVE = "precast.sensitive"  # the entry that says that the bits asked for are too few for it
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""How the graph of each variant is made. Data; the exporter and the tests read it."""
+"""How the graphs of each variant are made, component by component. Data; the exporter and the tests read it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
 
 from precast.graphs.dialects.base import Dialect
 from precast.graphs.dialects.native import INT8_CACHE, NATIVE
@@ -20,7 +21,14 @@ from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.runtime.errors import InputError, closest, listing
 
-__all__ = ["RECIPES", "Recipe", "recipes_for"]
+__all__ = ["RECIPES", "Evidence", "Recipe", "Role", "assigned", "recipes_for"]
+
+# How a component is used: a "step" remembers something from call to call, a "call" does not.
+Role = Literal["call", "step"]
+_USED: Mapping[Role, str] = {
+    "step": "components that remember something between calls",
+    "call": "components that remember nothing between calls",
+}
 
 
 # What the native dialect's graphs ask of a machine (precast.runtime.kernels.ISA): 2 brought attention over caches, RMS
@@ -28,34 +36,55 @@ __all__ = ["RECIPES", "Recipe", "recipes_for"]
 _KERNELS = "precast-kernels-2"
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What was measured of a component before its passes run; ``sensitive``: names of the weights that need more bits
+    than its precision has."""
+
+    sensitive: Sequence[str] = ()
+
+
+_NONE = Evidence()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How the graph of one variant is made and run.
+    """How the graphs of one variant are made and run; where each role has its own, several recipes share a variant.
 
     Args:
-        passes: makes the passes, fresh for every graph.
+        made_by: makes the passes of what was measured, fresh for every graph.
         provider: the engine's execution provider. engine: a file of precast.runtime.backends.
         session: session options the artifact prescribes (see precast.runtime.backends.onnxruntime).
         isa: what a machine must have beyond the provider, or None; such a variant is made beside a general one.
-        language_models: only those are made so.
+        role: what components it is for; None: any.
+        evidence: what its passes need to have been measured: which "weights" are sensitive, or nothing.
         cache: what keys and values are held in, where that was asked for.
     """
 
     target: str
     precision: str
     dialect: Dialect
-    passes: Callable[[], tuple[GraphPass, ...]]
+    made_by: Callable[[Evidence], tuple[GraphPass, ...]]
     provider: str
     session: Mapping[str, Any] = field(default_factory=dict)
     isa: str | None = None
     suffix: str = ""
-    language_models: bool = False
+    role: Role | None = None
+    evidence: Literal["weights"] | None = None
     cache: str | None = None
     engine: str = "onnxruntime"
 
     @property
     def variant(self) -> str:
         return f"{self.target}-{self.precision}{self.suffix}"
+
+    def passes(self, evidence: Evidence = _NONE) -> tuple[GraphPass, ...]:
+        """The passes over one graph, of which that was measured."""
+        return self.made_by(evidence)
+
+    def serves(self, role: Role) -> bool:
+        """Whether it is for components of a role."""
+        return self.role in (None, role)
 
 
 def _onnxruntime(dialect: Dialect) -> tuple[GraphPass, ...]:
@@ -70,13 +99,13 @@ def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
     return (FoldConstants(), Clean(), Lower(dialect), FoldConstants(), Clean(), Canonical())
 
 
-def _blocks(dialect: Dialect, bits: int) -> tuple[GraphPass, ...]:
+def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass, ...]:
     """Weights in blocks of 32 channels, which is what GGUF's types have, and what keeps 4 bits near the reference."""
     fuse = FuseBias() if dialect is ONNXRUNTIME else FuseNativeBias()
     return (
         FoldConstants(),
         Clean(),
-        QuantizeWeights(bits),
+        QuantizeWeights(bits, sensitive=evidence.sensitive),
         Lower(dialect),
         fuse,
         FoldConstants(),
@@ -85,12 +114,12 @@ def _blocks(dialect: Dialect, bits: int) -> tuple[GraphPass, ...]:
     )
 
 
-_ALL = (
+RECIPES: tuple[Recipe, ...] = (
     Recipe(
         target="cpu",
         precision="fp32",
         dialect=ONNXRUNTIME,
-        passes=lambda: _onnxruntime(ONNXRUNTIME),
+        made_by=lambda _: _onnxruntime(ONNXRUNTIME),
         provider="CPUExecutionProvider",
         # MultiHeadAttention rather than MatMul and Softmax: unfused took 1.03, 1.02, 1.01, 1.00 times as long at 1x16,
         # 1x128, 1x384, 8x128 of MiniLM-L6 (medians of 25, 16, 10, 10 paired rounds, quartiles within 0.03; 2 threads of
@@ -104,7 +133,7 @@ _ALL = (
         dialect=NATIVE,
         # Query, key and value keep products of their own: one packed product was as fast (1.01, 1.00, 1.01, 0.99 at
         # 1x16, 1x128, 1x384, 8x128 of MiniLM-L6, CPU time on one AVX2 core) and would store those weights twice.
-        passes=lambda: _native(NATIVE),
+        made_by=lambda _: _native(NATIVE),
         provider="CPUExecutionProvider",
         session={"graph_optimization_level": "basic"},
         isa=_KERNELS,
@@ -115,12 +144,13 @@ _ALL = (
             target="cpu",
             precision=f"int{bits}",
             dialect=dialect,
-            passes=lambda dialect=dialect, bits=bits: _blocks(dialect, bits),  # type: ignore[misc]
+            made_by=partial(_blocks, dialect, bits),
             provider="CPUExecutionProvider",
             session={"graph_optimization_level": "basic"},
             isa=_KERNELS if suffix else None,
             suffix=suffix,
-            language_models=True,
+            role="step" if dialect is INT8_CACHE else None,
+            evidence="weights",
             cache="int8" if dialect is INT8_CACHE else None,
         )
         for bits in (8, 4)
@@ -130,7 +160,7 @@ _ALL = (
         target="cuda",
         precision="fp32",
         dialect=ONNXRUNTIME,
-        passes=lambda: _onnxruntime(ONNXRUNTIME),
+        made_by=lambda _: _onnxruntime(ONNXRUNTIME),
         provider="CUDAExecutionProvider",
         # ONNX Runtime multiplies float32 in TF32 (10 bits of mantissa) unless it is told not to: no float32 gate holds.
         session={"graph_optimization_level": "basic", "provider_options": {"use_tf32": "0"}},
@@ -139,13 +169,11 @@ _ALL = (
         target="tensorrt",
         precision="fp32",
         dialect=PORTABLE,
-        passes=lambda: _portable(PORTABLE),
+        made_by=lambda _: _portable(PORTABLE),
         provider="TensorrtExecutionProvider",
         session={"graph_optimization_level": "basic"},
     ),
 )
-
-RECIPES: dict[str, Recipe] = {item.variant: item for item in _ALL}
 
 
 def recipes_for(target: str, precision: str, cache: str | None = None) -> tuple[Recipe, ...]:
@@ -158,10 +186,10 @@ def recipes_for(target: str, precision: str, cache: str | None = None) -> tuple[
     Raises:
         InputError: there is none; names the ones there are.
     """
-    fitting = tuple(item for item in _ALL if (item.target, item.precision) == (target, precision))
+    fitting = tuple(item for item in RECIPES if (item.target, item.precision) == (target, precision))
     found = tuple(item for item in fitting if item.cache == cache or (item.isa is None and item.cache is None))
     if cache is not None and not any(item.cache == cache for item in found):
-        have = [item for item in _ALL if item.cache is not None]
+        have = [item for item in RECIPES if item.cache is not None]
         caches, places, numbers = (
             listing(dict.fromkeys(str(getattr(item, part)) for item in have))
             for part in ("cache", "target", "precision")
@@ -172,8 +200,51 @@ def recipes_for(target: str, precision: str, cache: str | None = None) -> tuple[
         )
     if found:
         return found
-    targets = sorted({item.target for item in _ALL})
+    targets = sorted({item.target for item in RECIPES})
     if target not in targets:
         raise InputError(f"target {target!r} is unknown. {closest(target, targets)} Targets: {listing(targets)}.")
-    precisions = dict.fromkeys(item.precision for item in _ALL if item.target == target)
+    precisions = dict.fromkeys(item.precision for item in RECIPES if item.target == target)
     raise InputError(f"precision {precision!r} is not available for target {target!r} (there: {listing(precisions)}).")
+
+
+def assigned(recipes: Sequence[Recipe], roles: Mapping[str, Role], what: str) -> list[dict[str, Recipe]]:
+    """The recipe of each component, by its name, in each variant that these recipes make of a model.
+
+    A component whose role its variant has no recipe for is made as in the variant of the same precision for the same
+    machines that has one: the encoder in front of a cache of int8 has no cache. Variants that are for none of the
+    components are left out.
+
+    Args:
+        recipes: of one target and precision (`recipes_for`). roles: of the model's components, in order.
+        what: the model in words, for errors: "a bert for fill-mask".
+
+    Raises:
+        InputError: nothing is made of a component, or the cache that was asked for is nobody's.
+    """
+    found: list[dict[str, Recipe]] = []
+    for variant in dict.fromkeys(item.variant for item in recipes):
+        own = [item for item in recipes if item.variant == variant]
+        if not any(item.serves(role) for item in own for role in roles.values()):
+            continue
+        made = {}
+        for name, role in roles.items():
+            alike = [item for item in RECIPES if item.cache is None and _alike(item, own[0])]
+            fitting = next((item for item in (*own, *alike) if item.serves(role)), None)
+            if fitting is None:
+                raise InputError(
+                    f"precision {own[0].precision!r} for target {own[0].target!r} is made of {_USED[own[0].role]} only "  # type: ignore[index]
+                    f"so far, and component {name!r} of {what} is none. Export it with precision fp32."
+                )
+            made[name] = replace(fitting, suffix=own[0].suffix)
+        found.append(made)
+    served = {one.cache for made in found for one in made.values()}
+    for item in recipes:
+        if item.role is not None and (not found or item.cache not in served):
+            asked = f"precision {item.precision!r}" if item.cache is None else f"cache {item.cache!r}"
+            instead = "Export it with precision fp32" if item.cache is None else "Export it without"
+            raise InputError(f"{asked} is made of {_USED[item.role]} only, and {what} has none. {instead}.")
+    return found
+
+
+def _alike(one: Recipe, other: Recipe) -> bool:
+    return all(getattr(one, name) == getattr(other, name) for name in ("target", "precision", "isa"))

@@ -24,6 +24,7 @@ class TaskFacts(NamedTuple):
         outs: outputs of the head; a checkpoint may lack the last ones.
         aliases: other names of the task; ``*`` matches anything.
         served_by: tasks whose artifacts do this one as well as its own, the best first.
+        metric: what low precision of its models is judged by (`precast.runtime.metrics`); None: there are none so far.
     """
 
     name: str
@@ -33,6 +34,7 @@ class TaskFacts(NamedTuple):
     outs: tuple[Out, ...] = ()
     aliases: tuple[str, ...] = ()
     served_by: tuple[str, ...] = ()
+    metric: str | None = None
 
 
 _TEXT = ("batch", "sequence")
@@ -100,6 +102,7 @@ _ROWS = (
         auto="AutoModelForCausalLM",
         gives="A decoder: ``generate(...)``, and ``logits`` over the vocabulary at every position.",
         outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),
+        metric="divergence",
     ),
     TaskFacts(
         "text2text-generation",
@@ -108,6 +111,7 @@ _ROWS = (
         gives="An encoder-decoder: ``generate(...)``, and ``logits`` at every position of ``decoder_input_ids``.",
         outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),
         served_by=("summarization", "translation"),
+        metric="divergence",
     ),
     TaskFacts(
         "image-classification",

@@ -1,18 +1,18 @@
-"""How far a language model of low precision is from its reference: Kullback-Leibler divergence and the most likely
-token, position by position of a text (P3 of PARITY.md)."""
+"""How far logits of low precision are from their reference's: Kullback-Leibler divergence and the most likely class of
+each answer (P3 of PARITY.md). Of a language model these are positions of a text, and tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ParityError
 
-__all__ = ["BOUNDS", "Divergence", "in_words", "kl_divergence", "measured_over"]
+__all__ = ["BOUNDS", "Divergence", "in_words", "kl_divergence"]
 
 # Precision -> (largest mean divergence in nats, least share of positions with the same most likely token or None).
 BOUNDS: dict[str, tuple[float, float | None]] = {"int8": (1e-3, 0.99), "int4": (5e-2, None)}
@@ -41,12 +41,33 @@ class Divergence:
         data: SHA-256 of the tokens.
     """
 
+    kind: ClassVar[str] = "logits"
+    precisions: ClassVar[tuple[str, ...]] = tuple(BOUNDS)
+
     mean: float
     worst: float
     top: float
     positions: int
     text: bool
     data: str
+
+    @classmethod
+    def over(cls, pairs: Sequence[tuple[Array, Array]], *, text: bool, data: str) -> Divergence:
+        """The figures of (reference, ours) logits, [K, V] each."""
+        divergences, same = [], []
+        for reference, ours in pairs:
+            finite = bool(np.isfinite(ours).all())
+            divergences.append(kl_divergence(reference, ours) if finite else np.full(len(reference), np.inf))
+            same.append(reference.argmax(-1) == ours.argmax(-1))
+        found, equal = np.concatenate(divergences), np.concatenate(same)
+        return cls(float(found.mean()), float(found.max()), float(equal.mean()), len(found), text, data)
+
+    def shares(self, precision: str) -> tuple[float, ...]:
+        """How much of the bounds of a precision is used: by the mean, which small changes add up to nearly, and by the
+        likeliest tokens that are others, where that is bounded."""
+        most, least = BOUNDS[precision]
+        others = () if least is None or not self.text else ((1 - self.top) / (1 - least),)
+        return (self.mean / most, *others)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -84,14 +105,3 @@ def in_words(record: Mapping[str, Any]) -> str:
         f"mean KL divergence {record['kl_mean']:.1e} over {record['positions']} positions of {what}, "
         f"the same most likely token at {record['same_top']:.2%}"
     )
-
-
-def measured_over(pairs: Sequence[tuple[Array, Array]], *, text: bool, data: str) -> Divergence:
-    """The figures of (reference, ours) logits, [K, V] each."""
-    divergences, same = [], []
-    for reference, ours in pairs:
-        finite = bool(np.isfinite(ours).all())
-        divergences.append(kl_divergence(reference, ours) if finite else np.full(len(reference), np.inf))
-        same.append(reference.argmax(-1) == ours.argmax(-1))
-    found, equal = np.concatenate(divergences), np.concatenate(same)
-    return Divergence(float(found.mean()), float(found.max()), float(equal.mean()), len(found), text, data)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from precast.graphs import schema
 from precast.graphs.block_rounding import quantized, quantized_rest
-from precast.graphs.block_weight import BLOCKS, META, SENSITIVE, BlockWeight, Parts
+from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
 from precast.graphs.dialects.blocks import Zeros, dequantized, packed_size
 from precast.graphs.passes.base import GraphPass, constant
 from precast.graphs.tensors import computed, sizes
@@ -91,15 +91,15 @@ class QuantizeWeights(GraphPass):
     Nothing is computed before a weight is written, and one weight at a time is held. A weight whose initializer has
     `Blocks` in its ``meta`` keeps their bits, block and zero points, unless it has 8 and 4 are asked for: 5 and 6 bits,
     which take 8 here, were chosen by who made the file, and little is gained by rounding them a second time. A weight
-    that is `SENSITIVE` there gets 8 bits instead of 4; instead of 8 it gets 8, and 4 more for what these leave of it: a
-    second product with a weight half as large, added to the first.
+    that is sensitive gets 8 bits instead of 4; instead of 8 it gets 8, and 4 more for what these leave of it: a second
+    product with a weight half as large, added to the first.
 
     Args:
         bits: 4 or 8.
         block: channels that share a scale, one of `BLOCKS`.
         symmetric: no zero points; None is what is usual: not in 4 bits, yes in 8.
         keep: names of weights (shell patterns) that stay as they are.
-        sensitive: names of weights (shell patterns) that are so whatever their ``meta`` says.
+        sensitive: names of weights (shell patterns) that these bits are too few for.
     """
 
     def __init__(
@@ -163,7 +163,8 @@ class QuantizeWeights(GraphPass):
         return ""
 
     def _is_sensitive(self, weight: ir.Value) -> bool:
-        return SENSITIVE in weight.meta or any(fnmatchcase(str(weight.name), pattern) for pattern in self.sensitive)
+        name = str(weight.name)
+        return name in self.sensitive or any(fnmatchcase(name, pattern) for pattern in self.sensitive)
 
     def _zeros(self, bits: int) -> Zeros:
         return "none" if self.symmetric or bits != self.bits else "integers"

@@ -21,15 +21,14 @@ import precast
 from precast.export import evaluation
 from precast.export.checkpoints.open import open_checkpoint
 from precast.export.exporter import export_model
-from precast.export.heads import BASE, CAUSAL_LM
+from precast.export.heads import BASE, CAUSAL_LM, SEQ2SEQ_LM
 from precast.export.reference import Part, build
-from precast.export.sensitivity import mark_sensitive
+from precast.export.sensitivity import sensitivity
 from precast.export.trace import trace
-from precast.graphs.block_weight import SENSITIVE
 from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.runtime.artifact import Artifact
 from precast.runtime.cli.app import app
-from precast.runtime.divergence import BOUNDS, Divergence, kl_divergence, measured_over
+from precast.runtime.divergence import BOUNDS, Divergence, kl_divergence
 from precast.runtime.errors import InputError, ParityError
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -269,35 +268,63 @@ def test_the_fewest_weights_are_wide_and_the_reference_is_left_as_it_was(tmp_pat
     source, _ = checkpoint(tmp_path / "checkpoint", wild=True, tie_word_embeddings=True)
     part, traced = traced_of(source)
     before = {name: value.clone() for name, value in part.module.named_parameters(remove_duplicate=False)}
-    texts = evaluation.evaluation_set([part], {})
-    wide = mark_sensitive([part], traced, QuantizeWeights(4), texts)
-    assert texts.reference_divergence([part]).mean == 0
+    texts = evaluation.evaluation_set([part], {}, "divergence")
+    weights, wide = sensitivity([part], traced, {part.name: QuantizeWeights(4)}, texts, "int4")
+    assert texts.judged_reference([part]).shares("int4") == (0.0,)
     for name, value in part.module.named_parameters(remove_duplicate=False):
         assert torch.equal(value, before[name]), name
     assert wide and all(figure > 0 for figure in wide.values())
-    held = traced[part.name].graph.initializers
-    marked = {re.sub(r"\d+", "*", name) for name, value in held.items() if SENSITIVE in value.meta}
+    assert set(weights) == {part.name} and set(weights[part.name]) <= set(traced[part.name].graph.initializers)
+    marked = {re.sub(r"\d+", "*", name) for name in weights[part.name]}
     assert {kind.split(": ")[1] for kind in wide} == marked
     part, traced = traced_of(checkpoint(tmp_path / "calm", tie_word_embeddings=True)[0])
-    assert mark_sensitive([part], traced, QuantizeWeights(4), evaluation.evaluation_set([part], {})) == {}
+    texts = evaluation.evaluation_set([part], {}, "divergence")
+    assert sensitivity([part], traced, {part.name: QuantizeWeights(4)}, texts, "int4") == ({}, {})
 
 
 def test_encoders_are_refused(tmp_path: Path) -> None:
     config, model = oracle.upstream("bert", BASE)
     source = oracle.save_checkpoint(tmp_path / "checkpoint", config, model)
     write_json(source / "config.json", config)
-    with pytest.raises(InputError, match=r"precision 'int8' is made of language models only so far, and a bert"):
+    with pytest.raises(
+        InputError,
+        match=r"precision 'int8' is judged by .* of text-generation, text2text-generation only so far, and a bert for "
+        r"feature-extraction is none\. Export it with precision fp32",
+    ):
         export_model(source, tmp_path / "out", precision="int8")
+    with pytest.raises(
+        InputError,
+        match=r"cache 'int8' is made of components that remember something between calls only, and a bert for "
+        r"feature-extraction has none\. Export it without",
+    ):
+        export_model(source, tmp_path / "out", precision="int8", cache="int8")
+
+
+def test_an_encoder_in_front_of_a_decoder_is_rounded_and_has_no_cache(tmp_path: Path) -> None:
+    """Each component by the recipe for its role: what remembers nothing is made as without the cache."""
+    config, model = oracle.upstream("t5", SEQ2SEQ_LM)
+    calm(model)
+    source = oracle.save_checkpoint(tmp_path / "checkpoint", config, model)
+    path = export_model(source, tmp_path / "out", precision="int8", cache="int8")
+    export_model(source, path, precision="int8", add=True)
+    narrow, wide = "cpu-int8-native-int8-cache", "cpu-int8-native"
+    encoder, decoder = (Artifact.open(path).component(name).variants for name in ("encoder", "decoder"))
+    assert encoder[narrow].fingerprint == encoder[wide].fingerprint
+    assert decoder[narrow].fingerprint != decoder[wide].fingerprint
+    assert encoder[narrow].state == {} and decoder[narrow].state["int8"]
+    assert "precast.cpu::BlockLinear" in encoder[narrow].operators, encoder[narrow].operators
+    assert [("divergence" in variant.parity) for variant in (encoder[narrow], decoder[narrow])] == [False, True]
+    assert {entry["status"] for entry in precast.verify(path)["variants"].values()} == {"verified"}
 
 
 def test_bounds_can_break() -> None:
     reference = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
-    near = measured_over([(reference, reference + 1e-4)], text=True, data="")
+    near = Divergence.over([(reference, reference + 1e-4)], text=True, data="")
     assert near.mean < 1e-9 and near.top == 1.0
-    far = measured_over([(reference, reference[:, ::-1])], text=True, data="")
+    far = Divergence.over([(reference, reference[:, ::-1])], text=True, data="")
     with pytest.raises(ParityError, match=r"divergence .* is above 0.001; the most likely token is the same at"):
         far.gate("int8", "cpu-int8")
-    lost = measured_over([(reference, np.full_like(reference, np.nan))], text=False, data="")
+    lost = Divergence.over([(reference, np.full_like(reference, np.nan))], text=False, data="")
     with pytest.raises(ParityError, match="mean KL divergence inf"):
         lost.gate("int4", "cpu-int4")
     Divergence(1e-3, 1.0, 0.99, 5, True, "").gate("int8", "cpu-int8")

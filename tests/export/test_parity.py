@@ -174,7 +174,7 @@ def test_classes_of_pixels_and_true_or_false_go_through_gate_record_and_replay(t
     graph = trace(module, at.example(), at.dynamic, at.outputs, part.name, at.bounds)
     outs = exporter._outs(at, graph)
     assert [(out.dtype, out.axis) for out in outs] == [("float32", -3), ("bool", -1)]
-    [recipe] = [recipe for recipe in RECIPES.values() if recipe.variant == "cpu-fp32"]
+    [recipe] = [recipe for recipe in RECIPES if recipe.variant == "cpu-fp32"]
     run(graph, recipe.passes())
     emit(graph, Folder(tmp_path), "graph.onnx")
     runner = backend_for(recipe.engine, recipe.provider).load(tmp_path / "graph.onnx", session={}, threads=1, isa=None)

@@ -48,7 +48,7 @@ def test_equal_outputs_keep_a_name_each_in_every_recipe(kind: str, tmp_path: Pat
     traced = trace(model, {"x": x}, {"x": {0: "batch"}}, tuple(expected), "twice")
     assert [value.name for value in traced.graph.inputs] == ["x"]
     proto = ir.to_proto(traced)
-    for recipe in RECIPES.values():
+    for recipe in RECIPES:
         graph = ir.from_proto(proto)
         run(graph, recipe.passes())
         assert [value.name for value in graph.graph.outputs] == list(expected), recipe.variant

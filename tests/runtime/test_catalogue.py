@@ -10,7 +10,9 @@ from precast.export.families import find_family, model_types
 from precast.export.heads import HEADS
 from precast.runtime import auto, catalogue
 from precast.runtime.catalogue import AUTO, CATALOGUE
-from precast.runtime.errors import UnsupportedTaskError
+from precast.runtime.errors import InputError, UnsupportedTaskError
+from precast.runtime.metrics import METRICS, metric_for
+from precast.runtime.ports import KINDS
 from precast.runtime.tasks import TASKS
 
 
@@ -24,6 +26,26 @@ def test_pipelines_have_a_row_and_rows_are_of_use() -> None:
         if facts.name in TASKS:
             assert TASKS[facts.name].name == facts.name
     assert {head.task for head in HEADS} == {facts.name for facts in CATALOGUE.values() if facts.endings}
+
+
+def test_metrics_are_computed_of_what_the_task_gives() -> None:
+    named = {facts.metric for facts in CATALOGUE.values()} - {None}
+    assert named == set(METRICS)
+    for facts in CATALOGUE.values():
+        kinds = [out.kind for out in facts.outs]
+        assert set(kinds) <= set(KINDS), facts.name
+        assert facts.metric is None or kinds.count(METRICS[facts.metric].kind) == 1, facts.name
+
+
+def test_low_precision_is_judged_by_the_metric_of_its_task() -> None:
+    assert metric_for("fp32", "text-generation", "a toy") is metric_for("fp32", "fill-mask", "a toy") is None
+    for precision in ("int8", "int4"):
+        assert metric_for(precision, "text2text-generation", "a toy") == "divergence"
+        with pytest.raises(
+            InputError,
+            match=rf"'{precision}' is judged .* of text-generation, text2text-generation only .* a toy is none",
+        ):
+            metric_for(precision, "fill-mask", "a toy")
 
 
 def test_no_two_tasks_share_a_name() -> None:

@@ -53,7 +53,7 @@ def lowerings() -> dict[str, tuple[Any, Any, str | None]]:
     """name -> (dialect, passes, isa): each dialect unoptimised, and each fp32 recipe that differs from the others."""
     found: dict[str, tuple[Any, Any, str | None]] = {}
     seen: set[tuple[str, ...]] = set()
-    for item in RECIPES.values():
+    for item in RECIPES:
         if item.precision != "fp32":
             continue  # held to its divergence over text, with real weights
         if item.isa is not None and os.environ.get("PRECAST_KERNELS") == "off":

@@ -1,0 +1,62 @@
+"""What low precision is judged by, task by task (P3 of PARITY.md): the metrics that a row of the catalogue may name.
+
+fp32 is held to eager's own errors (`precast.runtime.gates`), and needs none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from precast.runtime.backends.base import Array
+from precast.runtime.catalogue import CATALOGUE
+from precast.runtime.divergence import Divergence
+from precast.runtime.errors import InputError, listing
+
+__all__ = ["METRICS", "Metric", "metric_for"]
+
+
+class Metric(Protocol):
+    """Figures over all answers to an evaluation set; ``kind`` is that of the outputs it is computed of."""
+
+    kind: ClassVar[str]
+    precisions: ClassVar[tuple[str, ...]]
+
+    @classmethod
+    def over(cls, pairs: Sequence[tuple[Array, Array]], *, text: bool, data: str) -> Metric:
+        """The figures of (reference, ours), [K, C] each: answers, and the classes of each."""
+
+    def shares(self, precision: str) -> tuple[float, ...]:
+        """How much of each of its bounds is used; the first of small changes adds up nearly."""
+
+    def gate(self, precision: str, variant: str) -> None:
+        """Raise ParityError where a bound is broken, naming it and by how much."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What the manifest holds under the metric's name."""
+
+
+# By the name that rows of the catalogue, and parity records, have for it.
+METRICS: Mapping[str, type[Metric]] = {"divergence": Divergence}
+
+
+def metric_for(precision: str, task: str, what: str) -> str | None:
+    """The name of the metric that a model of a task is judged by in a precision; None: its errors judge it.
+
+    Args:
+        what: the model in words, for errors: "a bert for fill-mask".
+
+    Raises:
+        InputError: the precision is judged by a metric, and the task has none for it.
+    """
+    judging = [name for name, metric in METRICS.items() if precision in metric.precisions]
+    if not judging:
+        return None
+    named = CATALOGUE[task].metric
+    if named in judging:
+        return named
+    tasks = listing(facts.name for facts in CATALOGUE.values() if facts.endings and facts.metric in judging)
+    raise InputError(
+        f"precision {precision!r} is judged by what a task's answers lose by it, which is measured of {tasks} only so "
+        f"far, and {what} is none. Export it with precision fp32."
+    )
