@@ -93,9 +93,10 @@ def _exact(where: str, output: str, array: Array, distance: Array) -> Array:
     exact: Array = array + distance.astype(np.float64)
     if array.dtype != bool:
         return exact
+    truth: Array = exact == 1
     if not np.isin(exact, (0, 1)).all():
         _refuse(f"{where}, output {shown(output)} must be true or false in float64 too", "a distance past that")
-    return exact == 1
+    return truth
 
 
 def _promised(component: Component, components: Mapping[str, Component]) -> tuple[list[Port], list[Out]]:
