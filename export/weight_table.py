@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -112,7 +113,7 @@ def plan(
         computed: names of buffers the model computes itself.
 
     Raises:
-        WeightsError: one error lists every tensor not consumed, every parameter not filled, every wrong shape.
+        WeightsError: one error lists tensors not consumed, parameters not filled and wrong shapes, 40 of each at most.
     """
     values = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
     wanted = {name: tuple(value.shape) for name, value in values if name not in computed}
@@ -122,6 +123,10 @@ def plan(
     if missing or extra or wrong:
         raise WeightsError(_complaint(missing, extra, wrong, table, wanted))
     return WeightMap({name: table[name] for name in wanted})
+
+
+# Names of a kind in one message: the layers of a checkpoint that is another model's would be thousands.
+_LISTED = 40
 
 
 def _name(lazy: Lazy) -> str:
@@ -135,17 +140,24 @@ def _complaint(
     table: Mapping[str, Lazy],
     wanted: dict[str, tuple[int, ...]],
 ) -> str:
+    def absent(name: str) -> str:
+        near = difflib.get_close_matches(name, extra, n=1, cutoff=0.6)
+        return f"{name} {wanted[name]}" + (f" - near match in the checkpoint: {near[0]}" if near else "")
+
+    foreign = sorted(map(table.__getitem__, extra), key=_name)
     lines = ["weights and parameters must match one to one."]
-    if missing:
-        lines.append(f"Missing ({len(missing)}):")
-        for name in missing:
-            near = difflib.get_close_matches(name, extra, n=1, cutoff=0.6)
-            lines.append(f"  {name} {wanted[name]}" + (f" - near match in the checkpoint: {near[0]}" if near else ""))
-    if extra:
-        lines.append(f"Not understood ({len(extra)}):")
-        lines.extend(f"  {lazy.keys[0]} {lazy.shape}" for lazy in sorted(map(table.__getitem__, extra), key=_name))
-    if wrong:
-        lines.append(f"Of another shape ({len(wrong)}):")
-        lines.extend(f"  {table[name].keys[0]} is {table[name].shape}, expected {wanted[name]}" for name in wrong)
+    for title, count, told in (
+        ("Missing", len(missing), map(absent, missing)),
+        ("Not understood", len(extra), (f"{lazy.keys[0]} {lazy.shape}" for lazy in foreign)),
+        (
+            "Of another shape",
+            len(wrong),
+            (f"{table[name].keys[0]} is {table[name].shape}, expected {wanted[name]}" for name in wrong),
+        ),
+    ):
+        if count:
+            lines += [f"{title} ({count}):", *(f"  {line}" for line in islice(told, _LISTED))]
+        if count > _LISTED:
+            lines.append(f"  and {count - _LISTED} more")
     lines.append("Is config.json the one these weights were saved with, and the task the one they were trained for?")
     return "\n".join(lines)

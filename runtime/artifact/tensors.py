@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from precast.runtime.fields import Fields, is_count, is_number, is_text
 from precast.runtime.ports import DTYPES, KINDS, Dim, Out, Port, Shape
 
@@ -9,6 +11,8 @@ __all__ = ["read_dim", "read_out", "read_port"]
 
 # What stands for the inputs that formats before 1.3 call optional.
 _DEFAULTS = {"attention_mask": 1, "token_type_ids": 0}
+# Floats that every type but these two holds.
+_LARGEST = {"float16": 65504.0, "float64": 1.7e308}
 
 
 def read_port(fields: Fields) -> Port:
@@ -27,7 +31,20 @@ def read_port(fields: Fields) -> Port:
     if optional and found.default is None:
         # Formats before 1.3 give no default, and have two inputs with one.
         found = found._replace(default=_DEFAULTS.get(found.name, 0))
+    if found.default is not None and not _holds(found.dtype, found.default):
+        fields.fail("default", f"a number that {found.dtype} can hold", found.default)
     return found
+
+
+def _holds(dtype: str, number: float) -> bool:
+    """Whether a number is one of a type, or is rounded to one."""
+    if dtype == "bool":
+        return number in (0, 1)
+    kind, bits = re.fullmatch(r"([a-z]+)(\d*)", dtype).groups()  # type: ignore[union-attr]
+    if kind in ("int", "uint"):
+        least, most = (0, 2 ** int(bits)) if kind == "uint" else (-(2 ** (int(bits) - 1)), 2 ** (int(bits) - 1))
+        return number == int(number) and least <= number < most
+    return kind != "string" and abs(number) <= _LARGEST.get(dtype, 3.3e38)
 
 
 def read_out(fields: Fields) -> Out:

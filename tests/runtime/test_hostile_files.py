@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import artifact_samples as samples
 from support import bench_records, tiny_artifacts
-from support.hostile_json import EXHAUSTIVE, TEXTS, attempt, mutations, outcomes
+from support.hostile_json import EXHAUSTIVE, TEXTS, attempt, fields, mutations, outcomes
 
 import precast
 from precast.runtime.arrays import read_npy, read_npz
@@ -90,6 +90,78 @@ def test_hostile_manifests(artifact: Path) -> None:
     outcomes(tried())
 
 
+# What format 1.3 says of ports, dimensions and engines, beside the sources that wire components.
+_PORTS = frozenset(("kind", "default", "below", "source", "optional", "axis", "shape", "dtype", "name", "engine"))
+COMPOSITES: dict[str, tuple[Callable[[], Path], dict[str, Any]]] = {
+    "encoder-decoder": (tiny_artifacts.encoder_decoder, {"input_ids": [[5, 6, 2]], "decoder_input_ids": [[2, 7]]}),
+    "two towers": (
+        lambda: tiny_artifacts.pictures("clip"),
+        {"input_ids": [[5, 6, 98]], "pixel_values": np.zeros((2, 3, 30, 30), np.float32)},
+    ),
+}
+
+
+def _of_ports(path: tuple[Any, ...]) -> bool:
+    return "dims" in path or path[-1] in _PORTS or "features" in path
+
+
+@pytest.mark.xdist_group("tests/test_docs_examples.py")  # which exports the same
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_hostile_ports(tmp_path: Path, name: str) -> None:
+    """Components whose manifest lies about what goes in, what fills it and how large it may be."""
+    made, inputs = COMPOSITES[name]
+    folder = shutil.copytree(made(), tmp_path / "artifact")
+    path = folder / "precast.json"
+    whole = json.loads(path.read_bytes())
+    for component in whole["components"].values():  # what is said only where it is not the usual
+        component["outputs"][0]["axis"] = -1
+        next(iter(component["variants"].values()))["engine"] = "onnxruntime"
+    fields_tried = {str(place[-1]) for place in fields(whole) if _of_ports(place)}
+    assert {"kind", "default", "below", "source", "dims", "least", "most", "multiple", "axis", "engine"} <= fields_tried
+
+    def used() -> None:
+        opened = Artifact.open(folder)
+        json.dumps(summary(opened), allow_nan=False)
+        model = precast.load(folder, threads=1)
+        model(**inputs)
+
+    used()
+
+    def tried() -> Iterator[str | None]:
+        for what, document in mutations(whole, most=80, of=_of_ports):
+            try:
+                path.write_bytes(canonical(document))
+                samples.reseal(folder, lambda document: None)
+            except (ArtifactError, AttributeError):  # what no canonical manifest can say, a forger cannot seal
+                path.write_bytes(encoded(document))
+            yield attempt(what, used)
+
+    outcomes(tried())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "default", "right"),
+    [
+        *(("int64", 1, True), ("int64", 0.5, False), ("int64", -1e308, False), ("int64", 2**63, False)),
+        *(("uint8", 255, True), ("uint8", -1, False), ("int4", -8, True), ("int4", 8, False)),
+        *(("bool", 1, True), ("bool", 2, False), ("string", 0, False), ("bfloat16", 1e38, True)),
+        *(("float32", -0.5, True), ("float32", 1e308, False), ("float16", 1e5, False), ("float64", 1e308, True)),
+    ],
+)
+def test_a_default_is_a_number_of_its_port(tmp_path: Path, dtype: str, default: float, right: bool) -> None:
+    folder = samples.make(tmp_path / "made")
+
+    def change(document: dict[str, Any]) -> None:
+        document["components"]["encoder"]["inputs"][0].update(dtype=dtype, default=default, optional=True)
+
+    samples.reseal(folder, change)
+    if right:
+        Artifact.open(folder)
+        return
+    with pytest.raises(ArtifactError, match=rf"inputs\[0\]\.default must be a number that {dtype} can hold, got"):
+        Artifact.open(folder)
+
+
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
 def test_hostile_data(artifact: Path, name: str) -> None:
     whole = json.loads((artifact / name).read_bytes())
@@ -129,6 +201,11 @@ FREE: list[tuple[tuple[str, ...], Any, str]] = [
     (("session",), {"graph_optimization_level": []}, r"session\.graph_optimization_level must be a non-empty string"),
     (("parity",), {"measured": [5]}, r"parity\.measured\[0\] must be an object, got 5"),
     (("parity",), {"measured": [{"case": "a"}]}, r"parity\.measured\[0\]\.output is missing"),
+    (
+        ("parity",),
+        {"measured": [{"case": "a", "output": "logits", "reference_error": "0"}]},
+        r"parity\.measured\[0\]\.reference_error must be a number or null, got '0'",
+    ),
     (("parity",), {"worst": {"logits": {"max_abs": "x"}}}, r"parity\.worst\.logits\.max_abs must be a number"),
     (("parity",), {"divergence": {"text": 1}}, r"parity\.divergence\.text must be true or false, got 1"),
     (

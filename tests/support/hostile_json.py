@@ -50,10 +50,12 @@ def fields(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             yield from fields(item, (*path, index))
 
 
-def mutations(document: Any, *, most: int) -> Iterator[tuple[str, Any]]:
+def mutations(
+    document: Any, *, most: int, of: Callable[[tuple[Any, ...]], bool] = lambda path: True
+) -> Iterator[tuple[str, Any]]:
     """(what was done, the document with one field replaced or left out): ``most`` of them, drawn alike each time, or
-    all where the sweep is exhaustive."""
-    cases = [(path, value) for path in fields(document) for value in (*VALUES, _DELETED)]
+    all where the sweep is exhaustive; of the fields whose path ``of`` takes."""
+    cases = [(path, value) for path in fields(document) if of(path) for value in (*VALUES, _DELETED)]
     if not EXHAUSTIVE:
         random.Random(len(cases)).shuffle(cases)
         del cases[most:]

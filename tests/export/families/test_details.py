@@ -161,6 +161,18 @@ def test_every_wrong_weight_in_one_error(model_type: str) -> None:
     assert f"Of another shape (1):\n  {words} is (5, 3), expected (99, " in message
 
 
+def test_a_message_about_weights_ends_where_nobody_reads_on() -> None:
+    """Weights of another model, by the thousand."""
+    config, tensors = checkpoint("bert", BASE)
+    foreign = {f"layers.{index}.weight": TensorSource(torch.zeros(2)) for index in range(5000)}
+    with pytest.raises(WeightsError) as caught:
+        build({**config, "num_hidden_layers": 100}, {**tensors, **foreign})
+    message = str(caught.value)
+    assert "Missing (1584):" in message and "\n  and 1544 more\n" in message
+    assert "Not understood (5000):" in message and "\n  and 4960 more\n" in message
+    assert len(message.splitlines()) == 2 * 42 + 2
+
+
 def test_defaults_are_upstreams() -> None:
     """Keys left out of config.json mean what upstream's config classes say."""
     import transformers
