@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from benchmarks.planted_faults import FAULTS
 from benchmarks.right_models import STRAINS, Kind, Traced, graphs_of, kinds, recipes, redraw, run_graphs
 from precast.export import parity
 from precast.runtime.errors import PrecastError
-from precast.runtime.gates import CALM, STRAINED, Measured, broken, populations
+from precast.runtime.gates import CALM, STRAINED, Measured, broken, populations, settled
+from precast.runtime.parity import Recorded
 
 __all__ = ["FAULTY", "faults_of", "models_of", "run", "summary"]
 
@@ -43,7 +45,8 @@ _DRAWS = 4  # of each strain, before the next kind's turn
 def models_of(traced: Traced, seeds: Sequence[int], strains: Sequence[str] = STRAINS) -> Iterator[dict[str, Any]]:
     """Right models of one kind: each draw of weights with each recipe and instruction set.
 
-    Yields: ``kind``, ``strain``, ``seed``, ``recipe``, ``isa``, ``broken`` (what the gate says), ``ratios`` of ours to
+    Yields: ``kind``, ``strain``, ``seed``, ``recipe``, ``isa``, ``doubted`` (eager had to be summed in other orders,
+    too), ``broken`` (what the gate says), ``ratios`` of ours to
     eager's by output (``rms``, ``largest`` and ``answer``) and ``strained``: eager is a quarter of the allowed off.
     """
     cases = traced.cases()
@@ -55,12 +58,15 @@ def models_of(traced: Traced, seeds: Sequence[int], strains: Sequence[str] = STR
             if not all(np.isfinite(array).all() for item in recorded for array in item.exact.values()):
                 yield {**what, "skipped": "its outputs are not finite in float64"}
                 continue
-            graphs = traced.graphs()
+            graphs, orders = traced.graphs(), _orders(traced, recorded)
             for recipe, isas in recipes():
                 with graphs_of(graphs, recipe) as files:
                     for isa in isas:
                         measured = run_graphs(files, traced.parts, recipe, isa, recorded)
-                        yield {**what, "recipe": recipe.variant, "isa": isa, **_judged(measured)}
+                        doubted = bool(broken("fp32", measured))
+                        if doubted:  # as an export does
+                            measured = settled(measured, orders())
+                        yield {**what, "recipe": recipe.variant, "isa": isa, "doubted": doubted, **_judged(measured)}
 
 
 def faults_of(
@@ -76,6 +82,7 @@ def faults_of(
     recipe, (isa, *_) = recipes()[0]
     with graphs_of(traced.graphs(), recipe) as files:
         right = run_graphs(files, traced.parts, recipe, isa, recorded)
+    orders = _orders(traced, recorded)
     for name in names:
         graphs = traced.graphs()
         planted = [FAULTS[name](graph.graph) for graph in graphs.values()]
@@ -88,13 +95,22 @@ def faults_of(
         except (PrecastError, ValueError) as error:
             yield {**what, "built": False, "why": str(error)[:200]}
             continue
+        if broken("fp32", wrong):  # as an export does
+            wrong = settled(wrong, orders())
         moved = max(
-            _moved(one.largest("error"), two.largest("error"), one.largest("reference_error"))
+            _moved(one.largest("error"), two.largest("error"), two.largest("reference_error"))
             for one, two in zip(populations(right), populations(wrong), strict=True)
         )
-        shares = {key: max(item.shares[key] for item in populations(wrong)) for key in ("rms", "largest", "answer")}
+        shares = {
+            key: max(item.shares.get(key, 0.0) for item in populations(wrong)) for key in ("rms", "largest", "answer")
+        }
         rounded = {key: float(f"{value:.3g}") for key, value in shares.items()}
         yield {**what, "moved": float(f"{moved:.3g}"), "refused": bool(broken("fp32", wrong)), "shares": rounded}
+
+
+def _orders(traced: Traced, recorded: Sequence[Recorded]) -> Callable[[], list[Any]]:
+    """Eager in other orders of its sums, when first asked for."""
+    return cache(lambda: list(parity.reordered(traced.parts, recorded)))
 
 
 def _moved(right: float, wrong: float, eager: float) -> float:
@@ -176,6 +192,7 @@ def summary(done: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "families": len({entry["kind"].split()[0] for entry in right}),
             "instructions": sorted({str(entry["isa"] or entry["recipe"]) for entry in right}),
             "strained": sum(entry["strained"] for entry in right),
+            "doubted": sum(entry.get("doubted", False) for entry in right),
             "not_finite": sum("skipped" in entry for entry in done),
             "ratios": {
                 "plain": _distributions([entry for entry in right if not entry["strained"]], "ratios"),

@@ -22,7 +22,7 @@ from precast.export.reference import Part
 from precast.export.signatures import Signature
 from precast.runtime.artifact import StateSpec
 from precast.runtime.backends.base import Array
-from precast.runtime.gates import LEAST
+from precast.runtime.gates import EAGER, LEAST, measure
 from precast.runtime.kinds import edges, sample
 from precast.runtime.parity import Case, Recorded
 
@@ -34,6 +34,7 @@ __all__ = [
     "generation_cases",
     "in_float64",
     "record",
+    "reordered",
     "streaming",
     "successors",
 ]
@@ -425,6 +426,44 @@ def record(parts: Sequence[Part], cases: Sequence[Case]) -> list[Recorded]:
     """Both references of every case."""
     eager, exact = ReferenceRunner(parts), ReferenceRunner(parts, exact=True)
     return [Recorded(case, eager.run(case), exact.run(case)) for case in cases]
+
+
+class _OtherOrder(TorchFunctionMode):
+    """Linear products whose sums begin elsewhere: the same numbers, rounded in another order."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self._share = share
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear and len(args) >= 2:
+            by = round(self._share * args[0].shape[-1])
+            args = (args[0].roll(by, -1), args[1].roll(by, -1), *args[2:])
+        return func(*args, **kwargs)
+
+
+# Orders tried, as the share of a sum that comes first.
+_ORDERS = tuple(place / 8 for place in range(1, 8))
+
+
+def reordered(parts: Sequence[Part], recorded: Sequence[Recorded]) -> Iterator[dict[tuple[str, str], dict[str, float]]]:
+    """Eager's figures with its sums in other orders, an order at a time: by output and case, each of `EAGER`.
+
+    One order's error is small by luck where a model magnifies every rounding: such a point says how far float32 goes
+    only in several.
+    """
+    outs = {out.name: out for part in parts for out in part.signature.outs}
+    for share in _ORDERS:
+        runner = ReferenceRunner(parts)
+        found: dict[tuple[str, str], dict[str, float]] = {}
+        for item in recorded:
+            with _OtherOrder(share):
+                outputs = runner.run(item.case)
+            for name, array in outputs.items():
+                seen = measure(outs[name], item.case.name, array, array, item.exact[name])
+                found[name, item.case.name] = {"orders": 1, **{key: getattr(seen, key) for key in EAGER}}
+        yield found
 
 
 def evaluate(model: nn.Module, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -90,7 +90,8 @@ def check_free(
 def _measured(figures: Fields) -> None:
     figures.text("output")
     figures.text("case")
-    figures.take("kl", "a number or null", lambda v: v is None or is_number(v), None)
+    for key in ("kl", "reference_error", "reference_rms", "orders"):  # what a replay is held to
+        figures.take(key, "a number or null", lambda v: v is None or is_number(v), None)
 
 
 def _divergence(figures: Fields) -> None:

@@ -3,6 +3,7 @@ what outputs of each kind are held to, along the axis their classes are on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from precast.runtime.divergence import kl_divergence
 from precast.runtime.errors import ParityError
 from precast.runtime.gates import (
     CALM,
+    EAGER,
     GATES,
     LEAST,
     STRAINED,
@@ -22,6 +24,7 @@ from precast.runtime.gates import (
     measure,
     populations,
     replayed,
+    settled,
     share,
 )
 from precast.runtime.outs import Out
@@ -110,6 +113,43 @@ def test_strain_is_bounded_by_eager_itself() -> None:
         ParityError, match=rf"eager's own largest error .*, of which it may be {STRAINED.answer:g} times"
     ):
         gate("fp32", past, "v")
+
+
+def _magnified(size: float, seed: int) -> Array:
+    """Roundings of which one row is magnified."""
+    made = rounded(4e-7, seed)
+    made[5] += size * np.random.default_rng(seed + 100).standard_normal(64)
+    return made
+
+
+def _orders(size: float, asked: list[int]) -> Iterator[dict[tuple[str, str], dict[str, float]]]:
+    for seed in range(4):
+        asked.append(seed)
+        found = measured(*[_magnified(size / 10 if seed == 0 else size, seed + 10)] * 2)
+        yield {(item.output, item.case): {"orders": 1, **{key: getattr(item, key) for key in EAGER}} for item in found}
+
+
+def test_where_eager_was_lucky_other_orders_of_its_sums_decide() -> None:
+    """A row that magnifies every rounding, of which eager's first order shows a tenth: as many orders as it takes."""
+    found = measured(_magnified(1e-4, 1), _magnified(1e-5, 2))
+    assert broken("fp32", found)
+    asked: list[int] = []
+    kept = settled(found, _orders(1e-4, asked))
+    gate("fp32", kept, "v")
+    assert asked == [0, 1]
+    assert conditioning("fp32", kept)["logits"]["eager_error"] > 1e-4, "the record says how far float32 goes there"
+    # A replay of such an artifact knows what its export saw, and nothing else excuses it.
+    replayed("fp32", found, {"measured": [item.to_json() for item in kept]}, "v")
+    with pytest.raises(ParityError, match="root mean square"):
+        replayed("fp32", found, {"measured": [item.to_json() for item in found]}, "v")
+
+
+def test_no_order_of_sums_excuses_a_wrong_model() -> None:
+    asked: list[int] = []
+    kept = settled(measured(_magnified(1e-3, 1), _magnified(1e-5, 2)), _orders(1e-4, asked))
+    assert asked == [0, 1, 2, 3]
+    with pytest.raises(ParityError, match=f"may be {CALM.rms:g} times that"):  # which is not the bound of luck
+        gate("fp32", kept, "v")
 
 
 def test_exact_outputs_pass() -> None:
