@@ -167,9 +167,12 @@ def beside(measured: Sequence[Measured], eager: Mapping[tuple[str, str], Mapping
     found = []
     for item in measured:
         seen = eager.get((item.output, item.case), {})
-        orders = int(seen.get("orders") or 0) + (item.orders or 0)
+        if not seen.get("orders"):
+            # One run alone is measured anew, not taken from a record that rounds to three digits.
+            found.append(item)
+            continue
         figures = {key: max(getattr(item, key), seen.get(key) or 0.0) for key in EAGER}
-        found.append(replace(item, orders=orders or None, **figures))
+        found.append(replace(item, orders=int(seen["orders"]) + (item.orders or 0), **figures))
     return found
 
 
