@@ -29,11 +29,12 @@ from precast.runtime.similarity import semantic_search
 
 
 def test_twice_in_an_empty_home_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = str(tiny_artifacts.checkpoint("feature-extraction"))  # its own folder lies elsewhere
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "home" / "inductor"))  # torch's own
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(demo, "POINTS", ((1, 8),))
-    source = str(tiny_artifacts.checkpoint("feature-extraction"))
     options = ["demo", "--source", source, "--seconds", "0.02", "--threads", "1", "--top-k", "3"]
     first = CliRunner().invoke(app, [*options, "--json"])
     assert (first.exit_code, first.stderr) == (0, "")
