@@ -32,7 +32,7 @@ def main(artifact: str, variant: str, generations: int) -> dict[str, Any]:
     def generate(count: int) -> None:
         """Prompts of all lengths in batches of one to three; every fifth one by beams, every seventh by sampling."""
         for turn in range(count):
-            ids = rng.integers(5, engine.source_vocab_size, (1 + turn % 3, int(rng.integers(2, longest - 8))))
+            ids = rng.integers(5, _vocabulary(engine), (1 + turn % 3, int(rng.integers(2, longest - 8))))
             model.generate(
                 ids, max_new_tokens=8, num_beams=2 if turn % 5 == 0 else 1, do_sample=turn % 7 == 1, seed=turn
             )
@@ -45,12 +45,18 @@ def main(artifact: str, variant: str, generations: int) -> dict[str, Any]:
     return {"resident": resident, **_steps(engine, longest, rng)}
 
 
+def _vocabulary(engine: Any) -> int:
+    """What ids of prompts are below: of a source, where there is one."""
+    size: int = engine.vocab_size if engine.source_vocab_size is None else engine.source_vocab_size
+    return size
+
+
 def _steps(engine: Any, longest: int, rng: np.random.Generator) -> dict[str, float]:
     """A session with room for far more than is fed: whoever copied its buffers would need as much again."""
     rows = 8
     context = None
     if engine.flow.before:
-        ids = rng.integers(5, engine.source_vocab_size, (rows, longest))
+        ids = rng.integers(5, _vocabulary(engine), (rows, longest))
         context = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     session = engine.open(rows, min(engine.max_length or 8192, 8192), context)
     session.feed(rng.integers(5, engine.vocab_size, (rows, 16)).tolist())
