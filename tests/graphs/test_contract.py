@@ -77,3 +77,14 @@ def test_passes_count_what_they_merge() -> None:
     total.outputs[0].name = "y"
     graph = ir.Graph([x], [total.outputs[0]], nodes=[*nodes, total], opset_imports={"": 20}, name="g")
     assert run(ir.Model(graph, ir_version=10), (Clean(),))[0].merged == {"Relu": 2}
+
+
+def test_an_explicit_form_stands_for_capped_attention_alone() -> None:
+    traced = {"Attention": 2, "CappedAttention": 1}
+    contract.check({"Attention": 2}, traced, {"com.microsoft::MultiHeadAttention": 1, "Softmax": 1}, "onnxruntime")
+    with pytest.raises(
+        ContractError, match=r"Attention: 1 fused nodes wanted, 0 of com\.microsoft::MultiHeadAttention"
+    ):
+        contract.check({"Attention": 2}, traced, {"Softmax": 5}, "onnxruntime")
+    with pytest.raises(ContractError, match="CappedAttention: 1 explicit forms wanted, 0 Softmax left"):
+        contract.check({"Attention": 2}, traced, {"com.microsoft::MultiHeadAttention": 2}, "onnxruntime")
