@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
 
 from precast.graphs.tensors import sizes
 
-__all__ = ["INLINE_LIMIT", "Emitted", "Folder", "Sink", "emit"]
+__all__ = ["INLINE_LIMIT", "Emitted", "Folder", "Sink", "Written", "emit"]
 
 # Smaller constants stay in the graph: a file each would cost more to open than it holds.
 INLINE_LIMIT = 16 * 1024
@@ -47,6 +48,28 @@ class Folder:
         return name, size
 
 
+class Written:
+    """Weights that a sink holds already, by the tensor they were written from: graphs made of one trace share tensors,
+    and what they share is made, hashed and written once.
+
+    Args:
+        release: called after each weight; gives back what reading it has made resident.
+    """
+
+    def __init__(self, release: Callable[[], None] = lambda: None) -> None:
+        self.release = release
+        self._paths: WeakKeyDictionary[ir.TensorProtocol, str] = WeakKeyDictionary()
+
+    def path(self, tensor: ir.TensorProtocol, sink: Sink) -> str:
+        """The file of ``sink`` that holds ``tensor``; written if it is not yet there."""
+        path = self._paths.get(tensor)
+        if path is None:
+            path, _ = sink.add_weight(_chunks(np.ascontiguousarray(tensor.numpy())))
+            self._paths[tensor] = path
+            self.release()
+        return path
+
+
 @dataclass(frozen=True)
 class Emitted:
     """What was written: the graph's name and size, and the weight files it reads."""
@@ -61,12 +84,13 @@ def _chunks(array: np.ndarray[Any, Any]) -> Iterable[memoryview]:
         yield flat[start : start + _CHUNK]
 
 
-def emit(model: ir.Model, sink: Sink, name: str) -> Emitted:
+def emit(model: ir.Model, sink: Sink, name: str, written: Written | None = None) -> Emitted:
     """Write ``model`` to ``sink`` as ``name``, one weight in memory at a time.
 
-    Afterwards the model's initializers refer to the written files: the arrays they held are released.
+    Afterwards the model's initializers refer to the written files: the arrays they held are released. ``written`` is
+    what earlier graphs have put into the same sink.
     """
-    written: dict[int, str] = {}
+    written = written or Written()
     files: list[str] = []
     for value in model.graph.initializers.values():
         tensor = value.const_value
@@ -75,10 +99,7 @@ def emit(model: ir.Model, sink: Sink, name: str) -> Emitted:
         if tensor.nbytes < INLINE_LIMIT:
             value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
             continue
-        path = written.get(id(tensor))
-        if path is None:
-            path, _ = sink.add_weight(_chunks(np.ascontiguousarray(tensor.numpy())))
-            written[id(tensor)] = path
+        path = written.path(tensor, sink)
         if path not in files:
             files.append(path)
         value.const_value = ir.ExternalTensor(

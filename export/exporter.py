@@ -23,7 +23,7 @@ import torch
 from precast.export import evaluation, parity, static_embedding
 from precast.export.checkpoints.open import open_checkpoint
 from precast.export.embedding import declared_task
-from precast.export.emit import Emitted, emit
+from precast.export.emit import Emitted, Written, emit
 from precast.export.locate import explained
 from precast.export.operators import counted
 from precast.export.processing import write_processing
@@ -134,7 +134,13 @@ def export_model(
         cost.stage("reading the checkpoint")
         checkpoint = open_checkpoint(source, revision=revision, token=token)
         family = static_embedding.FAMILY if static_embedding.holds(checkpoint.modules) else None
-        reference = build(checkpoint.config, checkpoint.tensors, task or declared_task(checkpoint), family=family)
+        reference = build(
+            checkpoint.config,
+            checkpoint.tensors,
+            task or declared_task(checkpoint),
+            family=family,
+            release=checkpoint.release,
+        )
         weights = sum(value.nbytes for value in {id(v): v for v in reference.model.parameters()}.values())
         writer.ensure_space(weights)
         what = f"a {reference.model_type} for {reference.head.task}"
@@ -171,9 +177,12 @@ def export_model(
 
         cost.stage("optimising the graph and writing the weights")
         promised = {part.name: counted(part.module, part.signature.example()) for part in reference.parts}
+        written = Written(checkpoint.release)
         lowered = [
             {
-                name: _lower(recipes[name], evidence.get(name, Evidence()), name, model, promised[name], writer)
+                name: _lower(
+                    recipes[name], evidence.get(name, Evidence()), name, model, promised[name], writer, written
+                )
                 for name, model in traced.items()
             }
             for recipes in made_by
@@ -205,6 +214,7 @@ def export_model(
             for variant, name in _verified(made, components, writer, recorded, promised, text, again):
                 component = components[name]
                 components[name] = component._replace(variants={**component.variants, variant.name: variant})
+            _return_memory()
 
         cost.stage("publishing")
         manifest = Manifest(
@@ -319,6 +329,7 @@ def _lower(
     traced: ir.Model,
     promised: Mapping[str, int],
     writer: ArtifactWriter,
+    written: Written,
 ) -> _Lowered:
     """Make the graph of one recipe from the traced one and write it; equal weights are stored once."""
     vocabulary = contract.vocabulary(traced)
@@ -328,7 +339,7 @@ def _lower(
     contract.check(promised, vocabulary, operators, chosen.dialect.name, reports)
     digest, cost = fingerprint(model), work(model)
     opsets = {name or "ai.onnx": number for name, number in sorted(model.opset_imports.items())}
-    emitted = emit(model, writer, f"{part}.{chosen.variant}.onnx")
+    emitted = emit(model, writer, f"{part}.{chosen.variant}.onnx", written)
     return _Lowered(chosen, part, emitted, tuple(reports), operators, opsets, digest, cost)
 
 

@@ -15,7 +15,6 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from precast.export.blocks.tables import fill_tables
 from precast.export.reference import Part
@@ -136,13 +135,16 @@ def _many(part: Part) -> list[tuple[int, int, str]]:
     """Shapes of short texts or of pictures, so many that the smallest output has `LEAST` numbers over all cases."""
     signature = part.signature
     longest = min(signature.longest or LONGEST, LONGEST)
-    first, second = (_numbers(part, length) for length in (1, min(2, longest)))
+    tried = _usual(signature)
+    first = _numbers(part, 1)
+    if min(first.values()) * sum(rows for rows, _, _ in tried) >= LEAST:
+        return []  # texts of one token would do
+    second = _numbers(part, min(2, longest))
 
     def numbers(name: str, length: int) -> int:
         """Of one output for one text: they grow with its tokens or do not."""
         return first[name] + (second[name] - first[name]) * (length - 1)
 
-    tried = _usual(signature)
     texts, length = 0, min(_SHORT, longest)
     for name in first:
         have = sum(rows * numbers(name, at) for rows, at, _ in tried)
@@ -302,15 +304,30 @@ def _chained(
 
 
 def _widen(value: Any) -> Any:
-    narrow = isinstance(value, torch.Tensor) and value.dtype == torch.float32
-    return value.to(torch.float64) if narrow else value
+    """An argument in float64, and what a list, tuple or dict of arguments holds."""
+    if isinstance(value, torch.Tensor):
+        return value.to(torch.float64) if value.dtype == torch.float32 else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_widen, value))
+    return _widened(value) if type(value) is dict else value
+
+
+def _widened(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _widen(value) for name, value in named.items()}
 
 
 _dtype_of: Any = torch.Tensor.dtype.__get__  # type: ignore[attr-defined]
+# Elements of a matrix that is widened into memory held for the next one: to map new memory for each takes longer than
+# to fill it. Larger ones, tables of words, come once a call.
+_HELD = 1 << 23
 
 
 class _WidenedCalls(TorchFunctionMode):
     """Widens what is given to torch's functions, some of which compare types before any operator is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held = torch.empty(0, dtype=torch.float64)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -319,7 +336,18 @@ class _WidenedCalls(TorchFunctionMode):
             return torch.float64 if found is torch.float32 else found
         if func is F.embedding or getattr(func, "__name__", "") == "__get__":
             return func(*args, **kwargs)
-        return func(*tree_map(_widen, args), **tree_map(_widen, kwargs))
+        if func is F.linear and len(args) > 1:
+            # Nothing of a product shares memory with its matrix.
+            args = (args[0], self._matrix(args[1]), *args[2:])
+        return func(*_widen(tuple(args)), **_widened(kwargs))
+
+    def _matrix(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight in float64, until the next one is asked for."""
+        if weight.dtype != torch.float32 or weight.numel() > _HELD:
+            return weight
+        if self._held.numel() < weight.numel():
+            self._held = torch.empty(weight.numel(), dtype=torch.float64)
+        return self._held[: weight.numel()].view(weight.shape).copy_(weight)
 
 
 class _WidenedOperators(TorchDispatchMode):
@@ -332,7 +360,9 @@ class _WidenedOperators(TorchDispatchMode):
         if func is torch.ops.aten.embedding.default:
             # A lookup is exact in any type: widen the rows, not the table.
             return func(*args, **kwargs).to(torch.float64)
-        return func(*tree_map(_widen, args), **tree_map(_widen, kwargs))
+        if func is torch.ops.aten.copy_.default and args[0].dtype is torch.float64:
+            return func(*args, **kwargs)  # it widens what it reads
+        return func(*_widen(tuple(args)), **_widened(kwargs))
 
 
 @contextmanager

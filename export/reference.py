@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -133,6 +133,7 @@ def build(
     task: str | None = None,
     dtype: torch.dtype = torch.float32,
     family: Family | None = None,
+    release: Callable[[], None] = lambda: None,
 ) -> Reference:
     """Build the reference model on the meta device, then bind the checkpoint's tensors to it.
 
@@ -140,6 +141,7 @@ def build(
         task: what for; None: what config.json's ``architectures`` says.
         dtype: of parameters and tables; in float64, of a checkpoint in float64, nothing is rounded.
         family: of what no config.json describes; None: the one of config.json's ``model_type``.
+        release: called after each weight that was read: gives back what that has made resident.
 
     Raises:
         UnsupportedModelError, UnsupportedTaskError, ConfigError, WeightsError
@@ -166,7 +168,7 @@ def build(
     elsewhere = set().union(*(names[other] for other in models if other is not head))
     elsewhere |= {name for name, lazy in table.items() if lazy.keys and zero_biases.issuperset(lazy.keys)}
     weights: WeightMap = plan(model, table, unused=elsewhere, computed=table_names(model))
-    weights.bind(model, dtype)
+    weights.bind(model, dtype, release)
     with _consistent(config):
         fill_tables(model, dtype)
     with _consistent(config):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["computed", "initializer", "sizes"]
+__all__ = ["computed", "initializer", "lazy", "registered", "sizes"]
 
 
 def sizes(shape: ir.ShapeProtocol | None) -> tuple[int, ...]:
@@ -30,6 +30,23 @@ def initializer(graph: ir.Graph, array: np.ndarray[Any, Any], name: str) -> ir.V
     return value
 
 
+def lazy(
+    compute: Callable[[], np.ndarray[Any, Any]], shape: tuple[int, ...], dtype: ir.DataType, name: str
+) -> ir.LazyTensor:
+    """A tensor whose array is computed when it is read, so that no second copy of a weight is held."""
+    return ir.LazyTensor(
+        lambda: ir.tensor(compute(), dtype=dtype, name=name), dtype=dtype, shape=ir.Shape(shape), name=name
+    )
+
+
+def registered(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:
+    """An initializer of ``graph`` that holds ``tensor``."""
+    shape = ir.Shape(sizes(tensor.shape))
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
 def computed(
     graph: ir.Graph,
     compute: Callable[[], np.ndarray[Any, Any]],
@@ -37,10 +54,5 @@ def computed(
     dtype: ir.DataType,
     name: str,
 ) -> ir.Value:
-    """An initializer whose array is computed when it is written, so that no second copy of a weight is held."""
-    lazy = ir.LazyTensor(
-        lambda: ir.tensor(compute(), dtype=dtype, name=name), dtype=dtype, shape=ir.Shape(shape), name=name
-    )
-    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=lazy)
-    graph.register_initializer(value)
-    return value
+    """An initializer whose array is computed when it is written."""
+    return registered(graph, lazy(compute, shape, dtype, name), name)

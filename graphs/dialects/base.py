@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from precast.graphs import schema
-from precast.graphs.tensors import computed, initializer, sizes
+from precast.graphs.tensors import initializer, lazy, registered, sizes
 
 __all__ = [
     "NEVER",
@@ -31,6 +31,9 @@ __all__ = [
     "weight_is_shared",
     "window_bias",
 ]
+
+# Where a tensor's metadata holds it transposed.
+_TRANSPOSED = "precast.transposed"
 
 Spelling = Callable[[Tape, ir.Node], Sequence["ir.Value | None"]]
 
@@ -95,7 +98,10 @@ def weight_is_shared(weight: ir.Value) -> bool:
 
 
 def transposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
-    """The initializer that holds ``weight`` [out, in] as [in, out]; made once, computed when it is written."""
+    """The initializer that holds ``weight`` [out, in] as [in, out]; made once, computed when it is written.
+
+    Graphs made of one trace share the tensor, as they share that of ``weight``.
+    """
     name = f"{weight.name}.T"
     if name in graph.initializers:
         return graph.initializers[name]
@@ -103,7 +109,11 @@ def transposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
     if tensor is None:
         raise ValueError(f"{weight.name!r} is not an initializer")
     rows, columns = sizes(tensor.shape)
-    return computed(graph, lambda: np.ascontiguousarray(tensor.numpy().T), (columns, rows), tensor.dtype, name)
+    turned = tensor.meta.get(_TRANSPOSED)
+    if turned is None:
+        turned = lazy(lambda: np.ascontiguousarray(tensor.numpy().T), (columns, rows), tensor.dtype, name)
+        tensor.meta[_TRANSPOSED] = turned
+    return registered(graph, turned, name)
 
 
 def layer_norm(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
