@@ -16,6 +16,7 @@ from precast.runtime import arguments, batching
 from precast.runtime.arrays import read_npy
 from precast.runtime.embedding_options import EncodeOptions, quantize, read_options
 from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskError, closest, listing
+from precast.runtime.readers.text import TextReader
 
 __all__ = [
     "ACTIVATIONS",
@@ -153,7 +154,7 @@ def _embedded(model: Any, head: _Head, items: list[str], start: str, asked: Enco
             done = len(rows) - len(some)
             for places in batching.plan([lengths[index] for index in some], batch_size=asked.batch_size, **limits):
                 batch = [some[place] for place in places]
-                inputs = batching.pad([rows[index] for index in batch], fill=head.fill)
+                inputs = head.reader.collate([rows[index] for index in batch])
                 tokens, mask = head.forward(model, inputs)
                 if asked.tokens:
                     values: Sequence[np.ndarray] = [
@@ -264,17 +265,13 @@ class _Head:
             given = listing(out.name for out in model.component.outputs)
             raise ArtifactError(f"embeddings are made of {self.output}; this artifact gives {given}.")
         self.token_width = made.shape[-1]
-        self.tokenizer = model.tokenizer
-        if self.tokenizer is None:
-            raise InputError("encode needs a tokenizer, and the artifact has none.")
+        if model.tokenizer is None:
+            why = getattr(model, "why_no_tokenizer", "")
+            raise InputError(f"encode needs a tokenizer, and the artifact has none{f' ({why})' if why else ''}.")
+        self.reader = TextReader(model, task="encode")
+        self.tokenizer = self.reader.tokenizer
         limits = [settings.get("max_seq_length") or self.tokenizer.model_max_length, model.max_length]
         self.limit = min((limit for limit in limits if limit is not None and limit < 10**9), default=None)
-        wanted = {"input_ids", *self.tokenizer.model_input_names}
-        self.inputs = tuple(name for name in model.input_names if name in wanted)
-        self.fill = {
-            "input_ids": self.tokenizer.pad_token_id or 0,
-            "token_type_ids": getattr(self.tokenizer, "pad_token_type_id", 0) or 0,
-        }
         self.dense = [_dense(model, layer) for layer in settings.get("dense") or ()]
 
     @property
@@ -296,7 +293,7 @@ class _Head:
         encoding = self.tokenizer(list(texts), add_special_tokens=special, **options)
         rows = []
         for index, ids in enumerate(encoding["input_ids"]):
-            row = {name: np.asarray(encoding[name][index], np.int64) for name in self.inputs if name in encoding}
+            row = self.reader.named(encoding, index)
             row.setdefault("attention_mask", np.ones(len(ids), np.int64))
             if not len(ids) and self.settings.get("empty") != "zeros":
                 raise InputError(f"A text needs at least one token; received one that makes none: {texts[index]!r}.")

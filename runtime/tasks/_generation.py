@@ -8,17 +8,17 @@ on the others of its batch: lengths count from its own prompt, and with ``seed``
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import cache, cached_property
+from functools import cache
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from precast.runtime.errors import InputError
-from precast.runtime.tasks._text import TextTask
-from precast.runtime.tasks.base import Row
+from precast.runtime.readers.text import PromptReader
+from precast.runtime.tasks.base import Row, Task
 
 if TYPE_CHECKING:
     from precast.runtime.generation.config import GenerationConfig
@@ -32,9 +32,10 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "ep
 _PREFIX = "generate."
 
 
-class GenerationTask(TextTask):
+class GenerationTask(Task[PromptReader]):
     """A task whose model generates: ``arguments`` checks what `generate` is to be given, ``compute`` calls it."""
 
+    reads = PromptReader
     too_long = "Pass truncation=True to cut it."
     # Rows that generate keep a cache each: few long prompts at once, or some tens of short ones.
     cpu_budget = 1024
@@ -45,12 +46,11 @@ class GenerationTask(TextTask):
         if not hasattr(model, "generate"):
             raise InputError(f"{self.name} needs a model that generates, and {model!r} does not.")
         super().__init__(model, **defaults)
-        self._inputs, self._masked = ("input_ids",), False
 
-    @cached_property
+    @property
     def decoder_only(self) -> bool:
         """Whether answers continue their prompts, as opposed to an encoder-decoder's."""
-        return not self.model.config.get("is_encoder_decoder")
+        return self.reader.continues
 
     def specific(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """The checkpoint's own parameters for this task, ``prefix`` among them."""
@@ -136,20 +136,6 @@ class GenerationTask(TextTask):
 
     # Batches.
 
-    def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """``input_ids`` and ``attention_mask`` [B, S]; a decoder's texts end at the right, where they go on."""
-        longest = max(len(row["input_ids"]) for row in rows)
-        ids = np.full((len(rows), longest), self._fill["input_ids"], dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for index, row in enumerate(rows):
-            size = len(row["input_ids"])
-            place = slice(longest - size, longest) if self.decoder_only else slice(0, size)
-            ids[index, place], mask[index, place] = row["input_ids"], 1
-        return {"input_ids": ids, "attention_mask": mask, "rows": rows}
-
-    def cost(self, row: Row) -> int:
-        return len(row["input_ids"])
-
     def numbered(self, rows: Sequence[Row], parameters: Mapping[str, Any]) -> Sequence[Row]:
         """Rows that know which of the call's requests they are."""
         for row in rows:
@@ -162,21 +148,16 @@ class GenerationTask(TextTask):
     def _of_call(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {**parameters, "numbers": count(), "config": self.config(parameters)}
 
-    def _forward(
-        self, rows: Sequence[Row], places: Sequence[int], kept: list[Any], parameters: Mapping[str, Any]
-    ) -> None:
+    def together(self, row: Row, parameters: Mapping[str, Any]) -> Hashable:
         """Only rows that may get equally many tokens share a batch: a batch has one budget."""
-        groups: dict[Any, list[int]] = {}
-        for index, row in enumerate(rows):
-            groups.setdefault(self._lengths(row, self.config(parameters)), []).append(index)
-        for group in groups.values():
-            super()._forward([rows[i] for i in group], [places[i] for i in group], kept, parameters)
+        return self._lengths(row, self.config(parameters))
 
-    def compute(self, batch: Mapping[str, Any], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    def compute(
+        self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
         """``sequences`` [B, K, L] as `generate` gives them, and which part of each is new."""
-        rows = batch["rows"]
         arguments = self.call_arguments(rows, parameters)
-        output = self.model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **arguments)
+        output = self.model.generate(**batch, **arguments)
         total, length = output.sequences.shape
         returns = total // len(rows)
         sizes = np.array(output.new_tokens).reshape(len(rows), returns)

@@ -1,27 +1,28 @@
 """What every pipeline task shares: which inputs make one result or many, batches, order, errors.
 
-A task turns inputs into requests (`prepare`), may say how outputs are computed (`compute`), keeps what it needs of each
-row of them (`keep`), and turns a request's rows into the result (`finish`). Everything between is here.
+A task holds a reader (`precast.runtime.readers`), which knows what one input is. It turns inputs into requests
+(`prepare`), may say how outputs are computed (`compute`), keeps what it needs of each row of them (`keep`), and turns a
+request's rows into the result (`finish`). Everything between is here.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from precast.runtime import arguments, batching
 from precast.runtime.errors import ConfigError, InputError, closest, listing
 from precast.runtime.fields import Document, Fields
+from precast.runtime.readers.base import Reader, Row
 
 __all__ = ["Request", "Row", "Task", "config_fields", "id2label", "sigmoid", "softmax"]
 
-Row = dict[str, np.ndarray]
-"""One sample's model inputs without the batch axis: ``input_ids [S]`` and its companions."""
+Reads = TypeVar("Reads", bound=Reader)
 
 
 @dataclass(slots=True)
@@ -32,25 +33,42 @@ class Request:
     state: dict[str, Any] = field(default_factory=dict)
 
 
-class Task:
+class Task(Generic[Reads]):
     """A pipeline: call it with one input for one result, a list for a list, an iterator for an iterator.
 
-    Subclasses give `prepare`, `keep` and `finish`, and `check`, whose keyword arguments are the task's parameters:
-    accepted by ``pipeline(...)`` as defaults and by every call.
+    Subclasses name their reader, give `prepare`, `keep` and `finish`, and `check`, whose keyword arguments are the
+    task's parameters: accepted by ``pipeline(...)`` as defaults and by every call.
     """
 
     name: ClassVar[str]
-    """Tasks of an artifact whose graph can do this one; its own name if empty."""
+    reads: ClassVar[type[Any]] = Reader
+    """The class of the reader: ``Task[TextReader]`` says the same to a type checker."""
+    too_long: ClassVar[str] = ""
+    """What to do about an input that is larger than the model takes; empty: what the reader says."""
     cpu_budget: ClassVar[int] = batching.CPU_BUDGET
 
     def __init__(self, model: Any, **defaults: Any) -> None:
         self.model = model
+        given = {name: defaults.pop(name) for name in self.reads.parts if name in defaults}
+        if self.too_long:
+            given["too_long"] = self.too_long
+        self.reader: Reads = self.reads(model, task=self.name, **given)
         self._batching = {key: defaults.pop(key, None) for key in ("batch_size", "token_budget")}
         batching.check_limits(**self._batching)
         self._progress = batching.check_progress(defaults.pop("progress", False))
         defaults.pop("num_workers", None)
         self._known = _parameters(self)
         self._defaults = self._check(defaults)
+
+    @property
+    def tokenizer(self) -> Any:
+        """What reads texts; None for a task without any."""
+        return getattr(self.reader, "tokenizer", None)
+
+    @property
+    def image_processor(self) -> Any:
+        """What reads pictures; None for a task without any."""
+        return getattr(self.reader, "image_processor", None)
 
     # What a task defines.
 
@@ -62,13 +80,19 @@ class Task:
         """One request per input; several are asked for at once so that a tokenizer can work on them together."""
         raise NotImplementedError
 
-    def compute(self, batch: Mapping[str, Any], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The model's outputs for a batch that `collate` made: one pass forward, unless a task needs more."""
+    def together(self, row: Row, parameters: Mapping[str, Any]) -> Hashable:
+        """Rows share a batch only where this is equal, and the reader agrees."""
+        return None
+
+    def compute(
+        self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """The model's outputs for rows, which the reader made a batch: one pass forward, unless a task needs more."""
         outputs: Mapping[str, Any] = self.model(**batch)
         return outputs
 
     def keep(self, outputs: Mapping[str, Any], index: int, span: slice, row: Row) -> Any:
-        """What of row ``index`` of a batch is needed later; ``span`` is where its tokens lie in the padded row."""
+        """What of row ``index`` of a batch is needed later; ``span`` is where its own values lie in the padded row."""
         raise NotImplementedError
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> Any:
@@ -79,14 +103,6 @@ class Task:
     def implied(cls, asked: str) -> dict[str, Any]:
         """Parameters that are in the name a pipeline was asked for by: those of "translation_en_to_de"."""
         return {}
-
-    def collate(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """Rows as one batch of model inputs."""
-        return batching.pad(rows, fill={})
-
-    def cost(self, row: Row) -> int:
-        """Size of a row, in the unit of the token budget."""
-        return len(next(iter(row.values())))
 
     # What every task gets.
 
@@ -109,7 +125,7 @@ class Task:
             progress: ``True`` for a bar on a terminal, or a function of (done, total or None).
             num_workers: accepted for compatibility; the tokenizer brings its own threads.
         """
-        inputs = arguments.listed(inputs)
+        inputs = self.reader.plain(inputs)
         merged = {**self._defaults, **self._check(parameters)}
         limits = {
             "batch_size": batch_size if batch_size is not None else self._batching["batch_size"],
@@ -120,7 +136,7 @@ class Task:
         if isinstance(inputs, (list, tuple)):
             stream = self._stream(inputs, merged, shown, total=len(inputs), **limits)
             return list(stream)
-        if isinstance(inputs, (str, bytes, Mapping)) or not isinstance(inputs, Iterable):
+        if self.reader.single(inputs):
             return next(self._stream([inputs], merged, shown, total=1, **limits))
         total = len(inputs) if isinstance(inputs, Sized) else None
         return self._stream(inputs, merged, shown, total=total, **limits)
@@ -150,9 +166,11 @@ class Task:
     ) -> Iterator[Any]:
         limits = batching.limits(self.model, token_budget, self.cpu_budget)
         if isinstance(inputs, (list, tuple)):
-            limit, first = batching.LIST_WINDOW, None
+            limit, first = self.reader.window, None
+        elif batch_size == 1:
+            limit, first = 1, None
         else:
-            limit, first = (1, None) if batch_size == 1 else (batching.STREAM_WINDOW, batch_size or 1)
+            limit, first = min(batching.STREAM_WINDOW, self.reader.window), batch_size or 1
         with batching.reporter(progress, total, self.name) as report:
             done = 0
             for window in batching.windows(inputs, limit=limit, first=first):
@@ -173,7 +191,7 @@ class Task:
         requests = self.prepare(window, parameters)
         rows = [row for request in requests for row in request.rows]
         kept: list[Any] = [None] * len(rows)
-        for batch in batching.plan([self.cost(row) for row in rows], batch_size=batch_size, **limits):
+        for batch in batching.plan([self.reader.cost(row) for row in rows], batch_size=batch_size, **limits):
             self._forward([rows[index] for index in batch], batch, kept, parameters)
         place = 0
         for request in requests:
@@ -186,9 +204,14 @@ class Task:
     def _forward(
         self, rows: Sequence[Row], places: Sequence[int], kept: list[Any], parameters: Mapping[str, Any]
     ) -> None:
-        outputs = self.compute(self.collate(rows), parameters)
-        for index, (place, row) in enumerate(zip(places, rows, strict=True)):
-            kept[place] = self.keep(outputs, index, slice(self.cost(row)), row)
+        groups: dict[Hashable, list[int]] = {}
+        for index, row in enumerate(rows):
+            groups.setdefault((self.reader.group(row), self.together(row, parameters)), []).append(index)
+        for group in groups.values():
+            batch = [rows[index] for index in group]
+            outputs = self.compute(self.reader.collate(batch), batch, parameters)
+            for index, (place, row) in enumerate(zip(group, batch, strict=True)):
+                kept[places[place]] = self.keep(outputs, index, self.reader.span(row), row)
 
 
 _RENAMED = {

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 
 from precast.runtime.errors import InputError
-from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
-from precast.runtime.tasks.base import Request, Row
+from precast.runtime.readers.text import TextReader, tokenizer_options
+from precast.runtime.tasks.base import Request, Row, Task
 
 __all__ = ["PIPELINE", "FeatureExtraction"]
 
 
-class FeatureExtraction(TextTask):
+class FeatureExtraction(Task[TextReader]):
     """Text -> nested list ``[1][S][H]``; with ``return_tensors=True``, an array ``[1, S, H]`` instead.
 
     Sentence embeddings, one vector a text, are `Model.encode`.
     """
 
     name = "feature-extraction"
+    reads = TextReader
     too_long = "Pass truncation=True to cut it."
 
     def check(
@@ -45,8 +46,8 @@ class FeatureExtraction(TextTask):
         return checked
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
-        encoding = encode_texts(self.tokenizer, items, self.name, parameters.get("options", {}))
-        return [Request([row]) for row in self.rows(encoding)]
+        encoding = self.reader.encode(items, parameters.get("options", {}))
+        return [Request([row]) for row in self.reader.rows(encoding)]
 
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
         # Upstream takes a model's first output, whatever it is; per-token ones are cut to the text.

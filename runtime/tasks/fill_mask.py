@@ -10,15 +10,15 @@ import numpy as np
 
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
-from precast.runtime.tasks._text import TextTask, tokenizer_options
-from precast.runtime.tasks.base import Request, Row, softmax
+from precast.runtime.readers.text import TextReader, tokenizer_options
+from precast.runtime.tasks.base import Request, Row, Task, softmax
 
 __all__ = ["PIPELINE", "FillMask"]
 
 _log = logging.getLogger(__name__)
 
 
-class FillMask(TextTask):
+class FillMask(Task[TextReader]):
     """Text with one mask -> ``[{"score", "token", "token_str", "sequence"}]``; with several, one such list a mask.
 
     Scores are over the whole vocabulary, also where ``targets`` limit the answers. A list of one text gives the
@@ -26,6 +26,7 @@ class FillMask(TextTask):
     """
 
     name = "fill-mask"
+    reads = TextReader
     too_long = "Pass tokenizer_kwargs={'truncation': True} to cut it."
     # Logits are as wide as the vocabulary: 512 tokens of 30,000 words are 60 MB.
     cpu_budget = 512
@@ -63,7 +64,7 @@ class FillMask(TextTask):
         for item in items:
             if not isinstance(item, str):
                 raise InputError(f"fill-mask takes a text or a list of texts; received {type(item).__name__}.")
-        rows = self.rows(self.tokenizer(list(items), **parameters.get("options", {})))
+        rows = self.reader.rows(self.tokenizer(list(items), **parameters.get("options", {})))
         for item, row in zip(items, rows, strict=True):
             if not (row["input_ids"] == self.tokenizer.mask_token_id).any():
                 raise InputError(

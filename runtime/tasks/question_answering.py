@@ -14,8 +14,8 @@ import numpy as np
 
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
-from precast.runtime.tasks._text import TextTask
-from precast.runtime.tasks.base import Request, Row, softmax
+from precast.runtime.readers.text import TextReader
+from precast.runtime.tasks.base import Request, Row, Task, softmax
 
 __all__ = ["PIPELINE", "QuestionAnswering"]
 
@@ -24,7 +24,7 @@ _MOST_STRIDE = 128
 _EXCLUDED = -10000.0
 
 
-class QuestionAnswering(TextTask):
+class QuestionAnswering(Task[TextReader]):
     """``question=..., context=...`` -> ``{"score", "start", "end", "answer"}``; with ``top_k``, a list, best first.
 
     Lists of both, or many questions to one context, give a list, as does a list of ``{"question", "context"}``.
@@ -32,6 +32,7 @@ class QuestionAnswering(TextTask):
     """
 
     name = "question-answering"
+    reads = TextReader
     too_long = "Lower max_seq_len."
 
     def __call__(self, *positional: Any, **parameters: Any) -> Any:
@@ -76,7 +77,7 @@ class QuestionAnswering(TextTask):
         return {name: value for name, value in given.items() if value is not None}
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
-        longest = self.longest or _MOST_TOKENS
+        longest = self.reader.longest or _MOST_TOKENS
         limit = parameters.get("max_seq_len") or min(longest, _MOST_TOKENS)
         stride = parameters.get("doc_stride")
         stride = min(limit // 2, _MOST_STRIDE) if stride is None else stride
@@ -136,7 +137,7 @@ class QuestionAnswering(TextTask):
                 return_overflowing_tokens=True,
                 return_offsets_mapping=True,
             )
-        rows = self.rows(encoding)
+        rows = self.reader.rows(encoding)
         windows = []
         for index, row in enumerate(rows):
             side = np.array([-1 if which is None else which for which in encoding.sequence_ids(index)])

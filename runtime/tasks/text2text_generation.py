@@ -68,7 +68,7 @@ class Text2TextGeneration(GenerationTask):
                 )
         prefix = self.prefix(parameters)
         texts = [prefix + item for item in items]
-        rows = self.rows(self.encode(texts, parameters))
+        rows = self.reader.rows(self.encode(texts, parameters))
         for row in rows:
             self.look_at(len(row["input_ids"]), parameters)
         return [Request([row]) for row in self.numbered(rows, parameters)]

@@ -9,8 +9,8 @@ import numpy as np
 
 from precast.runtime import arguments
 from precast.runtime.errors import InputError, closest
-from precast.runtime.tasks._text import TextTask, encode_texts, tokenizer_options
-from precast.runtime.tasks.base import Request, Row, id2label, sigmoid, softmax
+from precast.runtime.readers.text import TextReader, tokenizer_options
+from precast.runtime.tasks.base import Request, Row, Task, id2label, sigmoid, softmax
 
 __all__ = ["PIPELINE", "TextClassification"]
 
@@ -18,7 +18,7 @@ _FUNCTIONS = ("none", "sigmoid", "softmax")
 _UNSET: Any = object()
 
 
-class TextClassification(TextTask):
+class TextClassification(Task[TextReader]):
     """Text or ``{"text", "text_pair"}`` -> ``{"label", "score"}``; with ``top_k``, a list of them, best first.
 
     Without ``function_to_apply``, scores are the logits for regression, a sigmoid for multi-label problems and
@@ -27,6 +27,7 @@ class TextClassification(TextTask):
     """
 
     name = "text-classification"
+    reads = TextReader
     too_long = "Pass truncation=True to cut it."
 
     def __call__(self, inputs: Any, **parameters: Any) -> Any:
@@ -64,8 +65,8 @@ class TextClassification(TextTask):
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
         items = [self._item(item) for item in items]
-        encoding = encode_texts(self.tokenizer, items, self.name, parameters.get("options", {}))
-        return [Request([row]) for row in self.rows(encoding)]
+        encoding = self.reader.encode(items, parameters.get("options", {}))
+        return [Request([row]) for row in self.reader.rows(encoding)]
 
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
         return np.asarray(outputs["logits"][index], np.float32)

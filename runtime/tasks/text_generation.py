@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
+from precast.runtime.readers.chat import Chat, ChatReader
+from precast.runtime.readers.text import tokenizer_options
 from precast.runtime.tasks._generation import GenerationTask, as_written, stop_strings
-from precast.runtime.tasks._text import tokenizer_options
-from precast.runtime.tasks.base import Request, Row
+from precast.runtime.tasks.base import Request
 
 __all__ = ["PIPELINE", "Chat", "TextGeneration"]
 
 _TOKENIZER = ("add_special_tokens", "padding", "truncation", "max_length")
-
-
-@dataclass(frozen=True)
-class Chat:
-    """Messages that are one input, where a list would be several."""
-
-    messages: list[Any]
 
 
 class TextGeneration(GenerationTask):
@@ -35,15 +28,8 @@ class TextGeneration(GenerationTask):
     """
 
     name = "text-generation"
+    reads = ChatReader
     usual = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}  # noqa: RUF012 - read only
-
-    def __call__(self, inputs: Any, **parameters: Any) -> Any:
-        inputs = arguments.listed(inputs)
-        if isinstance(inputs, (list, tuple)):
-            inputs = Chat(list(inputs)) if inputs and isinstance(inputs[0], Mapping) else list(map(_wrapped, inputs))
-        elif not isinstance(inputs, (str, bytes, Mapping, Chat)) and isinstance(inputs, Iterable):
-            inputs = map(_wrapped, inputs)
-        return super().__call__(inputs, **parameters)
 
     def check(
         self,
@@ -129,7 +115,7 @@ class TextGeneration(GenerationTask):
                 ids, shown = self._beginning(parameters), False
             if parameters.get("hole"):
                 ids = self._shortened(ids, parameters)
-            row = self.row({"input_ids": ids})
+            row = self.reader.row({"input_ids": ids})
             row["prefix"] = np.array(0 if isinstance(item, Chat) else before)
             requests.append(Request([row], {"item": item, "prompt": ids if shown else []}))
         self.numbered([request.rows[0] for request in requests], parameters)
@@ -160,7 +146,7 @@ class TextGeneration(GenerationTask):
         return bool(self._defaults.get("form", "full") == "full")
 
     def stream(self, item: Any, **parameters: Any) -> Any:
-        return super().stream(_wrapped(item), **parameters)
+        return super().stream(ChatReader.one(item), **parameters)
 
     def _chat_ids(self, chat: Chat, options: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[int]:
         continued = self._continued(chat, parameters)
@@ -201,7 +187,7 @@ class TextGeneration(GenerationTask):
 
     def _shortened(self, ids: list[int], parameters: Mapping[str, Any]) -> list[int]:
         """``handle_long_generation="hole"``: of a long prompt its end, with room for the answer."""
-        limit = self.longest
+        limit = self.reader.longest
         config = self.config(parameters)
         new = config.total_length(len(ids)) - len(ids)
         if new < 0:
@@ -220,15 +206,6 @@ class TextGeneration(GenerationTask):
         if config.pad_token_id is not None:
             return config.pad_token_id
         return config.eos[0] if config.eos else 0
-
-    def row(self, encoding: Mapping[str, Any], index: int | None = None) -> Row:
-        row = super().row(encoding, index)
-        row.pop("attention_mask", None)
-        return row
-
-
-def _wrapped(item: Any) -> Any:
-    return Chat(list(item)) if isinstance(item, (list, tuple)) else item
 
 
 PIPELINE = TextGeneration

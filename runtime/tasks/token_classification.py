@@ -10,9 +10,9 @@ import numpy as np
 
 from precast.runtime import arguments
 from precast.runtime.errors import InputError, closest, listing
+from precast.runtime.readers.text import TextReader
 from precast.runtime.tasks._entities import Piece, label_tokens, label_words, merge_entities, without_overlaps
-from precast.runtime.tasks._text import TextTask
-from precast.runtime.tasks.base import Request, Row, id2label, softmax
+from precast.runtime.tasks.base import Request, Row, Task, id2label, softmax
 
 __all__ = ["PIPELINE", "TokenClassification"]
 
@@ -20,7 +20,7 @@ _STRATEGIES = ("none", "simple", "first", "average", "max")
 _log = logging.getLogger(__name__)
 
 
-class TokenClassification(TextTask):
+class TokenClassification(Task[TextReader]):
     """Text -> list of tokens or, with an ``aggregation_strategy``, of entities.
 
     ``none`` gives every token with its ``entity`` and ``index``; ``simple`` joins neighbours of one entity;
@@ -30,6 +30,7 @@ class TokenClassification(TextTask):
     """
 
     name = "token-classification"
+    reads = TextReader
     too_long = "Pass stride (and an aggregation_strategy) to read it in windows."
 
     def __init__(self, model: Any, **defaults: Any) -> None:
@@ -76,7 +77,7 @@ class TokenClassification(TextTask):
         if stride is not None:
             if isinstance(stride, bool) or not isinstance(stride, int) or stride < 0:
                 raise InputError(f"stride must be an integer of at least 0; received {stride!r}.")
-            limit = self.longest
+            limit = self.reader.longest
             if limit is not None and stride >= limit:
                 raise InputError(
                     f"`stride` must be less than `tokenizer.model_max_length` (or even lower if the tokenizer adds "
@@ -110,12 +111,12 @@ class TokenClassification(TextTask):
                     )
             sources = texts = list(items)
         options: dict[str, Any] = {"is_split_into_words": True} if split else {}
-        if self.longest is not None:
-            options |= {"truncation": True, "max_length": self.longest}
+        if self.reader.longest is not None:
+            options |= {"truncation": True, "max_length": self.reader.longest}
         if parameters.get("stride") is not None:
             options |= {"return_overflowing_tokens": True, "stride": parameters["stride"]}
         encoding = self.tokenizer(sources, return_special_tokens_mask=True, return_offsets_mapping=True, **options)
-        rows = self.rows(encoding)
+        rows = self.reader.rows(encoding)
         owners = encoding.get("overflow_to_sample_mapping", range(len(rows)))
         given = parameters.get("offsets")
         starts = [_word_starts(words, delimiter) for words in sources] if split else None

@@ -11,8 +11,8 @@ import numpy as np
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.fields import is_count
-from precast.runtime.tasks._text import TextTask
-from precast.runtime.tasks.base import Request, Row, config_fields, softmax
+from precast.runtime.readers.text import TextReader
+from precast.runtime.tasks.base import Request, Row, Task, config_fields, softmax
 
 __all__ = ["PIPELINE", "ZeroShotClassification"]
 
@@ -20,7 +20,7 @@ _TEMPLATE = "This example is {}."
 _log = logging.getLogger(__name__)
 
 
-class ZeroShotClassification(TextTask):
+class ZeroShotClassification(Task[TextReader]):
     """Text and candidate labels -> ``{"sequence", "labels", "scores"}``, best label first.
 
     With ``multi_label`` (or one label) each score is entailment against contradiction, on its own; otherwise the
@@ -28,6 +28,7 @@ class ZeroShotClassification(TextTask):
     """
 
     name = "zero-shot-classification"
+    reads = TextReader
     too_long = "Shorten the labels or the hypothesis_template, which are never cut."
 
     def __init__(self, model: Any, **defaults: Any) -> None:
@@ -129,10 +130,10 @@ class ZeroShotClassification(TextTask):
 
     def _rows(self, text: str, hypotheses: list[str]) -> list[Row]:
         encoding = self.tokenizer([text] * len(hypotheses), hypotheses)
-        limit = self.longest
+        limit = self.reader.longest
         if limit is not None and any(len(ids) > limit for ids in encoding["input_ids"]):
             encoding = self.tokenizer([text] * len(hypotheses), hypotheses, truncation="only_first", max_length=limit)
-        return self.rows(encoding)
+        return self.reader.rows(encoding)
 
 
 PIPELINE = ZeroShotClassification

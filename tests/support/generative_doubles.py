@@ -26,7 +26,12 @@ def model_of(upstream: Any, tokenizer: Any, tasks: tuple[str, ...], **engine: An
         return api.generate(made, inputs, **arguments)
 
     made = SimpleNamespace(
-        **vars(served), tasks=tasks, input_names=("input_ids", "attention_mask"), max_length=limit, calls=[]
+        **vars(served),
+        tasks=tasks,
+        input_names=("input_ids", "attention_mask"),
+        max_length=limit,
+        calls=[],
+        is_encoder_decoder=upstream.config.is_encoder_decoder,
     )
     made.generate = generate
     return made
