@@ -1,4 +1,8 @@
-"""What an artifact holds around its graphs, as data: config.json, how it generates, its tokenizer, its pooling."""
+"""What an artifact holds around its graphs, as data: config.json, how it generates, what reads its inputs, its pooling.
+
+``processing`` names a reader for each kind of input: ``text`` and ``image``, each with the port it fills, or with the
+reason why it is missing.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import numpy as np
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
 from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
+from precast.export.image_kinds import FILES, image_steps
 from precast.export.reference import Reference
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import UnsupportedModelError
@@ -23,10 +28,11 @@ __all__ = ["write_processing"]
 def write_processing(
     checkpoint: Checkpoint, reference: Reference, writer: ArtifactWriter
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Write config, tokenizer and pooling data; returns what the manifest says of them, and the tokenizer's files.
+    """Write config, readers and pooling data; returns what the manifest says of them, and the tokenizer's files.
 
     Raises:
-        ConfigError: of generation_config.json or modules.json, where they ask for what cannot be done.
+        ConfigError: of generation_config.json or modules.json, where they ask for what cannot be done; of
+            preprocessor_config.json, where a setting is of the wrong type.
         CheckpointError: a tokenizer's file is damaged.
     """
     config = {**reference.family.generation, **checkpoint.config}
@@ -34,8 +40,15 @@ def write_processing(
     processing: dict[str, Any] = {}
     if reference.parts[-1].signature.states:
         processing |= _generation(checkpoint, config, writer)
-    tokenizer, files = _tokenizer(checkpoint, reference, writer)
-    processing["tokenizer"] = tokenizer
+    files: dict[str, bytes] = {}
+    text, image = (_port(reference, kind) for kind in ("ids", "pixels"))
+    if text is not None:
+        processing["text"], files = _text(checkpoint, reference, writer, text)
+        # As readers of formats before this one know it.
+        why = processing["text"].get("missing")
+        processing["tokenizer"] = {"included": True} if why is None else {"included": False, "reason": why}
+    if image is not None:
+        processing["image"] = _image(checkpoint, reference, image)
     # Exported for another task than modules.json's, the model has none of its embeddings.
     described = reference.head.task == (declared_task(checkpoint) or BASE.task)
     embedding = read_modules(checkpoint) if described else None
@@ -62,19 +75,39 @@ def _generation(checkpoint: Checkpoint, config: Mapping[str, Any], writer: Artif
     return {"ignored_generation_config": list(ignored)} if ignored else {}
 
 
-def _tokenizer(
-    checkpoint: Checkpoint, reference: Reference, writer: ArtifactWriter
+def _port(reference: Reference, kind: str) -> str | None:
+    """The first input of a kind that a caller gives."""
+    ports = (port for part in reference.parts for port in part.signature.given)
+    return next((port.name for port in ports if port.kind == kind), None)
+
+
+def _text(
+    checkpoint: Checkpoint, reference: Reference, writer: ArtifactWriter, port: str
 ) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Write the tokenizer; whether there is one, why not, and its files."""
+    """Write the tokenizer; what is said of it, and its files."""
     try:
         files = checkpoint.tokenizer_files(reference.model_type)
     except UnsupportedModelError as error:
         # The model is of use to who tokenises elsewhere (MeCab, fastBPE); what asks for the tokenizer says why not.
-        return {"included": False, "reason": str(error)}, {}
+        return {"port": port, "missing": str(error)}, {}
     for name, data in sorted(files.items()):
         writer.write_bytes(name, data)
         checkpoint.note_used(name)
-    return ({"included": True} if files else {"included": False, "reason": "its checkpoint came without one"}), files
+    if not files:
+        return {"port": port, "missing": "its checkpoint came without one"}, {}
+    return {"port": port, "files": sorted(files)}, files
+
+
+def _image(checkpoint: Checkpoint, reference: Reference, port: str) -> dict[str, Any]:
+    """The steps of the image processor, or why there are none: the model takes pixel values all the same."""
+    try:
+        steps = image_steps(checkpoint.read_json, reference.model_type)
+    except UnsupportedModelError as error:
+        return {"port": port, "missing": str(error)}
+    for name in FILES:
+        if checkpoint.has(name):
+            checkpoint.note_used(name)
+    return {"port": port, "steps": [step.to_json() for step in steps]}
 
 
 def _write_json(writer: ArtifactWriter, name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""``AutoTokenizer`` and the ``AutoModel`` classes: Transformers' three lines, answered by an artifact.
+"""``AutoTokenizer``, ``AutoImageProcessor``, the ``AutoModel`` classes: Transformers' three lines, of an artifact.
 
 An artifact is opened. A checkpoint (a folder, a ``.gguf`` file or a Hub id) is exported once, into the cache
 (cache.py), which takes the ``export`` extra; every later call finds the artifact there, and torch is not imported.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 
 from precast.runtime import arguments
 from precast.runtime.artifact import MANIFEST_NAME, Artifact
+from precast.runtime.artifact.manifest import parse
 from precast.runtime.cache import cache_folder, checkpoint_digests, entry_name, locked
 from precast.runtime.catalogue import AUTO, TaskFacts
 from precast.runtime.errors import (
@@ -24,25 +25,27 @@ from precast.runtime.errors import (
     InputError,
     IntegrityError,
     OutputExistsError,
+    UnsupportedModelError,
     UnsupportedTaskError,
     closest,
     listing,
 )
+from precast.runtime.fields import Fields
 from precast.runtime.hub_names import looks_like_hub_id
 from precast.runtime.strict_json import parse_value
 
 if TYPE_CHECKING:
     from precast.runtime.model import Model
+    from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["AutoModel", "AutoTokenizer", "load_exporter"]
+__all__ = ["AutoImageProcessor", "AutoModel", "AutoTokenizer", "load_exporter"]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[str], None]
 
 # What the export room imports, and the only packages whose absence means "the extra is not installed".
 _EXTRA = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
-_TOKENIZER_PATTERNS = ("*.json", "*.txt", "*.model", "*.spm", "*.codes", "*.jinja")
 _INSTALL = 'pip install "precast[export]"'
 # Arguments of upstream's from_pretrained that mean something else here.
 _ADVICE = {
@@ -76,11 +79,55 @@ def load_exporter(source: PathLike = "a checkpoint") -> Callable[..., Path]:
     return export_model
 
 
-class AutoTokenizer:
-    """The tokenizer of an artifact or a checkpoint."""
+class _AutoProcessor:
+    """What reads inputs, found in an artifact or a checkpoint: one way to it for every kind."""
+
+    _patterns: ClassVar[tuple[str, ...]]
 
     def __init__(self) -> None:
         raise InputError(f"{type(self).__name__} is made by {type(self).__name__}.from_pretrained(...).")
+
+    @classmethod
+    def _found(cls, source: PathLike, revision: Any, token: Any, cache_dir: Any, unknown: dict[str, Any]) -> Any:
+        _refuse(cls.__name__, unknown)
+        _refuse_strange(source, cache_dir, revision=revision, token=token)
+        folder = _local(source, revision)
+        if folder is None:
+            from precast.runtime import hub
+
+            found = hub.resolve(str(source), revision=revision, token=token, patterns=cls._patterns)
+            folder = found.folder
+            if (folder / MANIFEST_NAME).is_file():
+                pulled = _pulled(str(source), found.revision, cache_dir)
+                if not (pulled / MANIFEST_NAME).is_file():
+                    # Its weights are not needed, and the Hub's own digests have been compared.
+                    return cls._of_listing(folder)
+                folder = pulled
+        if (folder / MANIFEST_NAME).is_file():
+            return Artifact.use(folder, cls._of_artifact, check="size")
+        # What is particular to a class of upstream's is settled as an export settles it, without torch.
+        return cls._of_checkpoint(folder, os.fspath(source))
+
+    @classmethod
+    def _of_listing(cls, folder: Path) -> Any:
+        """Of a folder with an artifact's manifest and the files that `_patterns` match."""
+        raise NotImplementedError
+
+    @classmethod
+    def _of_artifact(cls, artifact: Artifact) -> Any:
+        """Of an artifact that was opened by size: what is read is compared with its digest."""
+        raise NotImplementedError
+
+    @classmethod
+    def _of_checkpoint(cls, folder: Path, source: str) -> Any:
+        """Of a checkpoint's folder, or a .gguf file."""
+        raise NotImplementedError
+
+
+class AutoTokenizer(_AutoProcessor):
+    """The tokenizer of an artifact or a checkpoint."""
+
+    _patterns = ("*.json", "*.txt", "*.model", "*.spm", "*.codes", "*.jinja")
 
     @classmethod
     def from_pretrained(
@@ -96,31 +143,35 @@ class AutoTokenizer:
 
         Raises ``InputError`` where there is none, and what reading artifacts, checkpoints and the Hub raises.
         """
+        found: Tokenizer = cls._found(source, revision, token, cache_dir, unknown)
+        return found
+
+    @classmethod
+    def _of_listing(cls, folder: Path) -> Tokenizer:
         from precast.runtime.processors.text import Tokenizer
 
-        _refuse(cls.__name__, unknown)
-        _refuse_strange(source, cache_dir, revision=revision, token=token)
-        folder = _local(source, revision)
-        if folder is None:
-            from precast.runtime import hub
+        return Tokenizer.from_folder(folder)
 
-            found = hub.resolve(str(source), revision=revision, token=token, patterns=_TOKENIZER_PATTERNS)
-            folder = found.folder
-            if (folder / MANIFEST_NAME).is_file():
-                pulled = _pulled(str(source), found.revision, cache_dir)
-                if not (pulled / MANIFEST_NAME).is_file():
-                    # Its weights are not needed, and the Hub's own digests have been compared.
-                    return Tokenizer.from_folder(folder)
-                folder = pulled
-        if (folder / MANIFEST_NAME).is_file():
-            return Tokenizer.from_files(Artifact.use(folder, _tokenizer_files, check="size"))
-        # What is particular to a tokenizer class is settled as an export settles it, without torch.
+    @classmethod
+    def _of_artifact(cls, artifact: Artifact) -> Tokenizer:
+        from precast.runtime.processors.text import Tokenizer
+
+        said = artifact.reading("text")
+        if "files" not in said:
+            reason = said.get("missing", "its model reads no texts")
+            raise InputError(f"The artifact {artifact.path} has no tokenizer: {reason}.")
+        return Tokenizer.from_files({name: artifact.read_bytes(name, digest=True) for name in said["files"]})
+
+    @classmethod
+    def _of_checkpoint(cls, folder: Path, source: str) -> Tokenizer:
+        from precast.runtime.processors.text import Tokenizer
+
         if folder.is_file():
             from precast.export.checkpoints.gguf.tokenizer import read_tokenizer_files
 
             files = read_tokenizer_files(folder)
             if not files:
-                raise InputError(f"{os.fspath(source)!r} holds a model without a tokenizer.")
+                raise InputError(f"{source!r} holds a model without a tokenizer.")
             return Tokenizer.from_files(files)
         from precast.export.tokenizers.files import runtime_files
 
@@ -129,10 +180,61 @@ class AutoTokenizer:
         files = runtime_files(place, str(config.get("model_type")), config)
         if not files:
             held = listing(sorted(entry.name for entry in place.iterdir()), 12)
-            raise InputError(
-                f"{os.fspath(source)!r} has no tokenizer files (tokenizer.json, vocab.txt ...). It holds: {held}."
-            )
+            raise InputError(f"{source!r} has no tokenizer files (tokenizer.json, vocab.txt ...). It holds: {held}.")
         return Tokenizer.from_files(files)
+
+
+class AutoImageProcessor(_AutoProcessor):
+    """The image processor of an artifact or a checkpoint."""
+
+    _patterns = (MANIFEST_NAME, "config.json", "preprocessor_config.json", "processor_config.json")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: PathLike,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: PathLike | None = None,
+        **unknown: Any,
+    ) -> ImageProcessor:
+        """The image processor of the artifact in a folder, or of a checkpoint (a folder or a Hub id), as at its export.
+
+        Raises ``InputError`` where there is none, and what reading artifacts, checkpoints and the Hub raises.
+        """
+        found: ImageProcessor = cls._found(source, revision, token, cache_dir, unknown)
+        return found
+
+    @classmethod
+    def _of_listing(cls, folder: Path) -> ImageProcessor:
+        return cls._made(parse((folder / MANIFEST_NAME).read_bytes()).processing.get("image", {}), folder)
+
+    @classmethod
+    def _of_artifact(cls, artifact: Artifact) -> ImageProcessor:
+        return cls._made(artifact.reading("image"), artifact.path)
+
+    @classmethod
+    def _made(cls, said: Mapping[str, Any], path: Path) -> ImageProcessor:
+        from precast.runtime.processors.image import ImageProcessor
+
+        if "steps" not in said:
+            reason = said.get("missing", "its model reads no pictures")
+            raise InputError(f"The artifact {path} has no image processor: {reason}.")
+        return ImageProcessor.from_data(Fields(dict(said), "processing.image"))
+
+    @classmethod
+    def _of_checkpoint(cls, folder: Path, source: str) -> ImageProcessor:
+        from precast.export.image_kinds import read_folder
+        from precast.runtime.processors.image import ImageProcessor
+
+        if folder.is_file():
+            raise InputError(f"{source!r} holds a model without an image processor.")
+        try:
+            steps = read_folder(folder, str(_json(folder / "config.json").get("model_type")))
+        except UnsupportedModelError as error:
+            raise InputError(f"{source!r} has no image processor that is known here: {error}.") from error
+        return ImageProcessor(steps)
 
 
 class AutoModel:
@@ -330,17 +432,6 @@ def _variant(folder: Path, target: str, precision: str) -> str | None:
     component = artifact.component_for(None).name
     wanted = artifact.choose_variant(component, target=target, precision=precision)
     return None if wanted == artifact.choose_variant(component, target=target) else wanted.name
-
-
-def _tokenizer_files(artifact: Artifact) -> dict[str, bytes]:
-    """The tokenizer of an artifact that was opened by size, its files compared with their digests."""
-    from precast.runtime.processors.text import TOKENIZER_FILES
-
-    files = {name: artifact.read_bytes(name, digest=True) for name in TOKENIZER_FILES if artifact.has(name)}
-    if "tokenizer.json" not in files:
-        reason = artifact.manifest.processing.get("tokenizer", {}).get("reason", "its checkpoint had none")
-        raise InputError(f"The artifact {artifact.path} has no tokenizer: {reason}.")
-    return files
 
 
 def _transformer_folder(folder: Path) -> Path:

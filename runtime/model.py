@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 from precast.runtime.artifact import Artifact
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, listing
+from precast.runtime.fields import Fields
 from precast.runtime.flow import Flow
 from precast.runtime.inputs import Inputs
-from precast.runtime.ports import merged
+from precast.runtime.ports import FREE, merged
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.text import Tokenizer
 
 __all__ = ["Model", "Outputs"]
@@ -36,7 +38,8 @@ class Outputs(dict[str, Array]):
 class Model:
     """A model ready to be called; safe to call from many threads at once.
 
-    Made by `load`. ``config`` is the checkpoint's config.json, ``tokenizer`` its tokenizer (None where it has none).
+    Made by `load`. ``config`` is the checkpoint's config.json, ``tokenizer`` and ``image_processor`` make inputs of
+    texts and of pictures (None where it has none).
     """
 
     def __init__(self, artifact: Artifact, flow: Flow) -> None:
@@ -50,7 +53,8 @@ class Model:
         self.input_names: tuple[str, ...] = self._inputs.names
         outputs = [part.runner.output_names for part in reversed(flow.parts.values())]
         self.output_names: tuple[str, ...] = tuple(dict.fromkeys(name for names in outputs for name in names))
-        self.max_length: int | None = self.component.longest
+        # Of the last component, or where that reads no text, of those before it.
+        self.max_length: int | None = self.component.longest or dims.get("sequence", FREE).most
 
     def __repr__(self) -> str:
         return f"Model({os.fspath(self.artifact.path)!r}, variant={self.variant.name!r}, tasks={self.tasks})"
@@ -73,18 +77,32 @@ class Model:
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """The tokenizer, or None where the checkpoint came without one."""
-        if not self.artifact.has("tokenizer.json"):
+        names = self.artifact.reading("text").get("files")
+        if names is None:
             return None
-        from precast.runtime.processors.text import TOKENIZER_FILES, Tokenizer
+        from precast.runtime.processors.text import Tokenizer
 
-        names = filter(self.artifact.has, TOKENIZER_FILES)
         return Tokenizer.from_files({name: self.artifact.read_bytes(name) for name in names})
 
     @property
     def why_no_tokenizer(self) -> str:
         """The reason the export recorded for an artifact without a tokenizer."""
-        described = self.artifact.manifest.processing.get("tokenizer")
-        return str(described.get("reason", "")) if isinstance(described, Mapping) else ""
+        return str(self.artifact.reading("text").get("missing", ""))
+
+    @cached_property
+    def image_processor(self) -> ImageProcessor | None:
+        """The image processor, or None where the checkpoint came without one that is known."""
+        described = self.artifact.reading("image")
+        if "steps" not in described:
+            return None
+        from precast.runtime.processors.image import ImageProcessor
+
+        return ImageProcessor.from_data(Fields(dict(described), "processing.image"))
+
+    @property
+    def why_no_image_processor(self) -> str:
+        """The reason the export recorded for an artifact without an image processor."""
+        return str(self.artifact.reading("image").get("missing", ""))
 
     @property
     def embedding(self) -> dict[str, Any] | None:

@@ -17,7 +17,8 @@ from precast.export.tokenizers.kinds import KINDS, Kind, Vocabulary
 from precast.export.tokenizers.kinds_decoders import DECODER_KINDS
 from precast.export.tokenizers.kinds_sequences import SEQUENCE_KINDS
 from precast.runtime.errors import CheckpointError, UnsafeFileError, UnsupportedModelError, listing
-from precast.runtime.processors.text import TOKENIZER_FILES, Tokenizer, parse_backend
+from precast.runtime.processors import TOKENIZER_FILES
+from precast.runtime.processors.text import Tokenizer, parse_backend
 from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, declared, merge, read_chat_templates, read_json
 
 __all__ = ["STATIC_TABLE", "runtime_files", "tokenizer_class"]

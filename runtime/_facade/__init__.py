@@ -12,6 +12,7 @@ from precast.runtime.catalogue import AUTO
 
 if TYPE_CHECKING:
     from precast.export.exporter import export_model as export_model
+    from precast.runtime.auto import AutoImageProcessor as AutoImageProcessor
     from precast.runtime.auto import AutoModel as AutoModel
     from precast.runtime.auto import AutoTokenizer as AutoTokenizer
     from precast.runtime.errors import PrecastError as PrecastError
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     **dict.fromkeys(AUTO, "precast.runtime.auto"),
+    "AutoImageProcessor": "precast.runtime.auto",
     "AutoTokenizer": "precast.runtime.auto",
     "PrecastError": "precast.runtime.errors",
     "load": "precast.runtime.loading",

@@ -68,6 +68,10 @@ def check_free(
         tokenizer = made.inner("tokenizer", made.data("tokenizer"))
         tokenizer.flag("included", True)
         tokenizer.text("reason", "")
+    if "text" in made:
+        _text(made.inner("text", made.data("text")), files)
+    if "image" in made:
+        _image(made.inner("image", made.data("image")))
     if "embedding" in made:
         _embedding(made.inner("embedding", made.data("embedding")), files)
 
@@ -85,6 +89,23 @@ def check_free(
     spent = manifest.inner("cost", cost)
     spent.number("seconds", 0.0)
     spent.count("peak_memory_bytes", 0, most=MOST_BYTES)
+
+
+def _text(reader: Fields, files: Mapping[str, Any]) -> None:
+    reader.text("port")
+    if reader.text("missing", "") == "":
+        names = reader.texts("files")
+        if not set(names) <= set(files) or "tokenizer.json" not in names:
+            reader.fail("files", "names of files listed in 'files', tokenizer.json among them", list(names))
+
+
+def _image(reader: Fields) -> None:
+    reader.text("port")
+    if reader.text("missing", "") == "":
+        # What is not about pictures need not know how they are read.
+        from precast.runtime.processors.image_steps import read_steps
+
+        read_steps(reader)
 
 
 def _measured(figures: Fields) -> None:

@@ -60,7 +60,7 @@ def merge(base: Manifest, new: Manifest) -> Manifest:
         tasks=_same(base.tasks, new.tasks, "tasks"),
         default_task=base.default_task,
         components=components,
-        processing=_same(base.processing, new.processing, "processing"),
+        processing=_same(_unsaid(base.processing, new.processing), new.processing, "processing"),
         parity=_same(base.parity, new.parity, "parity"),
         calibration=(
             base.calibration
@@ -121,6 +121,18 @@ def _same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> dict[st
                 f"one artifact has one. {_RESORT}"
             )
     return joined
+
+
+def _unsaid(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said of reading inputs, without what was missing then and is there now."""
+    found = {
+        kind
+        for kind in ("text", "image")
+        if "missing" in old.get(kind, {}) and "missing" not in new.get(kind, old[kind])
+    }
+    if "text" in found:
+        found.add("tokenizer")
+    return {key: value for key, value in old.items() if key not in found}
 
 
 def _plain(value: Any) -> Any:

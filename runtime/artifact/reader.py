@@ -19,6 +19,7 @@ from precast.runtime.artifact.manifest import MANIFEST_NAME, FileRecord, Manifes
 from precast.runtime.artifact.real_files import AGAIN, Mark, check_files, compare, drain, mark, open_real
 from precast.runtime.errors import ArtifactError, InputError, IntegrityError, UnsupportedTaskError, closest, listing
 from precast.runtime.fields import shown
+from precast.runtime.processors import TOKENIZER_FILES
 from precast.runtime.strict_json import parse_value
 
 __all__ = ["STAGING", "Artifact"]
@@ -196,6 +197,20 @@ class Artifact:
         return tuple(
             name for name in self.manifest.files if name not in graphs and not name.startswith(("weights/", "parity/"))
         )
+
+    def reading(self, kind: str) -> Mapping[str, Any]:
+        """How inputs of a kind, "text" or "image", are read: the ``port`` that is filled and the ``files`` or ``steps``
+        by which, or why that is ``missing``. Empty where the artifact says nothing of them."""
+        processing = self.manifest.processing
+        said: Mapping[str, Any] = processing.get(kind, {})
+        if not said and kind == "text":
+            # Formats before 1.3 say whether there is a tokenizer; its files have the names they always have.
+            files = [name for name in TOKENIZER_FILES if self.has(name)]
+            if "tokenizer.json" in files:
+                return {"port": "input_ids", "files": files}
+            older = processing.get("tokenizer", {})
+            return {"port": "input_ids", "missing": older.get("reason") or "its checkpoint had none"} if older else {}
+        return said
 
     def has(self, name: str) -> bool:
         return name in self.manifest.files

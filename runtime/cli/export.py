@@ -84,8 +84,15 @@ def export(
 def _first_use(path: Any, summary: Mapping[str, Any]) -> str:
     """A command to begin with, which works with what is in the artifact."""
     task, without = summary["tasks"][0], f"precast verify {path}"
-    if not summary["tokenizer"].get("included", True):
-        return without  # everything else that the command line offers reads text
+    if any("missing" in said for said in summary["reads"].values()):
+        return without  # a task needs all its readers
+    if "image" in summary["reads"]:
+        from precast.runtime.tasks import TASKS
+
+        labels = ' --candidate-labels "cat,dog"' if "text" in summary["reads"] else ""
+        return (
+            f"precast run {task} {path} cat.jpg{labels}" if task in TASKS and task != "feature-extraction" else without
+        )
     if task in ("text-generation", "fill-mask"):
         from precast.runtime.auto import AutoTokenizer
 
@@ -107,9 +114,11 @@ def _first_use(path: Any, summary: Mapping[str, Any]) -> str:
 
 def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
     """What a user would otherwise find out later."""
-    if not summary["tokenizer"].get("included", True):
-        yield f"No tokenizer: {summary['tokenizer'].get('reason', 'its checkpoint came without one').rstrip('.')}."
-        yield "  The model takes token ids: precast.load(...)(input_ids=...)."
+    for kind, noun, given in (("text", "tokenizer", "token ids"), ("image", "image processor", "pixel values")):
+        said = summary["reads"].get(kind, {})
+        if "missing" in said:
+            yield f"No {noun}: {said['missing'].rstrip('.')}."
+            yield f"  The model takes {given}: precast.load(...)({said['port']}=...)."
     for file, names in summary["ignored"].items():
         yield f"Ignored in {file}, as upstream does: {listing(names, 8)}"
 
@@ -128,6 +137,7 @@ def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
         "model_type": artifact.manifest.model_type,
         "tasks": list(artifact.tasks),
         "tokenizer": dict(processing.get("tokenizer") or {}),
+        "reads": {kind: dict(artifact.reading(kind)) for kind in ("text", "image") if artifact.reading(kind)},
         "embedding": processing.get("embedding") is not None,
         "ignored": {
             file: list(processing[key])

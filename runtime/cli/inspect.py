@@ -40,6 +40,8 @@ def inspect(
     }
     if "seconds" in cost:
         facts["export took"] = f"{cost['seconds']:.1f} s, peak memory {size_text(cost.get('peak_memory_bytes', 0))}"
+    for kind, said in found["reads"].items():
+        facts[f"reads {kind}"] = f"into {said['port']}, {_reading(said)}"
     if isinstance(found["cross_encoder"], Mapping):
         facts["scores"] = f"of a CrossEncoder are {found['cross_encoder'].get('activation_fn')} of the logits"
     unread = {
@@ -75,6 +77,20 @@ def inspect(
                 write(f"{variant} conditioning: {output} {_strained(found)}")
             if "work" in entry:
                 write(f"{variant} work: {_work(entry['work'])}")
+
+
+def _reading(said: Mapping[str, Any]) -> str:
+    """By what inputs of a kind are read."""
+    if "missing" in said:
+        return f"which a caller fills: {said['missing']}"
+    if "files" in said:
+        return f"with {listing(said['files'])}"
+    steps = ({name: value for name, value in step.items() if name != "op"} for step in said["steps"])
+    named = [
+        " ".join((step["op"], *(f"{name} {value}" for name, value in rest.items())))
+        for step, rest in zip(said["steps"], steps, strict=True)
+    ]
+    return "; ".join(named)
 
 
 def _tensor(spec: Mapping[str, Any]) -> str:

@@ -35,7 +35,8 @@ def run(
     ],
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="The artifact's folder.")],
     inputs: Annotated[
-        list[str] | None, typer.Argument(metavar="INPUT...", help="Texts; - or nothing: the lines of stdin.")
+        list[str] | None,
+        typer.Argument(metavar="INPUT...", help="Texts, or files of pictures; - or nothing: the lines of stdin."),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(help="How many answers, best first; of a generation, tokens to draw from.")
@@ -73,7 +74,7 @@ def run(
         bool, typer.Option("--input-json", help="Each input is JSON, such as a pair of texts.")
     ] = False,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Most texts at once. Default: chosen by length.")
+        int | None, typer.Option(min=1, help="Most inputs at once. Default: chosen by length.")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or tensorrt.")] = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
@@ -133,6 +134,8 @@ def run(
     if stream:
         _stream(answer, items, seed=parameters.get("seed"), as_json=as_json)
         return
+    if not input_json:
+        items = map(answer.reader.line, items)
     # An iterator in, an iterator out: answers come as soon as they are there, and one text is like many.
     results = answer(iter(items))
     for result in results:
@@ -242,6 +245,7 @@ def register(app: typer.Typer) -> None:
         short_help="Answer a task with an artifact.",
         epilog='\b\nExample:\n  precast run text-classification sst2 "We are very happy." --top-k 2\n'
         "  cat lines.txt | precast run ner my-ner --aggregation-strategy simple --json\n"
+        "  precast run image-classification my-vit cat.jpg --top-k 1\n"
         '  precast run question-answering my-qa "Who wrote it?" --context-file book.txt\n'
         '  precast run text-generation my-llama "Once upon a time" --stream --max-new-tokens 60\n'
         '  precast run translation my-nllb "Hello" --param src_lang=eng_Latn --param tgt_lang=fra_Latn',

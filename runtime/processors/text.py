@@ -20,6 +20,7 @@ from tokenizers import Tokenizer as Backend
 
 from precast.runtime import arguments
 from precast.runtime.errors import CheckpointError, InputError
+from precast.runtime.processors import TOKENIZER_FILES
 from precast.runtime.processors.encoding import BatchEncoding
 from precast.runtime.processors.languages import Languages, find_languages
 from precast.runtime.processors.text_arguments import (
@@ -44,9 +45,8 @@ from precast.runtime.processors.tokenizer_settings import (
 )
 from precast.runtime.processors.vocabulary import Vocabulary, as_lists, is_refusal, serialised
 
-__all__ = ["TOKENIZER_FILES", "Tokenizer", "parse_backend"]
+__all__ = ["Tokenizer", "parse_backend"]
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _TRUNCATIONS = ("longest_first", "only_first", "only_second")
 _PADDINGS = ("longest", "max_length")
 _VARIANTS = 32  # backends kept, one a truncation setting; each costs its added tokens, the vocabulary is shared

@@ -21,7 +21,7 @@ __all__ = ["TASKS", "pipeline"]
 _SHARED = {"base"}
 
 
-class _Tasks(Mapping[str, "type[Task]"]):
+class _Tasks(Mapping[str, "type[Task[Any]]"]):
     """Task name -> class, found by file name; a task's module is imported when it is asked for."""
 
     def __init__(self) -> None:
@@ -31,8 +31,8 @@ class _Tasks(Mapping[str, "type[Task]"]):
             if module.name not in _SHARED and not module.name.startswith("_")
         }
 
-    def __getitem__(self, name: str) -> type[Task]:
-        found: type[Task] = import_module(f"{__name__}.{self._files[name]}").PIPELINE
+    def __getitem__(self, name: str) -> type[Task[Any]]:
+        found: type[Task[Any]] = import_module(f"{__name__}.{self._files[name]}").PIPELINE
         return found
 
     def __iter__(self) -> Iterator[str]:
@@ -60,6 +60,7 @@ def pipeline(
     model: Any,
     *,
     tokenizer: Any = None,
+    image_processor: Any = None,
     device: str = "cpu",
     threads: int | None = None,
     variant: str | None = None,
@@ -71,6 +72,7 @@ def pipeline(
         task: a name of `TASKS` or one of their aliases.
         model: path of an artifact, or a loaded model.
         tokenizer: used in place of the artifact's own; or the folder that holds one.
+        image_processor: likewise, or the artifact or checkpoint that has one.
         device, threads, variant: how to open the artifact; not used with a loaded model.
         defaults: the task's own parameters, for every call; also ``batch_size``, ``token_budget``, ``progress``.
 
@@ -104,4 +106,15 @@ def pipeline(
         )
     if tokenizer is not None:
         defaults["tokenizer"] = tokenizer
+    if isinstance(image_processor, (str, os.PathLike)):
+        from precast.runtime.auto import AutoImageProcessor
+
+        image_processor = AutoImageProcessor.from_pretrained(arguments.path("image_processor", image_processor))
+    if image_processor is not None:
+        if isinstance(image_processor, type) or not hasattr(image_processor, "pixels"):
+            raise InputError(
+                "image_processor is an image processor of Precast, or the path of an artifact or a checkpoint that has "
+                f"one; received {type(image_processor).__name__}: {image_processor!r:.80}."
+            )
+        defaults["image_processor"] = image_processor
     return kind(model, **{**kind.implied(task), **defaults})

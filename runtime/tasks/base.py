@@ -225,7 +225,7 @@ _RENAMED = {
 }
 
 
-def _parameters(task: Task) -> tuple[str, ...] | None:
+def _parameters(task: Task[Any]) -> tuple[str, ...] | None:
     """Names `check` takes, or None where it takes any."""
     found = inspect.signature(task.check).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in found):

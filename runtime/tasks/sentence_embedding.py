@@ -9,12 +9,13 @@ import numpy as np
 
 from precast.runtime.embedding_options import read_options
 from precast.runtime.errors import InputError
+from precast.runtime.readers.base import Reader
 from precast.runtime.tasks.base import Task
 
 __all__ = ["PIPELINE", "SentenceEmbedding"]
 
 
-class SentenceEmbedding(Task):
+class SentenceEmbedding(Task[Reader]):
     """Text -> array ``[H]``; parameters are those of ``encode``."""
 
     name = "sentence-embedding"

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from precast.runtime import arguments
-from precast.runtime.errors import InputError, closest
+from precast.runtime.errors import InputError
 from precast.runtime.readers.text import TextReader, tokenizer_options
-from precast.runtime.tasks.base import Request, Row, Task, id2label, sigmoid, softmax
+from precast.runtime.tasks._scores import read_function, read_top_k, scores_of
+from precast.runtime.tasks.base import Request, Row, Task, id2label
 
 __all__ = ["PIPELINE", "TextClassification"]
 
-_FUNCTIONS = ("none", "sigmoid", "softmax")
 _UNSET: Any = object()
 
 
@@ -47,20 +47,10 @@ class TextClassification(Task[TextReader]):
             checked["all"] = arguments.flag("return_all_scores", return_all_scores)
         if tokenizer_kwargs:
             checked["options"] = tokenizer_options(self.name, tokenizer_kwargs)
-        if top_k is None:
-            checked["top_k"] = None
-        elif top_k is not _UNSET:
-            if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0:
-                raise InputError(f"top_k must be an integer of at least 0, or None for all labels; received {top_k!r}.")
-            checked["top_k"] = top_k
+        if top_k is not _UNSET:
+            checked["top_k"] = read_top_k(top_k, instead=", or None for all labels")
         if function_to_apply is not None:
-            function = str(function_to_apply).lower()
-            if function not in _FUNCTIONS:
-                raise InputError(
-                    f"function_to_apply must be none, sigmoid or softmax; received {function_to_apply!r}. "
-                    f"{closest(function, _FUNCTIONS)}".rstrip()
-                )
-            checked["function"] = function
+            checked["function"] = read_function(function_to_apply)
         return checked
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
@@ -73,8 +63,7 @@ class TextClassification(Task[TextReader]):
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> Any:
         logits = kept[0]
-        function = parameters.get("function") or self._usual(len(logits))
-        scores = {"none": lambda x: x, "sigmoid": sigmoid, "softmax": softmax}[function](logits)
+        scores = scores_of(logits, parameters.get("function"), self.model.config)
         labels = id2label(self.model.config, len(logits))
         if "top_k" not in parameters and parameters.get("all"):
             return [{"label": label, "score": float(score)} for label, score in zip(labels, scores, strict=True)]
@@ -82,12 +71,6 @@ class TextClassification(Task[TextReader]):
             return {"label": labels[int(scores.argmax())], "score": float(scores.max())}
         order = np.argsort(-scores, kind="stable")[: parameters["top_k"]]
         return [{"label": labels[index], "score": float(scores[index])} for index in order]
-
-    def _usual(self, count: int) -> str:
-        problem = self.model.config.get("problem_type")
-        if problem == "regression":
-            return "none"
-        return "sigmoid" if problem == "multi_label_classification" or count == 1 else "softmax"
 
     @staticmethod
     def _item(item: Any) -> Any:

@@ -12,6 +12,7 @@ from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.fields import is_count
 from precast.runtime.readers.text import TextReader
+from precast.runtime.tasks._candidates import read_labels, read_template
 from precast.runtime.tasks.base import Request, Row, Task, config_fields, softmax
 
 __all__ = ["PIPELINE", "ZeroShotClassification"]
@@ -66,27 +67,11 @@ class ZeroShotClassification(Task[TextReader]):
     ) -> dict[str, Any]:
         checked: dict[str, Any] = {}
         if candidate_labels is not None:
-            if isinstance(candidate_labels, str):
-                candidate_labels = [label.strip() for label in candidate_labels.split(",") if label.strip()]
-            labels = arguments.entries("candidate_labels", candidate_labels, "texts")
-            if not labels:
-                raise InputError("You must include at least one label and at least one sequence.")
-            if not all(isinstance(label, str) for label in labels):
-                raise InputError(f"candidate_labels must be texts; received {labels!r}.")
-            checked["labels"] = labels
+            checked["labels"] = read_labels(
+                candidate_labels, "You must include at least one label and at least one sequence."
+            )
         if hypothesis_template is not None:
-            arguments.text("hypothesis_template", hypothesis_template)
-            try:
-                filled = hypothesis_template.format("label")
-            except (AttributeError, IndexError, KeyError, ValueError):
-                filled = hypothesis_template
-            if filled == hypothesis_template:
-                raise InputError(
-                    f'The provided hypothesis_template "{hypothesis_template}" was not able to be formatted with the '
-                    "target labels. Make sure the passed template includes formatting syntax such as {} where the "
-                    "label should go."
-                )
-            checked["template"] = hypothesis_template
+            checked["template"] = read_template(hypothesis_template)
         if multi_label is not None:
             checked["multi_label"] = arguments.flag("multi_label", multi_label)
         return checked

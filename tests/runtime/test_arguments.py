@@ -83,7 +83,8 @@ def test_pipeline(classifier: Path) -> None:
     given = {"task": "text-classification", "model": classifier}
     walk(precast.pipeline, given, ["device", "threads", "variant"])
     given = {"task": "text-classification", "model": precast.load(classifier)}
-    names = ["task", "model", "tokenizer", "batch_size", "token_budget", "progress", "top_k", "num_workers", "nonsense"]
+    names = ["task", "model", "tokenizer", "image_processor", "batch_size", "token_budget", "progress", "top_k"]
+    names += ["num_workers", "nonsense"]
     walk(precast.pipeline, given, names)
     assert {*names_of(precast.pipeline)} <= {*names, "device", "threads", "variant"}
 
@@ -154,9 +155,15 @@ ENCODED = sorted(set(TASKS) - {"summarization", "text2text-generation", "transla
 def test_tasks(task: str, decoder: Any) -> None:
     others = {"zero-shot-classification": "text-classification", "sentence-embedding": "feature-extraction"}
     served = others.get(task, task)
-    model = decoder if task == "text-generation" else precast.load(tiny_artifacts.artifact(served))
-    extra = {"candidate_labels": ["a", "b"]} if task == "zero-shot-classification" else {}
-    text = {"question": "Who?", "context": "He."} if task == "question-answering" else "one [MASK] two"
+    pictures = {"image-classification": "vit", "zero-shot-image-classification": "clip"}
+    if task in pictures:
+        model: Any = precast.load(tiny_artifacts.pictures(pictures[task]))
+    else:
+        model = decoder if task == "text-generation" else precast.load(tiny_artifacts.artifact(served))
+    extra: dict[str, Any] = {"candidate_labels": ["a", "b"]} if task.startswith("zero-shot") else {}
+    text: Any = {"question": "Who?", "context": "He."} if task == "question-answering" else "one [MASK] two"
+    if task in pictures:
+        text = np.zeros((9, 8, 3), np.uint8)
     if task == "text-generation":
         extra = {"max_new_tokens": 2}
     answer = precast.pipeline(task, model)

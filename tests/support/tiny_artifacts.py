@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from precast.export.exporter import export_model
 from precast.export.families import find_family
@@ -50,10 +51,29 @@ def artifact(task: str, seed: int = 0) -> Path:
 
 @cache
 def pictures(model_type: str) -> Path:
-    """The artifact of a tiny model of pictures, under its last head. Do not change it: copy it first."""
-    config, model = oracle.upstream(model_type, list(find_family(model_type).heads)[-1])
-    source = oracle.save_checkpoint(_folder() / f"checkpoint-{model_type}", config, model)
-    return export_model(source, _folder() / model_type)
+    """The artifact of ``pictures_checkpoint``. Do not change it: copy it first."""
+    return export_model(pictures_checkpoint(model_type)[0], _folder() / model_type)
+
+
+@cache
+def pictures_checkpoint(model_type: str) -> tuple[Path, Any]:
+    """A tiny model of pictures of 30 x 30 under its last head, with what reads its inputs; and upstream's of it."""
+    folder = _folder() / f"checkpoint-{model_type}"
+    overrides: dict[str, Any] = {}
+    if model_type == "clip":
+        wordpiece(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": 60})
+        size = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+        text = find_family("clip").tiny["text_config"]
+        # A text is read at its end, which is what this tokenizer puts there.
+        overrides["text_config"] = {**text, "vocab_size": size, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    config, model = oracle.upstream(model_type, list(find_family(model_type).heads)[-1], overrides)
+    oracle.save_checkpoint(folder, config, model)
+    kind = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor"}[model_type]
+    size = {"shortest_edge": 33} if model_type == "clip" else {"height": 30, "width": 30}
+    settings = {"image_processor_type": kind, "size": size, "crop_size": {"height": 30, "width": 30}}
+    write_json(folder / "preprocessor_config.json", settings)
+    return folder, model
 
 
 @cache

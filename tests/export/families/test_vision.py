@@ -100,8 +100,7 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
 def served(request: pytest.FixtureRequest) -> tuple[str, Path, Any]:
     """An artifact made of a checkpoint on disk, and upstream's model of it."""
     name = request.param
-    _, model = upstream(name, list(find_family(name).heads)[-1])
-    return name, tiny_artifacts.pictures(name), model
+    return name, tiny_artifacts.pictures(name), tiny_artifacts.pictures_checkpoint(name)[1]
 
 
 def test_an_artifact_computes_what_upstream_does(served: tuple[str, Path, Any]) -> None:
@@ -110,8 +109,8 @@ def test_an_artifact_computes_what_upstream_does(served: tuple[str, Path, Any]) 
     pixels = rng.standard_normal((2, 3, 30, 30), dtype=np.float32)
     inputs: dict[str, Any] = {"pixel_values": pixels}
     if name == "clip":
-        inputs["input_ids"] = rng.integers(0, 98, (3, 9))
-        inputs["input_ids"][:, -1] = 98
+        inputs["input_ids"] = rng.integers(4, 99, (3, 9))
+        inputs["input_ids"][:, -1] = model.config.text_config.eos_token_id
     with torch.no_grad():
         expected = model(**{key: torch.from_numpy(value) for key, value in inputs.items()})
     for variant in Artifact.open(path).component_for(None).variants:
@@ -134,7 +133,7 @@ def test_the_bench_times_it(served: tuple[str, Path, Any]) -> None:
 
 
 def test_components_run_where_their_inputs_are_given(served: tuple[str, Path, Any]) -> None:
-    name, path, _ = served
+    name, path, upstreams = served
     model = precast.load(path)
     pixels = np.ones((2, 3, 30, 30), np.float32)
     if name == "vit":
@@ -143,7 +142,8 @@ def test_components_run_where_their_inputs_are_given(served: tuple[str, Path, An
         with pytest.raises(InputError, match="holds NaN or infinity; every pixel is a finite number"):
             model(pixel_values=np.full((1, 3, 30, 30), np.nan, np.float32))
         return
-    ids = np.array([[1, 2, 98], [3, 98, 0]])
+    end = upstreams.config.text_config.eos_token_id
+    ids = np.array([[11, 12, end], [13, end, 0]])
     both = model(input_ids=ids, pixel_values=pixels)
     assert list(both) == ["logits_per_image", "logits_per_text", "text_embeds", "image_embeds"]
     pictures = model(pixel_values=pixels)

@@ -6,6 +6,7 @@ import builtins
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -268,7 +269,7 @@ def person(model: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
             return str(line)
 
         monkeypatch.setattr(builtins, "input", read)
-        talk = Talk(pipeline("text-generation", model, max_new_tokens=8, do_sample=False, **options))
+        talk = Talk(pipeline("text-generation", model, **{"max_new_tokens": 8, "do_sample": False, **options}))
         _Terminal(talk, 4096).run("Hello.")
         assert next(lines, None) is None, "the conversation ended early"
         return talk, capsys.readouterr().out
@@ -333,11 +334,12 @@ def test_ctrl_c_stops_the_answer_alone(model: Any, person: Callable[..., Any]) -
     def interrupt() -> None:
         if len(engine.feeds) - begun == 6:
             os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)  # a signal is answered by the thread that writes, which is not this one
 
     engine.on_feed = interrupt
     try:
         with interruptible():
-            talk, shown = person("Hello", "Again", max_length=4000, eos_token_id=3)
+            talk, shown = person("Hello", "Again", max_new_tokens=20, eos_token_id=3)
     finally:
         engine.on_feed = None
     assert [turn["role"] for turn in talk.turns] == ["user", "assistant"] * 2

@@ -71,7 +71,7 @@ def test_completion_knows_commands_and_tasks() -> None:
     assert found.stdout.split() == ["verify"], found
     environment |= {"COMP_WORDS": "precast run zero", "COMP_CWORD": "2"}
     found = subprocess.run(script, env=environment, capture_output=True, text=True, check=False)
-    assert found.stdout.split() == ["zero-shot-classification"], found
+    assert found.stdout.split() == ["zero-shot-classification", "zero-shot-image-classification"], found
 
 
 # -- export, verify, inspect, diff --------------------------------------------------------------------------------

@@ -63,11 +63,14 @@ def test_what_is_missing_and_what_was_ignored_is_named(tmp_path: Path) -> None:
 
 def test_notes_say_what_was_ignored() -> None:
     ignored = {"generation_config.json": ["zzz", "temprature"]}
-    notes = command._notes(
-        {"tokenizer": {"included": False, "reason": "its checkpoint came without one"}, "ignored": ignored}
-    )
-    assert list(notes) == [
+    reads = {
+        "text": {"port": "input_ids", "missing": "its checkpoint came without one"},
+        "image": {"port": "pixel_values", "missing": "preprocessor_config.json names NoSuch."},
+    }
+    assert list(command._notes({"reads": reads, "ignored": ignored})) == [
         "No tokenizer: its checkpoint came without one.",
         "  The model takes token ids: precast.load(...)(input_ids=...).",
+        "No image processor: preprocessor_config.json names NoSuch.",
+        "  The model takes pixel values: precast.load(...)(pixel_values=...).",
         "Ignored in generation_config.json, as upstream does: zzz, temprature",
     ]

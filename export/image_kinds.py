@@ -1,0 +1,205 @@
+"""Upstream's image processor classes as steps that an artifact lists: each class is declared, an unknown one refused.
+
+A new class is an entry of `KINDS`; one whose steps are not `precast.runtime.processors.image_steps` needs new steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from precast.runtime.errors import CheckpointError, ConfigError, UnsupportedModelError, listing
+from precast.runtime.fields import Document, Fields, is_number
+from precast.runtime.processors.image_steps import FILTERS, Crop, Normalise, Resize, Rgb, Scale, Step
+from precast.runtime.strict_json import parse_value
+
+__all__ = ["FILES", "KINDS", "ImageKind", "image_steps", "read_folder"]
+
+# As upstream looks for them: a section of the first, or the second whole.
+FILES = ("processor_config.json", "preprocessor_config.json")
+_STANDARD = (0.5, 0.5, 0.5)
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageKind:
+    """A class of upstream's: what it takes where the checkpoint says nothing, or null.
+
+    Args:
+        models: ``model_type`` of checkpoints that name no class and get this one.
+        square: an edge given as one number is that of a square, not the shortest one.
+    """
+
+    models: tuple[str, ...]
+    size: Mapping[str, int]
+    resample: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    square: bool = True
+    rgb: bool = False
+    crop: Mapping[str, int] | None = None
+
+
+KINDS: Mapping[str, ImageKind] = {
+    "ViTImageProcessor": ImageKind(
+        models=("vit",),
+        size={"height": 224, "width": 224},
+        resample=FILTERS["bilinear"],
+        mean=_STANDARD,
+        std=_STANDARD,
+    ),
+    "CLIPImageProcessor": ImageKind(
+        models=("clip",),
+        size={"shortest_edge": 224},
+        resample=FILTERS["bicubic"],
+        mean=_CLIP_MEAN,
+        std=_CLIP_STD,
+        square=False,
+        rgb=True,
+        crop={"height": 224, "width": 224},
+    ),
+}
+# Switches that ask for what no step does.
+_UNDONE = ("do_pad", "use_square_size", "do_flip_channel_order", "do_grayscale", "do_rotate", "do_thumbnail")
+
+
+def read_folder(folder: Path, model_type: str) -> tuple[Step, ...]:
+    """As `image_steps`, of a checkpoint's folder."""
+
+    def read(name: str) -> Any:
+        try:
+            return parse_value((folder / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder / name} cannot be read: {error!s:.200}. Download it again.") from error
+
+    return image_steps(read, model_type)
+
+
+def image_steps(read: Callable[[str], Any], model_type: str) -> tuple[Step, ...]:
+    """The steps of a checkpoint's image processor.
+
+    Args:
+        read: the parsed JSON of one of `FILES`; None where there is no such file.
+
+    Raises:
+        UnsupportedModelError: there is none, its class is not known, or it asks for what no step does.
+        ConfigError: a setting is of the wrong type.
+    """
+    name, stated = _stated(read)
+    fields = Fields(
+        stated, document=Document(name, ConfigError, "Correct it in the checkpoint, and export that again.")
+    )
+    return _steps(fields, _kind(fields, model_type, name), name)
+
+
+def _stated(read: Callable[[str], Any]) -> tuple[str, Any]:
+    whole = read(FILES[0])
+    if isinstance(whole, dict) and whole.get("image_processor") is not None:
+        return FILES[0], whole["image_processor"]
+    stated = read(FILES[1])
+    if stated is None:
+        raise UnsupportedModelError(f"its checkpoint came without {FILES[1]}")
+    return FILES[1], stated
+
+
+def _kind(fields: Fields, model_type: str, file: str) -> ImageKind:
+    stated = fields.optional_text("image_processor_type", None)
+    older = fields.optional_text("feature_extractor_type", None)
+    if stated is None and older is not None:
+        stated = older.replace("FeatureExtractor", "ImageProcessor")
+    if stated is None:
+        for kind in KINDS.values():
+            if model_type in kind.models:
+                return kind
+        raise UnsupportedModelError(f"{file} names no image_processor_type, and {model_type} has none of its own here")
+    found = KINDS.get(stated.removesuffix("Fast").removesuffix("Pil"))
+    if found is None:
+        raise UnsupportedModelError(f"{file} names {stated}, which is not known; known are {listing(KINDS)}")
+    return found
+
+
+def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    for name in _UNDONE:
+        if _switch(fields, name, False):
+            raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
+    square = _switch(fields, "default_to_square", kind.square)
+    steps: list[Step] = []
+    if _switch(fields, "do_convert_rgb", kind.rgb):
+        steps.append(Rgb())
+    if _switch(fields, "do_resize", True):
+        steps.append(_resize(fields, kind, square, file))
+    if _switch(fields, "do_center_crop", kind.crop is not None):
+        sizes = _size(fields, "crop_size", kind.crop, square=True)
+        if set(sizes) != {"height", "width"}:
+            raise UnsupportedModelError(f"{file}: crop_size is a height and a width, and it has {listing(sizes)}")
+        steps.append(Crop(sizes["height"], sizes["width"]))
+    if _switch(fields, "do_rescale", True):
+        steps.append(Scale(_or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)))
+    if _switch(fields, "do_normalize", True):
+        steps.append(Normalise(*_normalisation(fields, kind)))
+    return tuple(steps)
+
+
+def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> Resize:
+    sizes = _size(fields, "size", kind.size, square=square)
+    number = _or(
+        fields, "resample", "one of Pillow's filters, 0 to 5", lambda v: type(v) is int and 0 <= v <= 5, kind.resample
+    )
+    name = next(name for name, value in FILTERS.items() if value == number)
+    if set(sizes) == {"height", "width"}:
+        return Resize(name, height=sizes["height"], width=sizes["width"])
+    if set(sizes) == {"shortest_edge"}:
+        return Resize(name, shortest=sizes["shortest_edge"])
+    raise UnsupportedModelError(
+        f"{file}: size is a height and a width, or a shortest_edge, here; it has {listing(sizes)}"
+    )
+
+
+def _size(fields: Fields, key: str, default: Mapping[str, int] | None, *, square: bool) -> Mapping[str, int]:
+    def edge(value: Any) -> bool:
+        return type(value) is int and 1 <= value <= 1 << 14
+
+    def accept(value: Any) -> bool:
+        if isinstance(value, dict):
+            return bool(value) and all(edge(one) for one in value.values())
+        return edge(value) or (isinstance(value, list) and len(value) == 2 and all(map(edge, value)))
+
+    found = _or(fields, key, "a size: 1 to 16384 pixels, or an object of these by name", accept, default)
+    if found is None:
+        fields.fail(key, "a size where do_center_crop is true", None)
+    if isinstance(found, list):
+        return {"height": found[0], "width": found[1]}
+    if isinstance(found, int):
+        return {"height": found, "width": found} if square else {"shortest_edge": found}
+    sizes: Mapping[str, int] = found
+    return sizes
+
+
+def _normalisation(fields: Fields, kind: ImageKind) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    def accept(value: Any, zero: bool) -> bool:
+        values = value if isinstance(value, list) else [value]
+        return 1 <= len(values) <= 16 and all(is_number(one) and (zero or one != 0) for one in values)
+
+    mean = _or(fields, "image_mean", "a number a channel", lambda v: accept(v, True), list(kind.mean))
+    std = _or(fields, "image_std", "a number a channel, none of them 0", lambda v: accept(v, False), list(kind.std))
+    both = [value if isinstance(value, list) else [value] for value in (mean, std)]
+    width = max(map(len, both))
+    if any(len(values) not in (1, width) for values in both):
+        fields.fail("image_std", f"as many numbers as image_mean has, {len(both[0])}", std)
+    wide_mean, wide_std = (tuple(values * width if len(values) == 1 else values) for values in both)
+    return wide_mean, wide_std
+
+
+def _switch(fields: Fields, key: str, default: bool) -> bool:
+    return bool(_or(fields, key, "true, false or null", lambda v: isinstance(v, bool), default))
+
+
+def _or(fields: Fields, key: str, rule: str, accept: Callable[[Any], bool], default: Any) -> Any:
+    """The value of a key; a default where there is none, or null, which upstream's classes take for none."""
+    value = fields.take(key, rule, lambda v: v is None or accept(v), None)
+    return default if value is None else value

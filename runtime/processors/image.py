@@ -1,0 +1,160 @@
+"""Pictures as pixel values: an artifact's image processor, and what counts as a picture."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from precast.runtime.errors import DependencyError, InputError
+from precast.runtime.fields import Fields
+from precast.runtime.processors.image_steps import Step, pixels, read_steps
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ImageProcessor", "Pixels", "is_picture", "open_picture"]
+
+
+class Pixels(dict[str, np.ndarray]):
+    """Model inputs by name, also as attributes: ``pixels.pixel_values``."""
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no input {name!r}; there are: {', '.join(self)}") from None
+
+
+class ImageProcessor:
+    """Pictures to model inputs, by the steps an artifact lists; upstream's call and result. Safe to call from many
+    threads."""
+
+    def __init__(self, steps: Sequence[Step], port: str = "pixel_values") -> None:
+        self.steps = tuple(steps)
+        self.port = port
+        self.model_input_names = [port]
+
+    @classmethod
+    def from_data(cls, fields: Fields) -> ImageProcessor:
+        """From ``processing["image"]`` of a manifest."""
+        return cls(read_steps(fields), fields.text("port"))
+
+    def __repr__(self) -> str:
+        return f"ImageProcessor({', '.join(step.to_json()['op'] for step in self.steps)})"
+
+    def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> Pixels:
+        """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays.
+
+        Raises:
+            InputError: something is no picture, or they differ in size; or an argument is unknown.
+        """
+        for name in unknown:
+            raise InputError(f"Steps are the artifact's own and take no arguments; received {name}. Leave it out.")
+        if return_tensors not in (None, "np"):
+            raise InputError(f"return_tensors can be 'np' here, there is no torch; received {return_tensors!r}.")
+        given = images if isinstance(images, (list, tuple)) else [images]
+        if not given:
+            raise InputError("An image processor needs at least one picture.")
+        made = [self.pixels(open_picture(one)) for one in given]
+        shapes = sorted({one.shape for one in made})
+        if len(shapes) > 1:
+            raise InputError(f"Pictures of one call become one size; received some that become {shapes}.")
+        return Pixels({self.port: np.stack(made)})
+
+    def pixels(self, picture: Image) -> np.ndarray:
+        """Pixel values ``[C, H, W]`` of one picture."""
+        return pixels(picture, self.steps)
+
+
+def is_picture(value: Any) -> bool:
+    """Whether a value is one picture, as far as can be told without opening it."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return True
+    if isinstance(value, np.ndarray):
+        return value.ndim in (2, 3)
+    return not isinstance(value, (list, tuple, Mapping)) and hasattr(value, "convert") and hasattr(value, "size")
+
+
+def open_picture(value: Any, *, upright: bool = False) -> Image:
+    """A picture of a file's name, a file's content, a Pillow image or a uint8 array ``[H, W]``, ``[H, W, C]`` or
+    ``[C, H, W]``.
+
+    Args:
+        upright: turned as its EXIF data says, and made RGB, as upstream's pipelines do.
+
+    Raises:
+        InputError: there is no such file, or it is no picture, or larger than Pillow takes.
+    """
+    image = _pillow()
+    if isinstance(value, np.ndarray):
+        picture = image.fromarray(_channels_last(value))
+    elif isinstance(value, (str, bytes, os.PathLike)):
+        picture = _from_file(image, value)
+    elif isinstance(value, image.Image):
+        picture = value
+    else:
+        raise InputError(
+            f"A picture is a file's name, a Pillow image or a uint8 array [H, W, 3]; received {type(value).__name__}: "
+            f"{value!r:.80}."
+        )
+    if upright:
+        from PIL import ImageOps
+
+        picture = ImageOps.exif_transpose(picture).convert("RGB")
+    found: Image = picture
+    return found
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise DependencyError(
+            'Pictures are read by Pillow, which is not installed. Install it (pip install "precast[vision]"), or call '
+            "the model with pixel_values."
+        ) from error
+    return Image
+
+
+def _from_file(image: Any, value: str | bytes | os.PathLike[str]) -> Image:
+    name = f"{len(value)} bytes" if isinstance(value, bytes) else repr(os.fspath(value))
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        raise InputError(
+            f"Pictures are read from files; {value!r:.200} is an address. Fetch it first, and give the file."
+        )
+    try:
+        picture: Image
+        with image.open(BytesIO(value) if isinstance(value, bytes) else value) as picture:
+            picture.load()  # here what is damaged shows
+    except FileNotFoundError as error:
+        raise InputError(f"There is no picture {name}: no such file.") from error
+    except (image.DecompressionBombWarning, image.DecompressionBombError) as error:
+        raise InputError(f"The picture {name} is too large: {error}") from error
+    except image.UnidentifiedImageError as error:
+        raise InputError(f"{name} is no picture of a kind that Pillow reads.") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise InputError(f"The picture {name} cannot be read: {error!s:.200}.") from error
+    return picture
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8:
+        raise InputError(
+            f"An array of a picture holds uint8, 0 to 255; received {array.dtype}. Numbers that are normalised already "
+            "are the model's own input: model(pixel_values=...)."
+        )
+    if array.ndim == 2:
+        return array
+    if array.ndim == 3 and 0 not in array.shape:
+        if array.shape[0] in (1, 3, 4):
+            # As upstream tells it; where both ends could be channels, too.
+            array = np.moveaxis(array, 0, -1)
+        if array.shape[2] == 1:
+            return array[..., 0]
+        if array.shape[2] in (3, 4):
+            return np.ascontiguousarray(array)
+    raise InputError(f"An array of a picture is [H, W, 3] or [3, H, W]; received {list(array.shape)}.")

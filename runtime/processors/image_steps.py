@@ -1,0 +1,243 @@
+"""Steps from a picture to pixel values, as an artifact lists them: a closed list, each step a record that is checked as
+it is read. They compute what upstream's classes compute with Pillow and NumPy, to the bit.
+
+A picture is uint8 ``[H, W, C]`` until numbers are made of it, float32 ``[C, H, W]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from precast.runtime.errors import InputError
+from precast.runtime.fields import Fields, is_number
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["FILTERS", "STEPS", "Crop", "Normalise", "Resize", "Rgb", "Scale", "Step", "pixels", "read_steps"]
+
+# Pillow's numbers of the ways to resample.
+FILTERS: Mapping[str, int] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+_MOST = 1 << 14  # pixels of an edge: a picture of more is no model's
+_MOST_CHANNELS = 16
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+
+class Rgb(NamedTuple):
+    """Three channels; what is transparent lies on white."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Rgb:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "rgb"}
+
+    def __call__(self, picture: Image) -> Image:
+        from PIL import Image
+
+        if "A" in picture.getbands() or picture.info.get("transparency") is not None:
+            over = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over)
+        return picture.convert("RGB")
+
+
+class Resize(NamedTuple):
+    """To ``height`` and ``width``, or to a ``shortest`` edge, the other in proportion, rounded down."""
+
+    filter: str
+    height: int = 0
+    width: int = 0
+    shortest: int = 0
+
+    @classmethod
+    def read(cls, fields: Fields) -> Resize:
+        sizes = {name: _edge(fields, name) for name in ("height", "width", "shortest") if name in fields}
+        if set(sizes) not in ({"height", "width"}, {"shortest"}):
+            fields.fail("", "given either height and width, or shortest", sorted(sizes))
+        return cls(fields.choice("filter", FILTERS), **sizes)
+
+    def to_json(self) -> dict[str, Any]:
+        size = {"shortest": self.shortest} if self.shortest else {"height": self.height, "width": self.width}
+        return {"op": "resize", **size, "filter": self.filter}
+
+    def __call__(self, picture: Image) -> Image:
+        width, height = picture.size
+        if self.shortest:
+            longest = int(self.shortest * max(width, height) / min(width, height))
+            if longest > _MOST:
+                raise InputError(
+                    f"A picture of {width} x {height} would become {longest} pixels long, where {_MOST} are the most. "
+                    "Cut it."
+                )
+            size = (self.shortest, longest) if width <= height else (longest, self.shortest)
+        else:
+            size = (self.width, self.height)
+        return picture.resize(size, resample=FILTERS[self.filter])
+
+
+class Crop(NamedTuple):
+    """The middle of a picture; of a smaller one, with black around it."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Crop:
+        return cls(_edge(fields, "height"), _edge(fields, "width"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "crop", "height": self.height, "width": self.width}
+
+    def __call__(self, picture: Array) -> Array:
+        cut = np.zeros((self.height, self.width, picture.shape[2]), picture.dtype)
+        (top, into_top, rows), (left, into_left, columns) = (
+            _middle(have, want) for have, want in zip(picture.shape[:2], (self.height, self.width), strict=True)
+        )
+        cut[into_top : into_top + rows, into_left : into_left + columns] = picture[
+            top : top + rows, left : left + columns
+        ]
+        return cut
+
+
+class Scale(NamedTuple):
+    """Every number times one factor."""
+
+    by: float
+
+    @classmethod
+    def read(cls, fields: Fields) -> Scale:
+        return cls(fields.take("by", "a number", is_number))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "scale", "by": self.by}
+
+    def __call__(self, values: Array) -> Array:
+        """In float64, and rounded once."""
+        scaled: Array = (values.astype(np.float64) * self.by).astype(np.float32)
+        return scaled
+
+
+class Normalise(NamedTuple):
+    """``(x - mean) / std`` of every channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def read(cls, fields: Fields) -> Normalise:
+        mean = _numbers(fields, "mean", "numbers", is_number)
+        std = _numbers(fields, "std", "numbers that are not 0", lambda v: is_number(v) and v != 0)
+        if len(mean) != len(std):
+            fields.fail("std", f"{len(mean)} numbers, as many as mean has", list(std))
+        return cls(mean, std)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "normalise", "mean": list(self.mean), "std": list(self.std)}
+
+    def __call__(self, values: Array) -> Array:
+        """Values [V, C] or [V, 1], in float32."""
+        mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
+        made: Array = (values.astype(np.float32) - mean) / std
+        return made
+
+
+Step: TypeAlias = "Rgb | Resize | Crop | Scale | Normalise"
+
+STEPS: Mapping[str, type[Any]] = {
+    "rgb": Rgb,
+    "resize": Resize,
+    "crop": Crop,
+    "scale": Scale,
+    "normalise": Normalise,
+}
+# A picture becomes an array once, and numbers once: steps come in this order, each once at most.
+_ORDER = tuple(STEPS)
+
+
+def read_steps(fields: Fields) -> tuple[Step, ...]:
+    """The list ``steps`` of an artifact's image processing.
+
+    Raises:
+        what the fields' document raises: a step is unknown, out of order, or holds what it must not.
+    """
+    steps = tuple(fields.all("steps", _step))
+    places = [_ORDER.index(step.to_json()["op"]) for step in steps]
+    if any(one >= other for one, other in pairwise(places)):
+        fields.fail("steps", f"in the order {', '.join(_ORDER)}, each once", [_ORDER[place] for place in places])
+    return steps
+
+
+def pixels(picture: Image, steps: Sequence[Step]) -> Array:
+    """Pixel values [C, H, W] of a picture: float32, or uint8 where no step makes numbers of it.
+
+    Raises:
+        InputError: the picture has other channels than the steps are for.
+    """
+    numbers: list[Scale | Normalise] = []
+    array: Array | None = None
+    for step in steps:
+        if isinstance(step, (Scale, Normalise)):
+            numbers.append(step)
+        elif isinstance(step, Crop):
+            array = step(_array(picture))
+        else:
+            picture = step(picture)
+    array = _array(picture) if array is None else array
+    if numbers:
+        array = _looked_up(array, numbers)
+    return np.ascontiguousarray(np.moveaxis(array, -1, 0))
+
+
+def _looked_up(picture: Array, steps: Sequence[Scale | Normalise]) -> Array:
+    """What steps make of a uint8 picture: they are worked out for its 256 values, and looked up for its pixels."""
+    channels = picture.shape[2]
+    table = np.arange(256, dtype=np.uint8)[:, None]
+    for step in steps:
+        if isinstance(step, Normalise) and len(step.mean) not in (1, channels):
+            raise InputError(
+                f"A picture has {len(step.mean)} channels here; received one of {channels}. Convert it: "
+                'image.convert("RGB").'
+            )
+        table = step(table)
+    table = np.broadcast_to(table, (256, channels))
+    made = np.empty(picture.shape, np.float32)
+    for channel in range(channels):
+        made[..., channel] = table[:, channel][picture[..., channel]]
+    return made
+
+
+def _array(picture: Image) -> Array:
+    array = np.asarray(picture)
+    if array.dtype != np.uint8:
+        raise InputError(f'A picture has 8 bits a channel; received mode {picture.mode}. Use image.convert("RGB").')
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _middle(have: int, want: int) -> tuple[int, int, int]:
+    """Where a cut of ``want`` begins in ``have`` pixels, where in the cut these begin, and how many they are."""
+    start = (have - want) // 2
+    return max(0, start), max(0, -start), min(have, want)
+
+
+def _step(fields: Fields) -> Step:
+    step: Step = STEPS[fields.choice("op", STEPS)].read(fields)
+    fields.close()
+    return step
+
+
+def _numbers(fields: Fields, name: str, rule: str, accept: Callable[[Any], bool]) -> tuple[float, ...]:
+    def listed(value: Any) -> bool:
+        return isinstance(value, (list, tuple)) and 1 <= len(value) <= _MOST_CHANNELS and all(map(accept, value))
+
+    return tuple(fields.take(name, f"a list of 1 to {_MOST_CHANNELS} {rule}", listed))
+
+
+def _edge(fields: Fields, name: str) -> int:
+    value: int = fields.take(name, f"an integer from 1 to {_MOST}", lambda v: type(v) is int and 1 <= v <= _MOST)
+    return value

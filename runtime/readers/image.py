@@ -1,0 +1,60 @@
+"""Pictures as pixel values, by the artifact's image processor."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.errors import InputError
+from precast.runtime.processors.image import is_picture, open_picture
+from precast.runtime.readers.base import Reader, Row
+
+__all__ = ["ImageReader"]
+
+# A patch of so many pixels takes a model about as long as a token.
+_PATCH = 16 * 16
+
+
+class ImageReader(Reader):
+    """A picture: a file's name, a Pillow image, or a uint8 array; a list of arrays may be one array [N, H, W, 3].
+
+    Raises:
+        InputError: there is no image processor.
+    """
+
+    noun = "picture"
+    parts = ("image_processor",)
+    window = 32  # a picture of 224 x 224 takes 600 kB
+
+    def __init__(self, model: Any, *, task: str, too_long: str = "", image_processor: Any = None) -> None:
+        super().__init__(model, task=task, too_long=too_long)
+        found = image_processor if image_processor is not None else getattr(model, "image_processor", None)
+        if found is None:
+            why = getattr(model, "why_no_image_processor", "")
+            raise InputError(
+                f"{task} needs an image processor, and the artifact has none{f' ({why})' if why else ''}. "
+                "Pass one: pipeline(..., image_processor=...)."
+            )
+        self.image_processor = found
+
+    def plain(self, inputs: Any) -> Any:
+        return list(inputs) if isinstance(inputs, np.ndarray) and inputs.ndim in (1, 4) else inputs
+
+    def single(self, inputs: Any) -> bool:
+        return is_picture(inputs) or isinstance(inputs, (np.ndarray, Mapping)) or not isinstance(inputs, Iterable)
+
+    def row(self, item: Any) -> Row:
+        """One picture as model inputs."""
+        return {self.image_processor.port: self.image_processor.pixels(open_picture(item, upright=True))}
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+    def cost(self, row: Row) -> int:
+        height, width = row[self.image_processor.port].shape[1:]
+        return max(1, int(height * width) // _PATCH)
+
+    def group(self, row: Row) -> Hashable:
+        return row[self.image_processor.port].shape

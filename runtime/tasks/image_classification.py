@@ -1,0 +1,58 @@
+"""Image classification: a picture to labels with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.errors import InputError
+from precast.runtime.readers.image import ImageReader
+from precast.runtime.tasks._scores import read_function, read_top_k, scores_of
+from precast.runtime.tasks.base import Request, Row, Task, id2label
+
+__all__ = ["PIPELINE", "ImageClassification"]
+
+_USUAL = 5
+_UNSET: Any = object()
+
+
+class ImageClassification(Task[ImageReader]):
+    """A picture -> ``[{"label", "score"}]``, the ``top_k`` (5) best, the best first.
+
+    Without ``function_to_apply``, scores are the logits for regression, a sigmoid for multi-label problems and
+    single outputs, a softmax otherwise.
+    """
+
+    name = "image-classification"
+    reads = ImageReader
+
+    def __call__(self, inputs: Any = None, *, images: Any = None, **parameters: Any) -> Any:
+        inputs = images if inputs is None else inputs
+        if inputs is None:
+            raise InputError(f"{self.name} needs a picture, or a list of them.")
+        return super().__call__(inputs, **parameters)
+
+    def check(self, *, top_k: int | None = _UNSET, function_to_apply: str | None = None) -> dict[str, Any]:
+        checked: dict[str, Any] = {}
+        if top_k is not _UNSET:
+            checked["top_k"] = read_top_k(top_k, instead=", or None for all labels")
+        if function_to_apply is not None:
+            checked["function"] = read_function(function_to_apply)
+        return checked
+
+    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
+        return [Request([self.reader.row(item)]) for item in items]
+
+    def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
+        return np.asarray(outputs["logits"][index], np.float32)
+
+    def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        scores = scores_of(kept[0], parameters.get("function"), self.model.config)
+        labels = id2label(self.model.config, len(scores))
+        order = np.argsort(-scores, kind="stable")[: parameters.get("top_k", _USUAL)]
+        return [{"label": labels[index], "score": float(scores[index])} for index in order]
+
+
+PIPELINE = ImageClassification

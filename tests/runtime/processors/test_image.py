@@ -1,0 +1,331 @@
+"""Pictures as pixel values: each step, and whole processors, against upstream's of Pillow and NumPy, to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from support import tiny_artifacts
+from support.tokenizer_samples import write_json
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+import precast
+from precast.export.image_kinds import FILES, KINDS, image_steps, read_folder
+from precast.runtime.errors import ArtifactError, ConfigError, InputError, UnsupportedModelError
+from precast.runtime.fields import Fields
+from precast.runtime.processors import image as images
+from precast.runtime.processors.image import ImageProcessor, open_picture
+from precast.runtime.processors.image_steps import read_steps
+
+UPSTREAM: dict[str, Any] = {"ViTImageProcessor": ViTImageProcessorPil, "CLIPImageProcessor": CLIPImageProcessorPil}
+
+
+def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    channels = len(Image.new(mode, (1, 1)).getbands())
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8), mode)
+
+
+def ours(settings: dict[str, Any], model_type: str = "vit") -> ImageProcessor:
+    """By way of the artifact's JSON, as a loaded model has it."""
+    steps = image_steps({FILES[1]: settings}.get, model_type)
+    data = json.loads(json.dumps({"port": "pixel_values", "steps": [step.to_json() for step in steps]}))
+    return ImageProcessor.from_data(Fields(data))
+
+
+SIZES = [(30, 30), (61, 40), (40, 61), (1, 1), (3, 200), (200, 3), (224, 224), (641, 427)]
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    *[(name, {}) for name in KINDS],
+    *[("ViTImageProcessor", {"resample": number, "size": {"height": 37, "width": 23}}) for number in range(6)],
+    ("ViTImageProcessor", {"size": 48, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
+    ("ViTImageProcessor", {"size": [20, 33]}),
+    ("ViTImageProcessor", {"do_rescale": False}),
+    ("ViTImageProcessor", {"do_normalize": False}),
+    ("ViTImageProcessor", {"rescale_factor": 1 / 127.5, "image_mean": 1.0, "image_std": 1.0, "do_convert_rgb": None}),
+    ("ViTImageProcessor", {"do_center_crop": True, "crop_size": {"height": 250, "width": 97}}),
+    ("CLIPImageProcessor", {"size": 90, "crop_size": 71}),
+    ("CLIPImageProcessor", {"size": {"shortest_edge": 33}, "crop_size": {"height": 48, "width": 29}, "resample": 2}),
+    ("CLIPImageProcessor", {"do_resize": False, "crop_size": 64}),
+    ("CLIPImageProcessor", {"do_rescale": False, "do_normalize": False}),
+]
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS, ids=lambda value: json.dumps(value).replace("/", "-"))
+def test_pixels_are_upstreams(name: str, settings: dict[str, Any]) -> None:
+    theirs = UPSTREAM[name](**settings)
+    mine = ours({"image_processor_type": name, **settings})
+    for number, (width, height) in enumerate(SIZES):
+        if name == "CLIPImageProcessor" and max(width, height) / min(width, height) > 50 and not settings:
+            continue  # a strip becomes a picture of a hundred million pixels on the way
+        given_ = picture(width, height, seed=number)
+        expected = theirs(given_, return_tensors="np")["pixel_values"]
+        found = mine(given_)["pixel_values"]
+        assert found.dtype == expected.dtype and found.shape == expected.shape
+        np.testing.assert_array_equal(found, expected, err_msg=f"{width} x {height}")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK"])
+def test_every_mode_becomes_rgb_as_upstreams(mode: str) -> None:
+    source = picture(50, 40, "RGBA" if mode in ("LA", "P") else "L" if mode == "1" else mode)
+    given_ = source.convert(mode)
+    if mode == "P":
+        given_.info["transparency"] = 3
+    theirs = CLIPImageProcessorPil(size=33, crop_size=30)
+    mine = ours({"image_processor_type": "CLIPImageProcessor", "size": 33, "crop_size": 30})
+    expected = theirs(given_, return_tensors="np")["pixel_values"]
+    np.testing.assert_array_equal(mine(given_)["pixel_values"], expected)
+
+
+@pytest.mark.parametrize("shape", [(40, 50, 3), (3, 40, 50), (40, 50), (40, 50, 1), (40, 50, 4)])
+def test_arrays_are_taken_as_upstreams_takes_them(shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    mine = ours({"image_processor_type": "CLIPImageProcessor", "size": 33, "crop_size": 30})
+    theirs = CLIPImageProcessorPil(size=33, crop_size=30)
+    # Of an array without channels upstream makes no three.
+    expected = theirs(array if array.ndim == 3 else array[..., None], return_tensors="np")["pixel_values"]
+    found = mine(array)["pixel_values"]
+    if shape[-1] == 4:  # blended in integers by Pillow, in floats by NumPy: a level apart at most
+        assert np.abs(found - expected).max() <= 1 / 255 / 0.26 + 1e-6
+    else:
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_several_pictures_are_one_array() -> None:
+    mine = ours({"image_processor_type": "ViTImageProcessor", "size": 30})
+    made = mine([picture(31, 40), picture(64, 20)], return_tensors="np")
+    assert made.pixel_values.shape == (2, 3, 30, 30) and list(made) == ["pixel_values"]
+    bare = ours({"image_processor_type": "ViTImageProcessor", "do_resize": False})
+    with pytest.raises(
+        InputError, match=r"become one size; received some that become \[\(3, 20, 64\), \(3, 40, 31\)\]"
+    ):
+        bare([picture(31, 40), picture(64, 20)])
+
+
+@given(width=st.integers(1, 90), height=st.integers(1, 90), want=st.tuples(st.integers(1, 90), st.integers(1, 90)))
+def test_a_crop_is_the_middle_whatever_the_sizes(width: int, height: int, want: tuple[int, int]) -> None:
+    settings = {"do_resize": False, "do_normalize": False, "crop_size": {"height": want[0], "width": want[1]}}
+    given_ = picture(width, height)
+    expected = CLIPImageProcessorPil(**settings)(given_, return_tensors="np")["pixel_values"]
+    found = ours({"image_processor_type": "CLIPImageProcessor", **settings})(given_)["pixel_values"]
+    np.testing.assert_array_equal(found, expected)
+
+
+# What checkpoints say
+
+
+@pytest.mark.parametrize(
+    ("stated", "name"),
+    [
+        ({"image_processor_type": "CLIPImageProcessorFast"}, "CLIPImageProcessor"),
+        ({"feature_extractor_type": "ViTFeatureExtractor"}, "ViTImageProcessor"),
+        ({"image_processor_type": "ViTImageProcessor", "unheard_of": 3}, "ViTImageProcessor"),
+        ({}, "ViTImageProcessor"),
+    ],
+)
+def test_classes_are_found_by_their_names(stated: dict[str, Any], name: str) -> None:
+    given_ = picture(300, 260)
+    expected = UPSTREAM[name]()(given_, return_tensors="np")["pixel_values"]
+    np.testing.assert_array_equal(ours(stated)(given_)["pixel_values"], expected)
+
+
+def test_a_section_of_processor_config_comes_first() -> None:
+    files = {
+        FILES[0]: {
+            "processor_class": "CLIPProcessor",
+            "image_processor": {"image_processor_type": "ViTImageProcessor"},
+        },
+        FILES[1]: {"image_processor_type": "NoSuch"},
+    }
+    assert image_steps(files.get, "clip") == image_steps({FILES[1]: {}}.get, "vit")
+    assert image_steps({FILES[0]: {"processor_class": "x"}, FILES[1]: {}}.get, "clip")[0].to_json() == {"op": "rgb"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "its checkpoint came without preprocessor_config.json"),
+        (
+            {FILES[1]: {"image_processor_type": "Mask2FormerImageProcessor"}},
+            "names Mask2FormerImageProcessor, which is",
+        ),
+        ({FILES[1]: {"do_pad": True}}, "asks for do_pad, which is not done here"),
+        ({FILES[1]: {"size": {"longest_edge": 3}}}, "a shortest_edge, here; it has longest_edge"),
+        ({FILES[1]: {"do_center_crop": True, "crop_size": {"shortest_edge": 3}}}, "crop_size is a height and a width"),
+    ],
+)
+def test_what_is_not_known_is_said(files: dict[str, Any], message: str) -> None:
+    with pytest.raises(UnsupportedModelError, match=message):
+        image_steps(files.get, "vit")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": "224"}, "size must be a size: 1 to 16384 pixels"),
+        ({"size": {"height": 0, "width": 3}}, "size must be a size"),
+        ({"size": 1 << 40}, "size must be a size"),
+        ({"resample": 9}, "resample must be one of Pillow's filters, 0 to 5"),
+        ({"resample": "bicubic"}, "resample must be one of Pillow's filters"),
+        ({"do_resize": 1}, "do_resize must be true, false or null"),
+        ({"image_std": [1, 0, 1]}, "image_std must be a number a channel, none of them 0"),
+        ({"image_mean": [1, 2], "image_std": [1, 2, 3]}, "image_std must be as many numbers as image_mean has, 2"),
+        ({"rescale_factor": "x"}, "rescale_factor must be a number or null"),
+        ({"do_center_crop": True}, "crop_size must be a size where do_center_crop is true"),
+        ([], "preprocessor_config.json must be an object"),
+    ],
+)
+def test_settings_of_the_wrong_type_are_refused(settings: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        image_steps({FILES[1]: settings}.get, "vit")
+
+
+# What artifacts say
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([{"op": "blur"}], r"steps\[0\].op must be one of crop, normalise, resize, rgb, scale, got 'blur'"),
+        ([{"op": "resize", "height": 3, "filter": "box"}], "given either height and width, or shortest"),
+        ([{"op": "resize", "shortest": 1 << 20, "filter": "box"}], "shortest must be an integer from 1 to 16384"),
+        ([{"op": "resize", "shortest": 3, "filter": 2}], "filter must be one of"),
+        ([{"op": "resize", "shortest": 3, "filter": "box", "gap": 2}], "gap is not a field"),
+        ([{"op": "crop", "height": True, "width": 3}], "height must be an integer from 1 to 16384"),
+        ([{"op": "scale"}], "by is missing"),
+        ([{"op": "scale", "by": "1"}], "by must be a number"),
+        ([{"op": "normalise", "mean": [], "std": []}], "mean must be a list of 1 to 16 numbers"),
+        ([{"op": "normalise", "mean": [1], "std": [0]}], "std must be a list of 1 to 16 numbers that are not 0"),
+        ([{"op": "normalise", "mean": [1], "std": [1, 1]}], "std must be 1 numbers, as many as mean has"),
+        ([{"op": "scale", "by": 1}, {"op": "rgb"}], "steps must be in the order rgb, resize, crop, scale, normalise"),
+        ([{"op": "scale", "by": 1}, {"op": "scale", "by": 1}], "steps must be in the order"),
+        ("resize", "steps must be a list"),
+        ([3], r"steps\[0\] must be an object"),
+    ],
+)
+def test_steps_are_read_through_types(steps: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message):
+        read_steps(Fields({"steps": steps}))
+
+
+# What counts as a picture
+
+
+def test_pictures_are_files_contents_arrays_and_pillows(tmp_path: Path) -> None:
+    source = picture(20, 10)
+    source.save(tmp_path / "a.png")
+    for given_ in (tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes(), np.array(source)):
+        np.testing.assert_array_equal(np.array(open_picture(given_)), np.array(source))
+
+
+def test_a_camera_that_was_turned_is_turned_back(tmp_path: Path) -> None:
+    source = picture(20, 10)
+    exif = source.getexif()
+    exif[0x0112] = 6
+    source.save(tmp_path / "turned.png", exif=exif)
+    assert open_picture(tmp_path / "turned.png").size == (20, 10)
+    assert open_picture(tmp_path / "turned.png", upright=True).size == (10, 20)
+
+
+def test_what_is_no_picture_is_told_from_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(30, 30).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:900])
+    (tmp_path / "text.png").write_text("no picture")
+    bad: list[tuple[Any, str]] = [
+        (tmp_path / "no.png", "There is no picture '.*no.png': no such file"),
+        (tmp_path, "cannot be read: .*Is a directory"),
+        (tmp_path / "cut.png", "cannot be read"),
+        (tmp_path / "text.png", "is no picture of a kind that Pillow reads"),
+        (b"", "0 bytes is no picture"),
+        ("a\0b", "cannot be read: embedded null"),
+        ("https://example.org/cat.jpg", "'https://example.org/cat.jpg' is an address. Fetch it first"),
+        (3, "received int: 3"),
+        (None, "received NoneType"),
+        (np.zeros((4, 4, 3), np.float32), r"holds uint8, 0 to 255; received float32.*model\(pixel_values=\.\.\.\)"),
+        (np.zeros((5, 5, 7), np.uint8), r"is \[H, W, 3\] or \[3, H, W\]; received \[5, 5, 7\]"),
+        (np.zeros((0, 4, 3), np.uint8), r"received \[0, 4, 3\]"),
+        (np.zeros(4, np.uint8), r"received \[4\]"),
+    ]
+    for value, message in bad:
+        with pytest.raises(InputError, match=message):
+            open_picture(value)
+    picture(60, 60).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(InputError, match="is too large: "):
+        open_picture(tmp_path / "large.png")
+
+
+def test_modes_that_steps_do_not_know_are_refused() -> None:
+    mine = ours({"image_processor_type": "ViTImageProcessor", "size": 30})
+    with pytest.raises(InputError, match=r"has 3 channels here; received one of 1. Convert it"):
+        mine(picture(20, 20, "L"))
+    with pytest.raises(InputError, match="8 bits a channel; received mode F"):
+        mine(Image.new("F", (20, 20)))
+    strip = ours({"image_processor_type": "CLIPImageProcessor", "size": 224})
+    with pytest.raises(InputError, match="would become 22400 pixels long, where 16384 are the most"):
+        strip(picture(100, 1))
+
+
+def test_arguments_are_refused_by_name() -> None:
+    mine = ours({"image_processor_type": "ViTImageProcessor", "size": 30})
+    with pytest.raises(InputError, match="take no arguments; received do_resize"):
+        mine(picture(20, 20), do_resize=False)
+    with pytest.raises(InputError, match="return_tensors can be 'np' here"):
+        mine(picture(20, 20), return_tensors="pt")
+    with pytest.raises(InputError, match="at least one picture"):
+        mine([])
+
+
+def test_pillow_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **named: Any) -> Any:
+        if name == "PIL" or name.startswith("PIL."):
+            raise ImportError(name)
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(precast.PrecastError, match=r'pip install "precast\[vision\]"'):
+        images.open_picture("cat.jpg")
+
+
+# Where they are found
+
+
+@pytest.mark.parametrize("name", ["vit", "clip"])
+def test_the_auto_class_finds_them(name: str, tmp_path: Path) -> None:
+    source, _ = tiny_artifacts.pictures_checkpoint(name)
+    path = tiny_artifacts.pictures(name)
+    given_ = picture(64, 48)
+    kind = "ViTImageProcessor" if name == "vit" else "CLIPImageProcessor"
+    expected = UPSTREAM[kind].from_pretrained(source)(given_, return_tensors="np")["pixel_values"]
+    for place in (source, path):
+        found = precast.AutoImageProcessor.from_pretrained(place)
+        np.testing.assert_array_equal(found(given_).pixel_values, expected)
+    model = precast.load(path)
+    assert model.image_processor is not None
+    np.testing.assert_array_equal(model.image_processor(given_).pixel_values, expected)
+
+
+def test_the_auto_class_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has no image processor: its model reads no pictures"):
+        precast.AutoImageProcessor.from_pretrained(tiny_artifacts.artifact("fill-mask"))
+    with pytest.raises(InputError, match="has no tokenizer: its model reads no texts"):
+        precast.AutoTokenizer.from_pretrained(tiny_artifacts.pictures("vit"))
+    write_json(tmp_path / "config.json", {"model_type": "vit"})
+    with pytest.raises(InputError, match="no image processor that is known here: its checkpoint came without"):
+        precast.AutoImageProcessor.from_pretrained(tmp_path)
+    (tmp_path / "preprocessor_config.json").write_text("{")
+    with pytest.raises(precast.PrecastError, match=r"preprocessor_config.json cannot be read"):
+        read_folder(tmp_path, "vit")
+    with pytest.raises(InputError, match=r"made by AutoImageProcessor\.from_pretrained"):
+        precast.AutoImageProcessor()
