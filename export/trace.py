@@ -9,6 +9,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from operator import add, floordiv, getitem, mul, sub
 from typing import Any
 
 import onnx
@@ -80,6 +81,69 @@ def _translations() -> dict[Any, Any]:
     return {target: bound(node.emit) for target, node in NODES.items()}
 
 
+_ATEN = torch.ops.aten
+# Composites of torch that torch.onnx translates as they are. What else is one, decompositions may take apart.
+_WHOLE = frozenset(
+    {
+        *(_ATEN.conv2d.default, _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.matmul.default),
+        *(_ATEN.sym_size.int, _ATEN.where.ScalarOther, _ATEN.where.ScalarSelf),
+    }
+)
+# Arithmetic of dimensions; and what takes one of several outputs.
+_PYTHONS = frozenset({add, floordiv, getitem, mul, sub, torch.sym_min})
+
+
+def _spare_second_trace(program: Any) -> None:
+    """Let ``program`` skip its decomposition where that changes nothing.
+
+    torch.onnx decomposes what it does not translate by tracing the whole program again, which takes as long as the rest
+    together. A reference model is made of what it does translate, and would come back as it is, but for casts.
+    """
+    again = program.run_decompositions
+
+    def decomposed(table: Any = None, **named: Any) -> Any:
+        nodes = list(program.graph.nodes)
+        if not table or named or not all(_stays(node, table) for node in nodes):
+            return again(table, **named)
+        for node in nodes:
+            if node.target is _ATEN.to.dtype:
+                _cast(node)
+        program.graph.eliminate_dead_code()
+        return program
+
+    program.run_decompositions = decomposed
+
+
+def _stays(node: torch.fx.Node, table: Any) -> bool:
+    """Whether a decomposition by ``table`` leaves the node as it is, or `_cast` knows what it makes of it."""
+    target: Any = node.target
+    if node.op == "placeholder":
+        return True
+    if node.op == "output":
+        return all(given.op != "placeholder" for given in node.all_input_nodes)
+    if node.op != "call_function":
+        return False
+    if not isinstance(target, torch._ops.OpOverload):
+        return target in _PYTHONS
+    if target is _ATEN.to.dtype:
+        return len(node.args) == 2 and not node.kwargs
+    if target in table or target._schema.is_mutable:
+        return False
+    return target in _WHOLE or not torch._C._dispatch_has_kernel_for_dispatch_key(
+        target.name(), "CompositeImplicitAutograd"
+    )
+
+
+def _cast(node: torch.fx.Node) -> None:
+    """A cast as a decomposition leaves it: none to the type there is."""
+    given, dtype = node.args
+    assert isinstance(given, torch.fx.Node)
+    if given.meta["val"].dtype == dtype:
+        node.replace_all_uses_with(given)
+    else:
+        node.target, node.args, node.kwargs = _ATEN._to_copy.default, (given,), {"dtype": dtype}
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter reports its progress and absent optional packages; none of it concerns our user."""
@@ -137,6 +201,7 @@ def trace(
     with _quiet(), torch.no_grad():
         try:
             program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
+            _spare_second_trace(program)
             translated = torch.onnx.export(
                 program,
                 dynamo=True,

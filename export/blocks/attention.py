@@ -146,8 +146,8 @@ class CachedSelfAttention(Stateful):
     def _normed(states: Tensor, norm: nn.Module | None, heads: int) -> Tensor:
         if norm is None:
             return states
-        split: Tensor = norm(states.unflatten(-1, (heads, -1)))
-        return split.flatten(-2)
+        split: Tensor = norm(states.view(*states.shape[:-1], heads, states.shape[-1] // heads))
+        return split.view(states.shape)
 
 
 class CrossAttention(nn.Module):

@@ -65,7 +65,7 @@ class DisentangledAttention(nn.Module):
         rows, index = relative
         batch, length, _ = states.shape
         split = states.view(batch, length, self.heads, -1).transpose(1, 2)
-        used = F.embedding(rows, table).unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        used = F.embedding(rows, table).view(rows.shape[0], self.heads, states.shape[-1] // self.heads).permute(1, 2, 0)
         return torch.matmul(split, used).gather(-1, index)
 
     def forward(self, x: Tensor, mask: Tensor, relative: Relative | None) -> Tensor:

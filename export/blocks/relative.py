@@ -41,7 +41,7 @@ class RelativeIndex(nn.Module):
         positions = torch.arange(length, device=self.buckets.values.device)
         distance = positions.unsqueeze(1) - positions.unsqueeze(0)
         rows = distance.clamp(-self.limit, self.limit) + self.limit
-        return self.buckets().index_select(0, rows.flatten()).view(length, length)
+        return self.buckets().index_select(0, rows.view(length * length)).view(length, length)
 
 
 class RelativeBias(nn.Module):
