@@ -18,8 +18,6 @@ from support.docs.pages import PAGES, examples
 import precast
 from precast.export.exporter import export_model
 
-pytestmark = pytest.mark.xdist_group("artifacts of all tasks")  # made once a process: where others want them too
-
 # What a page calls an artifact -> where a tiny one is. Made on first use; those of earlier formats are there already.
 SHELF: dict[str, Callable[[], Path]] = {
     "minilm": lambda: DATA / "artifacts" / "1.0" / "embedder",

@@ -105,7 +105,6 @@ def _of_ports(path: tuple[Any, ...]) -> bool:
     return "dims" in path or path[-1] in _PORTS or "features" in path
 
 
-@pytest.mark.xdist_group("tests/test_docs_examples.py")  # which exports the same
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_hostile_ports(tmp_path: Path, name: str) -> None:
     """Components whose manifest lies about what goes in, what fills it and how large it may be."""

@@ -1,20 +1,21 @@
-"""Tiny checkpoints with a tokenizer, and their artifacts, made once a test process."""
+"""Tiny checkpoints with a tokenizer, and their artifacts, made once a run of the tests."""
 
 from __future__ import annotations
 
-import atexit
 import json
-import shutil
-import tempfile
-from functools import cache
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import transformers
+
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import CAUSAL_LM, HEADS, SEQ2SEQ_LM
+from precast.export.heads import CAUSAL_LM, HEADS, SEQ2SEQ_LM, Head
 from support import oracle
 from support.tokenizer_samples import byte_level, wordpiece, write_json
+from support.workers import once
 
 _LABELS = {
     "text-classification": ["contradiction", "neutral", "entailment"],
@@ -22,62 +23,65 @@ _LABELS = {
 }
 
 
-@cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="precast-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def checkpoint(task: str, seed: int = 0) -> Path:
     """A tiny BERT with the head of ``task``, every weight random, and a WordPiece vocabulary. Do not change it."""
-    return _checkpoint(task, seed)
+    return once(f"checkpoint-{task}-{seed}", partial(_make_checkpoint, task, seed))
 
 
 def language_model() -> Path:
     """The artifact of a tiny GPT-2 with a byte-level vocabulary. Do not change it: copy it first."""
-    return _language_model()
+    return _exported("gpt2", _make_decoder)
 
 
 def encoder_decoder() -> Path:
     """The artifact of a tiny BART with a byte-level vocabulary. Do not change it: copy it first."""
-    return _encoder_decoder()
+    return _exported("bart", _make_encoder_decoder)
 
 
 def artifact(task: str, seed: int = 0) -> Path:
     """The artifact of ``checkpoint(task)``. Do not change it: copy it first."""
-    return _artifact(task, seed)
+    return _exported(f"{task}-{seed}", partial(_make_checkpoint, task, seed))
 
 
-@cache
 def pictures(model_type: str) -> Path:
     """The artifact of ``pictures_checkpoint``. Do not change it: copy it first."""
-    return export_model(pictures_checkpoint(model_type)[0], _folder() / model_type)
+    return _exported(model_type, partial(_make_pictures, model_type))
 
 
-@cache
 def pictures_checkpoint(model_type: str) -> tuple[Path, Any]:
     """A tiny model of pictures of 30 x 30 under its last head, with what reads its inputs; and upstream's of it."""
-    folder = _folder() / f"checkpoint-{model_type}"
+    folder = once(f"checkpoint-{model_type}", partial(_make_pictures, model_type))
+    kind = getattr(transformers, str(_last_head(model_type).facts.auto))
+    return folder, kind.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def _exported(name: str, make: Callable[[Path], object]) -> Path:
+    """The artifact of the checkpoint that ``make`` writes."""
+    return once(f"artifact-{name}", partial(export_model, once(f"checkpoint-{name}", make)))
+
+
+def _last_head(model_type: str) -> Head:
+    return list(find_family(model_type).heads)[-1]
+
+
+def _make_pictures(model_type: str, folder: Path) -> None:
     overrides: dict[str, Any] = {}
     if model_type == "clip":
         wordpiece(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": 60})
-        size = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+        words = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
         text = find_family("clip").tiny["text_config"]
         # A text is read at its end, which is what this tokenizer puts there.
-        overrides["text_config"] = {**text, "vocab_size": size, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
-    config, model = oracle.upstream(model_type, list(find_family(model_type).heads)[-1], overrides)
-    oracle.save_checkpoint(folder, config, model)
+        tokens = {"vocab_size": words, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+        overrides["text_config"] = {**text, **tokens}
+    oracle.save_checkpoint(folder, *oracle.upstream(model_type, _last_head(model_type), overrides))
     kind = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor"}[model_type]
     size = {"shortest_edge": 33} if model_type == "clip" else {"height": 30, "width": 30}
     settings = {"image_processor_type": kind, "size": size, "crop_size": {"height": 30, "width": 30}}
     write_json(folder / "preprocessor_config.json", settings)
-    return folder, model
 
 
-@cache
-def _checkpoint(task: str, seed: int) -> Path:
+def _make_checkpoint(task: str, seed: int, folder: Path) -> None:
     head = next(head for head in HEADS if head.task == task)
     labels = _LABELS.get(task)
     named = (
@@ -85,7 +89,7 @@ def _checkpoint(task: str, seed: int) -> Path:
         if labels is None
         else {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
     )
-    folder = wordpiece(_folder() / f"checkpoint-{task}-{seed}", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+    wordpiece(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
     size = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
     config, model = oracle.upstream("bert", head, {"vocab_size": size, **named}, seed)
     if task == "feature-extraction":
@@ -99,27 +103,20 @@ def _checkpoint(task: str, seed: int) -> Path:
         (folder / "1_Pooling").mkdir()
         pooling = {"word_embedding_dimension": config["hidden_size"], "pooling_mode_mean_tokens": True}
         write_json(folder / "1_Pooling" / "config.json", pooling)
-    return oracle.save_checkpoint(folder, config, model)
+    oracle.save_checkpoint(folder, config, model)
 
 
-@cache
-def _artifact(task: str, seed: int) -> Path:
-    return export_model(_checkpoint(task, seed), _folder() / f"artifact-{task}-{seed}")
+def _make_decoder(folder: Path) -> None:
+    byte_level(folder, ("<|endoftext|>",))
+    tokens = {"vocab_size": _words(folder), "bos_token_id": 0, "eos_token_id": 0}
+    oracle.save_checkpoint(folder, *oracle.upstream("gpt2", CAUSAL_LM, tokens))
 
 
-@cache
-def _language_model() -> Path:
-    folder = byte_level(_folder() / "checkpoint-gpt2", ("<|endoftext|>",))
-    size = len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
-    tokens = {"vocab_size": size, "bos_token_id": 0, "eos_token_id": 0}
-    config, model = oracle.upstream("gpt2", CAUSAL_LM, tokens)
-    return export_model(oracle.save_checkpoint(folder, config, model), _folder() / "artifact-gpt2")
+def _make_encoder_decoder(folder: Path) -> None:
+    byte_level(folder, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
+    tokens = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    oracle.save_checkpoint(folder, *oracle.upstream("bart", SEQ2SEQ_LM, {"vocab_size": _words(folder), **tokens}))
 
 
-@cache
-def _encoder_decoder() -> Path:
-    folder = byte_level(_folder() / "checkpoint-bart", ("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
-    size = len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
-    tokens = {"vocab_size": size, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-    config, model = oracle.upstream("bart", SEQ2SEQ_LM, tokens)
-    return export_model(oracle.save_checkpoint(folder, config, model), _folder() / "artifact-bart")
+def _words(folder: Path) -> int:
+    return len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))

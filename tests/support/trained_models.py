@@ -1,13 +1,9 @@
 """Two tiny language models that were taught something, so that what they say can be checked to be right: an
-encoder-decoder that turns digits around, and a decoder that repeats them. Trained once a process, in seconds."""
+encoder-decoder that turns digits around, and a decoder that repeats them. Trained once a run, in seconds."""
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -16,6 +12,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from support.tokenizer_samples import write_json
+from support.workers import once
 
 __all__ = ["COPIER", "END", "LONGEST", "PADDING", "REVERSER", "SEPARATOR", "copier", "digits", "reverser"]
 
@@ -35,16 +32,17 @@ def digits(text: str) -> list[int]:
     return [_FIRST_DIGIT + int(digit) for digit in text]
 
 
-@cache
-def _folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="precast-trained-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@cache
 def reverser() -> Path:
     """A checkpoint (BART) whose answer to "123" is "321"; texts end with </s>. Do not change it."""
+    return once("reverser", _make_reverser)
+
+
+def copier() -> Path:
+    """A checkpoint (Llama) that continues "123=" with "123". Do not change it."""
+    return once("copier", _make_copier)
+
+
+def _make_reverser(folder: Path) -> None:
     torch.manual_seed(0)
     model = transformers.BartForConditionalGeneration(
         transformers.BartConfig(
@@ -73,12 +71,10 @@ def reverser() -> Path:
         found: torch.Tensor = model(input_ids=source, attention_mask=(source != PADDING).long(), labels=labels).loss
         return found
 
-    return _taught(model, loss, 300, "reverser", f"$A {_WORDS[END]}")
+    _taught(model, loss, 300, folder, f"$A {_WORDS[END]}")
 
 
-@cache
-def copier() -> Path:
-    """A checkpoint (Llama) that continues "123=" with "123". Do not change it."""
+def _make_copier(folder: Path) -> None:
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
@@ -102,7 +98,7 @@ def copier() -> Path:
         found: torch.Tensor = model(input_ids=whole, labels=labels).loss
         return found
 
-    return _taught(model, loss, 550, "copier", "$A")
+    _taught(model, loss, 550, folder, "$A")
 
 
 _WORDS = ["<pad>", "</s>", "=", *"0123456789"]
@@ -114,8 +110,8 @@ def _rectangle(rows: list[list[int]], fill: int) -> torch.Tensor:
 
 
 def _taught(
-    model: torch.nn.Module, loss: Callable[[list[list[int]]], torch.Tensor], steps: int, name: str, template: str
-) -> Path:
+    model: torch.nn.Module, loss: Callable[[list[list[int]]], torch.Tensor], steps: int, folder: Path, template: str
+) -> None:
     """Adam on texts of one to five random digits; saved as a checkpoint with a tokenizer."""
     random = Random(0)
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -128,7 +124,6 @@ def _taught(
         optimiser.zero_grad()
         loss(texts).backward()
         optimiser.step()
-    folder = _folder() / name
     model.eval().save_pretrained(folder)  # type: ignore[operator]
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(_WORDS)}, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -141,4 +136,3 @@ def _taught(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": _WORDS[PADDING], "eos_token": _WORDS[END]},
     )
-    return folder

@@ -15,8 +15,6 @@ from support.command_line import good
 
 from precast.runtime.cli import export as command
 
-pytestmark = pytest.mark.xdist_group("artifacts of all tasks")  # tests/test_docs_examples.py wants them too
-
 
 @pytest.mark.parametrize(
     ("task", "shown"),
