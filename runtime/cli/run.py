@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from precast.runtime.cli.console import guarded, note, write, write_json
 from precast.runtime.cli.generation import StreamedText, generation_arguments, parameters_of, shown
-from precast.runtime.errors import InputError
+from precast.runtime.errors import InputError, listing
 
 __all__ = ["register", "run"]
 
@@ -125,17 +126,16 @@ def run(
         parameters = generation_arguments(top_k=top_k, **generation) | parameters
     elif top_k is not None:
         parameters["top_k"] = top_k
-    if name == "question-answering":
-        items = _questions(items, context)
-    elif context is not None:
-        raise typer.BadParameter(f"--context is for question-answering, not for {task}.")
+    beside = {name: value for name, value in {"context": context}.items() if value is not None}
+    for option in beside.keys() - set(TASKS[name].beside):
+        takers = [other for other in TASKS if option in TASKS[other].beside]
+        raise typer.BadParameter(f"--{option} is for {listing(takers)}, not for {task}.")
     model = load(artifact, device=device, threads=threads, variant=variant)
     answer = pipeline(task, model, batch_size=batch_size, **parameters)
+    items = map(partial(answer.line, **beside), items)
     if stream:
         _stream(answer, items, seed=parameters.get("seed"), as_json=as_json)
         return
-    if not input_json:
-        items = map(answer.reader.line, items)
     # An iterator in, an iterator out: answers come as soon as they are there, and one text is like many.
     results = answer(iter(items))
     for result in results:
@@ -179,18 +179,6 @@ def _decoded(item: str) -> Any:
         raise InputError(
             f"--input-json takes JSON, such as a text in quotes; received {item[:80]!r}: {error}."
         ) from error
-
-
-def _questions(items: Iterable[Any], context: str | None) -> Iterator[Any]:
-    for item in items:
-        if isinstance(item, Mapping):
-            yield item if context is None else {"context": context, **item}
-        elif context is None:
-            raise InputError(
-                "question-answering needs a text to find answers in: --context TEXT or --context-file FILE."
-            )
-        else:
-            yield {"question": item, "context": context}
 
 
 def _stream(answer: Any, items: Iterable[Any], *, seed: Any, as_json: bool) -> None:

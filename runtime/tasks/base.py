@@ -72,6 +72,13 @@ class Task(Generic[Reads]):
 
     # What a task defines.
 
+    beside: ClassVar[tuple[str, ...]] = ()
+    """What all inputs of a command line may share: keyword arguments of `line`."""
+
+    def line(self, text: Any) -> Any:
+        """The input that one of a command line stands for: a text, or what its JSON holds."""
+        return self.reader.line(text) if isinstance(text, str) else text
+
     def check(self) -> dict[str, Any]:
         """Validate the parameters that were given (its keyword arguments) and return them as `prepare` wants them."""
         return {}

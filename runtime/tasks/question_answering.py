@@ -33,6 +33,7 @@ class QuestionAnswering(Task[TextReader]):
 
     name = "question-answering"
     reads = TextReader
+    beside = ("context",)
     too_long = "Lower max_seq_len."
 
     def __call__(self, *positional: Any, **parameters: Any) -> Any:
@@ -43,6 +44,15 @@ class QuestionAnswering(Task[TextReader]):
                 return super().__call__(examples[0], **parameters)
             return super().__call__(examples, **parameters)
         return super().__call__((_example(item) for item in examples), **parameters)
+
+    def line(self, text: Any, *, context: str | None = None) -> Any:
+        if isinstance(text, Mapping):
+            return text if context is None else {"context": context, **text}
+        if context is None:
+            raise InputError(
+                "question-answering needs a text to find answers in: --context TEXT or --context-file FILE."
+            )
+        return {"question": text, "context": context}
 
     def check(
         self,
