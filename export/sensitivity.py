@@ -21,7 +21,8 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from precast.export.evaluation import EvaluationSet
+from precast.export.evaluation import judged_reference
+from precast.export.evaluation_set import EvaluationSet
 from precast.export.reference import Part
 from precast.graphs.block_weight import Parts
 from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounding
@@ -119,7 +120,7 @@ def _judged(parts: Sequence[Part], kinds: Iterable[Mapping[int, _RoundedWeight]]
     """How far the reference's answers are from what they were with these weights rounded."""
     rounded = {address: held for members in kinds for address, held in members.items()}
     with _ReadRounded(rounded) as mode:
-        found = evaluation.judged_reference(parts)
+        found = judged_reference(evaluation, parts)
     assert mode.read == set(rounded), "a weight was rounded that no linear layer and no embedding reads"
     return found
 

@@ -30,7 +30,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.ENOLCK)
 
 
 class Staging:
-    """A staging folder of this process. ``artifact`` is the folder to fill, ``incoming`` is for unfinished files."""
+    """A staging folder of this process. ``artifact`` is the folder to fill, ``incoming`` is for unfinished files;
+    ``lock`` is a descriptor, -1 once the folder is removed."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -44,7 +45,7 @@ class Staging:
         self.root = root
         self.artifact = root / _ARTIFACT
         self.incoming = root / _INCOMING
-        self._lock = lock
+        self.lock = lock
         self._owner = os.getpid()
         try:
             os.mkdir(self.artifact)
@@ -55,11 +56,11 @@ class Staging:
 
     def remove(self) -> None:
         """Remove what is left. A failure is no error: the next export to this target tries again."""
-        if os.getpid() != self._owner or self._lock < 0:
+        if os.getpid() != self._owner or self.lock < 0:
             return  # a forked child does not own its parent's folder
         _remove(self.root)
-        os.close(self._lock)
-        self._lock = -1
+        os.close(self.lock)
+        self.lock = -1
 
     def publish_new(self) -> bool:
         """Rename to the target if nothing is there. False if something is."""

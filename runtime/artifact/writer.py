@@ -111,6 +111,17 @@ class ArtifactWriter:
             raise ArtifactError(f"{name!r} has not been written. Written so far: {listing(sorted(self._records), 10)}.")
         return self._publisher.staging.artifact.joinpath(*name.split("/"))
 
+    @property
+    def lock(self) -> int:
+        """The descriptor by which others know that this writer's process lives: a process that is given a copy of the
+        writer must hold it too."""
+        return self._publisher.staging.lock
+
+    def adopt(self, copy: ArtifactWriter) -> None:
+        """Take over what a copy of this writer has written in another process, which writes no more."""
+        self._records, self._counter = copy._records, copy._counter
+        self._publisher.written = copy._publisher.written
+
     def publish(self, manifest: Manifest) -> Path:
         """Complete ``manifest`` (files, digest, seal), write it last, check the whole, rename to the target.
 

@@ -270,7 +270,7 @@ def test_the_fewest_weights_are_wide_and_the_reference_is_left_as_it_was(tmp_pat
     before = {name: value.clone() for name, value in part.module.named_parameters(remove_duplicate=False)}
     texts = evaluation.evaluation_set([part], {}, "divergence")
     weights, wide = sensitivity([part], traced, {part.name: QuantizeWeights(4)}, texts, "int4")
-    assert texts.judged_reference([part]).shares("int4") == (0.0,)
+    assert evaluation.judged_reference(texts, [part]).shares("int4") == (0.0,)
     for name, value in part.module.named_parameters(remove_duplicate=False):
         assert torch.equal(value, before[name]), name
     assert wide and all(figure > 0 for figure in wide.values())

@@ -12,7 +12,7 @@ import torch
 from support.oracle import sources, upstream
 from torch import nn
 
-from precast.export import exporter, parity
+from precast.export import parity, preparation
 from precast.export.emit import Folder, emit
 from precast.export.families import find_family
 from precast.export.heads import (
@@ -172,7 +172,7 @@ def test_classes_of_pixels_and_true_or_false_go_through_gate_record_and_replay(t
     recorded = parity.record((part,), parity.cases(at, shapes=((3, 1, "none"), (32, 1, "none"))))
     assert all(made["first"].dtype == np.bool_ for item in recorded for made in (item.reference, item.exact))
     graph = trace(module, at.example(), at.dynamic, at.outputs, part.name, at.bounds)
-    outs = exporter._outs(at, graph)
+    outs = preparation.outs(at, graph)
     assert [(out.dtype, out.axis) for out in outs] == [("float32", -3), ("bool", -1)]
     [recipe] = [recipe for recipe in RECIPES if recipe.variant == "cpu-fp32"]
     run(graph, recipe.passes())

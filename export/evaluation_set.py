@@ -1,0 +1,75 @@
+"""Texts as cases, with what the reference answers: what low precision is judged by, once torch is no longer needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from precast.runtime.backends.base import Array
+from precast.runtime.metrics import METRICS, Metric
+from precast.runtime.outs import Out
+from precast.runtime.parity import Loaded, Recorded, run_cases
+
+__all__ = ["EvaluationSet"]
+
+_BY_TOKEN = ("input_ids", "position_ids")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Texts as cases, and what the reference answers at some positions of each.
+
+    Args:
+        metric: the name of what answers are judged by. answer: the output of the last component that they are.
+    """
+
+    metric: str
+    answer: Out
+    recorded: Sequence[Recorded]
+    text: bool
+    data: str
+
+    def judged(self, parts: Mapping[str, Loaded]) -> Metric:
+        """How far the loaded components are from the reference."""
+        return self.figures((item, outputs) for item, outputs in run_cases(parts, self.recorded))
+
+    def figures(self, made: Iterable[tuple[Recorded, Mapping[str, Array]]]) -> Metric:
+        """How far what was made of the cases is from the reference."""
+        name, axis = self.answer.name, self.answer.axis
+        pairs = [
+            (np.moveaxis(item.reference[name], axis, -1)[0], np.moveaxis(outputs[name], axis, -1)[0])
+            for item, outputs in made
+            if name in item.reference
+        ]
+        return METRICS[self.metric].over(pairs, text=self.text, data=self.data)
+
+    def in_pieces(self) -> EvaluationSet:
+        """The same texts in several calls each, every piece ending at a position that is compared: what is asked of a
+        piece is read from what the ones before it left in the cache."""
+        recorded: list[Recorded] = []
+        for item in self.recorded:
+            if self.answer.name not in item.reference:
+                recorded.append(item)
+                continue
+            case, begin = item.case, 0
+            before = case.after
+            for place, end in enumerate(case.inputs["logit_positions"][0] + 1):
+                inputs = {
+                    **case.inputs,
+                    **{name: case.inputs[name][:, begin:end] for name in _BY_TOKEN if name in case.inputs},
+                    "past_lengths": np.full(1, begin, np.int64),
+                    "lengths": np.full(1, end - begin, np.int64),
+                    "logit_positions": np.full((1, 1), end - begin - 1, np.int64),
+                }
+                piece = replace(case, name=f"{case.name}-{place}", inputs=inputs, after=before)
+                answer = {self.answer.name: item.reference[self.answer.name][:, place : place + 1]}
+                recorded.append(Recorded(piece, answer, answer))
+                before, begin = (piece.name,), int(end)
+        return replace(self, recorded=recorded)
+
+    def every(self, step: int) -> EvaluationSet:
+        """Of every step-th text."""
+        kept = [item for item in self.recorded if int(item.case.name.split("-")[1]) % step == 0]
+        return replace(self, recorded=kept)
