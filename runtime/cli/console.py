@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
@@ -127,11 +128,30 @@ def _one_line(error: BaseException) -> str:
 
 
 def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
+    """Largest resident size of this process so far, in bytes; where the system tells it, with that of the processes
+    that work for it now."""
     import resource
 
     # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return own + sum(map(_peak_of, _children()))
+
+
+def _children() -> list[str]:
+    """Numbers of the processes that this one has started; on Linux."""
+    found = []
+    for thread in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            found += thread.read_text().split()
+    return found
+
+
+def _peak_of(process: str) -> int:
+    with suppress(OSError, ValueError):
+        for line in Path("/proc", process, "status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def size_text(count: float) -> str:
@@ -181,10 +201,13 @@ class Stages:
         self._bar: Any = None
         self._current: Any = None
         self._began = 0.0
+        self._highest = 0
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import Progress, SpinnerColumn, TextColumn
             from rich.text import Text
+
+            stages = self
 
             class Cost(TextColumn):
                 """Seconds of the stage, and the peak memory as it was at its end."""
@@ -193,7 +216,7 @@ class Stages:
                     super().__init__("")
 
                 def render(self, task: Any) -> Text:
-                    peak = task.fields.get("peak") or peak_memory()
+                    peak = task.fields.get("peak") or stages._peak()
                     return Text(f"{task.elapsed or 0.0:6.1f} s   peak {size_text(peak)}", style="dim")
 
             self._bar = Progress(
@@ -226,7 +249,12 @@ class Stages:
         """Since the start of the command's work."""
         return time.perf_counter() - self._began
 
+    def _peak(self) -> int:
+        # What another process held is not told any more once that has ended.
+        self._highest = max(self._highest, peak_memory())
+        return self._highest
+
     def _finish(self) -> None:
         if self._current is not None:
-            self._bar.update(self._current, completed=1, peak=peak_memory())
+            self._bar.update(self._current, completed=1, peak=self._peak())
             self._current = None

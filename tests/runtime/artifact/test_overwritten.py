@@ -170,7 +170,7 @@ def test_an_exchange_that_was_killed_is_not_waited_for(folder: Path, monkeypatch
     folder.rename(left.root / "aside")
     with pytest.raises(ArtifactError, match="There is no folder"):
         precast.load(folder)
-    os.close(left._lock)  # as when its process died
+    os.close(left.lock)  # as when its process died
     with pytest.raises(OutputExistsError, match="already holds an artifact"):
         ArtifactWriter(folder)
     assert precast.load(folder).config == {"seed": 0}

@@ -476,6 +476,18 @@ def test_progress_is_for_terminals(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "one" in shown.err and "two" in shown.err and "peak" in shown.err
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what another process holds")
+def test_the_peak_counts_who_works_for_the_process() -> None:
+    before = console.peak_memory()
+    code = "held = bytes(1) * (64 << 20); print(1, flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert console.peak_memory() > before + (64 << 20)
+        child.communicate(b"\n")
+    assert console.peak_memory() < before + (64 << 20)
+
+
 # -- processes --------------------------------------------------------------------------------------------------------
 
 
