@@ -55,6 +55,15 @@ def pictures_checkpoint(model_type: str) -> tuple[Path, Any]:
     return folder, kind.from_pretrained(folder, attn_implementation="eager").eval()
 
 
+def plain(model_type: str, head: Head, **overrides: int) -> Path:
+    """The artifact of a tiny model without a tokenizer, every weight random. Do not change it: copy it first."""
+
+    def make(folder: Path) -> None:
+        oracle.save_checkpoint(folder, *oracle.upstream(model_type, head, overrides))
+
+    return _exported("-".join([model_type, head.task, *(f"{key}-{value}" for key, value in overrides.items())]), make)
+
+
 def _exported(name: str, make: Callable[[Path], object]) -> Path:
     """The artifact of the checkpoint that ``make`` writes."""
     return once(f"artifact-{name}", partial(export_model, once(f"checkpoint-{name}", make)))

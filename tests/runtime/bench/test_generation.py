@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support import oracle, tiny_artifacts
+from support import tiny_artifacts
 from typer.testing import CliRunner
 
-from precast.export.exporter import export_model
 from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM
 from precast.runtime.artifact import Artifact
 from precast.runtime.bench.artifact import bench
@@ -25,27 +23,13 @@ from precast.runtime.inspection import summary
 QUICK = ("--seconds", "0.02", "--launches", "1", "--threads", "1", "--no-calibration", "--new-tokens", "5")
 
 
-@cache
-def folder() -> Path:
-    return tiny_artifacts.artifact("feature-extraction").parent
-
-
 def decoder(model_type: str = "llama") -> Path:
     """A tiny model with 128 positions."""
-    return _decoder(model_type)
+    return tiny_artifacts.plain(model_type, CAUSAL_LM, max_position_embeddings=128)
 
 
-@cache
-def _decoder(model_type: str) -> Path:
-    config, model = oracle.upstream(model_type, CAUSAL_LM, {"max_position_embeddings": 128})
-    source = oracle.save_checkpoint(folder() / f"{model_type}-checkpoint", config, model)
-    return export_model(source, folder() / f"{model_type}-lm")
-
-
-@cache
 def translator() -> Path:
-    config, model = oracle.upstream("t5", SEQ2SEQ_LM)
-    return export_model(oracle.save_checkpoint(folder() / "t5-checkpoint", config, model), folder() / "t5-lm")
+    return tiny_artifacts.plain("t5", SEQ2SEQ_LM)
 
 
 def call(*arguments: Any) -> Any:

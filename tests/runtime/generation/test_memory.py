@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import TESTS, oracle, tiny_artifacts
+from support import TESTS, tiny_artifacts
 
-from precast.export.exporter import export_model
 from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM, Head
 from precast.runtime.artifact import Artifact
 
@@ -25,12 +23,9 @@ MODELS: dict[str, tuple[Head, dict[str, Any]]] = {
 }
 
 
-@cache
 def artifact(model_type: str) -> Path:
     head, overrides = MODELS[model_type]
-    folder = tiny_artifacts.artifact("feature-extraction").parent
-    source = oracle.save_checkpoint(folder / f"{model_type}-long", *oracle.upstream(model_type, head, overrides))
-    return export_model(source, folder / f"{model_type}-long-lm")
+    return tiny_artifacts.plain(model_type, head, **overrides)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
