@@ -139,7 +139,7 @@ def test_bad_arguments(tmp_path: Path, source: str, options: dict[str, Any], mes
     if "thread" not in options:
         with pytest.raises(InputError, match=message):
             precast.AutoTokenizer.from_pretrained(given, **options)
-    for kind in (CLASSIFIER, precast.AutoTokenizer):
+    for kind in (CLASSIFIER, precast.AutoTokenizer, precast.AutoImageProcessor):
         with pytest.raises(InputError, match=r"is made by .*from_pretrained"):
             kind()
 
@@ -397,6 +397,19 @@ def test_an_artifact_on_the_hub(
     assert precast.AutoTokenizer.from_pretrained("org/made")("Hello")["input_ids"]
     assert len([line for line in server.log if "encoder.cpu-fp32.onnx" in line]) == log
     assert exports == []
+
+
+def test_an_image_processor_on_the_hub(server: HubServer, home: Path) -> None:
+    source, path = tiny_artifacts.pictures_checkpoint("clip")[0], tiny_artifacts.pictures("clip")
+    server.repos["org/seen"] = Repo({"main": files(source)})
+    server.repos["org/cast"] = Repo({"main": files(path)})
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    expected = precast.AutoImageProcessor.from_pretrained(path)(picture).pixel_values
+    for name in ("org/seen", "org/cast"):
+        found = precast.AutoImageProcessor.from_pretrained(name)
+        np.testing.assert_array_equal(found(picture).pixel_values, expected)
+    fetched = [line for line in server.log if "/resolve/" in line]
+    assert fetched and not any(part in line for line in fetched for part in (".safetensors", ".onnx", ".bin"))
 
 
 @pytest.fixture
