@@ -93,7 +93,7 @@ def check_free(
 
 def _text(reader: Fields, files: Mapping[str, Any]) -> None:
     reader.text("port")
-    if reader.text("missing", "") == "":
+    if not _is_missing(reader, "files"):
         names = reader.texts("files")
         if not set(names) <= set(files) or "tokenizer.json" not in names:
             reader.fail("files", "names of files listed in 'files', tokenizer.json among them", list(names))
@@ -101,11 +101,19 @@ def _text(reader: Fields, files: Mapping[str, Any]) -> None:
 
 def _image(reader: Fields) -> None:
     reader.text("port")
-    if reader.text("missing", "") == "":
+    if not _is_missing(reader, "steps"):
         # What is not about pictures need not know how they are read.
         from precast.runtime.processors.image_steps import read_steps
 
         read_steps(reader)
+
+
+def _is_missing(reader: Fields, by: str) -> bool:
+    """Whether a kind of input is said to be read by nothing, and why."""
+    why = reader.optional_text("missing", None)
+    if why is not None and by in reader:
+        reader.fail("missing", f"left out where there are {by}", why)
+    return why is not None
 
 
 def _measured(figures: Fields) -> None:

@@ -60,7 +60,9 @@ def merge(base: Manifest, new: Manifest) -> Manifest:
         tasks=_same(base.tasks, new.tasks, "tasks"),
         default_task=base.default_task,
         components=components,
-        processing=_same(_unsaid(base.processing, new.processing), new.processing, "processing"),
+        processing=_same(
+            _unsaid(base.processing, new.processing), _unsaid(new.processing, base.processing), "processing"
+        ),
         parity=_same(base.parity, new.parity, "parity"),
         calibration=(
             base.calibration
@@ -123,16 +125,16 @@ def _same(old: Mapping[str, Any], new: Mapping[str, Any], where: str) -> dict[st
     return joined
 
 
-def _unsaid(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """What was said of reading inputs, without what was missing then and is there now."""
-    found = {
+def _unsaid(said: Mapping[str, Any], beside: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of reading inputs, without what is missing in it and known in the other."""
+    known = {
         kind
         for kind in ("text", "image")
-        if "missing" in old.get(kind, {}) and "missing" not in new.get(kind, old[kind])
+        if kind in beside and "missing" in said.get(kind, {}) and "missing" not in beside[kind]
     }
-    if "text" in found:
-        found.add("tokenizer")
-    return {key: value for key, value in old.items() if key not in found}
+    if "text" in known:
+        known.add("tokenizer")
+    return {key: value for key, value in said.items() if key not in known}
 
 
 def _plain(value: Any) -> Any:

@@ -26,8 +26,6 @@ class Reader:
         too_long: what a message tells to do about an input that is larger than the model takes.
     """
 
-    noun: ClassVar[str] = "input"
-    """What one input is called, in help and messages."""
     parts: ClassVar[tuple[str, ...]] = ()
     """Arguments by which `pipeline` may be given what reads, in place of the artifact's own."""
     window: ClassVar[int] = batching.LIST_WINDOW

@@ -24,7 +24,6 @@ class ImageReader(Reader):
         InputError: there is no image processor.
     """
 
-    noun = "picture"
     parts = ("image_processor",)
     window = 32  # a picture of 224 x 224 takes 600 kB
 

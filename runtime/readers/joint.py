@@ -21,7 +21,6 @@ class JointReader(Reader):
         InputError: there is no image processor, or no tokenizer.
     """
 
-    noun = ImageReader.noun
     parts = (*ImageReader.parts, *TextReader.parts)
     window = ImageReader.window
 

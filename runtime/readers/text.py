@@ -21,7 +21,6 @@ class TextReader(Reader):
         InputError: there is no tokenizer.
     """
 
-    noun = "text"
     parts = ("tokenizer",)
 
     def __init__(self, model: Any, *, task: str, too_long: str = "Shorten the text.", tokenizer: Any = None) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import DATA
 from support import artifact_samples as samples
 
 from precast.runtime.artifact import Artifact, Manifest, Source
@@ -343,6 +344,33 @@ def test_add_a_task_and_a_component(folder: Path) -> None:
     artifact = Artifact.open(folder)
     assert artifact.tasks == ("feature-extraction", "fill-mask")
     assert artifact.component_for("fill-mask").name == "decoder"
+
+
+def test_what_was_missing_gives_way_to_what_is_known(tmp_path: Path) -> None:
+    steps = {"port": "pixel_values", "steps": [{"op": "scale", "by": 0.5}]}
+    said = {
+        "image": {"port": "pixel_values", "missing": "its class was not known"},
+        "text": {"port": "input_ids", "missing": "it was not asked for"},
+        "tokenizer": {"included": False, "reason": "it was not asked for"},
+    }
+    folder = samples.make(tmp_path / "made", edit=lambda m: m._replace(processing=said))
+    assert Artifact.open(folder).reading("text") == said["text"]
+    now = {"image": steps, "text": said["text"], "tokenizer": said["tokenizer"]}
+    samples.make(folder, mode="add", precision="int8", edit=lambda m: m._replace(processing=now))
+    artifact = Artifact.open(folder)
+    assert artifact.reading("image") == steps
+    assert artifact.reading("text") == said["text"]
+    samples.make(folder, mode="add", precision="int4", edit=lambda m: m._replace(processing=said))
+    assert Artifact.open(folder).reading("image") == steps
+    both = {"image": {**steps, "missing": "and why"}}
+    with pytest.raises(ArtifactError, match=r"image\.missing must be left out where there are steps, got 'and why'"):
+        samples.make(tmp_path / "both", edit=lambda m: m._replace(processing=both))
+
+
+def test_older_formats_say_how_texts_are_read() -> None:
+    older = Artifact.open(DATA / "artifacts" / "1.0" / "embedder")
+    assert older.reading("text")["port"] == "input_ids" and "tokenizer.json" in older.reading("text")["files"]
+    assert older.reading("image") == {}
 
 
 def renamed(made: Manifest) -> Manifest:
