@@ -46,16 +46,19 @@ def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_fault_is_refused() -> None:
-    """Once each: whatever moves the result by more than three of eager's largest errors, and most of them do."""
-    left, moved = list(FAULTS), 0
+    """Whatever moves the result by more than three of eager's largest errors: each in the first model where it does,
+    which is another where a processor's sums have other errors; and most of them do in one."""
+    left, planted = list(FAULTS), set()
     for name in PLANTED:
         for entry in gate.faults_of(Traced.of(KINDS[name]), tuple(left)):
             assert entry.get("built", True), entry
             assert entry["refused"] or entry["moved"] <= 3, entry
-            left.remove(entry["fault"])
-            moved += entry["moved"] > 3
-    assert not left
-    assert moved >= 0.95 * len(FAULTS) >= 40
+            planted.add(entry["fault"])
+            if entry["moved"] > 3:
+                left.remove(entry["fault"])
+    assert planted == set(FAULTS)
+    # All of them where this was written; a kernel with larger errors of its own may hide one or two.
+    assert len(FAULTS) - len(left) >= 0.95 * len(FAULTS) >= 40, left
 
 
 def test_right_models_pass() -> None:
