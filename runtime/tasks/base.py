@@ -45,6 +45,8 @@ class Task(Generic[Reads]):
     """The class of the reader: ``Task[TextReader]`` says the same to a type checker."""
     too_long: ClassVar[str] = ""
     """What to do about an input that is larger than the model takes; empty: what the reader says."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """What all inputs of a command line may share: keyword arguments of `line`."""
     cpu_budget: ClassVar[int] = batching.CPU_BUDGET
 
     def __init__(self, model: Any, **defaults: Any) -> None:
@@ -71,9 +73,6 @@ class Task(Generic[Reads]):
         return getattr(self.reader, "image_processor", None)
 
     # What a task defines.
-
-    beside: ClassVar[tuple[str, ...]] = ()
-    """What all inputs of a command line may share: keyword arguments of `line`."""
 
     def line(self, text: Any) -> Any:
         """The input that one of a command line stands for: a text, or what its JSON holds."""
