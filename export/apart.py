@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
@@ -22,8 +21,9 @@ from typing import Any
 from precast.export.prepared import Prepared, Request
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import DependencyError, ExportError
+from precast.runtime.machine import own_peak
 
-__all__ = ["own_peak", "possible", "prepare_apart", "serve"]
+__all__ = ["possible", "prepare_apart", "serve"]
 
 # With the parent's search path: the current folder is on it only where it was on that.
 _START = "import sys; sys.path[:] = sys.argv[1:]; from precast.export.apart import serve; serve()"
@@ -36,12 +36,6 @@ def possible() -> bool:
     """Whether to: not where torch is loaded already, whose memory would be there twice; nor in a program that is no
     Python interpreter."""
     return "torch" not in sys.modules and bool(sys.executable) and not getattr(sys, "frozen", False)
-
-
-def own_peak() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    # Linux counts ru_maxrss in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def prepare_apart(request: Request, writer: ArtifactWriter, stage: Callable[[str], None]) -> tuple[Prepared, int]:

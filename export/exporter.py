@@ -22,6 +22,7 @@ from precast.runtime.backends.engines import backend_for
 from precast.runtime.backends.onnxruntime import engine
 from precast.runtime.errors import InputError, ParityError
 from precast.runtime.gates import Measured, broken, conditioning, gate, settled
+from precast.runtime.machine import own_peak
 from precast.runtime.parity import Loaded, compare
 from precast.runtime.verify import summarise
 
@@ -50,7 +51,7 @@ class _Cost:
         return {
             "seconds": round(time.perf_counter() - self._began, 3),
             "stages": {name: round(end - start, 3) for (name, start), end in zip(self._stages, ends, strict=True)},
-            "peak_memory_bytes": max(self.peak, apart.own_peak()),
+            "peak_memory_bytes": max(self.peak, own_peak()),
             "machine": platform.machine(),
             "python": platform.python_version(),
         }

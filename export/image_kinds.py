@@ -12,7 +12,17 @@ from typing import Any
 
 from precast.runtime.errors import CheckpointError, ConfigError, UnsupportedModelError, listing
 from precast.runtime.fields import Document, Fields, is_number
-from precast.runtime.processors.image_steps import FILTERS, Crop, Normalise, Resize, Rgb, Scale, Step
+from precast.runtime.processors.image_steps import (
+    FILTERS,
+    MOST_CHANNELS,
+    MOST_EDGE,
+    Crop,
+    Normalise,
+    Resize,
+    Rgb,
+    Scale,
+    Step,
+)
 from precast.runtime.strict_json import parse_value
 
 __all__ = ["FILES", "KINDS", "ImageKind", "image_steps", "read_folder"]
@@ -162,14 +172,14 @@ def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> Resize:
 
 def _size(fields: Fields, key: str, default: Mapping[str, int] | None, *, square: bool) -> Mapping[str, int]:
     def edge(value: Any) -> bool:
-        return type(value) is int and 1 <= value <= 1 << 14
+        return type(value) is int and 1 <= value <= MOST_EDGE
 
     def accept(value: Any) -> bool:
         if isinstance(value, dict):
             return bool(value) and all(edge(one) for one in value.values())
         return edge(value) or (isinstance(value, list) and len(value) == 2 and all(map(edge, value)))
 
-    found = _or(fields, key, "a size: 1 to 16384 pixels, or an object of these by name", accept, default)
+    found = _or(fields, key, f"a size: 1 to {MOST_EDGE} pixels, or an object of these by name", accept, default)
     if found is None:
         fields.fail(key, "a size where do_center_crop is true", None)
     if isinstance(found, list):
@@ -183,7 +193,7 @@ def _size(fields: Fields, key: str, default: Mapping[str, int] | None, *, square
 def _normalisation(fields: Fields, kind: ImageKind) -> tuple[tuple[float, ...], tuple[float, ...]]:
     def accept(value: Any, zero: bool) -> bool:
         values = value if isinstance(value, list) else [value]
-        return 1 <= len(values) <= 16 and all(is_number(one) and (zero or one != 0) for one in values)
+        return 1 <= len(values) <= MOST_CHANNELS and all(is_number(one) and (zero or one != 0) for one in values)
 
     mean = _or(fields, "image_mean", "a number a channel", lambda v: accept(v, True), list(kind.mean))
     std = _or(fields, "image_std", "a number a channel, none of them 0", lambda v: accept(v, False), list(kind.std))

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeAlias, TypeVar
 
 from precast.runtime import arguments
 from precast.runtime.artifact import MANIFEST_NAME, Artifact
@@ -30,7 +30,6 @@ from precast.runtime.errors import (
     closest,
     listing,
 )
-from precast.runtime.fields import Fields
 from precast.runtime.hub_names import looks_like_hub_id
 from precast.runtime.strict_json import parse_value
 
@@ -43,6 +42,7 @@ __all__ = ["AutoImageProcessor", "AutoModel", "AutoTokenizer", "load_exporter"]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[str], None]
+Found = TypeVar("Found")
 
 # What the export room imports, and the only packages whose absence means "the extra is not installed".
 _EXTRA = ("torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "safetensors")
@@ -79,7 +79,7 @@ def load_exporter(source: PathLike = "a checkpoint") -> Callable[..., Path]:
     return export_model
 
 
-class _AutoProcessor:
+class _AutoProcessor(Generic[Found]):
     """What reads inputs, found in an artifact or a checkpoint: one way to it for every kind."""
 
     _patterns: ClassVar[tuple[str, ...]]
@@ -88,7 +88,19 @@ class _AutoProcessor:
         raise InputError(f"{type(self).__name__} is made by {type(self).__name__}.from_pretrained(...).")
 
     @classmethod
-    def _found(cls, source: PathLike, revision: Any, token: Any, cache_dir: Any, unknown: dict[str, Any]) -> Any:
+    def from_pretrained(
+        cls,
+        source: PathLike,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: PathLike | None = None,
+        **unknown: Any,
+    ) -> Found:
+        """That of the artifact in a folder, or of a checkpoint (a folder or a Hub id), as at its export.
+
+        Raises ``InputError`` where there is none, and what reading artifacts, checkpoints and the Hub raises.
+        """
         _refuse(cls.__name__, unknown)
         _refuse_strange(source, cache_dir, revision=revision, token=token)
         folder = _local(source, revision)
@@ -109,42 +121,25 @@ class _AutoProcessor:
         return cls._of_checkpoint(folder, os.fspath(source))
 
     @classmethod
-    def _of_listing(cls, folder: Path) -> Any:
+    def _of_listing(cls, folder: Path) -> Found:
         """Of a folder with an artifact's manifest and the files that `_patterns` match."""
         raise NotImplementedError
 
     @classmethod
-    def _of_artifact(cls, artifact: Artifact) -> Any:
+    def _of_artifact(cls, artifact: Artifact) -> Found:
         """Of an artifact that was opened by size: what is read is compared with its digest."""
         raise NotImplementedError
 
     @classmethod
-    def _of_checkpoint(cls, folder: Path, source: str) -> Any:
+    def _of_checkpoint(cls, folder: Path, source: str) -> Found:
         """Of a checkpoint's folder, or a .gguf file."""
         raise NotImplementedError
 
 
-class AutoTokenizer(_AutoProcessor):
+class AutoTokenizer(_AutoProcessor["Tokenizer"]):
     """The tokenizer of an artifact or a checkpoint."""
 
     _patterns = ("*.json", "*.txt", "*.model", "*.spm", "*.codes", "*.jinja")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: PathLike,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: PathLike | None = None,
-        **unknown: Any,
-    ) -> Tokenizer:
-        """The tokenizer of the artifact in a folder, or of a checkpoint (a folder or a Hub id), as at its export.
-
-        Raises ``InputError`` where there is none, and what reading artifacts, checkpoints and the Hub raises.
-        """
-        found: Tokenizer = cls._found(source, revision, token, cache_dir, unknown)
-        return found
 
     @classmethod
     def _of_listing(cls, folder: Path) -> Tokenizer:
@@ -184,27 +179,10 @@ class AutoTokenizer(_AutoProcessor):
         return Tokenizer.from_files(files)
 
 
-class AutoImageProcessor(_AutoProcessor):
+class AutoImageProcessor(_AutoProcessor["ImageProcessor"]):
     """The image processor of an artifact or a checkpoint."""
 
     _patterns = (MANIFEST_NAME, "config.json", "preprocessor_config.json", "processor_config.json")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: PathLike,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: PathLike | None = None,
-        **unknown: Any,
-    ) -> ImageProcessor:
-        """The image processor of the artifact in a folder, or of a checkpoint (a folder or a Hub id), as at its export.
-
-        Raises ``InputError`` where there is none, and what reading artifacts, checkpoints and the Hub raises.
-        """
-        found: ImageProcessor = cls._found(source, revision, token, cache_dir, unknown)
-        return found
 
     @classmethod
     def _of_listing(cls, folder: Path) -> ImageProcessor:
@@ -221,7 +199,7 @@ class AutoImageProcessor(_AutoProcessor):
         if "steps" not in said:
             reason = said.get("missing", "its model reads no pictures")
             raise InputError(f"The artifact {path} has no image processor: {reason}.")
-        return ImageProcessor.from_data(Fields(dict(said), "processing.image"))
+        return ImageProcessor.from_data(said)
 
     @classmethod
     def _of_checkpoint(cls, folder: Path, source: str) -> ImageProcessor:

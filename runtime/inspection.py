@@ -43,7 +43,7 @@ def summary(artifact: Artifact) -> dict[str, Any]:
             "weights": sum(size for name, size in sizes.items() if name.startswith("weights/")),
             "files": len(sizes),
         },
-        "reads": {kind: dict(artifact.reading(kind)) for kind in ("text", "image") if artifact.reading(kind)},
+        "reads": artifact.reads,
         "cross_encoder": manifest.processing.get("cross_encoder"),
         "ignored_config": list(manifest.processing.get("ignored_config", ())),
         "ignored_generation_config": list(manifest.processing.get("ignored_generation_config", ())),

@@ -14,7 +14,7 @@ from typing import Any
 from precast.runtime import kernels
 from precast.runtime.errors import DependencyError
 
-__all__ = ["cpu_features", "cpu_name", "extras", "memory_bytes", "report"]
+__all__ = ["cpu_features", "cpu_name", "extras", "memory_bytes", "own_peak", "report"]
 
 # What kernels here and in ONNX Runtime ask for, by the names of Linux's /proc/cpuinfo (x86 flags, Arm features).
 _FEATURES = (
@@ -78,6 +78,14 @@ def _providers() -> tuple[str | None, list[str]]:
     except DependencyError:
         return None, []
     return str(onnxruntime.__version__), list(onnxruntime.get_available_providers())
+
+
+def own_peak() -> int:
+    """Largest resident size of this process so far, in bytes."""
+    import resource
+
+    # Linux counts ru_maxrss in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def memory_bytes() -> int | None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from precast.runtime.artifact import Artifact
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, listing
-from precast.runtime.fields import Fields
 from precast.runtime.flow import Flow
 from precast.runtime.inputs import Inputs
 from precast.runtime.ports import FREE, merged
@@ -97,7 +96,7 @@ class Model:
             return None
         from precast.runtime.processors.image import ImageProcessor
 
-        return ImageProcessor.from_data(Fields(dict(described), "processing.image"))
+        return ImageProcessor.from_data(described)
 
     @property
     def why_no_image_processor(self) -> str:

@@ -212,6 +212,12 @@ class Artifact:
             return {"port": "input_ids", "missing": older.get("reason") or "its checkpoint had none"} if older else {}
         return said
 
+    @property
+    def reads(self) -> dict[str, dict[str, Any]]:
+        """`reading` of every kind that the artifact says something of."""
+        found = {kind: dict(self.reading(kind)) for kind in ("text", "image")}
+        return {kind: said for kind, said in found.items() if said}
+
     def has(self, name: str) -> bool:
         return name in self.manifest.files
 

@@ -130,11 +130,9 @@ def _one_line(error: BaseException) -> str:
 def peak_memory() -> int:
     """Largest resident size of this process so far, in bytes; where the system tells it, with that of the processes
     that work for it now."""
-    import resource
+    from precast.runtime.machine import own_peak
 
-    # Linux counts in KiB, macOS in bytes.
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return own + sum(map(_peak_of, _children()))
+    return own_peak() + sum(map(_peak_of, _children()))
 
 
 def _children() -> list[str]:

@@ -137,7 +137,7 @@ def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
         "model_type": artifact.manifest.model_type,
         "tasks": list(artifact.tasks),
         "tokenizer": dict(processing.get("tokenizer") or {}),
-        "reads": {kind: dict(artifact.reading(kind)) for kind in ("text", "image") if artifact.reading(kind)},
+        "reads": artifact.reads,
         "embedding": processing.get("embedding") is not None,
         "ignored": {
             file: list(processing[key])

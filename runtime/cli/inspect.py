@@ -85,12 +85,10 @@ def _reading(said: Mapping[str, Any]) -> str:
         return f"which a caller fills: {said['missing']}"
     if "files" in said:
         return f"with {listing(said['files'])}"
-    steps = ({name: value for name, value in step.items() if name != "op"} for step in said["steps"])
-    named = [
-        " ".join((step["op"], *(f"{name} {value}" for name, value in rest.items())))
-        for step, rest in zip(said["steps"], steps, strict=True)
-    ]
-    return "; ".join(named)
+    return "; ".join(
+        " ".join((step["op"], *(f"{name} {value}" for name, value in step.items() if name != "op")))
+        for step in said["steps"]
+    )
 
 
 def _tensor(spec: Mapping[str, Any]) -> str:

@@ -39,8 +39,9 @@ class ImageProcessor:
         self.model_input_names = [port]
 
     @classmethod
-    def from_data(cls, fields: Fields) -> ImageProcessor:
+    def from_data(cls, said: Mapping[str, Any]) -> ImageProcessor:
         """From ``processing["image"]`` of a manifest."""
+        fields = Fields(dict(said), "processing.image")
         return cls(read_steps(fields), fields.text("port"))
 
     def __repr__(self) -> str:

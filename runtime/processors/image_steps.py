@@ -18,12 +18,25 @@ from precast.runtime.fields import Fields, is_number
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["FILTERS", "STEPS", "Crop", "Normalise", "Resize", "Rgb", "Scale", "Step", "pixels", "read_steps"]
+__all__ = [
+    "FILTERS",
+    "MOST_CHANNELS",
+    "MOST_EDGE",
+    "STEPS",
+    "Crop",
+    "Normalise",
+    "Resize",
+    "Rgb",
+    "Scale",
+    "Step",
+    "pixels",
+    "read_steps",
+]
 
 # Pillow's numbers of the ways to resample.
 FILTERS: Mapping[str, int] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
-_MOST = 1 << 14  # pixels of an edge: a picture of more is no model's
-_MOST_CHANNELS = 16
+MOST_EDGE = 1 << 14  # pixels of an edge: a picture of more is no model's
+MOST_CHANNELS = 16
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -70,10 +83,10 @@ class Resize(NamedTuple):
         width, height = picture.size
         if self.shortest:
             longest = int(self.shortest * max(width, height) / min(width, height))
-            if longest > _MOST:
+            if longest > MOST_EDGE:
                 raise InputError(
-                    f"A picture of {width} x {height} would become {longest} pixels long, where {_MOST} are the most. "
-                    "Cut it."
+                    f"A picture of {width} x {height} would become {longest} pixels long, where {MOST_EDGE} are the "
+                    "most. Cut it."
                 )
             size = (self.shortest, longest) if width <= height else (longest, self.shortest)
         else:
@@ -233,11 +246,13 @@ def _step(fields: Fields) -> Step:
 
 def _numbers(fields: Fields, name: str, rule: str, accept: Callable[[Any], bool]) -> tuple[float, ...]:
     def listed(value: Any) -> bool:
-        return isinstance(value, (list, tuple)) and 1 <= len(value) <= _MOST_CHANNELS and all(map(accept, value))
+        return isinstance(value, (list, tuple)) and 1 <= len(value) <= MOST_CHANNELS and all(map(accept, value))
 
-    return tuple(fields.take(name, f"a list of 1 to {_MOST_CHANNELS} {rule}", listed))
+    return tuple(fields.take(name, f"a list of 1 to {MOST_CHANNELS} {rule}", listed))
 
 
 def _edge(fields: Fields, name: str) -> int:
-    value: int = fields.take(name, f"an integer from 1 to {_MOST}", lambda v: type(v) is int and 1 <= v <= _MOST)
+    value: int = fields.take(
+        name, f"an integer from 1 to {MOST_EDGE}", lambda v: type(v) is int and 1 <= v <= MOST_EDGE
+    )
     return value

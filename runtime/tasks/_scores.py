@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,28 +10,30 @@ import numpy as np
 from precast.runtime.errors import InputError, closest
 from precast.runtime.tasks.base import sigmoid, softmax
 
-__all__ = ["read_function", "read_top_k", "scores_of"]
+__all__ = ["UNSET", "best_first", "read_scoring", "scores_of"]
 
+UNSET: Any = object()
+"""``top_k`` where it is not given: None asks for all labels."""
 _FUNCTIONS = {"none": lambda logits: logits, "sigmoid": sigmoid, "softmax": softmax}
 
 
-def read_top_k(value: Any, *, instead: str = "") -> int | None:
-    """``top_k``: how many labels, or None for all."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-        raise InputError(f"top_k must be an integer of at least 0{instead}; received {value!r}.")
-    top_k: int | None = value
-    return top_k
-
-
-def read_function(value: Any) -> str:
-    """``function_to_apply``: what makes scores of logits."""
-    function = str(getattr(value, "value", value)).lower()
-    if function not in _FUNCTIONS:
-        raise InputError(
-            f"function_to_apply must be none, sigmoid or softmax; received {value!r}. "
-            f"{closest(function, _FUNCTIONS)}".rstrip()
-        )
-    return function
+def read_scoring(top_k: Any, function: Any) -> dict[str, Any]:
+    """``top_k``, how many labels, or None for all, and ``function_to_apply``, what makes scores of logits: those of the
+    two that are given, as ``top_k`` and ``function``."""
+    checked: dict[str, Any] = {}
+    if top_k is not UNSET:
+        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 0):
+            raise InputError(f"top_k must be an integer of at least 0, or None for all labels; received {top_k!r}.")
+        checked["top_k"] = top_k
+    if function is not None:
+        name = str(getattr(function, "value", function)).lower()
+        if name not in _FUNCTIONS:
+            raise InputError(
+                f"function_to_apply must be none, sigmoid or softmax; received {function!r}. "
+                f"{closest(name, _FUNCTIONS)}".rstrip()
+            )
+        checked["function"] = name
+    return checked
 
 
 def scores_of(logits: np.ndarray, function: str | None, config: Mapping[str, Any]) -> np.ndarray:
@@ -43,3 +45,9 @@ def scores_of(logits: np.ndarray, function: str | None, config: Mapping[str, Any
         function = "none" if problem == "regression" else "sigmoid" if several else "softmax"
     scores: np.ndarray = _FUNCTIONS[function](logits)
     return scores
+
+
+def best_first(scores: np.ndarray, labels: Sequence[Any], top_k: int | None) -> list[dict[str, Any]]:
+    """The ``top_k`` labels of the largest scores, or all of them; equal ones in the order of the labels."""
+    order = np.argsort(-scores, kind="stable")[:top_k]
+    return [{"label": labels[index], "score": float(scores[index])} for index in order]

@@ -9,13 +9,12 @@ import numpy as np
 
 from precast.runtime.errors import InputError
 from precast.runtime.readers.image import ImageReader
-from precast.runtime.tasks._scores import read_function, read_top_k, scores_of
+from precast.runtime.tasks._scores import UNSET, best_first, read_scoring, scores_of
 from precast.runtime.tasks.base import Request, Row, Task, id2label
 
 __all__ = ["PIPELINE", "ImageClassification"]
 
 _USUAL = 5
-_UNSET: Any = object()
 
 
 class ImageClassification(Task[ImageReader]):
@@ -34,13 +33,8 @@ class ImageClassification(Task[ImageReader]):
             raise InputError(f"{self.name} needs a picture, or a list of them.")
         return super().__call__(inputs, **parameters)
 
-    def check(self, *, top_k: int | None = _UNSET, function_to_apply: str | None = None) -> dict[str, Any]:
-        checked: dict[str, Any] = {}
-        if top_k is not _UNSET:
-            checked["top_k"] = read_top_k(top_k, instead=", or None for all labels")
-        if function_to_apply is not None:
-            checked["function"] = read_function(function_to_apply)
-        return checked
+    def check(self, *, top_k: int | None = UNSET, function_to_apply: str | None = None) -> dict[str, Any]:
+        return read_scoring(top_k, function_to_apply)
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
         return [Request([self.reader.row(item)]) for item in items]
@@ -51,8 +45,7 @@ class ImageClassification(Task[ImageReader]):
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         scores = scores_of(kept[0], parameters.get("function"), self.model.config)
         labels = id2label(self.model.config, len(scores))
-        order = np.argsort(-scores, kind="stable")[: parameters.get("top_k", _USUAL)]
-        return [{"label": labels[index], "score": float(scores[index])} for index in order]
+        return best_first(scores, labels, parameters.get("top_k", _USUAL))
 
 
 PIPELINE = ImageClassification

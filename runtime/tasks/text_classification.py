@@ -10,12 +10,10 @@ import numpy as np
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.readers.text import TextReader, tokenizer_options
-from precast.runtime.tasks._scores import read_function, read_top_k, scores_of
+from precast.runtime.tasks._scores import UNSET, best_first, read_scoring, scores_of
 from precast.runtime.tasks.base import Request, Row, Task, id2label
 
 __all__ = ["PIPELINE", "TextClassification"]
-
-_UNSET: Any = object()
 
 
 class TextClassification(Task[TextReader]):
@@ -37,7 +35,7 @@ class TextClassification(Task[TextReader]):
     def check(
         self,
         *,
-        top_k: int | None = _UNSET,
+        top_k: int | None = UNSET,
         return_all_scores: bool | None = None,
         function_to_apply: str | None = None,
         **tokenizer_kwargs: Any,
@@ -47,11 +45,7 @@ class TextClassification(Task[TextReader]):
             checked["all"] = arguments.flag("return_all_scores", return_all_scores)
         if tokenizer_kwargs:
             checked["options"] = tokenizer_options(self.name, tokenizer_kwargs)
-        if top_k is not _UNSET:
-            checked["top_k"] = read_top_k(top_k, instead=", or None for all labels")
-        if function_to_apply is not None:
-            checked["function"] = read_function(function_to_apply)
-        return checked
+        return checked | read_scoring(top_k, function_to_apply)
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
         items = [self._item(item) for item in items]
@@ -69,8 +63,7 @@ class TextClassification(Task[TextReader]):
             return [{"label": label, "score": float(score)} for label, score in zip(labels, scores, strict=True)]
         if "top_k" not in parameters:
             return {"label": labels[int(scores.argmax())], "score": float(scores.max())}
-        order = np.argsort(-scores, kind="stable")[: parameters["top_k"]]
-        return [{"label": labels[index], "score": float(scores[index])} for index in order]
+        return best_first(scores, labels, parameters["top_k"])
 
     @staticmethod
     def _item(item: Any) -> Any:

@@ -24,6 +24,7 @@ from precast.export.prepared import Request
 from precast.runtime import errors
 from precast.runtime.artifact import Artifact, ArtifactWriter
 from precast.runtime.errors import DiskSpaceError, ExportError, InputError
+from precast.runtime.machine import own_peak
 
 REQUEST = Request("nowhere", None, "fp32", "cpu", None, None, None)
 # A child as it is, but for what it does: BODY has `request`, `writer` and `stage`.
@@ -76,7 +77,7 @@ def test_what_the_child_writes_is_the_parents(writer: ArtifactWriter, monkeypatc
     (weight, source), peak = speak(body, monkeypatch, writer, stages.append)
     assert (stages, source) == (["one", "two"], "nowhere")
     assert [writer.path_of(name).read_bytes() for name in ("before", "a/b", weight)] == [b"1", b"22", b"333"]
-    assert peak > apart.own_peak()
+    assert peak > own_peak()
     writer.write_bytes("after", b"4")  # and the parent writes on
     with pytest.raises(ExportError, match="a/b cannot be written"):
         writer.write_bytes("a/b", b"other")

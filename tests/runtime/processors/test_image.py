@@ -38,7 +38,7 @@ def ours(settings: dict[str, Any], model_type: str = "vit") -> ImageProcessor:
     """By way of the artifact's JSON, as a loaded model has it."""
     steps = image_steps({FILES[1]: settings}.get, model_type)
     data = json.loads(json.dumps({"port": "pixel_values", "steps": [step.to_json() for step in steps]}))
-    return ImageProcessor.from_data(Fields(data))
+    return ImageProcessor.from_data(data)
 
 
 SIZES = [(30, 30), (61, 40), (40, 61), (1, 1), (3, 200), (200, 3), (224, 224), (641, 427)]
