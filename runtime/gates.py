@@ -7,7 +7,7 @@ A right model passes and a wrong one does not. What the constants of the float32
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -119,37 +119,93 @@ def measure(out: Out, case: str, ours: Array, reference: Array, exact: Array, co
         figures = {"cosine": 0.0, "argmax": 0.0, "size": reference.size} | dict.fromkeys(_INFINITE, inf)
         return Measured(out.name, out.kind, case, component, **figures)  # type: ignore[arg-type]
     flags = reference.dtype == bool
-    if flags:
-        ours = np.where(reference == exact, ours, reference)
-    ours64, reference64, exact64 = (array.astype(np.float64) for array in (ours, reference, exact))
-    difference = np.abs(ours64 - reference64)
-    scale = float(np.abs(reference64).max(initial=0.0))
-    allowed = 1e-5 * max(1.0, scale / 10) + 1e-5 * np.abs(reference64)
-    norms = np.linalg.norm(ours64, axis=out.axis) * np.linalg.norm(reference64, axis=out.axis)
-    dots = (ours64 * reference64).sum(axis=out.axis)
-    cosine = np.divide(dots, norms, out=np.ones_like(dots), where=norms > 0)
-    answers = (ours, reference) if flags else (ours.argmax(out.axis), reference.argmax(out.axis))
-    error, reference_error = np.abs(ours64 - exact64), np.abs(reference64 - exact64)
+    scale = float(np.maximum(reference.max(initial=0), -reference.min(initial=0).astype(np.float64)))
+    found = _Figures()
+    for block in _blocks(out.axis, ours, reference, exact):
+        found.add(*block, scale=scale, flags=flags, logits=out.kind == "logits")
     return Measured(
         output=out.name,
         kind=out.kind,
         case=case,
         component=component,
-        max_abs=float(difference.max(initial=0.0)),
-        max_rel=float((difference / np.maximum(np.abs(reference64), 1e-6)).max(initial=0.0)),
-        cosine=float(cosine.min(initial=1.0)),
-        argmax=float(np.equal(*answers).mean()) if ours.size else 1.0,
-        error=float(error.max(initial=0.0)),
-        reference_error=float(reference_error.max(initial=0.0)),
+        max_abs=found.max_abs,
+        max_rel=found.max_rel,
+        cosine=found.cosine,
+        argmax=found.equal / found.answers if ours.size else 1.0,
+        error=found.error,
+        reference_error=found.reference_error,
         scale=scale,
-        excess=float((difference / allowed).max(initial=0.0)),
+        excess=found.excess,
         size=ours.size,
-        rms=_root_mean_square(error),
-        reference_rms=_root_mean_square(reference_error),
-        beyond=float(difference.max(initial=0.0, where=difference > allowed)),
-        strain=float((reference_error / allowed).max(initial=0.0)),
-        kl=float(kl_divergence(reference, ours, out.axis).mean()) if out.kind == "logits" and ours.size else None,
+        rms=found.squares**0.5 / max(1, ours.size) ** 0.5,
+        reference_rms=found.reference_squares**0.5 / max(1, ours.size) ** 0.5,
+        beyond=found.beyond,
+        strain=found.strain,
+        kl=found.divergence / found.answers if out.kind == "logits" and ours.size else None,
     )
+
+
+# Numbers that are compared at a time: what is made of them on the way stays in a core's own cache.
+_BLOCK = 1 << 15
+
+
+def _blocks(axis: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
+    """The same rows of every array at a time, [rows, classes], ``axis`` being that of the classes."""
+    rows = [np.moveaxis(array, axis, -1) for array in arrays]
+    rows = [array.reshape(-1, array.shape[-1]) if array.size else array.reshape(0, 1) for array in rows]
+    count = max(1, _BLOCK // rows[0].shape[1])
+    for start in range(0, len(rows[0]), count):
+        yield tuple(array[start : start + count] for array in rows)
+
+
+@dataclass
+class _Figures:
+    """What blocks of rows add up to."""
+
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    cosine: float = 1.0
+    equal: int = 0
+    answers: int = 0
+    error: float = 0.0
+    reference_error: float = 0.0
+    excess: float = 0.0
+    squares: float = 0.0
+    reference_squares: float = 0.0
+    beyond: float = 0.0
+    strain: float = 0.0
+    divergence: float = 0.0
+
+    def add(self, ours: Array, reference: Array, exact: Array, *, scale: float, flags: bool, logits: bool) -> None:
+        if flags:
+            ours = np.where(reference == exact, ours, reference)
+        answers = np.equal(ours, reference) if flags else np.equal(ours.argmax(-1), reference.argmax(-1))
+        self.equal, self.answers = self.equal + int(answers.sum()), self.answers + answers.size
+        ours64, reference64, exact64 = (array.astype(np.float64) for array in (ours, reference, exact))
+        magnitude = np.abs(reference64)
+        allowed = 1e-5 * max(1.0, scale / 10) + 1e-5 * magnitude
+        difference = np.abs(ours64 - reference64)
+        self.max_abs = _larger(self.max_abs, difference)
+        self.max_rel = _larger(self.max_rel, difference / np.maximum(magnitude, 1e-6))
+        self.excess = _larger(self.excess, difference / allowed)
+        self.beyond = _larger(self.beyond, difference[difference > allowed])
+        error, reference_error = np.abs(ours64 - exact64), np.abs(reference64 - exact64)
+        self.error = _larger(self.error, error)
+        self.reference_error = _larger(self.reference_error, reference_error)
+        self.strain = _larger(self.strain, reference_error / allowed)
+        self.squares += float(np.square(error).sum())
+        self.reference_squares += float(np.square(reference_error).sum())
+        norms = np.sqrt(np.square(ours64).sum(-1)) * np.sqrt(np.square(reference64).sum(-1))
+        dots = (ours64 * reference64).sum(-1)
+        cosines = np.divide(dots, norms, out=np.ones_like(dots), where=norms > 0)
+        self.cosine = float(np.minimum(self.cosine, cosines.min(initial=1.0)))
+        if logits:
+            self.divergence += float(kl_divergence(reference64, ours64).sum())
+
+
+def _larger(value: float, found: Array) -> float:
+    """The largest of both; NaN is larger than anything."""
+    return float(np.maximum(value, found.max(initial=0.0)))
 
 
 _INFINITE = (
@@ -186,10 +242,6 @@ def settled(
         if not broken("fp32", measured):
             break
     return measured
-
-
-def _root_mean_square(values: Array) -> float:
-    return float(np.sqrt(np.square(values).mean())) if values.size else 0.0
 
 
 @dataclass(frozen=True)
