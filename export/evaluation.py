@@ -1,10 +1,10 @@
-"""The evaluation set of what reads and writes tokens, for the metric that judges low precision: the passages of
-`demo_corpus`, in the model's own tokens; random tokens where a checkpoint has no tokenizer."""
+"""The evaluation set of a model, for the metric that judges low precision: the passages of `demo_corpus` in its own
+tokens, random ones where a checkpoint has no tokenizer; and pictures that are made up."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,9 +12,12 @@ from precast.export.demo_corpus import PASSAGES
 from precast.export.evaluation_set import EvaluationSet
 from precast.export.parity import ReferenceRunner
 from precast.export.reference import Part
+from precast.export.signatures import Signature
 from precast.runtime.backends.base import Array
+from precast.runtime.kinds import sample
 from precast.runtime.metrics import METRICS, Metric
 from precast.runtime.parity import Case, Recorded
+from precast.runtime.ports import Port
 from precast.runtime.processors.text import Tokenizer
 
 __all__ = ["evaluation_set", "judged_reference"]
@@ -24,6 +27,10 @@ _LONGEST = 96
 # Logits of a wide vocabulary are a megabyte a position: so many bytes of them are held, at evenly spaced positions.
 _HELD = 320 << 20
 _MOST = 32
+# Where a text has one answer, pieces of passages instead: of so many words, one beginning in the middle of another.
+_PIECE = 24
+_PICTURES = 24
+_FREE_SIZE = 64  # of a picture whose size may be chosen
 
 
 def judged_reference(evaluation: EvaluationSet, parts: Sequence[Part]) -> Metric:
@@ -33,38 +40,50 @@ def judged_reference(evaluation: EvaluationSet, parts: Sequence[Part]) -> Metric
 
 
 def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric: str) -> EvaluationSet:
-    """Texts for a model of these parts; ``tokenizer`` are its files, none where it has no tokenizer."""
-    decoder = parts[-1]
-    [answer] = [out for out in decoder.signature.outs if out.kind == METRICS[metric].kind]
-    vocab = decoder.signature.vocab_size
-    longest = min(_LONGEST, decoder.signature.longest or _LONGEST)
-    rows = _tokens(tokenizer, vocab, longest)
-    kept = max(1, min(_MOST, _HELD // (len(rows) * vocab * 4)))
+    """Inputs for a model of these parts, and its answers; ``tokenizer`` are its files, none where it has none."""
+    last = parts[-1].signature
+    answers = tuple(out for out in last.outs if out.kind in METRICS[metric].kinds)
+    if last.states:
+        longest = min(_LONGEST, last.longest or _LONGEST)
+        rows = _tokens(tokenizer, last.vocab_size, longest)
+        kept = max(1, min(_MOST, _HELD // (len(rows) * last.vocab_size * 4)))
+        cases = [case for number, row in enumerate(rows) for case in _generated(parts, number, row, kept)]
+    else:
+        cases = list(_calls(parts[-1], tokenizer, single=not any("sequence" in out.shape for out in answers)))
     runner = ReferenceRunner(parts)
     recorded: list[Recorded] = []
-    for number, row in enumerate(rows):
-        for case in _cases(parts, number, row, kept):
-            made = runner.run(case)
-            # Rounding to low precision is orders above what float64 would tell apart.
-            recorded.append(Recorded(case, made, made))
-    digest = hashlib.sha256(b"".join(np.array(row, dtype="<i8").tobytes() for row in rows)).hexdigest()
-    return EvaluationSet(metric, answer, recorded, bool(tokenizer), digest)
+    for case in cases:
+        made = runner.run(case)
+        # Rounding to low precision is orders above what float64 would tell apart.
+        recorded.append(Recorded(case, made, made))
+    reads = any(port.kind == "ids" for part in parts for port in part.signature.given)
+    given = (np.ascontiguousarray(case.inputs[name]) for case in cases for name in sorted(case.inputs))
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in given)).hexdigest()
+    return EvaluationSet(metric, answers, recorded, bool(tokenizer) and reads, digest)
 
 
-def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int) -> list[list[int]]:
+def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int, pieces: bool = False) -> list[list[int]]:
     if not tokenizer:
         rng = np.random.default_rng(7)
         return [rng.integers(0, vocab, size=longest).tolist() for _ in range(_TEXTS)]
     encode = Tokenizer.from_files(dict(tokenizer))
+    texts = list(_pieces()) if pieces else [passage for passage, _ in PASSAGES]
     found = []
-    for passage, _ in PASSAGES:
-        row = [token for token in encode(passage)["input_ids"] if token < vocab]
+    for text in texts:
+        row = [token for token in encode(text)["input_ids"] if token < vocab]
         if len(row) >= min(16, longest):
             found.append(row[:longest])
-    return found[:_TEXTS]
+    return found if pieces else found[:_TEXTS]
 
 
-def _cases(parts: Sequence[Part], number: int, row: list[int], kept: int) -> list[Case]:
+def _pieces() -> Iterator[str]:
+    words = [word for passage, _ in PASSAGES for word in passage.split()]
+    for start in range(0, len(words) - _PIECE, _PIECE // 2):
+        yield " ".join(words[start : start + _PIECE])
+
+
+def _generated(parts: Sequence[Part], number: int, row: list[int], kept: int) -> list[Case]:
+    """A text for what generates: one call, and that of the encoder in front where there is one."""
     ids = np.array([row], dtype=np.int64)
     count = len(row)
     wanted: Array = np.unique(np.linspace(min(4, count - 1), count - 1, kept).astype(np.int64))[None]
@@ -85,3 +104,56 @@ def _cases(parts: Sequence[Part], number: int, row: list[int], kept: int) -> lis
     inputs |= {port.name: read[port.source] for port in decoder.signature.ports if port.source in read}
     before = Case(f"{name}-source", source, reader.name)
     return [before, Case(name, inputs, decoder.name, (before.name,), capacity=count)]
+
+
+def _calls(part: Part, tokenizer: Mapping[str, bytes], single: bool) -> Iterator[Case]:
+    """Texts or pictures for what remembers nothing, a call each; of several choices as many texts of one length.
+
+    Args:
+        single: a text has one answer, and not one for each of its tokens.
+    """
+    signature = part.signature
+    rng = np.random.default_rng(7)
+    ids = next((port for port in signature.given if port.kind == "ids"), None)
+    if ids is None:
+        for number in range(_PICTURES):
+            yield Case(
+                f"picture-{number}", {port.name: _picture(rng, signature, port) for port in signature.given}, part.name
+            )
+        return
+    longest = min(_LONGEST, signature.longest or _LONGEST)
+    rows = _tokens(tokenizer, ids.below or signature.vocab_size, longest, pieces=single)
+    together = 1 if len(ids.shape) == 2 else 2
+    for number, start in enumerate(range(0, len(rows) - together + 1, together)):
+        some = rows[start : start + together]
+        length = min(map(len, some))
+        tokens = np.array([row[:length] for row in some], dtype=np.int64)
+        tokens = tokens if together == 1 else tokens[None]
+        sizes = dict(zip(map(str, ids.shape), tokens.shape, strict=True))
+        inputs = {
+            port.name: np.full(
+                [_size(signature, dim, sizes) for dim in port.shape],
+                1 if port.kind == "mask" else port.default or 0,
+                port.dtype,
+            )
+            for port in signature.given
+        }
+        yield Case(f"text-{number}", {**inputs, ids.name: tokens}, part.name)
+
+
+def _size(signature: Signature, dim: int | str, sizes: Mapping[str, int]) -> int:
+    return dim if isinstance(dim, int) else sizes.get(dim) or signature.dim(dim).at(_FREE_SIZE) or 1
+
+
+def _picture(rng: np.random.Generator, signature: Signature, port: Port) -> Array:
+    """One input of a call without text. Pictures are noise whose contrast falls with its fineness, as that of natural
+    ones does (https://doi.org/10.1364/JOSAA.4.002379), of mean 0 and standard deviation 1."""
+    sizes = {str(dim): 1 for dim in port.shape[:1]}
+    shape = [_size(signature, dim, sizes) for dim in port.shape]
+    if port.kind != "pixels":
+        return sample(rng, port, {str(dim): size for dim, size in zip(port.shape, shape, strict=True)})
+    fine = [np.fft.fftfreq(size) for size in shape[-2:]]
+    radius = np.hypot(*np.meshgrid(*fine, indexing="ij"))
+    radius[0, 0] = np.inf  # no brightness in common
+    noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal(shape)) / radius).real
+    return np.asarray(noise / max(float(noise.std()), 1e-12), np.float32)

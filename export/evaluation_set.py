@@ -1,4 +1,4 @@
-"""Texts as cases, with what the reference answers: what low precision is judged by, once torch is no longer needed."""
+"""Inputs as cases, with what the reference answers: what low precision is judged by, once torch is no longer needed."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _BY_TOKEN = ("input_ids", "position_ids")
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Texts as cases, and what the reference answers at some positions of each.
+    """Inputs as cases, and what the reference answers, at some positions of texts.
 
     Args:
-        metric: the name of what answers are judged by. answer: the output of the last component that they are.
+        metric: the name of what answers are judged by. answers: the outputs of the last component that they are.
+        text: the inputs are natural text. data: SHA-256 of them.
     """
 
     metric: str
-    answer: Out
+    answers: tuple[Out, ...]
     recorded: Sequence[Recorded]
     text: bool
     data: str
@@ -37,20 +38,21 @@ class EvaluationSet:
 
     def figures(self, made: Iterable[tuple[Recorded, Mapping[str, Array]]]) -> Metric:
         """How far what was made of the cases is from the reference."""
-        name, axis = self.answer.name, self.answer.axis
         pairs = [
-            (np.moveaxis(item.reference[name], axis, -1)[0], np.moveaxis(outputs[name], axis, -1)[0])
+            (_rows(item.reference[out.name], out.axis), _rows(outputs[out.name], out.axis))
             for item, outputs in made
-            if name in item.reference
+            for out in self.answers
+            if out.name in item.reference
         ]
         return METRICS[self.metric].over(pairs, text=self.text, data=self.data)
 
     def in_pieces(self) -> EvaluationSet:
         """The same texts in several calls each, every piece ending at a position that is compared: what is asked of a
         piece is read from what the ones before it left in the cache."""
+        [out] = self.answers
         recorded: list[Recorded] = []
         for item in self.recorded:
-            if self.answer.name not in item.reference:
+            if out.name not in item.reference:
                 recorded.append(item)
                 continue
             case, begin = item.case, 0
@@ -64,12 +66,18 @@ class EvaluationSet:
                     "logit_positions": np.full((1, 1), end - begin - 1, np.int64),
                 }
                 piece = replace(case, name=f"{case.name}-{place}", inputs=inputs, after=before)
-                answer = {self.answer.name: item.reference[self.answer.name][:, place : place + 1]}
+                answer = {out.name: item.reference[out.name][:, place : place + 1]}
                 recorded.append(Recorded(piece, answer, answer))
                 before, begin = (piece.name,), int(end)
         return replace(self, recorded=recorded)
 
     def every(self, step: int) -> EvaluationSet:
-        """Of every step-th text."""
+        """Of every step-th input."""
         kept = [item for item in self.recorded if int(item.case.name.split("-")[1]) % step == 0]
         return replace(self, recorded=kept)
+
+
+def _rows(answers: Array, axis: int) -> Array:
+    """[K, C]: an answer a row."""
+    moved = np.moveaxis(answers, axis, -1)
+    return moved.reshape(-1, moved.shape[-1])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from precast.graphs.dialects.base import Dialect
 from precast.graphs.dialects.native import INT8_CACHE, NATIVE
-from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
+from precast.graphs.dialects.onnxruntime import ONNXRUNTIME, UNPACKED
 from precast.graphs.dialects.portable import PORTABLE
 from precast.graphs.passes.base import GraphPass
 from precast.graphs.passes.canonical import Canonical
@@ -101,7 +101,7 @@ def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
 
 def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass, ...]:
     """Weights in blocks of 32 channels, which is what GGUF's types have, and what keeps 4 bits near the reference."""
-    fuse = FuseBias() if dialect is ONNXRUNTIME else FuseNativeBias()
+    fuse = FuseBias() if dialect.name == ONNXRUNTIME.name else FuseNativeBias()
     return (
         FoldConstants(),
         Clean(),
@@ -113,6 +113,13 @@ def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass,
         Canonical(),
     )
 
+
+_BLOCK_DIALECTS: tuple[tuple[Dialect, str, Role | None], ...] = (
+    (ONNXRUNTIME, "", "step"),
+    (UNPACKED, "", "call"),
+    (NATIVE, "-native", None),
+    (INT8_CACHE, "-native-int8-cache", "step"),
+)
 
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
@@ -149,12 +156,12 @@ RECIPES: tuple[Recipe, ...] = (
             session={"graph_optimization_level": "basic"},
             isa=_KERNELS if suffix else None,
             suffix=suffix,
-            role="step" if dialect is INT8_CACHE else None,
+            role=role,
             evidence="weights",
             cache="int8" if dialect is INT8_CACHE else None,
         )
         for bits in (8, 4)
-        for dialect, suffix in ((ONNXRUNTIME, ""), (NATIVE, "-native"), (INT8_CACHE, "-native-int8-cache"))
+        for dialect, suffix, role in _BLOCK_DIALECTS
     ),
     Recipe(
         target="cuda",

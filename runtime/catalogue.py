@@ -49,6 +49,7 @@ _ROWS = (
             Out("last_hidden_state", (*_TEXT, "size"), "states"),
             Out("pooler_output", ("batch", "size"), "embedding"),
         ),
+        metric="cosine",
     ),
     TaskFacts("sentence-embedding", aliases=("sentence-similarity",), served_by=("feature-extraction",)),
     TaskFacts(
@@ -57,6 +58,7 @@ _ROWS = (
         auto="AutoModelForMaskedLM",
         gives="``logits`` over the vocabulary at every position.",
         outs=(Out("logits", (*_TEXT, "vocabulary"), "logits"),),
+        metric="divergence",
     ),
     TaskFacts(
         "text-classification",
@@ -65,6 +67,7 @@ _ROWS = (
         gives="``logits`` over the labels of a text.",
         outs=(Out("logits", ("batch", "labels"), "logits"),),
         aliases=("sentiment-analysis",),
+        metric="divergence",
     ),
     TaskFacts("zero-shot-classification", served_by=("text-classification",)),
     TaskFacts(
@@ -74,6 +77,7 @@ _ROWS = (
         gives="``logits`` over the labels of every token.",
         outs=(Out("logits", (*_TEXT, "labels"), "logits"),),
         aliases=("ner",),
+        metric="divergence",
     ),
     TaskFacts(
         "question-answering",
@@ -81,6 +85,7 @@ _ROWS = (
         auto="AutoModelForQuestionAnswering",
         gives="``start_logits`` and ``end_logits`` of the answer.",
         outs=(Out("start_logits", _TEXT, "logits"), Out("end_logits", _TEXT, "logits")),
+        metric="divergence",
     ),
     TaskFacts(
         "multiple-choice",
@@ -88,6 +93,7 @@ _ROWS = (
         auto="AutoModelForMultipleChoice",
         gives="``logits`` over the choices; inputs are [B, C, S].",
         outs=(Out("logits", ("batch", "choices"), "logits"),),
+        metric="divergence",
     ),
     TaskFacts(
         "next-sentence-prediction",
@@ -95,6 +101,7 @@ _ROWS = (
         auto="AutoModelForNextSentencePrediction",
         gives="``logits``: the second text follows the first, or does not.",
         outs=(Out("logits", ("batch", "labels"), "logits"),),
+        metric="divergence",
     ),
     TaskFacts(
         "text-generation",
@@ -119,6 +126,7 @@ _ROWS = (
         auto="AutoModelForImageClassification",
         gives="``logits`` over the labels of a picture.",
         outs=(Out("logits", ("batch", "labels"), "logits"),),
+        metric="divergence",
     ),
     TaskFacts(
         "zero-shot-image-classification",

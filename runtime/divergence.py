@@ -12,7 +12,7 @@ import numpy as np
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ParityError
 
-__all__ = ["BOUNDS", "Divergence", "in_words", "kl_divergence"]
+__all__ = ["BOUNDS", "Divergence", "kl_divergence"]
 
 # Precision -> (largest mean divergence in nats, least share of positions with the same most likely token or None).
 BOUNDS: dict[str, tuple[float, float | None]] = {"int8": (1e-3, 0.99), "int4": (5e-2, None)}
@@ -41,7 +41,7 @@ class Divergence:
         data: SHA-256 of the tokens.
     """
 
-    kind: ClassVar[str] = "logits"
+    kinds: ClassVar[tuple[str, ...]] = ("logits",)
     precisions: ClassVar[tuple[str, ...]] = tuple(BOUNDS)
 
     mean: float
@@ -97,11 +97,11 @@ class Divergence:
                 f"refused: {'; '.join(broken)}. Export a higher precision."
             )
 
-
-def in_words(record: Mapping[str, Any]) -> str:
-    """A recorded divergence (`Divergence.to_json`) in words."""
-    what = "text" if record["text"] else "random tokens"
-    return (
-        f"mean KL divergence {record['kl_mean']:.1e} over {record['positions']} positions of {what}, "
-        f"the same most likely token at {record['same_top']:.2%}"
-    )
+    @staticmethod
+    def in_words(record: Mapping[str, Any]) -> str:
+        """Recorded figures (`to_json`) in words."""
+        what = "text" if record["text"] else "random tokens"
+        return (
+            f"mean KL divergence {record['kl_mean']:.1e} over {record['positions']} positions of {what}, "
+            f"the same most likely token at {record['same_top']:.2%}"
+        )

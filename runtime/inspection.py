@@ -7,6 +7,7 @@ from typing import Any
 
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.bench.work import work_of
+from precast.runtime.metrics import judgements
 from precast.runtime.ports import Out, Port
 
 __all__ = ["diff", "summary", "worst_errors"]
@@ -101,7 +102,8 @@ def _variant(variant: Variant, sizes: Mapping[str, int]) -> dict[str, Any]:
         "fingerprint": variant.fingerprint,
         "recipe": list(variant.recipe),
         "errors": worst_errors(variant.parity),
-        **{key: dict(variant.parity[key]) for key in ("divergence", "conditioning") if key in variant.parity},
+        **judgements(variant.parity),
+        **({"conditioning": dict(variant.parity["conditioning"])} if "conditioning" in variant.parity else {}),
         "size": {"graph": sizes[variant.graph], "weights": sum(sizes[path] for path in set(variant.weights))},
         **({"producer": dict(variant.producer)} if variant.producer else {}),
     }

@@ -10,16 +10,17 @@ from typing import Any, ClassVar, Protocol
 
 from precast.runtime.backends.base import Array
 from precast.runtime.catalogue import CATALOGUE
+from precast.runtime.directions import Directions
 from precast.runtime.divergence import Divergence
 from precast.runtime.errors import InputError, listing
 
-__all__ = ["METRICS", "Metric", "metric_for"]
+__all__ = ["METRICS", "Metric", "judgements", "metric_for"]
 
 
 class Metric(Protocol):
-    """Figures over all answers to an evaluation set; ``kind`` is that of the outputs it is computed of."""
+    """Figures over all answers to an evaluation set; ``kinds`` are those of the outputs it is computed of."""
 
-    kind: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]]
 
     @classmethod
@@ -35,9 +36,18 @@ class Metric(Protocol):
     def to_json(self) -> dict[str, Any]:
         """What the manifest holds under the metric's name."""
 
+    @staticmethod
+    def in_words(record: Mapping[str, Any]) -> str:
+        """What the manifest holds, in words."""
+
 
 # By the name that rows of the catalogue, and parity records, have for it.
-METRICS: Mapping[str, type[Metric]] = {"divergence": Divergence}
+METRICS: Mapping[str, type[Metric]] = {"divergence": Divergence, "cosine": Directions}
+
+
+def judgements(parity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a variant's parity holds of each metric, by its name."""
+    return {name: dict(parity[name]) for name in METRICS if name in parity}
 
 
 def metric_for(precision: str, task: str, what: str) -> str | None:
@@ -57,6 +67,6 @@ def metric_for(precision: str, task: str, what: str) -> str | None:
         return named
     tasks = listing(facts.name for facts in CATALOGUE.values() if facts.endings and facts.metric in judging)
     raise InputError(
-        f"precision {precision!r} is judged by what a task's answers lose by it, which is measured of {tasks} only so "
-        f"far, and {what} is none. Export it with precision fp32."
+        f"precision {precision!r} is judged by what a task's answers lose by it, which is measured of {tasks} so far, "
+        f"and {what} is none. Export it with precision fp32."
     )

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from precast.graphs.dialects.base import attributes, graph_of, ints, scalar
+from precast.graphs.dialects.base import attributes, const, graph_of, ints, scalar
 from precast.graphs.tensors import computed, sizes
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "panels",
     "rounded_scales",
     "unpack_bits",
+    "unpacked_linear",
     "zeros_of",
 ]
 
@@ -41,6 +42,7 @@ Zeros = Literal["none", "integers", "floats"]  # the zero points of a weight
 KINDS: Final[tuple[Zeros, ...]] = ("none", "integers", "floats")  # as the kernels count them
 
 _MS, _CPU = "com.microsoft", "precast.cpu"
+_FLOAT = ir.DataType.FLOAT
 
 # Weight columns of a panel; runtime/kernels/linear_calls.h has the layout in words.
 COLUMNS = 16
@@ -187,6 +189,39 @@ def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         # What a block's zero point leaves is the same for all its channels: their sum is multiplied by it.
         sums = tape.op("ReduceSum", [_by_block(tape, node, x), ints(graph_of(node), -1)], {"keepdims": 0})
         product = tape.op("Add", [product, tape.op("MatMul", [sums, left])])
+    return [product if bias is None else tape.op("Add", [product, bias])]
+
+
+def unpacked_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """MatMul by a weight whose integers become floats when a session is made: a constant that ONNX Runtime folds.
+
+    Calls of many rows are arithmetic, not memory: MatMulNBits, which makes floats of a weight in every call or rounds
+    its rows, took 1.5 times as long as MatMul for 128 rows of 384 x 1536 (2 threads of an AVX2 EPYC).
+    """
+    at, graph = attributes(node), graph_of(node)
+    x, weight, scales, zeros, bias = (*node.inputs, None, None)[:5]
+    assert weight is not None and scales is not None
+    rows, blocks = sizes(scales.shape)
+    if at["bits"] == 4:
+        low = tape.op("BitwiseAnd", [weight, const(graph, np.uint8(15), "uint8_15")])
+        high = tape.op("BitShift", [weight, const(graph, np.uint8(4), "uint8_4")], {"direction": "RIGHT"})
+        pairs = [tape.op("Unsqueeze", [half, ints(graph, -1)]) for half in (low, high)]
+        weight = tape.op("Concat", pairs, {"axis": -1})
+    shape = ints(graph, rows, blocks, at["block"])
+    quants = tape.op("Cast", [tape.op("Reshape", [weight, shape])], {"to": ir.DataType.FLOAT})
+    middle: ir.Value = scalar(graph, 2.0 ** (at["bits"] - 1), ir.DataType.FLOAT)
+    if zeros is not None:
+        name, held = f"{zeros.name}.column", _tensor(zeros)
+        middle = graph.initializers.get(name) or computed(
+            graph, lambda: offsets_of(held.numpy(), at["bits"], blocks)[..., None], (rows, blocks, 1), _FLOAT, name
+        )
+    factors = tape.op("Unsqueeze", [scales, ints(graph, -1)])
+    values = tape.op("Mul", [tape.op("Sub", [quants, middle]), factors])
+    matrix = tape.op("Reshape", [values, ints(graph, rows, blocks * at["block"])])
+    if at["in"] != blocks * at["block"]:
+        matrix = tape.op("Slice", [matrix, ints(graph, 0), ints(graph, at["in"]), ints(graph, 1)])
+    product = tape.op("MatMul", [x, tape.op("Transpose", [matrix], {"perm": [1, 0]})])
+    product.dtype = ir.DataType.FLOAT
     return [product if bias is None else tape.op("Add", [product, bias])]
 
 

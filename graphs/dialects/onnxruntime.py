@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 from onnx_ir.tape import Tape
@@ -24,12 +25,12 @@ from precast.graphs.dialects.base import (
     weight_is_shared,
     window_bias,
 )
-from precast.graphs.dialects.blocks import gather_block_quantized, matmul_nbits
+from precast.graphs.dialects.blocks import gather_block_quantized, matmul_nbits, unpacked_linear
 from precast.graphs.dialects.cached import group_query_attention
 from precast.graphs.dialects.experts import mixture_of_experts
 from precast.graphs.dialects.scan import selective_scan
 
-__all__ = ["ONNXRUNTIME"]
+__all__ = ["ONNXRUNTIME", "UNPACKED"]
 
 _MS = "com.microsoft"
 
@@ -154,3 +155,6 @@ _OPSETS = {"": 23, _MS: 1}
 
 # GroupQueryAttention takes several new tokens behind old ones for one row at a time.
 ONNXRUNTIME = Dialect("onnxruntime", _SPELLINGS, _OPSETS, state={"chunks_by_row": True})
+
+# For components that remember nothing: their calls have many rows.
+UNPACKED = replace(ONNXRUNTIME, spellings={**_SPELLINGS, "BlockLinear": unpacked_linear})

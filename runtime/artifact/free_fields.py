@@ -5,7 +5,7 @@ Whoever uses such an object may index it as its documentation says, without a lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from precast.runtime.fields import MOST_BYTES, Fields, is_number, is_text
@@ -38,8 +38,9 @@ def check_variant(
     for output in worst:
         evidence.inner("worst", worst).mapping(output, "a number", is_number)
     evidence.all("measured", _measured, [])
-    if "divergence" in evidence:
-        _divergence(evidence.inner("divergence", evidence.data("divergence")))
+    for metric, (numbers, counted) in _JUDGED.items():
+        if metric in evidence:
+            _judged(evidence.inner(metric, evidence.data(metric)), numbers, counted)
 
     cost = variant.inner("work", work)
     for kind in _WORK:
@@ -123,10 +124,17 @@ def _measured(figures: Fields) -> None:
         figures.take(key, "a number or null", lambda v: v is None or is_number(v), None)
 
 
-def _divergence(figures: Fields) -> None:
+# What is recorded of each metric of `precast.runtime.metrics`: numbers, and how many answers they are over.
+_JUDGED: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "divergence": (("kl_mean", "same_top"), "positions"),
+    "cosine": (("mean", "worst"), "vectors"),
+}
+
+
+def _judged(figures: Fields, numbers: Sequence[str], counted: str) -> None:
     figures.flag("text")
-    figures.count("positions", most=MOST_BYTES)
-    for key in ("kl_mean", "same_top"):
+    figures.count(counted, most=MOST_BYTES)
+    for key in numbers:
         figures.number(key)
 
 

@@ -20,7 +20,7 @@ def export(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A checkpoint's folder, a .gguf file, or a Hub id.")],
     out: Annotated[str, typer.Argument(metavar="OUT", help="The artifact's folder, which does not exist yet.")],
     task: Annotated[str | None, typer.Option(help="What to export it for. Default: what config.json says.")] = None,
-    precision: Annotated[str, typer.Option(help="fp32; of a language model's weights also int8 or int4.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="fp32, int8 or int4: what weights have.")] = "fp32",
     target: Annotated[str, typer.Option(help="cpu, cuda or tensorrt: what it runs on.")] = "cpu",
     cache: Annotated[
         str | None, typer.Option(help="int8: a language model's keys and values in 8 bits. Default: float32.")
@@ -35,7 +35,7 @@ def export(
     if add and overwrite:
         raise typer.BadParameter("--add keeps what is there, --overwrite replaces it: give one of them.")
     from precast.runtime.auto import load_exporter
-    from precast.runtime.divergence import in_words
+    from precast.runtime.metrics import METRICS
 
     with Stages() as stage, redirect_stdout(sys.stderr):
         stage("starting PyTorch")
@@ -63,7 +63,7 @@ def export(
     write(f"{summary['artifact']}: {summary['model_type']} for {tasks}, {size_text(summary['bytes'])}")
     rows = []
     for variant, outputs in summary["parity"].items():
-        if variant in summary["divergence"]:  # of low precision: a logit's largest error says little
+        if any(variant in summary[metric] for metric in METRICS):  # of low precision: the largest error says little
             continue
         for name, worst in outputs.items():
             errors = (f"{worst['error']:.1e}", f"{worst['reference_error']:.1e}")
@@ -71,10 +71,11 @@ def export(
     columns = ("variant", "output", "max abs error", "cosine", "error to float64", "eager's own")
     if rows:
         table(columns, rows, title="Verified against eager PyTorch", numbers=(2, 3, 4, 5))
-    for variant, found in summary["divergence"].items():
-        write(f"{variant}, beside eager PyTorch: {in_words(found)}")
-        for note, count in summary["declined"][variant].items():
-            write(f"  {count} x {note}")
+    for metric, judged in METRICS.items():
+        for variant, found in summary[metric].items():
+            write(f"{variant}, beside eager PyTorch: {judged.in_words(found)}")
+            for note, count in summary["declined"][variant].items():
+                write(f"  {count} x {note}")
     for note in _notes(summary):
         write(note)
     write(f"Took {cost['seconds']:.1f} s, peak memory {size_text(cost['peak_memory_bytes'])}.")
@@ -126,6 +127,7 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
 def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
     """What an export reports: what is in the artifact now, and what the variants just made have to show."""
     from precast.runtime.artifact import Artifact
+    from precast.runtime.metrics import METRICS
 
     artifact = Artifact.open(path, check="size")
     processing = artifact.manifest.processing
@@ -150,8 +152,9 @@ def summarise(path: Any, target: str, precision: str) -> dict[str, Any]:
         "variants": [variant.name for variant in variants],
         "bytes": sum(record.size for record in artifact.manifest.files.values()),
         "parity": {variant.name: dict(variant.parity.get("worst", {})) for variant in made},
-        "divergence": {
-            variant.name: dict(variant.parity["divergence"]) for variant in made if "divergence" in variant.parity
+        **{
+            metric: {variant.name: dict(variant.parity[metric]) for variant in made if metric in variant.parity}
+            for metric in METRICS
         },
         "declined": {
             variant.name: {

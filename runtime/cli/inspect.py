@@ -20,8 +20,8 @@ def inspect(
 ) -> None:
     """Show what is in an artifact: tasks, variants, operators, errors, sizes. Its digests are checked first."""
     from precast.runtime.artifact import Artifact
-    from precast.runtime.divergence import in_words
     from precast.runtime.inspection import summary
+    from precast.runtime.metrics import METRICS, judgements
 
     found = summary(Artifact.open(artifact))
     if as_json:
@@ -71,8 +71,8 @@ def inspect(
         for variant, entry in component["variants"].items():
             operators = ", ".join(f"{count} {operator}" for operator, count in entry["operators"].items())
             write(f"{variant} operators: {operators}")
-            if "divergence" in entry:
-                write(f"{variant} beside the reference: {in_words(entry['divergence'])}")
+            for metric, found in judgements(entry).items():
+                write(f"{variant} beside the reference: {METRICS[metric].in_words(found)}")
             for output, found in entry.get("conditioning", {}).items():
                 write(f"{variant} conditioning: {output} {_strained(found)}")
             if "work" in entry:
