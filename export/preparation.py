@@ -250,7 +250,7 @@ def _lower(
         engine=chosen.engine,
         opset=opsets,
         session=dict(chosen.session),
-        isa=chosen.isa,
+        isa=chosen.needs(operators),
         weights=emitted.weights,
         operators=operators,
         fusions=contract.fusions(promised, chosen.dialect.name),

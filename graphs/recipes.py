@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from precast.graphs.passes.fold_constants import FoldConstants
 from precast.graphs.passes.fuse_bias import FuseBias
 from precast.graphs.passes.fuse_native_bias import FuseNativeBias
 from precast.graphs.passes.lower import Lower
+from precast.graphs.passes.narrow_weights import NarrowWeights
 from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.runtime.errors import InputError, closest, listing
 
@@ -31,9 +32,10 @@ _USED: Mapping[Role, str] = {
 }
 
 
-# What the native dialect's graphs ask of a machine (precast.runtime.kernels.ISA): 2 brought attention over caches, RMS
-# norms and weights in blocks.
+# What the native dialect's graphs ask of a machine at least (precast.runtime.kernels.KNOWN).
 _KERNELS = "precast-kernels-2"
+# Operators that ask for more.
+_LATER = {"precast.cpu::HalfLinear": "precast-kernels-3", "precast.cpu::HalfEmbedding": "precast-kernels-3"}
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,21 @@ class Recipe:
         """The passes over one graph, of which that was measured."""
         return self.made_by(evidence)
 
+    def needs(self, operators: Iterable[str]) -> str | None:
+        """What a machine must have for a graph of these operators, ``isa`` at least."""
+        return self.isa and max((self.isa, *(_LATER[name] for name in operators if name in _LATER)))
+
     def serves(self, role: Role) -> bool:
         """Whether it is for components of a role."""
         return self.role in (None, role)
 
 
-def _onnxruntime(dialect: Dialect) -> tuple[GraphPass, ...]:
-    return (FoldConstants(), Clean(), Lower(dialect), FuseBias(), FoldConstants(), Clean(), Canonical())
+def _onnxruntime(dialect: Dialect, *before: GraphPass) -> tuple[GraphPass, ...]:
+    return (FoldConstants(), Clean(), *before, Lower(dialect), FuseBias(), FoldConstants(), Clean(), Canonical())
 
 
-def _native(dialect: Dialect) -> tuple[GraphPass, ...]:
-    return (FoldConstants(), Clean(), Lower(dialect), FuseNativeBias(), FoldConstants(), Clean(), Canonical())
+def _native(dialect: Dialect, *before: GraphPass) -> tuple[GraphPass, ...]:
+    return (FoldConstants(), Clean(), *before, Lower(dialect), FuseNativeBias(), FoldConstants(), Clean(), Canonical())
 
 
 def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
@@ -126,7 +132,7 @@ RECIPES: tuple[Recipe, ...] = (
         target="cpu",
         precision="fp32",
         dialect=ONNXRUNTIME,
-        made_by=lambda _: _onnxruntime(ONNXRUNTIME),
+        made_by=lambda _: _onnxruntime(ONNXRUNTIME, NarrowWeights()),
         provider="CPUExecutionProvider",
         # MultiHeadAttention rather than MatMul and Softmax: unfused took 1.03, 1.02, 1.01, 1.00 times as long at 1x16,
         # 1x128, 1x384, 8x128 of MiniLM-L6 (medians of 25, 16, 10, 10 paired rounds, quartiles within 0.03; 2 threads of
@@ -140,7 +146,7 @@ RECIPES: tuple[Recipe, ...] = (
         dialect=NATIVE,
         # Query, key and value keep products of their own: one packed product was as fast (1.01, 1.00, 1.01, 0.99 at
         # 1x16, 1x128, 1x384, 8x128 of MiniLM-L6, CPU time on one AVX2 core) and would store those weights twice.
-        made_by=lambda _: _native(NATIVE),
+        made_by=lambda _: _native(NATIVE, NarrowWeights()),
         provider="CPUExecutionProvider",
         session={"graph_optimization_level": "basic"},
         isa=_KERNELS,

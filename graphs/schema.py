@@ -142,6 +142,19 @@ _ALL = (
         doc="Rows of such a weight, as float32: ids of any shape -> [..., in].",
     ),
     Operator(
+        name="HalfLinear",
+        inputs=("x", "weight", "bias?"),
+        attributes={"tied": 0},
+        doc="""Linear with a weight [out, in] in bfloat16 or float16, products and sums in float32: what a float32
+        weight of the same values gives. tied: a HalfEmbedding reads it too.""",
+    ),
+    Operator(
+        name="HalfEmbedding",
+        inputs=("ids", "weight"),
+        attributes={"tied": 0},
+        doc="Rows of such a weight, as float32: ids of any shape -> [..., in]. tied: a HalfLinear reads it too.",
+    ),
+    Operator(
         name="Gelu",
         inputs=("x",),
         attributes={"approximate": "none"},

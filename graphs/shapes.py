@@ -512,6 +512,7 @@ _MOVES: Mapping[str, _Rule] = {
     "Transpose": _transpose,
     "com.microsoft::GatherBlockQuantized": _block_embedding,
     "precast.cpu::BlockEmbedding": _block_embedding,
+    "precast.cpu::HalfEmbedding": _block_embedding,
 }
 _PRODUCTS: Mapping[str, _Rule] = {
     "Conv": _convolution,
@@ -527,6 +528,7 @@ _PRODUCTS: Mapping[str, _Rule] = {
     "precast.cpu::CachedAttentionInt8": _cached_attention,
     "precast.cpu::Attention": _attention,
     "precast.cpu::BlockLinear": _block_linear,
+    "precast.cpu::HalfLinear": _block_linear,
 }
 _KEEP = (
     *("Abs", "Ceil", "Clip", "Cos", "CumSum", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish"),

@@ -30,6 +30,7 @@ FREE = frozenset(
     (
         *(*VIEWS, *_TRUTHS, "ArgMax", "Cast", "Concat", "Expand", "Gather", "GatherElements", "Range", "ScatterND"),
         *("DepthToSpace", "Pad", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose"),
+        f"{_CPU}::HalfEmbedding",
     )
 )
 # Operations for each element of the result.
@@ -90,8 +91,9 @@ _TABLES: Mapping[str, tuple[tuple[int, ...], int]] = {
     "RotaryEmbedding": ((1, 2), 3),
     f"{_MS}::RotaryEmbedding": ((2, 3), 1),
     f"{_MS}::GatherBlockQuantized": ((0, 2, 3), 1),
-    # Eight rows lie together: all of them are read for one.
+    # Sixteen rows lie together: all of them are read for one.
     f"{_CPU}::BlockEmbedding": ((1,), 0),
+    f"{_CPU}::HalfEmbedding": ((1,), 0),
 }
 _FLOATS = frozenset((ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE))
 
@@ -283,6 +285,7 @@ _PRODUCTS: Mapping[str, _Cost] = {
     f"{_MS}::FusedMatMul": _matmul,
     f"{_MS}::MatMulNBits": _matmul,
     f"{_CPU}::BlockLinear": _matmul,
+    f"{_CPU}::HalfLinear": _matmul,
     f"{_MS}::GroupQueryAttention": _cached_attention,
     f"{_MS}::MultiHeadAttention": _attention,
     f"{_CPU}::CachedAttention": _cached_attention,
@@ -299,6 +302,7 @@ _BESIDE: Mapping[str, _Cost] = {
     f"{_MS}::FusedMatMul": _nothing,
     f"{_MS}::MatMulNBits": _nothing,
     f"{_CPU}::BlockLinear": _biased,
+    f"{_CPU}::HalfLinear": _biased,
     f"{_MS}::GroupQueryAttention": _cached_soften,
     f"{_MS}::MultiHeadAttention": _soften,
     f"{_CPU}::CachedAttention": _cached_soften,

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from precast.graphs.dialects.base import attributes, const, graph_of, ints, scalar
+from precast.graphs.dialects.base import attributes, graph_of, ints, scalar
 from precast.graphs.tensors import computed, sizes
 
 __all__ = [
@@ -203,8 +203,8 @@ def unpacked_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     assert weight is not None and scales is not None
     rows, blocks = sizes(scales.shape)
     if at["bits"] == 4:
-        low = tape.op("BitwiseAnd", [weight, const(graph, np.uint8(15), "uint8_15")])
-        high = tape.op("BitShift", [weight, const(graph, np.uint8(4), "uint8_4")], {"direction": "RIGHT"})
+        low = tape.op("BitwiseAnd", [weight, scalar(graph, 15, ir.DataType.UINT8)])
+        high = tape.op("BitShift", [weight, scalar(graph, 4, ir.DataType.UINT8)], {"direction": "RIGHT"})
         pairs = [tape.op("Unsqueeze", [half, ints(graph, -1)]) for half in (low, high)]
         weight = tape.op("Concat", pairs, {"axis": -1})
     shape = ints(graph, rows, blocks, at["block"])

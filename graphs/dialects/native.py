@@ -10,6 +10,7 @@ from onnx_ir.tape import Tape
 
 from precast.graphs.dialects.base import Dialect, attributes
 from precast.graphs.dialects.blocks import native_block_embedding, native_block_linear
+from precast.graphs.dialects.halves import native_half_embedding, native_half_linear
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
 from precast.graphs.tensors import sizes
 
@@ -124,6 +125,8 @@ NATIVE = Dialect(
         "GatedActivation": _gated_activation,
         "BlockLinear": native_block_linear,
         "BlockEmbedding": native_block_embedding,
+        "HalfLinear": native_half_linear,
+        "HalfEmbedding": native_half_embedding,
         "Gelu": _gelu,
     },
     {**ONNXRUNTIME.opsets, DOMAIN: 1},

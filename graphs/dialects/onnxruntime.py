@@ -28,6 +28,7 @@ from precast.graphs.dialects.base import (
 from precast.graphs.dialects.blocks import gather_block_quantized, matmul_nbits, unpacked_linear
 from precast.graphs.dialects.cached import group_query_attention
 from precast.graphs.dialects.experts import mixture_of_experts
+from precast.graphs.dialects.halves import half_embedding, half_linear
 from precast.graphs.dialects.scan import selective_scan
 
 __all__ = ["ONNXRUNTIME", "UNPACKED"]
@@ -149,6 +150,8 @@ _SPELLINGS = {
     "Linear": _linear,
     "BlockLinear": matmul_nbits,
     "BlockEmbedding": gather_block_quantized,
+    "HalfLinear": half_linear,
+    "HalfEmbedding": half_embedding,
     "Gelu": _gelu,
 }
 _OPSETS = {"": 23, _MS: 1}

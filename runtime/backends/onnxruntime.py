@@ -148,7 +148,7 @@ def _register_kernels(options: Any, isa: str, graph: str) -> None:
     Raises:
         ProviderError: they are not installed, or not the ones the graph was cast for.
     """
-    if isa != kernels.ISA:
+    if isa not in kernels.KNOWN:
         raise ProviderError(
             f"{graph} was cast for {isa!r}, and this precast has {kernels.ISA!r}. "
             "Install the precast that exported it, or export it again; a variant without an isa runs anywhere."
@@ -167,7 +167,7 @@ class OnnxRuntime:
 
     def supports(self, isa: str | None) -> bool:
         """See `Backend.supports`."""
-        return isa is None or (isa == kernels.ISA and kernels.available())
+        return isa is None or (isa in kernels.KNOWN and kernels.available())
 
     def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None) -> _Session:
         """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name) and

@@ -21,7 +21,9 @@ struct List {
     if (__builtin_cpu_supports("avx512f")) items[count++] = &kAvx512;
 #endif
 #ifdef PRECAST_HAVE_AVX2
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) items[count++] = &kAvx2;
+    // Every processor with AVX2 has F16C but for some that a virtual machine makes up.
+    const bool halves = __builtin_cpu_supports("f16c");
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && halves) items[count++] = &kAvx2;
 #endif
     items[count] = &kPortable;
   }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "block_calls.h"
+#include "half_calls.h"
 
 namespace precast {
 
@@ -95,6 +96,7 @@ struct Kernels {
   void (*few)(const AttentionCall&, int64_t task, float* scratch);         // batch * kv_heads * spans tasks
   void (*few_merge)(const AttentionCall&, int64_t index, float* scratch);  // batch * kv_heads, after its spans
   BlockKernels block;
+  HalfKernels half;
 };
 
 // One a file compiled with the flags of its instruction set.

@@ -18,7 +18,7 @@ constexpr int64_t kFarthest = int64_t{1} << 40;
 struct Definition : ort::CustomOp {
   const char* op_name;
   ort::Status* (*run)(const Node&, ort::KernelContext*);
-  const char* inputs;  // one letter each: f float32, i int64, b uint8, c int8
+  const char* inputs;  // one letter each: f float32, i int64, b uint8, c int8, h uint16
   size_t required;
   const char* outputs;
   const char* attributes;  // names with a space between them
@@ -28,7 +28,13 @@ struct Definition : ort::CustomOp {
 };
 
 int type_of(char letter) {
-  return letter == 'i' ? ort::kInt64 : letter == 'b' ? ort::kUint8 : letter == 'c' ? ort::kInt8 : ort::kFloat;
+  switch (letter) {
+    case 'i': return ort::kInt64;
+    case 'b': return ort::kUint8;
+    case 'c': return ort::kInt8;
+    case 'h': return ort::kUint16;
+    default: return ort::kFloat;
+  }
 }
 
 const Definition& definition(const ort::CustomOp* op) { return *static_cast<const Definition*>(op); }
@@ -51,6 +57,7 @@ struct Real {
 };
 constexpr Integer kIntegers[] = {
     {"tanh", &Node::tanh, 0, 1},
+    {"float16", &Node::float16, 0, 1},
     {"heads", &Node::heads, 1, INT32_MAX},
     {"kv_heads", &Node::kv_heads, 0, INT32_MAX},
     {"window", &Node::window, -1, INT64_MAX},
@@ -251,6 +258,10 @@ const auto& operators() {
       {"BlockLinear", block_linear, "fbf", 2, "f", "bits block zeros in out"},
       // ids, weight
       {"BlockEmbedding", block_embedding, "ib", 2, "f", "bits block zeros in out"},
+      // x, weight, bias?
+      {"HalfLinear", half_linear, "fhf", 2, "f", "float16 in out"},
+      // ids, weight
+      {"HalfEmbedding", half_embedding, "ih", 2, "f", "float16 in out"},
   };
   return all;
 }

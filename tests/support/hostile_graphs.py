@@ -25,7 +25,7 @@ __all__ = ["BASES", "Graph", "Operator", "cases", "operators", "run_all"]
 
 Array = np.ndarray[Any, Any]
 DOMAIN = "precast.cpu"
-TYPES = {"f": np.float32, "i": np.int64, "b": np.uint8, "c": np.int8}
+TYPES = {"f": np.float32, "i": np.int64, "b": np.uint8, "c": np.int8, "h": np.uint16}
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ def _block(x: Array, bits: int, block: int, zeros: int, depth: int, columns: int
     return Graph((x, weight, *bias), attributes)
 
 
+def _half(x: Array, float16: int, depth: int, columns: int, *bias: Array) -> Graph:
+    weight = _bytes(np.uint16, -(-columns // 16), depth, 16)
+    return Graph((x, weight, *bias), {"float16": float16, "in": depth, "out": columns})
+
+
 _PARTS = (_floats(2, 5, 12), _floats(2, 7, 6), _floats(2, 7, 6))
 _ATTENTION = {"heads": 4, "kv_heads": 2, "scale": 0.5, "softcap": 3.0, "window_left": 4, "window_right": 4}
 _SEEN = (np.arange(14).reshape(2, 7) % 3).astype(np.int64)
@@ -150,6 +155,15 @@ BASES: dict[str, tuple[Graph, ...]] = {
         _block(_counts(0, 8, 3), 4, 32, 1, 45, 9),
         _block(_counts(36, 0).reshape(2, 1), 8, 16, 2, 45, 37),
     ),
+    "HalfLinear": (
+        _half(_floats(2, 3, 45), 0, 45, 9, _floats(9)),
+        _half(_floats(1, 300), 1, 300, 70),
+        _half(_floats(29, 260), 0, 260, 37, _floats(37)),
+    ),
+    "HalfEmbedding": (
+        _half(_counts(0, 8, 3), 0, 45, 9),
+        _half(_counts(36, 0).reshape(2, 1), 1, 7, 37),
+    ),
 }
 
 _INTEGERS = (None, 0, 1, -1, 3, 7, 1000, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
@@ -161,6 +175,7 @@ _NUMBERS = {
     "i": (-1, 1, 2**31 - 1, 2**31, 2**62, 2**63 - 1, -(2**63)),
     "b": (0, 255),
     "c": (-128, 127),
+    "h": (0, 1, 0x7C00, 0x7F80, 0x7FFF, 0xFFFF),
 }
 _DTYPES = (np.float64, np.float16, np.int8, np.uint8, np.int32, np.int64, np.bool_, np.float32)
 

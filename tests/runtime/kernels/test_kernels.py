@@ -319,8 +319,12 @@ def test_an_unknown_instruction_set_is_an_error() -> None:
 
 
 def test_recipe_and_library_name_the_same_operators() -> None:
-    isas = {recipe.variant: recipe.isa for recipe in RECIPES}
-    assert isas["cpu-fp32-native"] == kernels.ISA and isas["cpu-fp32"] is None
+    made = {recipe.variant: recipe for recipe in RECIPES}
+    general, native = made["cpu-fp32"], made["cpu-fp32-native"]
+    assert general.isa is None is general.needs(["precast.cpu::HalfLinear"])
+    # A graph without what is newest runs on older kernels too.
+    assert native.needs(["MatMul", "precast.cpu::Attention"]) == native.isa == kernels.KNOWN[0]
+    assert native.needs(["precast.cpu::HalfLinear", "MatMul"]) == kernels.ISA == kernels.KNOWN[-1]
 
 
 def test_a_graph_for_other_kernels_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,8 @@ def encoders() -> str:
             "Milliseconds of Precast (fp32), then how many times as long the others took: above 1 they are slower. In "
             "brackets, where a repeat is expected to land.",
             _table(document, rows, found, exact),
-            "The same against int8, which is another trade: Precast's (`--precision int8`) is not in this record yet, and "
-            "these are less exact (1 - cosine to upstream in float64, the worst text).",
+            "The same against int8, which is another trade: Precast's (`--precision int8`) is not in this record yet, "
+            "and these are less exact (1 - cosine to upstream in float64, the worst text).",
             _table(document, rows, found, [name for name in engines if name not in exact]),
         ]
     )

@@ -1,0 +1,121 @@
+"""Weights in 16 bits: the layout that ``precast.cpu`` reads, and how ONNX Runtime's own operators read it too.
+
+Every value of such a weight is one of bfloat16 or of float16: what is computed with it is what float32 weights give.
+An artifact holds one layout, panels of sixteen columns (runtime/kernels/half_calls.h has it in words), from which the
+graph that runs anywhere makes float32 matrices when a session is made: constants that ONNX Runtime folds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.tape import Tape
+
+from precast.graphs.dialects.base import attributes, graph_of, ints
+from precast.graphs.tensors import lazy, registered, sizes
+
+__all__ = [
+    "COLUMNS",
+    "half_embedding",
+    "half_linear",
+    "native_half_embedding",
+    "native_half_linear",
+    "panels",
+]
+
+Array = np.ndarray[Any, Any]
+
+COLUMNS = 16  # of a weight that lie together
+_CPU, _MS = "precast.cpu", "com.microsoft"
+# Where a tensor's metadata holds the same weight in panels; graphs made of one trace share it.
+_PANELS = "precast.panels"
+
+
+def panels(weight: Array) -> Array:
+    """[N, K] -> [ceil(N / 16), K, 16], zeros behind the last row."""
+    rows, depth = weight.shape
+    whole = np.zeros((-(-rows // COLUMNS) * COLUMNS, depth), weight.dtype)
+    whole[:rows] = weight
+    return np.ascontiguousarray(whole.reshape(-1, COLUMNS, depth).transpose(0, 2, 1))
+
+
+def native_half_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """precast.cpu::HalfLinear(x, panels, bias)."""
+    x, weight, bias = (*node.inputs, None)[:3]
+    assert weight is not None
+    held = _in_panels(graph_of(node), weight, ir.DataType.UINT16)
+    return [tape.op("HalfLinear", [x, held, bias], _rule(weight), domain=_CPU)]
+
+
+def native_half_embedding(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """precast.cpu::HalfEmbedding(ids, panels), of the very panels that a tied product reads; else rows as they lie."""
+    ids, weight = node.inputs
+    assert weight is not None
+    if not attributes(node)["tied"]:
+        return _rows_of(tape, node)
+    held = _in_panels(graph_of(node), weight, ir.DataType.UINT16)
+    return [tape.op("HalfEmbedding", [ids, held], _rule(weight), domain=_CPU)]
+
+
+def half_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """MatMul by float32 that is made of the panels; of what an embedding shares, rows, so that there is one copy."""
+    x, weight, bias = (*node.inputs, None)[:3]
+    assert weight is not None
+    if attributes(node)["tied"]:
+        product = tape.op("FusedMatMul", [x, _matrix(tape, node, weight, rows=True)], {"transB": 1}, domain=_MS)
+    else:
+        product = tape.op("MatMul", [x, _matrix(tape, node, weight, rows=False)])
+    product.dtype = ir.DataType.FLOAT
+    return [product if bias is None else tape.op("Add", [product, bias])]
+
+
+def half_embedding(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    """Gather of float32 that is made of the panels a product shares; else of rows as they lie, widened when read."""
+    ids, weight = node.inputs
+    assert weight is not None
+    if not attributes(node)["tied"]:
+        return _rows_of(tape, node)
+    return [tape.op("Gather", [_matrix(tape, node, weight, rows=True), ids])]
+
+
+def _rows_of(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
+    ids, weight = node.inputs
+    return [tape.op("Cast", [tape.op("Gather", [weight, ids])], {"to": ir.DataType.FLOAT})]
+
+
+def _rule(weight: ir.Value) -> dict[str, int]:
+    rows, depth = sizes(weight.shape)
+    return {"float16": int(weight.dtype == ir.DataType.FLOAT16), "in": depth, "out": rows}
+
+
+def _matrix(tape: Tape, node: ir.Node, weight: ir.Value, *, rows: bool) -> ir.Value:
+    """Constants of a session: float32 [N, K], or [K, N], of the panels."""
+    graph = graph_of(node)
+    count, depth = sizes(weight.shape)
+    held = _in_panels(graph, weight, weight.dtype or ir.DataType.BFLOAT16)
+    values = tape.op("Cast", [held], {"to": ir.DataType.FLOAT})
+    turned = tape.op("Transpose", [values], {"perm": [0, 2, 1] if rows else [1, 0, 2]})
+    whole = -(-count // COLUMNS) * COLUMNS
+    matrix = tape.op("Reshape", [turned, ints(graph, *((whole, depth) if rows else (depth, whole)))])
+    if whole != count:
+        matrix = tape.op("Slice", [matrix, ints(graph, 0), ints(graph, count), ints(graph, 0 if rows else 1)])
+    return matrix
+
+
+def _in_panels(graph: ir.Graph, weight: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """The initializer that holds ``weight`` in panels, as numbers of ``dtype``: the same bytes whichever it is."""
+    name = f"{weight.name}.panels"
+    if name in graph.initializers:
+        return graph.initializers[name]
+    tensor = weight.const_value
+    if tensor is None:
+        raise ValueError(f"{weight.name!r} is not an initializer")
+    rows, depth = sizes(tensor.shape)
+    made = tensor.meta.setdefault(_PANELS, {})
+    if dtype not in made:
+        shape = (-(-rows // COLUMNS), depth, COLUMNS)
+        made[dtype] = lazy(lambda: panels(tensor.numpy()).view(dtype.numpy()), shape, dtype, name)
+    return registered(graph, made[dtype], name)
