@@ -35,8 +35,8 @@ _FREE_SIZE = 64  # of a picture whose size may be chosen
 
 def judged_reference(evaluation: EvaluationSet, parts: Sequence[Part]) -> Metric:
     """How far the reference is from what it was, now that some of its weights are others."""
-    runner = ReferenceRunner(parts)
-    return evaluation.figures((item, runner.run(item.case)) for item in evaluation.recorded)
+    made = ReferenceRunner(parts).through([item.case for item in evaluation.recorded])
+    return evaluation.figures((item, outputs) for item, (_, outputs) in zip(evaluation.recorded, made, strict=True))
 
 
 def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric: str) -> EvaluationSet:
@@ -50,12 +50,8 @@ def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric
         cases = [case for number, row in enumerate(rows) for case in _generated(parts, number, row, kept)]
     else:
         cases = list(_calls(parts[-1], tokenizer, single=not any("sequence" in out.shape for out in answers)))
-    runner = ReferenceRunner(parts)
-    recorded: list[Recorded] = []
-    for case in cases:
-        made = runner.run(case)
-        # Rounding to low precision is orders above what float64 would tell apart.
-        recorded.append(Recorded(case, made, made))
+    # Rounding to low precision is orders above what float64 would tell apart.
+    recorded = [Recorded(case, made, made) for case, made in ReferenceRunner(parts).through(cases)]
     reads = any(port.kind == "ids" for part in parts for port in part.signature.given)
     given = (np.ascontiguousarray(case.inputs[name]) for case in cases for name in sorted(case.inputs))
     digest = hashlib.sha256(b"".join(array.tobytes() for array in given)).hexdigest()

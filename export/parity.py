@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,7 +23,7 @@ from precast.runtime.artifact import StateSpec
 from precast.runtime.backends.base import Array
 from precast.runtime.gates import EAGER, LEAST, measure
 from precast.runtime.kinds import edges, sample
-from precast.runtime.parity import Case, Recorded
+from precast.runtime.parity import Case, Recorded, finished
 
 __all__ = [
     "ReferenceRunner",
@@ -279,6 +279,8 @@ def _chained(
             after = (*after, name)
             given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
         held = np.zeros(rows, dtype=np.int64)
+        # More than its tokens need; once, as much as any text of the model's may.
+        room = (sum(calls) if number else longest) + 8
         for place, length in enumerate(calls):
             lengths = np.full(rows, length, dtype=np.int64)
             if kind == "ragged" and length > 1:
@@ -298,7 +300,7 @@ def _chained(
                 if port.source in given:
                     inputs[port.name] = given[port.source]
             name = f"{number}-{place}-{rows}x{length}-{kind}"
-            made.append(Case(name, inputs, parts[-1].name, after, capacity=longest + 8))
+            made.append(Case(name, inputs, parts[-1].name, after, capacity=room))
             after, held = (name,), held + lengths
     return made
 
@@ -411,6 +413,18 @@ class ReferenceRunner:
         self._remembered[case.name] = {**self._before(case), **kept}
         return {name: value.numpy() for name, value in outputs.items() if name not in hidden}
 
+    def forget(self, names: Iterable[str]) -> None:
+        """Let go of what these cases have left: none takes it up any more (`precast.runtime.parity.finished`)."""
+        for name in names:
+            self._remembered.pop(name, None)
+
+    def through(self, cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Array]]]:
+        """Every case in order, with its outputs."""
+        for case, over in zip(cases, finished(cases), strict=True):
+            outputs = self.run(case)
+            self.forget(over)
+            yield case, outputs
+
     def _before(self, case: Case) -> dict[str, torch.Tensor]:
         return {name: value for other in case.after for name, value in self._remembered[other].items()}
 
@@ -454,8 +468,8 @@ def successors(signature: Signature) -> tuple[StateSpec, ...]:
 
 def record(parts: Sequence[Part], cases: Sequence[Case]) -> list[Recorded]:
     """Both references of every case."""
-    eager, exact = ReferenceRunner(parts), ReferenceRunner(parts, exact=True)
-    return [Recorded(case, eager.run(case), exact.run(case)) for case in cases]
+    eager, exact = ReferenceRunner(parts).through(cases), ReferenceRunner(parts, exact=True).through(cases)
+    return [Recorded(case, near, true) for (case, near), (_, true) in zip(eager, exact, strict=True)]
 
 
 class _OtherOrder(TorchFunctionMode):
@@ -485,11 +499,11 @@ def reordered(parts: Sequence[Part], recorded: Sequence[Recorded]) -> Iterator[d
     """
     outs = {out.name: out for part in parts for out in part.signature.outs}
     for share in _ORDERS:
-        runner = ReferenceRunner(parts)
         found: dict[tuple[str, str], dict[str, float]] = {}
-        for item in recorded:
-            with _OtherOrder(share):
-                outputs = runner.run(item.case)
+        with _OtherOrder(share):
+            made = ReferenceRunner(parts).through([item.case for item in recorded])
+            runs = [outputs for _, outputs in made]
+        for item, outputs in zip(recorded, runs, strict=True):
             for name, array in outputs.items():
                 seen = measure(outs[name], item.case.name, array, array, item.exact[name])
                 found[name, item.case.name] = {"orders": 1, **{key: getattr(seen, key) for key in EAGER}}

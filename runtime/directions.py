@@ -86,9 +86,9 @@ class Directions:
 
 def _cosines(reference: Array, ours: Array) -> Array:
     """[K] of [K, C]; vectors of nothing point nowhere, and agree with each other alone."""
-    finite: Array = np.isfinite(ours).all(axis=-1)
+    finite = np.asarray(np.isfinite(ours).all(axis=-1))
     a, b = reference.astype(np.float64), np.where(finite[:, None], ours, 0).astype(np.float64)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    nothing: Array = ~a.any(axis=-1) & ~b.any(axis=-1)
+    nothing = np.asarray(~a.any(axis=-1) & ~b.any(axis=-1))
     cosines = np.divide((a * b).sum(axis=-1), norms, out=nothing.astype(np.float64), where=norms > 0)
     return np.where(finite, cosines, -1.0)

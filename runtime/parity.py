@@ -25,6 +25,7 @@ __all__ = [
     "Recorded",
     "compare",
     "filled",
+    "finished",
     "run_cases",
     "write_record",
 ]
@@ -98,7 +99,7 @@ def run_cases(
     """
     memories: dict[str, Memory] = {}
     made: dict[str, dict[str, Array]] = {}
-    for item in recorded:
+    for item, over in zip(recorded, finished([item.case for item in recorded]), strict=True):
         case = item.case
         part = parts[case.component]
         # What other components made goes into every call behind theirs.
@@ -109,7 +110,19 @@ def run_cases(
         else:
             outputs = dict(zip(part.runner.output_names, part.runner.run(inputs), strict=True))
         made[case.name] = before if part.states else {**before, **outputs}
+        for name in over:
+            made.pop(name, None)
+            memories.pop(name, None)
         yield item, outputs
+
+
+def finished(cases: Sequence[Case]) -> Iterator[list[str]]:
+    """After each case in order, the names of those from which nothing is taken up any more: what they left behind, the
+    caches of whole texts, need be held no longer."""
+    last = {case.name: index for index, case in enumerate(cases)}
+    last |= {name: index for index, case in enumerate(cases) for name in case.after}
+    for index, case in enumerate(cases):
+        yield [name for name in (case.name, *case.after) if last.get(name) == index]
 
 
 def _read(ports: Sequence[Port], given: Mapping[str, Array], before: Mapping[str, Array]) -> dict[str, Array]:

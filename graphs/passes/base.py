@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-__all__ = ["GraphPass", "Report", "constant", "counted", "run", "sole_consumer"]
+__all__ = ["GraphPass", "Report", "constant", "counted", "is_spelled", "run", "sole_consumer"]
 
 
 class GraphPass:
@@ -70,6 +70,15 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     if value is None:
         return None
     return ir.convenience.get_const_tensor(value)
+
+
+# What `Lower` leaves in a graph's opsets beside the standard operators.
+_SPELLED = frozenset(("com.microsoft", "precast.cpu"))
+
+
+def is_spelled(model: ir.Model) -> bool:
+    """Whether a dialect of ONNX Runtime has spelled the graph already."""
+    return not _SPELLED.isdisjoint(model.graph.opset_imports)
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:

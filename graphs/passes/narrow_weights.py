@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from precast.graphs import schema
-from precast.graphs.passes.base import GraphPass, constant
+from precast.graphs.passes.base import GraphPass, constant, is_spelled
 from precast.graphs.tensors import lazy, registered, sizes
 
 __all__ = ["NarrowWeights", "narrowest"]
@@ -29,7 +29,7 @@ class NarrowWeights(GraphPass):
     in float32, for all of its readers."""
 
     def requires(self, model: ir.Model) -> None:
-        if not any(node.domain == schema.DOMAIN for node in model.graph):
+        if is_spelled(model):
             raise ValueError("weights are narrowed before operators are spelled: put NarrowWeights before Lower")
 
     def call(self, model: ir.Model) -> None:

@@ -18,7 +18,7 @@ from precast.graphs import schema
 from precast.graphs.block_rounding import quantized, quantized_rest
 from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
 from precast.graphs.dialects.blocks import Zeros, dequantized, packed_size
-from precast.graphs.passes.base import GraphPass, constant
+from precast.graphs.passes.base import GraphPass, constant, is_spelled
 from precast.graphs.tensors import computed, sizes
 
 __all__ = ["QuantizeWeights", "Rounding"]
@@ -124,7 +124,7 @@ class QuantizeWeights(GraphPass):
         return f"QuantizeWeights[{self.bits}, {self.block}{', symmetric' if self.symmetric else ''}]"
 
     def requires(self, model: ir.Model) -> None:
-        if not any(node.domain == schema.DOMAIN for node in model.graph):
+        if is_spelled(model):
             raise ValueError("weights are quantised before operators are spelled: put QuantizeWeights before Lower")
 
     def call(self, model: ir.Model) -> None:

@@ -20,6 +20,7 @@ from precast.export.heads import (
     IMAGE_CLASSIFICATION,
     NEXT_SENTENCE,
     QUESTION_ANSWERING,
+    SEQ2SEQ_LM,
     SEQUENCE_CLASSIFICATION,
     ZERO_SHOT_IMAGE,
     Head,
@@ -124,6 +125,30 @@ def test_small_outputs_are_tried_on_more_inputs(model_type: str, head: Head, ove
     # Of similarities each picture has as many as there are texts.
     most = {name: 16 if name.startswith("logits_per") else 4 for name in counts}
     assert all(LEAST <= count < most[name] * LEAST for name, count in counts.items()), counts
+
+
+@pytest.mark.parametrize(
+    ("model_type", "head"), [("llama", CAUSAL_LM), ("bart", SEQ2SEQ_LM), ("clip", ZERO_SHOT_IMAGE)], ids=str
+)
+def test_no_case_is_remembered_longer_than_it_is_asked_for(model_type: str, head: Head) -> None:
+    """Outputs are those of a runner that forgets nothing; what is held is what the cases to come take up."""
+    made = parts(model_type, head)
+    cases = parity.cases_for(made)
+    all_of_them, forgetful = parity.ReferenceRunner(made), parity.ReferenceRunner(made)
+    held = []
+    for index, (case, outputs) in enumerate(forgetful.through(cases)):
+        expected = all_of_them.run(case)
+        assert outputs.keys() == expected.keys()
+        for name, array in outputs.items():
+            np.testing.assert_array_equal(array, expected[name])
+        wanted = {name for later in cases[index + 1 :] for name in later.after} & {
+            one.name for one in cases[: index + 1]
+        }
+        assert set(forgetful._remembered) == wanted
+        held.append(len(wanted))
+    assert held[-1] == 0
+    if model_type != "clip":  # whose pictures and texts all come first
+        assert max(held) <= len(made)
 
 
 def test_texts_end_where_they_are_read() -> None:
