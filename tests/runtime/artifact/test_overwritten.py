@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def word(tokenizer: Tokenizer | None) -> int:
 def test_sixty_loads_while_it_is_overwritten(folder: Path, overwritten: None, tmp_path: Path) -> None:
     digests = {overwritten_artifact.make(tmp_path / f"{seed}", seed): seed for seed in (0, 1)}
     seen: dict[int, int] = {}
-    for _ in range(60):
+    begun = time.monotonic()
+    # And on until the other process, which has to start first, has got its turns.
+    while sum(seen.values()) < 60 or (len(seen) < 2 and time.monotonic() < begun + 120):
         model = precast.load(folder, threads=1)
         seed = digests[model.artifact.digest]
         assert model(input_ids=[[0, overwritten_artifact.ROWS - 1]]).last_hidden_state.tolist() == [[[seed] * 32] * 2]
