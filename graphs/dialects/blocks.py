@@ -15,7 +15,8 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from precast.graphs.dialects.base import attributes, graph_of, ints, scalar
-from precast.graphs.tensors import computed, sizes
+from precast.graphs.dialects.panel_reading import PanelShape, Read, read_panels, repacked
+from precast.graphs.tensors import computed
 
 __all__ = [
     "COLUMNS",
@@ -165,14 +166,15 @@ def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     bits together. It also multiplies rows as they are (level 0), by weights it makes floats of anew in every call: a
     token of Gemma 3 270M takes 1.1 s so, and 0.03 s in two parts.
     """
-    at = attributes(node)
-    x, weight, scales, _, bias = (*node.inputs, None, None)[:5]
-    whole, left = _whole_zeros(node, "columns")
+    at, graph = attributes(node), graph_of(node)
+    x, bias = node.inputs[0], (*node.inputs, None, None)[4]
+    held = _read(tape, node)
+    whole, left = _whole_zeros(tape, node, held)
     exact = at["bits"] == 8
     parts = exact and at["in"] % at["block"] == 0
     product = tape.op(
         "MatMulNBits",
-        [_in_two(tape, node, x) if parts else x, weight, scales, whole],
+        [_in_two(tape, node, x) if parts else x, _packed(tape, node, held.codes), held.scales, whole],
         {
             "K": at["in"],
             "N": at["out"],
@@ -183,12 +185,13 @@ def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         domain=_MS,
     )
     if parts:
-        product = tape.op("ReduceSum", [product, ints(graph_of(node), 0)], {"keepdims": 0})
+        product = tape.op("ReduceSum", [product, ints(graph, 0)], {"keepdims": 0})
     product.dtype = ir.DataType.FLOAT
     if left is not None:
         # What a block's zero point leaves is the same for all its channels: their sum is multiplied by it.
-        sums = tape.op("ReduceSum", [_by_block(tape, node, x), ints(graph_of(node), -1)], {"keepdims": 0})
-        product = tape.op("Add", [product, tape.op("MatMul", [sums, left])])
+        sums = tape.op("ReduceSum", [_by_block(tape, node, x), ints(graph, -1)], {"keepdims": 0})
+        columns = tape.op("Transpose", [left], {"perm": [1, 0]})
+        product = tape.op("Add", [product, tape.op("MatMul", [sums, columns])])
     return [product if bias is None else tape.op("Add", [product, bias])]
 
 
@@ -199,29 +202,19 @@ def unpacked_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     its rows, took 1.5 times as long as MatMul for 128 rows of 384 x 1536 (2 threads of an AVX2 EPYC).
     """
     at, graph = attributes(node), graph_of(node)
-    x, weight, scales, zeros, bias = (*node.inputs, None, None)[:5]
-    assert weight is not None and scales is not None
-    rows, blocks = sizes(scales.shape)
-    if at["bits"] == 4:
-        low = tape.op("BitwiseAnd", [weight, scalar(graph, 15, ir.DataType.UINT8)])
-        high = tape.op("BitShift", [weight, scalar(graph, 4, ir.DataType.UINT8)], {"direction": "RIGHT"})
-        pairs = [tape.op("Unsqueeze", [half, ints(graph, -1)]) for half in (low, high)]
-        weight = tape.op("Concat", pairs, {"axis": -1})
-    shape = ints(graph, rows, blocks, at["block"])
-    quants = tape.op("Cast", [tape.op("Reshape", [weight, shape])], {"to": ir.DataType.FLOAT})
-    middle: ir.Value = scalar(graph, 2.0 ** (at["bits"] - 1), ir.DataType.FLOAT)
-    if zeros is not None:
-        name, held = f"{zeros.name}.column", _tensor(zeros)
-        middle = graph.initializers.get(name) or computed(
-            graph, lambda: offsets_of(held.numpy(), at["bits"], blocks)[..., None], (rows, blocks, 1), _FLOAT, name
-        )
-    factors = tape.op("Unsqueeze", [scales, ints(graph, -1)])
+    x, bias = node.inputs[0], (*node.inputs, None, None)[4]
+    held = _read(tape, node)
+    quants = tape.op("Cast", [held.codes], {"to": _FLOAT})
+    middle: ir.Value = scalar(graph, 2.0 ** (at["bits"] - 1), _FLOAT)
+    if held.zeros is not None:
+        middle = tape.op("Unsqueeze", [tape.op("Cast", [held.zeros], {"to": _FLOAT}), ints(graph, -1)])
+    factors = tape.op("Unsqueeze", [held.scales, ints(graph, -1)])
     values = tape.op("Mul", [tape.op("Sub", [quants, middle]), factors])
-    matrix = tape.op("Reshape", [values, ints(graph, rows, blocks * at["block"])])
-    if at["in"] != blocks * at["block"]:
+    matrix = tape.op("Reshape", [values, ints(graph, at["out"], -1)])
+    if at["in"] % at["block"]:
         matrix = tape.op("Slice", [matrix, ints(graph, 0), ints(graph, at["in"]), ints(graph, 1)])
     product = tape.op("MatMul", [x, tape.op("Transpose", [matrix], {"perm": [1, 0]})])
-    product.dtype = ir.DataType.FLOAT
+    product.dtype = _FLOAT
     return [product if bias is None else tape.op("Add", [product, bias])]
 
 
@@ -242,18 +235,14 @@ def _in_two(tape: Tape, node: ir.Node, x: ir.Value | None) -> ir.Value:
 
 
 def gather_block_quantized(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
-    """com.microsoft::GatherBlockQuantized. It wants rows of bytes: another view of the weight that a product shares."""
+    """com.microsoft::GatherBlockQuantized, which wants rows of bytes."""
     at, graph = attributes(node), graph_of(node)
-    ids, weight, scales = node.inputs[:3]
-    assert weight is not None
-    name, tensor = f"{weight.name}.rows", _tensor(weight)
-    if name not in graph.initializers:
-        rows, blocks, size = sizes(tensor.shape)
-        # The same bytes under another shape: a content-addressed store keeps them once.
-        computed(graph, lambda: tensor.numpy().reshape(rows, -1), (rows, blocks * size), ir.DataType.UINT8, name)
+    ids = node.inputs[0]
+    held = _read(tape, node)
+    rows = tape.op("Reshape", [_packed(tape, node, held.codes), ints(graph, at["out"], -1)])
     rule = {"bits": at["bits"], "block_size": at["block"], "gather_axis": 0, "quantize_axis": 1}
-    whole, left = _whole_zeros(node, "rows")
-    found = tape.op("GatherBlockQuantized", [graph.initializers[name], ids, scales, whole], rule, domain=_MS)
+    whole, left = _whole_zeros(tape, node, held)
+    found = tape.op("GatherBlockQuantized", [rows, ids, held.scales, whole], rule, domain=_MS)
     if left is not None:
         found.shape = node.outputs[0].shape
         rest = tape.op("Unsqueeze", [tape.op("Gather", [left, ids]), ints(graph, -1)])
@@ -274,39 +263,39 @@ def _by_block(tape: Tape, node: ir.Node, x: ir.Value | None) -> ir.Value:
     return tape.op("Reshape", [x, ints(graph_of(node), *shape)])
 
 
-def _whole_zeros(node: ir.Node, order: Literal["rows", "columns"]) -> tuple[ir.Value | None, ir.Value | None]:
+def _read(tape: Tape, node: ir.Node) -> Read:
+    """What the node's weight holds, read of its panels."""
+    at = attributes(node)
+    held, _ = _panels_of(node)
+    zeros = zeros_of((*node.inputs, None)[3])
+    if zeros == "floats" and at["in"] % at["block"]:
+        raise ValueError(f"{node.inputs[1].name!r} has zero points that are floats, and no whole blocks")  # type: ignore[union-attr]
+    shape = PanelShape(at["out"], at["in"], at["block"], at["bits"], zeros)
+    return read_panels(tape, graph_of(node), held, shape)
+
+
+def _packed(tape: Tape, node: ir.Node, codes: ir.Value) -> ir.Value:
+    at = attributes(node)
+    return repacked(tape, graph_of(node), codes, at["bits"], at["out"], at["block"])
+
+
+def _whole_zeros(tape: Tape, node: ir.Node, held: Read) -> tuple[ir.Value | None, ir.Value | None]:
     """Zero points as the operators of com.microsoft take them, and what these leave of ones that are floats.
 
-    Those are rounded to integers; (rounded - zero) * scale is left, [N, blocks], or [blocks, N] for columns.
-    MatMulNBits has a type of zero points for them too, which it multiplies ten times slower, and not in 8 bits.
+    Those are rounded to integers; (rounded - zero) * scale is left, [N, blocks]. MatMulNBits has a type of zero points
+    for them too, which it multiplies ten times slower, and not in 8 bits.
     """
-    weight, scales, zeros = (*node.inputs, None)[1:4]
-    if zeros is None or zeros_of(zeros) == "integers":
-        return zeros, None
-    assert weight is not None and scales is not None
-    at, graph, name = attributes(node), graph_of(node), str(zeros.name)
-    bits, (rows, blocks) = at["bits"], sizes(scales.shape)
-    if at["in"] != blocks * at["block"]:
-        raise ValueError(f"{weight.name!r} has zero points that are floats, and no whole blocks")
-    floats, factors = _tensor(zeros), _tensor(scales)
-
-    def rounded() -> Array:
-        return np.asarray(np.clip(np.rint(floats.numpy()), 0, 2**bits - 1))
-
-    def packed() -> Array:
-        return pack_bits(rounded().astype(np.uint8), bits)
-
-    def left() -> Array:
-        rest = (rounded() - floats.numpy()) * factors.numpy()
-        return np.ascontiguousarray(rest.T if order == "columns" else rest, np.float32)
-
-    made = graph.initializers
-    if f"{name}.whole" not in made:
-        computed(graph, packed, (rows, packed_size(blocks, bits)), ir.DataType.UINT8, f"{name}.whole")
-    if f"{name}.{order}" not in made:
-        shape = (blocks, rows) if order == "columns" else (rows, blocks)
-        computed(graph, left, shape, ir.DataType.FLOAT, f"{name}.{order}")
-    return made[f"{name}.whole"], made[f"{name}.{order}"]
+    if held.zeros is None:
+        return None, None
+    at, graph, left = attributes(node), graph_of(node), None
+    whole, blocks = held.zeros, -(-at["in"] // at["block"])
+    if zeros_of((*node.inputs, None)[3]) == "floats":
+        bounds = (scalar(graph, 0.0, _FLOAT), scalar(graph, 2.0 ** at["bits"] - 1, _FLOAT))
+        rounded = tape.op("Clip", [tape.op("Round", [held.zeros]), *bounds])
+        left = tape.op("Mul", [tape.op("Sub", [rounded, held.zeros]), held.scales])
+        whole = tape.op("Cast", [rounded], {"to": ir.DataType.UINT8})
+    packed = repacked(tape, graph, whole, at["bits"], at["out"], blocks)
+    return tape.op("Reshape", [packed, ints(graph, at["out"], -1)]), left
 
 
 def native_block_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:

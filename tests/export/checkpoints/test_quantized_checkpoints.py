@@ -172,7 +172,8 @@ def test_an_artifact_of_a_gguf_file_holds_its_integers(kind: str, precision: str
     assert len(found) == 16  # the embedding is the head
     for key, product in found.items():
         name = "model.embed_tokens.weight" if key in ("lm_head.weight", EMBEDDING, "MatMulNBits") else key
-        same = np.abs(product.exact - exact[name]).max() <= 1e-6 * np.abs(exact[name]).max() * kind.endswith("_1")
+        # Zero points that are floats keep the eleven bits of half floats.
+        same = np.abs(product.exact - exact[name]).max() <= 1e-3 * np.abs(exact[name]).max() * kind.endswith("_1")
         assert same == kept, key
     declined = report(artifact, f"cpu-{precision}")
     assert sum(declined.values()) == (0 if kept else 16), declined
