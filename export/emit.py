@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnx_ir as ir
 
-from precast.graphs.tensors import sizes
+from precast.graphs.tensors import Derived, sizes
 
 __all__ = ["INLINE_LIMIT", "Emitted", "Folder", "Sink", "Written", "emit"]
 
@@ -72,10 +72,11 @@ class Written:
 
 @dataclass(frozen=True)
 class Emitted:
-    """What was written: the graph's name and size, and the weight files it reads."""
+    """What was written: the graph's name, the weight files it reads, and how initializers are made of some of them."""
 
     graph: str
     weights: tuple[str, ...]
+    derived: dict[str, dict[str, Any]]
 
 
 def _chunks(array: np.ndarray[Any, Any]) -> Iterable[memoryview]:
@@ -84,26 +85,33 @@ def _chunks(array: np.ndarray[Any, Any]) -> Iterable[memoryview]:
         yield flat[start : start + _CHUNK]
 
 
-def emit(model: ir.Model, sink: Sink, name: str, written: Written | None = None) -> Emitted:
+def emit(model: ir.Model, sink: Sink, name: str, written: Written | None = None, *, derive: bool = False) -> Emitted:
     """Write ``model`` to ``sink`` as ``name``, one weight in memory at a time.
 
-    Afterwards the model's initializers refer to the written files: the arrays they held are released. ``written`` is
-    what earlier graphs have put into the same sink.
+    Afterwards the model's initializers refer to the written files: the arrays they held are released.
+
+    Args:
+        written: what earlier graphs have put into the same sink.
+        derive: of an array that is made of another weight only this is written; who loads the graph makes it.
     """
     written = written or Written()
     files: list[str] = []
+    derived: dict[str, dict[str, Any]] = {}
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None:
             raise ValueError(f"initializer {value.name!r} has no value")
-        if tensor.nbytes < INLINE_LIMIT:
+        made = derive and isinstance(tensor, Derived) and tensor.source.nbytes >= INLINE_LIMIT
+        if tensor.nbytes < INLINE_LIMIT and not made:
             value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
             continue
-        path = written.path(tensor, sink)
+        path = written.path(tensor.source if made else tensor, sink)  # type: ignore[attr-defined]
+        if made:
+            derived[str(value.name)] = {**tensor.rule, "weight": path}  # type: ignore[attr-defined]
         if path not in files:
             files.append(path)
         value.const_value = ir.ExternalTensor(
             path, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(sizes(tensor.shape)), name=value.name or ""
         )
     sink.write_bytes(name, ir.to_proto(model).SerializeToString(deterministic=True))
-    return Emitted(name, tuple(sorted(files)))
+    return Emitted(name, tuple(sorted(files)), dict(sorted(derived.items())))

@@ -239,7 +239,7 @@ def _lower(
     contract.check(promised, vocabulary, operators, chosen.dialect.name, reports)
     digest, cost = fingerprint(model), work(model)
     opsets = {name or "ai.onnx": number for name, number in sorted(model.opset_imports.items())}
-    emitted = emit(model, writer, f"{component.name}.{chosen.variant}.onnx", written)
+    emitted = emit(model, writer, f"{component.name}.{chosen.variant}.onnx", written, derive=True)
     return Variant(
         name=chosen.variant,
         graph=emitted.graph,
@@ -249,7 +249,7 @@ def _lower(
         provider=chosen.provider,
         engine=chosen.engine,
         opset=opsets,
-        session=dict(chosen.session),
+        session={**chosen.session, **({"initializers": emitted.derived} if emitted.derived else {})},
         isa=chosen.needs(operators),
         weights=emitted.weights,
         operators=operators,

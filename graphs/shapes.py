@@ -552,7 +552,6 @@ _RULES: Mapping[str, _Rule] = {
     **_PRODUCTS,
     **dict.fromkeys(_KEEP, _same),
     **dict.fromkeys(_SUM_NORMS, _sum_norm),
-    **dict.fromkeys(("BitShift", "BitwiseAnd", "BitwiseOr", "BitwiseXor"), _broadcast),
     **dict.fromkeys(("Max", "Mean", "Pow", "PRelu", "Sum"), _broadcast),
     **dict.fromkeys(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or"), _truth),
     **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"), _reduce),

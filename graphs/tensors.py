@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["computed", "initializer", "lazy", "registered", "sizes"]
+__all__ = ["Derived", "computed", "initializer", "lazy", "registered", "sizes"]
 
 
 def sizes(shape: ir.ShapeProtocol | None) -> tuple[int, ...]:
@@ -37,6 +37,26 @@ def lazy(
     return ir.LazyTensor(
         lambda: ir.tensor(compute(), dtype=dtype, name=name), dtype=dtype, shape=ir.Shape(shape), name=name
     )
+
+
+class Derived(ir.LazyTensor):
+    """An array that is made, when a session is, of a weight that an artifact stores in another layout: of ``source``,
+    as ``rule`` says (`precast.runtime.backends.initializers`). ``compute`` makes the same for who runs a graph alone.
+    """
+
+    def __init__(
+        self,
+        source: ir.TensorProtocol,
+        rule: Mapping[str, Any],
+        compute: Callable[[], np.ndarray[Any, Any]],
+        shape: tuple[int, ...],
+        dtype: ir.DataType,
+        name: str,
+    ) -> None:
+        super().__init__(
+            lambda: ir.tensor(compute(), dtype=dtype, name=name), dtype=dtype, shape=ir.Shape(shape), name=name
+        )
+        self.source, self.rule = source, dict(rule)
 
 
 def registered(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Value:

@@ -7,7 +7,7 @@ float32 [N, K / block], without them 2^(bits - 1) is meant. https://github.com/m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -15,8 +15,7 @@ import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 from precast.graphs.dialects.base import attributes, graph_of, ints, scalar
-from precast.graphs.dialects.panel_reading import PanelShape, Read, read_panels, repacked
-from precast.graphs.tensors import computed
+from precast.graphs.tensors import Derived, lazy, registered, sizes
 
 __all__ = [
     "COLUMNS",
@@ -43,7 +42,7 @@ Zeros = Literal["none", "integers", "floats"]  # the zero points of a weight
 KINDS: Final[tuple[Zeros, ...]] = ("none", "integers", "floats")  # as the kernels count them
 
 _MS, _CPU = "com.microsoft", "precast.cpu"
-_FLOAT = ir.DataType.FLOAT
+_PANELS = "precast.panels"  # where a weight's metadata holds its panels
 
 # Weight columns of a panel; runtime/kernels/linear_calls.h has the layout in words.
 COLUMNS = 16
@@ -140,6 +139,12 @@ def panels(weight: Array, scales: Array, zeros: Array | None, bits: int) -> Arra
     return np.concatenate(parts, axis=2).reshape(count, -1)
 
 
+def kept_zeros(offsets: Array, bits: int) -> Array:
+    """Zero points that are floats, as `panels` keeps them."""
+    middle = np.float32(0 if bits == 4 else 128)
+    return np.asarray(_halves(offsets - middle).astype(np.float32) + middle)
+
+
 def _halves(offsets: Array) -> Array:
     """float16, those below its normal range zero."""
     if not (np.abs(offsets) < 65520).all():
@@ -166,15 +171,15 @@ def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     bits together. It also multiplies rows as they are (level 0), by weights it makes floats of anew in every call: a
     token of Gemma 3 270M takes 1.1 s so, and 0.03 s in two parts.
     """
-    at, graph = attributes(node), graph_of(node)
+    at = attributes(node)
     x, bias = node.inputs[0], (*node.inputs, None, None)[4]
-    held = _read(tape, node)
-    whole, left = _whole_zeros(tape, node, held)
+    weight, scales = _part(node, 1, "codes"), _part(node, 2, "scales")
+    whole, left = _whole_zeros(node, "columns")
     exact = at["bits"] == 8
     parts = exact and at["in"] % at["block"] == 0
     product = tape.op(
         "MatMulNBits",
-        [_in_two(tape, node, x) if parts else x, _packed(tape, node, held.codes), held.scales, whole],
+        [_in_two(tape, node, x) if parts else x, weight, scales, whole],
         {
             "K": at["in"],
             "N": at["out"],
@@ -185,37 +190,73 @@ def matmul_nbits(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         domain=_MS,
     )
     if parts:
-        product = tape.op("ReduceSum", [product, ints(graph, 0)], {"keepdims": 0})
+        product = tape.op("ReduceSum", [product, ints(graph_of(node), 0)], {"keepdims": 0})
     product.dtype = ir.DataType.FLOAT
     if left is not None:
         # What a block's zero point leaves is the same for all its channels: their sum is multiplied by it.
-        sums = tape.op("ReduceSum", [_by_block(tape, node, x), ints(graph, -1)], {"keepdims": 0})
-        columns = tape.op("Transpose", [left], {"perm": [1, 0]})
-        product = tape.op("Add", [product, tape.op("MatMul", [sums, columns])])
+        sums = tape.op("ReduceSum", [_by_block(tape, node, x), ints(graph_of(node), -1)], {"keepdims": 0})
+        product = tape.op("Add", [product, tape.op("MatMul", [sums, left])])
     return [product if bias is None else tape.op("Add", [product, bias])]
 
 
 def unpacked_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
-    """MatMul by a weight whose integers become floats when a session is made: a constant that ONNX Runtime folds.
+    """MatMul by a weight whose integers become floats when a session is made.
 
     Calls of many rows are arithmetic, not memory: MatMulNBits, which makes floats of a weight in every call or rounds
     its rows, took 1.5 times as long as MatMul for 128 rows of 384 x 1536 (2 threads of an AVX2 EPYC).
     """
     at, graph = attributes(node), graph_of(node)
-    x, bias = node.inputs[0], (*node.inputs, None, None)[4]
-    held = _read(tape, node)
-    quants = tape.op("Cast", [held.codes], {"to": _FLOAT})
-    middle: ir.Value = scalar(graph, 2.0 ** (at["bits"] - 1), _FLOAT)
-    if held.zeros is not None:
-        middle = tape.op("Unsqueeze", [tape.op("Cast", [held.zeros], {"to": _FLOAT}), ints(graph, -1)])
-    factors = tape.op("Unsqueeze", [held.scales, ints(graph, -1)])
-    values = tape.op("Mul", [tape.op("Sub", [quants, middle]), factors])
-    matrix = tape.op("Reshape", [values, ints(graph, at["out"], -1)])
-    if at["in"] % at["block"]:
-        matrix = tape.op("Slice", [matrix, ints(graph, 0), ints(graph, at["in"]), ints(graph, 1)])
-    product = tape.op("MatMul", [x, tape.op("Transpose", [matrix], {"perm": [1, 0]})])
-    product.dtype = _FLOAT
+    x, weight, scales, zeros, bias = (*node.inputs, None, None)[:5]
+    assert weight is not None and scales is not None
+    parts = [None if part is None else _tensor(part) for part in (weight, scales, zeros)]
+
+    def compute() -> Array:
+        held, factors, offsets = (None if part is None else part.numpy() for part in parts)
+        assert held is not None and factors is not None
+        if offsets is not None and offsets.dtype == np.float32:
+            offsets = kept_zeros(offsets, at["bits"])
+        return np.ascontiguousarray(dequantized(held, rounded_scales(factors), offsets, at["bits"], at["in"]).T)
+
+    matrix = _made(graph, node, f"{weight.name}.matrix", "matrix", compute, (at["in"], at["out"]), ir.DataType.FLOAT)
+    product = tape.op("MatMul", [x, matrix])
+    product.dtype = ir.DataType.FLOAT
     return [product if bias is None else tape.op("Add", [product, bias])]
+
+
+def _made(
+    graph: ir.Graph,
+    node: ir.Node,
+    name: str,
+    what: str,
+    compute: Callable[[], Array],
+    shape: tuple[int, ...],
+    dtype: ir.DataType,
+) -> ir.Value:
+    """An initializer that a session is given: made of the panels that hold the node's weight."""
+    if name not in graph.initializers:
+        registered(graph, _derived(node, name, what, compute, shape, dtype), name)
+    return graph.initializers[name]
+
+
+def _derived(
+    node: ir.Node, name: str, what: str, compute: Callable[[], Array], shape: tuple[int, ...], dtype: ir.DataType
+) -> Derived:
+    at = attributes(node)
+    rule = {"layout": "blocks", "what": what, "rows": at["out"], "depth": at["in"]}
+    rule |= {"bits": at["bits"], "block": at["block"], "zeros": zeros_of((*node.inputs, None)[3])}
+    return Derived(_panel_tensor(node), rule, compute, shape, dtype, name)
+
+
+def _part(node: ir.Node, index: int, what: str) -> ir.Value:
+    """The node's codes, scales or zero points that are integers, which com.microsoft's operators take as they are: made
+    of its panels from now on."""
+    value = node.inputs[index]
+    assert value is not None
+    tensor = _tensor(value)
+    if not isinstance(tensor, Derived):
+        compute = tensor.numpy if what != "scales" else lambda: rounded_scales(tensor.numpy())
+        value.const_value = _derived(node, str(value.name), what, compute, sizes(tensor.shape), tensor.dtype)
+    return value
 
 
 def _in_two(tape: Tape, node: ir.Node, x: ir.Value | None) -> ir.Value:
@@ -235,14 +276,19 @@ def _in_two(tape: Tape, node: ir.Node, x: ir.Value | None) -> ir.Value:
 
 
 def gather_block_quantized(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
-    """com.microsoft::GatherBlockQuantized, which wants rows of bytes."""
+    """com.microsoft::GatherBlockQuantized. It wants rows of bytes: another view of the weight that a product shares."""
     at, graph = attributes(node), graph_of(node)
-    ids = node.inputs[0]
-    held = _read(tape, node)
-    rows = tape.op("Reshape", [_packed(tape, node, held.codes), ints(graph, at["out"], -1)])
+    ids, weight = node.inputs[:2]
+    assert weight is not None
+    tensor = _tensor(weight)
+    rows, blocks, size = sizes(tensor.shape)
+    table = _made(
+        graph, node, f"{weight.name}.rows", "rows", lambda: tensor.numpy().reshape(rows, -1), (rows, blocks * size),
+        ir.DataType.UINT8,
+    )  # fmt: skip
     rule = {"bits": at["bits"], "block_size": at["block"], "gather_axis": 0, "quantize_axis": 1}
-    whole, left = _whole_zeros(tape, node, held)
-    found = tape.op("GatherBlockQuantized", [rows, ids, held.scales, whole], rule, domain=_MS)
+    whole, left = _whole_zeros(node, "left")
+    found = tape.op("GatherBlockQuantized", [table, ids, _part(node, 2, "scales"), whole], rule, domain=_MS)
     if left is not None:
         found.shape = node.outputs[0].shape
         rest = tape.op("Unsqueeze", [tape.op("Gather", [left, ids]), ints(graph, -1)])
@@ -263,39 +309,41 @@ def _by_block(tape: Tape, node: ir.Node, x: ir.Value | None) -> ir.Value:
     return tape.op("Reshape", [x, ints(graph_of(node), *shape)])
 
 
-def _read(tape: Tape, node: ir.Node) -> Read:
-    """What the node's weight holds, read of its panels."""
-    at = attributes(node)
-    held, _ = _panels_of(node)
-    zeros = zeros_of((*node.inputs, None)[3])
-    if zeros == "floats" and at["in"] % at["block"]:
-        raise ValueError(f"{node.inputs[1].name!r} has zero points that are floats, and no whole blocks")  # type: ignore[union-attr]
-    shape = PanelShape(at["out"], at["in"], at["block"], at["bits"], zeros)
-    return read_panels(tape, graph_of(node), held, shape)
-
-
-def _packed(tape: Tape, node: ir.Node, codes: ir.Value) -> ir.Value:
-    at = attributes(node)
-    return repacked(tape, graph_of(node), codes, at["bits"], at["out"], at["block"])
-
-
-def _whole_zeros(tape: Tape, node: ir.Node, held: Read) -> tuple[ir.Value | None, ir.Value | None]:
+def _whole_zeros(node: ir.Node, what: Literal["left", "columns"]) -> tuple[ir.Value | None, ir.Value | None]:
     """Zero points as the operators of com.microsoft take them, and what these leave of ones that are floats.
 
-    Those are rounded to integers; (rounded - zero) * scale is left, [N, blocks]. MatMulNBits has a type of zero points
-    for them too, which it multiplies ten times slower, and not in 8 bits.
+    Those are rounded to integers; (rounded - zero) * scale is left, [N, blocks], or [blocks, N] of columns.
+    MatMulNBits has a type of zero points for them too, which it multiplies ten times slower, and not in 8 bits.
     """
-    if held.zeros is None:
+    scales, zeros = (*node.inputs, None)[2:4]
+    if zeros is None:
         return None, None
-    at, graph, left = attributes(node), graph_of(node), None
-    whole, blocks = held.zeros, -(-at["in"] // at["block"])
-    if zeros_of((*node.inputs, None)[3]) == "floats":
-        bounds = (scalar(graph, 0.0, _FLOAT), scalar(graph, 2.0 ** at["bits"] - 1, _FLOAT))
-        rounded = tape.op("Clip", [tape.op("Round", [held.zeros]), *bounds])
-        left = tape.op("Mul", [tape.op("Sub", [rounded, held.zeros]), held.scales])
-        whole = tape.op("Cast", [rounded], {"to": ir.DataType.UINT8})
-    packed = repacked(tape, graph, whole, at["bits"], at["out"], blocks)
-    return tape.op("Reshape", [packed, ints(graph, at["out"], -1)]), left
+    assert scales is not None
+    at, graph, name = attributes(node), graph_of(node), str(zeros.name)
+    bits, (rows, blocks) = at["bits"], sizes(scales.shape)
+    held, factors = _tensor(zeros), _tensor(scales)
+    shape = (rows, packed_size(blocks, bits))
+    if zeros_of(zeros) == "integers":
+        return _part(node, 3, "zeros"), None
+    if at["in"] != blocks * at["block"]:
+        raise ValueError(f"{node.inputs[1].name!r} has zero points that are floats, and no whole blocks")  # type: ignore[union-attr]
+
+    def floats() -> Array:
+        return kept_zeros(held.numpy(), bits)
+
+    def rounded() -> Array:
+        return np.asarray(np.clip(np.rint(floats()), 0, 2**bits - 1))
+
+    def left() -> Array:
+        rest = (rounded() - floats()) * rounded_scales(factors.numpy())
+        return np.ascontiguousarray(rest.T if what == "columns" else rest, np.float32)
+
+    def packed() -> Array:
+        return pack_bits(rounded().astype(np.uint8), bits)
+
+    whole = _made(graph, node, f"{name}.whole", "zeros", packed, shape, ir.DataType.UINT8)
+    rest = (blocks, rows) if what == "columns" else (rows, blocks)
+    return whole, _made(graph, node, f"{name}.{what}", what, left, rest, ir.DataType.FLOAT)
 
 
 def native_block_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
@@ -312,21 +360,31 @@ def native_block_embedding(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
 
 def _panels_of(node: ir.Node) -> tuple[ir.Value, dict[str, Any]]:
     """The initializer of a weight's panels, made once, and the attributes that say how to read it."""
-    at, graph = attributes(node), graph_of(node)
-    weight, scales, zeros = (*node.inputs, None)[1:4]
-    assert weight is not None and scales is not None
-    name, bits = f"{weight.name}.panels", at["bits"]
+    graph, weight, zeros = graph_of(node), node.inputs[1], (*node.inputs, None)[3]
+    assert weight is not None
+    name = f"{weight.name}.panels"
     if name not in graph.initializers:
+        registered(graph, _panel_tensor(node), name)
+    return graph.initializers[name], {**attributes(node), "zeros": KINDS.index(zeros_of(zeros))}
+
+
+def _panel_tensor(node: ir.Node) -> ir.TensorProtocol:
+    """The panels of a node's weight, one tensor for all that reads it."""
+    at = attributes(node)
+    weight, scales, zeros = (*node.inputs, None)[1:4]
+    assert weight is not None
+    made: ir.TensorProtocol | None = weight.meta.get(_PANELS)
+    if made is None:
         parts = [None if part is None else _tensor(part) for part in (weight, scales, zeros)]
-        shape = (-(-at["out"] // COLUMNS), panel_bytes(at["in"], at["block"], bits, zeros_of(zeros)))
 
         def compute() -> Array:
             arrays = [None if part is None else part.numpy() for part in parts]
             assert arrays[0] is not None and arrays[1] is not None
-            return panels(arrays[0], arrays[1], arrays[2], bits)
+            return panels(arrays[0], arrays[1], arrays[2], at["bits"])
 
-        computed(graph, compute, shape, ir.DataType.UINT8, name)
-    return graph.initializers[name], {**at, "zeros": KINDS.index(zeros_of(zeros))}
+        shape = (-(-at["out"] // COLUMNS), panel_bytes(at["in"], at["block"], at["bits"], zeros_of(zeros)))
+        made = weight.meta[_PANELS] = lazy(compute, shape, ir.DataType.UINT8, f"{weight.name}.panels")
+    return made
 
 
 def zeros_of(value: ir.Value | None) -> Zeros:

@@ -1,8 +1,8 @@
 """Weights in 16 bits: the layout that ``precast.cpu`` reads, and how ONNX Runtime's own operators read it too.
 
 Every value of such a weight is one of bfloat16 or of float16: what is computed with it is what float32 weights give.
-An artifact holds one layout, panels of sixteen columns (runtime/kernels/half_calls.h has it in words), from which the
-graph that runs anywhere makes float32 matrices when a session is made: constants that ONNX Runtime folds.
+An artifact holds one layout, panels of sixteen columns (runtime/kernels/half_calls.h has it in words), of which float32
+matrices are made for the graph that runs anywhere when a session is made (`precast.runtime.backends.initializers`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
-from precast.graphs.dialects.base import attributes, graph_of, ints
-from precast.graphs.tensors import lazy, registered, sizes
+from precast.graphs.dialects.base import attributes, graph_of
+from precast.graphs.tensors import Derived, lazy, registered, sizes
 
 __all__ = [
     "COLUMNS",
@@ -46,7 +46,7 @@ def native_half_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     """precast.cpu::HalfLinear(x, panels, bias)."""
     x, weight, bias = (*node.inputs, None)[:3]
     assert weight is not None
-    held = _in_panels(graph_of(node), weight, ir.DataType.UINT16)
+    held = _in_panels(graph_of(node), weight)
     return [tape.op("HalfLinear", [x, held, bias], _rule(weight), domain=_CPU)]
 
 
@@ -56,7 +56,7 @@ def native_half_embedding(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     assert weight is not None
     if not attributes(node)["tied"]:
         return _rows_of(tape, node)
-    held = _in_panels(graph_of(node), weight, ir.DataType.UINT16)
+    held = _in_panels(graph_of(node), weight)
     return [tape.op("HalfEmbedding", [ids, held], _rule(weight), domain=_CPU)]
 
 
@@ -65,9 +65,9 @@ def half_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     x, weight, bias = (*node.inputs, None)[:3]
     assert weight is not None
     if attributes(node)["tied"]:
-        product = tape.op("FusedMatMul", [x, _matrix(tape, node, weight, rows=True)], {"transB": 1}, domain=_MS)
+        product = tape.op("FusedMatMul", [x, _matrix(node, weight, rows=True)], {"transB": 1}, domain=_MS)
     else:
-        product = tape.op("MatMul", [x, _matrix(tape, node, weight, rows=False)])
+        product = tape.op("MatMul", [x, _matrix(node, weight, rows=False)])
     product.dtype = ir.DataType.FLOAT
     return [product if bias is None else tape.op("Add", [product, bias])]
 
@@ -78,7 +78,7 @@ def half_embedding(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
     assert weight is not None
     if not attributes(node)["tied"]:
         return _rows_of(tape, node)
-    return [tape.op("Gather", [_matrix(tape, node, weight, rows=True), ids])]
+    return [tape.op("Gather", [_matrix(node, weight, rows=True), ids])]
 
 
 def _rows_of(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
@@ -91,31 +91,45 @@ def _rule(weight: ir.Value) -> dict[str, int]:
     return {"float16": int(weight.dtype == ir.DataType.FLOAT16), "in": depth, "out": rows}
 
 
-def _matrix(tape: Tape, node: ir.Node, weight: ir.Value, *, rows: bool) -> ir.Value:
-    """Constants of a session: float32 [N, K], or [K, N], of the panels."""
-    graph = graph_of(node)
-    count, depth = sizes(weight.shape)
-    held = _in_panels(graph, weight, weight.dtype or ir.DataType.BFLOAT16)
-    values = tape.op("Cast", [held], {"to": ir.DataType.FLOAT})
-    turned = tape.op("Transpose", [values], {"perm": [0, 2, 1] if rows else [1, 0, 2]})
-    whole = -(-count // COLUMNS) * COLUMNS
-    matrix = tape.op("Reshape", [turned, ints(graph, *((whole, depth) if rows else (depth, whole)))])
-    if whole != count:
-        matrix = tape.op("Slice", [matrix, ints(graph, 0), ints(graph, count), ints(graph, 0 if rows else 1)])
-    return matrix
+def _matrix(node: ir.Node, weight: ir.Value, *, rows: bool) -> ir.Value:
+    """float32 [N, K], or [K, N], that a session is given: made of the panels."""
+    graph, tensor = graph_of(node), _tensor(weight)
+    count, depth = sizes(tensor.shape)
+    what = "table" if rows else "matrix"
+    name = f"{weight.name}.{what}"
+    if name not in graph.initializers:
+        rule = {"layout": "halves", "what": what, "rows": count, "depth": depth, "dtype": tensor.dtype.name.lower()}
+
+        def compute() -> Array:
+            wide = tensor.numpy().astype(np.float32)
+            return wide if rows else np.ascontiguousarray(wide.T)
+
+        shape = (count, depth) if rows else (depth, count)
+        registered(graph, Derived(_panels_of(tensor), rule, compute, shape, ir.DataType.FLOAT, name), name)
+    return graph.initializers[name]
 
 
-def _in_panels(graph: ir.Graph, weight: ir.Value, dtype: ir.DataType) -> ir.Value:
-    """The initializer that holds ``weight`` in panels, as numbers of ``dtype``: the same bytes whichever it is."""
+def _in_panels(graph: ir.Graph, weight: ir.Value) -> ir.Value:
+    """The initializer that holds ``weight`` in panels."""
     name = f"{weight.name}.panels"
-    if name in graph.initializers:
-        return graph.initializers[name]
-    tensor = weight.const_value
-    if tensor is None:
-        raise ValueError(f"{weight.name!r} is not an initializer")
-    rows, depth = sizes(tensor.shape)
-    made = tensor.meta.setdefault(_PANELS, {})
-    if dtype not in made:
+    if name not in graph.initializers:
+        registered(graph, _panels_of(_tensor(weight)), name)
+    return graph.initializers[name]
+
+
+def _panels_of(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A weight's panels, uint16; graphs made of one trace share them."""
+    made: ir.TensorProtocol | None = tensor.meta.get(_PANELS)
+    if made is None:
+        rows, depth = sizes(tensor.shape)
         shape = (-(-rows // COLUMNS), depth, COLUMNS)
-        made[dtype] = lazy(lambda: panels(tensor.numpy()).view(dtype.numpy()), shape, dtype, name)
-    return registered(graph, made[dtype], name)
+        name = f"{tensor.name}.panels"
+        made = lazy(lambda: panels(tensor.numpy()).view(np.uint16), shape, ir.DataType.UINT16, name)
+        tensor.meta[_PANELS] = made
+    return made
+
+
+def _tensor(weight: ir.Value) -> ir.TensorProtocol:
+    if weight.const_value is None:
+        raise ValueError(f"{weight.name!r} is not an initializer")
+    return weight.const_value

@@ -53,6 +53,8 @@ class NarrowWeights(GraphPass):
             narrow = registered(graph, _narrowed(tensor, dtype), f"{weight.name}.{dtype.name.lower()}")
             for node in readers:
                 self._replace(graph, node, weight, narrow, tied)
+            if not weight.uses():
+                del graph.initializers[str(weight.name)]  # or clean-up would find it equal to what is made of it
 
     def _replace(self, graph: ir.Graph, node: ir.Node, weight: ir.Value, narrow: ir.Value, tied: int) -> None:
         becomes = _becomes(node, weight)

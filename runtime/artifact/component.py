@@ -124,7 +124,7 @@ class Variant(NamedTuple):
             state=fields.data("state", {}),
         )
         fields.close()
-        check_variant(fields, variant.session, variant.parity, variant.work, variant.state)
+        check_variant(fields, variant.weights, variant.session, variant.parity, variant.work, variant.state)
         return variant
 
 

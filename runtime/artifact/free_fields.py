@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from precast.runtime.fields import MOST_BYTES, Fields, is_number, is_text
+from precast.runtime.layouts import Rule
 
 __all__ = ["check_free", "check_variant"]
 
@@ -18,12 +19,13 @@ _LAYOUT = ("ring", "chunks_by_row", "int8")
 
 def check_variant(
     variant: Fields,
+    weights: Sequence[str],
     session: Mapping[str, Any],
     parity: Mapping[str, Any],
     work: Mapping[str, Any],
     state: Mapping[str, Any],
 ) -> None:
-    """``session``, ``parity``, ``work`` and ``state`` of a variant.
+    """``session``, ``parity``, ``work`` and ``state`` of a variant that reads ``weights``.
 
     Raises:
         ArtifactError: naming the field, its rule and its value.
@@ -32,6 +34,12 @@ def check_variant(
     options.text("graph_optimization_level", "basic")
     for key in ("entries", "provider_options"):
         options.mapping(key, "a string of at most 256 characters", lambda v: is_text(v) and len(v) <= 256, {})
+
+    derived = options.data("initializers", {})
+    for name, said in derived.items():
+        made = options.inner("initializers", derived).inner(name, said)
+        Rule.read(made)
+        made.take("weight", "one of the variant's weights", lambda path: isinstance(path, str) and path in weights)
 
     evidence = variant.inner("parity", parity)
     worst = evidence.data("worst", {})

@@ -57,12 +57,13 @@ def default_threads() -> int:
 class _Session:
     """A loaded graph. ``run`` holds no state of its own, so that threads may share it."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, kept: Any = None) -> None:
         # The engine's own call where it is within reach: `InferenceSession.run` first compares input names, which were
         # compared when the model was loaded, and offers a fallback to other providers, which is off.
         engine_run = getattr(getattr(session, "_sess", None), "run", None)
         self._run = session.run if engine_run is None else lambda names, feed: engine_run(names, feed, None)
         self.session = session
+        self._kept = kept  # arrays of ours that the session reads
         self.input_names = names(session.get_inputs())
         self.output_names = names(session.get_outputs())
         self.input_specs: Mapping[str, Port] = _specs(session.get_inputs())
@@ -131,7 +132,7 @@ def _dtype(kind: str) -> str:
 def _check_session(session: Mapping[str, Any], graph: str) -> None:
     """A manifest may come from anybody, and some options of ONNX Runtime name files: only known ones pass."""
     unknown = {
-        *(set(session) - {"graph_optimization_level", "entries", "provider_options"}),
+        *(set(session) - {"graph_optimization_level", "entries", "provider_options", "initializers"}),
         *(set(session.get("entries", {})) - _ENTRIES),
         *(set(session.get("provider_options", {})) - _PROVIDER_OPTIONS),
     }
@@ -170,8 +171,8 @@ class OnnxRuntime:
         return isa is None or (isa in kernels.KNOWN and kernels.available())
 
     def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None) -> _Session:
-        """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name) and
-        ``provider_options``."""
+        """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name),
+        ``provider_options`` and ``initializers`` (see there)."""
         onnxruntime = engine(self.provider)
         available = onnxruntime.get_available_providers()
         if self.provider not in available:
@@ -196,6 +197,7 @@ class OnnxRuntime:
         provider_options = dict(session.get("provider_options", {}))
         if isa is not None:
             _register_kernels(options, isa, graph.name)
+        kept = _give_initializers(options, graph, session.get("initializers", {}))
         try:
             loaded = onnxruntime.InferenceSession(
                 os.fspath(graph), options, providers=[(self.provider, provider_options)], enable_fallback=0
@@ -209,7 +211,22 @@ class OnnxRuntime:
                 f"{listing(loaded.get_providers())}. "
                 f"Its libraries are incomplete: {_INSTALL.get(self.provider, '')}"
             )
-        return _Session(loaded)
+        return _Session(loaded, kept)
+
+
+def _give_initializers(options: Any, graph: Path, rules: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Arrays that are made of weights in another layout (`precast.runtime.backends.initializers`); they live as long as
+    what is returned, and the session reads them where they are."""
+    if not rules:
+        return None
+    from precast.runtime.backends.initializers import made
+
+    names, values = [], []
+    for name, array in made(graph.parent, rules, graph.name):
+        names.append(name)
+        values.append(engine().OrtValue.ortvalue_from_numpy(array))
+    options.add_external_initializers(names, values)
+    return values
 
 
 def backend(provider: str) -> OnnxRuntime:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from support import oracle
 from support.lowering import wide
-from support.quantized_samples import graph_of, source_of
+from support.quantized_samples import graph_of
 from typer.testing import CliRunner
 
 import precast
@@ -197,7 +197,7 @@ def widths(path: Path, variant: str) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
     for node in graph_of(path, variant):
         if node.op_type == "MatMulNBits":
-            kind = re.sub(r"\d+", "*", str(source_of(node.inputs[1]).name).split(".int")[0])
+            kind = re.sub(r"\d+", "*", str(node.inputs[1].name).split(".int")[0])  # type: ignore[union-attr]
             kind = kind.removesuffix(".rest")
             found.setdefault(kind, set()).add(node.attributes["bits"].as_int())
     return found

@@ -17,9 +17,9 @@ from precast.export.heads import BASE, CAUSAL_LM, SEQ2SEQ_LM, Head
 from precast.runtime import kernels
 from precast.runtime.artifact import Artifact
 
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+SIZES = {"hidden_size": 128, "intermediate_size": 264, "num_attention_heads": 4, "num_key_value_heads": 2}
 CASES: list[tuple[str, Head, dict[str, Any], torch.dtype]] = [
-    ("llama", CAUSAL_LM, {**SIZES, "tie_word_embeddings": True}, torch.bfloat16),
+    ("llama", CAUSAL_LM, {**SIZES, "vocab_size": 520, "tie_word_embeddings": True}, torch.bfloat16),
     ("gpt2", CAUSAL_LM, {}, torch.float16),  # its weights lie the other way round
     ("t5", SEQ2SEQ_LM, {}, torch.bfloat16),
     ("bert", BASE, {}, torch.float16),

@@ -190,6 +190,8 @@ def test_hostile_texts(tmp_path: Path, name: str) -> None:
     outcomes(tried())
 
 
+RULE = {"weight": "w", "layout": "blocks", "what": "codes", "rows": 9, "depth": 9, "bits": 4, "block": 32}
+RULE |= {"zeros": "none"}
 FREE: list[tuple[tuple[str, ...], Any, str]] = [
     (("session",), {"entries": 5}, r"session\.entries must be an object, got 5"),
     (
@@ -198,6 +200,25 @@ FREE: list[tuple[tuple[str, ...], Any, str]] = [
         "a string of at most 256 characters, got 1",
     ),
     (("session",), {"graph_optimization_level": []}, r"session\.graph_optimization_level must be a non-empty string"),
+    *(
+        (("session",), {"initializers": {"w": {**RULE, **change}}}, rf"session\.initializers\.w\.{message}")
+        for change, message in (
+            ({"weight": "../../etc/passwd"}, "weight must be one of the variant's weights, got '../../etc/passwd'"),
+            ({"weight": 5}, "weight must be one of the variant's weights, got 5"),
+            ({"layout": "rows"}, "layout must be one of blocks, halves"),
+            ({"layout": "halves"}, "what must be one of matrix, table"),
+            ({"what": []}, "what must be"),
+            ({"rows": 0}, "rows must be an integer from 1"),
+            ({"depth": 2**62}, "depth must be an integer from 1"),
+            ({"rows": None}, "rows must be an integer"),
+            ({"bits": 5}, "bits must be 4 or 8, got 5"),
+            ({"bits": True}, "bits must be 4 or 8"),
+            ({"block": 31}, "block must be one of"),
+            ({"zeros": "some"}, "zeros must be one of floats, integers, none"),
+        )
+    ),
+    (("session",), {"initializers": {"w": 5}}, r"session\.initializers\.w must be an object, got 5"),
+    (("session",), {"initializers": []}, r"session\.initializers must be an object"),
     (("parity",), {"measured": [5]}, r"parity\.measured\[0\] must be an object, got 5"),
     (("parity",), {"measured": [{"case": "a"}]}, r"parity\.measured\[0\]\.output is missing"),
     (

@@ -19,6 +19,7 @@ from precast.export.checkpoints.quantized import dequantized
 from precast.graphs.block_weight import BlockWeight
 from precast.graphs.dialects import blocks
 from precast.runtime.artifact import Artifact
+from precast.runtime.backends.initializers import made
 
 Array = np.ndarray[Any, Any]
 HIDDEN, INNER, VOCAB = 64, 96, 104
@@ -168,12 +169,12 @@ def checkpoint(
             continue
         stem = name.removesuffix("weight")
         outputs, inputs = parameter.shape
-        made = integers(outputs, inputs, bits=bits, group=group, sym=config.get("sym", False), order=order, seed=seed)
-        layers[name] = made
-        parts = awq(made) if config["quant_method"] == "awq" else gptq(made, bits)
+        layer = integers(outputs, inputs, bits=bits, group=group, sym=config.get("sym", False), order=order, seed=seed)
+        layers[name] = layer
+        parts = awq(layer) if config["quant_method"] == "awq" else gptq(layer, bits)
         tensors |= {stem + part: value for part, value in parts.items()}
         with torch.no_grad():
-            parameter.copy_(torch.from_numpy(made.weight))
+            parameter.copy_(torch.from_numpy(layer.weight))
     change(tensors)
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**LLAMA, "quantization_config": dict(config)}))
@@ -215,8 +216,13 @@ class Product:
 
 
 def graph_of(artifact: Path, variant: str) -> ir.Graph:
+    """The decoder's graph, with the arrays in it that its sessions are given."""
     opened = Artifact.open(artifact)
-    return ir.load(opened.file(opened.manifest.components["decoder"].variants[variant].graph)).graph
+    held = opened.manifest.components["decoder"].variants[variant]
+    graph = ir.load(opened.file(held.graph)).graph
+    for name, array in made(artifact, held.session.get("initializers", {}), held.graph):
+        graph.initializers[name].const_value = ir.tensor(array, name=name)
+    return graph
 
 
 def products(artifact: Path, variant: str) -> dict[str, Product]:
@@ -225,61 +231,32 @@ def products(artifact: Path, variant: str) -> dict[str, Product]:
     for node in graph_of(artifact, variant):
         if node.op_type not in ("MatMulNBits", "GatherBlockQuantized"):
             continue
+        held = node.inputs[1:] if node.op_type == "MatMulNBits" else (node.inputs[0], *node.inputs[2:])
+        weight, scales, zeros = (
+            None if value is None else value.const_value.numpy()  # type: ignore[union-attr]
+            for value in (*held, None)[:3]
+        )
+        assert weight is not None and scales is not None
+        scales = scales.reshape(len(weight), -1)
+        weight = weight.reshape(*scales.shape, -1)
+        name = str(held[0].name).rsplit(".int", 1)[0]  # type: ignore[union-attr]
         at = {name: attribute.value for name, attribute in node.attributes.items()}
-        held = source_of(node.inputs[1 if node.op_type == "MatMulNBits" else 0])
-        array = held.const_value.numpy()  # type: ignore[union-attr]
-        [reader] = [use.node for use in held.uses()]
-        _, count, _ = reader.inputs[1].const_value.numpy().tolist()  # type: ignore[union-attr]
-        rows = at.get("N") or _rows(node.inputs[0])
-        parts = unpanelled(array, rows, count, at["bits"], at["block_size"])
-        name = str(held.name).rsplit(".int", 1)[0]
-        found[node.op_type if name in found else name] = Product(at, *parts)
+        rest = held[2] if len(held) > 2 else None
+        if rest is not None and str(rest.name).endswith(".zeros.whole"):
+            zeros = _float_zeros(node, scales, zeros, at["bits"])
+        found[node.op_type if name in found else name] = Product(at, weight, scales, zeros)
     return found
 
 
-def source_of(value: ir.Value | None) -> ir.Value:
-    """The initializer that a constant of a session is made of."""
-    assert value is not None
-    while not value.is_initializer():
-        value = value.producer().inputs[0]  # type: ignore[union-attr]
-        assert value is not None
-    return value
-
-
-def _rows(table: ir.Value | None) -> int:
-    """Of what is looked up: the first of the sizes it is given."""
-    assert table is not None
-    return int(table.producer().inputs[1].const_value.numpy()[0])  # type: ignore[union-attr]
-
-
-def unpanelled(panels: Array, rows: int, count: int, bits: int, block: int) -> tuple[Array, Array, Array | None]:
-    """What `precast.graphs.dialects.blocks.panels` was made of: weight, scales and zero points as it took them, of
-    ``count`` blocks a row."""
-    parts = panels.reshape(len(panels), count, -1)
-    size = block * 16 * bits // 8
-    values, scales, zeros = parts[..., :size], parts[..., size : size + 32], parts[..., size + 32 :]
-    values = values.reshape(len(panels), count, -1, 16, 4)
-    if bits == 4:
-        values = np.stack([values & 15, values >> 4], 3).reshape(len(panels), count, -1, 16, 4)
-    else:
-        values = values ^ 128
-    codes = values.transpose(0, 3, 1, 2, 4).reshape(-1, count, block)[:rows]
-
-    def by_row(held: Array) -> Array:
-        return held.transpose(0, 2, 1).reshape(-1, count)[:rows]
-
-    words = np.ascontiguousarray(scales).view("<u2").astype(np.uint32) + np.uint32((127 - 48) << 10)
-    found, packed = by_row((words << 13).view(np.float32)), blocks.pack_bits(codes, bits)
-    if not zeros.size:
-        return packed, found, None
-    if zeros.shape[-1] == 32:
-        return (
-            packed,
-            found,
-            by_row(np.ascontiguousarray(zeros).view("<f2").astype(np.float32)) + np.float32(0 if bits == 4 else 128),
-        )
-    whole = np.stack([zeros & 15, zeros >> 4], -1).reshape(len(panels), count, 16) if bits == 4 else zeros ^ 128
-    return packed, found, blocks.pack_bits(by_row(whole), bits)
+def _float_zeros(node: ir.Node, scales: Array, whole: Array, bits: int) -> Array:
+    """The zero points that integers and the sum over blocks, or what is added to them, stand for."""
+    held = node.graph.initializers  # type: ignore[union-attr]
+    order = "columns" if node.op_type == "MatMulNBits" else "left"
+    name = str(node.inputs[3].name)  # type: ignore[union-attr]
+    left = held[name.replace(".whole", f".{order}")].const_value.numpy()  # type: ignore[union-attr]
+    left = left.T if order == "columns" else left
+    rounded = blocks.offsets_of(whole, bits, scales.shape[1])
+    return np.asarray(rounded - np.divide(left, scales, out=np.zeros_like(left), where=scales > 0), np.float32)
 
 
 def panels(artifact: Path, variant: str) -> dict[str, Array]:
