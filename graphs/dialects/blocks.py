@@ -369,11 +369,14 @@ def _panels_of(node: ir.Node) -> tuple[ir.Value, dict[str, Any]]:
 
 
 def _panel_tensor(node: ir.Node) -> ir.TensorProtocol:
-    """The panels of a node's weight, one tensor for all that reads it."""
+    """The panels of a node's weight, one tensor for all that reads it, in all graphs of one trace."""
     at = attributes(node)
     weight, scales, zeros = (*node.inputs, None)[1:4]
     assert weight is not None
-    made: ir.TensorProtocol | None = weight.meta.get(_PANELS)
+    tensor = _tensor(weight)
+    if isinstance(tensor, Derived):
+        return tensor.source
+    made: ir.TensorProtocol | None = tensor.meta.get(_PANELS)
     if made is None:
         parts = [None if part is None else _tensor(part) for part in (weight, scales, zeros)]
 
@@ -383,7 +386,7 @@ def _panel_tensor(node: ir.Node) -> ir.TensorProtocol:
             return panels(arrays[0], arrays[1], arrays[2], at["bits"])
 
         shape = (-(-at["out"] // COLUMNS), panel_bytes(at["in"], at["block"], at["bits"], zeros_of(zeros)))
-        made = weight.meta[_PANELS] = lazy(compute, shape, ir.DataType.UINT8, f"{weight.name}.panels")
+        made = tensor.meta[_PANELS] = lazy(compute, shape, ir.DataType.UINT8, f"{weight.name}.panels")
     return made
 
 

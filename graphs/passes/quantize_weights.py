@@ -19,12 +19,13 @@ from precast.graphs.block_rounding import quantized, quantized_rest
 from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
 from precast.graphs.dialects.blocks import Zeros, dequantized, packed_size
 from precast.graphs.passes.base import GraphPass, constant, is_spelled
-from precast.graphs.tensors import computed, sizes
+from precast.graphs.tensors import lazy, registered, sizes
 
 __all__ = ["QuantizeWeights", "Rounding"]
 
 Array = np.ndarray[Any, Any]
 
+_PARTS = "precast.parts"  # where a tensor's metadata holds what it was rounded to
 REST = 4  # bits of what 8 bits leave of a weight, where they are too few: 12 in all
 
 
@@ -191,12 +192,12 @@ class QuantizeWeights(GraphPass):
             self.declined[f"{node.op_type}: {self.bits} bits are too few, it has {8 + REST * rest}"] += 1
         name = str(weight.name)
         bias = (*node.inputs, None)[2] if reader.becomes == "BlockLinear" else None
-        parts = self._parts(graph, name, shape, bits, block, zeros, make)
+        parts = self._parts(graph, name, tensor, bits, block, zeros, make)
         at = {"block": block, "in": shape[1], "out": shape[0]}
         made = [_reading(reader, parts, bias, {"bits": bits, **at})]
         if rest:
             find = partial(_rest, tensor, block, zeros)
-            parts = self._parts(graph, f"{name}.rest", shape, REST, block, "none", find)
+            parts = self._parts(graph, f"{name}.rest", tensor, REST, block, "none", find)
             made.append(_reading(reader, parts, None, {"bits": REST, **at}, ".rest"))
             made.append(ir.Node("", "Add", [term.outputs[0] for term in made], name=f"{node.name}.whole"))
         old, fresh = node.outputs[0], made[-1].outputs[0]
@@ -224,10 +225,11 @@ class QuantizeWeights(GraphPass):
         return (stored.widened() if self.bits == 8 else stored), ""
 
     def _parts(
-        self, graph: ir.Graph, name: str, shape: tuple[int, ...], bits: int, block: int, zeros: Zeros,
+        self, graph: ir.Graph, name: str, tensor: ir.TensorProtocol, bits: int, block: int, zeros: Zeros,
         make: Callable[[], Parts],
     ) -> list[ir.Value | None]:  # fmt: skip
-        """The initializers (weight, scales, zero points or None) of a weight; made once."""
+        """The initializers (weight, scales, zero points or None) of a weight; made once for all graphs of one trace."""
+        shape, made = sizes(tensor.shape), tensor.meta.setdefault(_PARTS, {})
         names = [f"{name}.int{bits}", f"{name}.int{bits}.scales", f"{name}.int{bits}.zeros"]
         rows, blocks = shape[0], -(-shape[1] // block)
 
@@ -244,13 +246,16 @@ class QuantizeWeights(GraphPass):
         offsets = (rows, blocks) if floats else (rows, packed_size(blocks, bits))
         shapes = [(rows, blocks, packed_size(block, bits)), (rows, blocks), offsets]
         kinds = [ir.DataType.UINT8, ir.DataType.FLOAT, ir.DataType.FLOAT if floats else ir.DataType.UINT8]
-        return [
-            None
-            if index == 2 and zeros == "none"
-            else graph.initializers.get(names[index])
-            or computed(graph, lambda index=index: part(index), shapes[index], kinds[index], names[index])  # type: ignore[misc]
-            for index in range(3)
-        ]
+        found: list[ir.Value | None] = []
+        for index, called in enumerate(names):
+            if index == 2 and zeros == "none":
+                found.append(None)
+                continue
+            key = (called, block, zeros)
+            if key not in made:
+                made[key] = lazy(lambda index=index: part(index), shapes[index], kinds[index], called)  # type: ignore[misc]
+            found.append(graph.initializers.get(called) or registered(graph, made[key], called))
+        return found
 
 
 def _reading(

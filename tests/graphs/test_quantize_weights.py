@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnxruntime as ort
 import pytest
 from onnx_ir.tape import Tape
 
+from precast.export import emit as emit_module
+from precast.export.emit import Folder, Written, emit
 from precast.graphs import block_rounding
 from precast.graphs.block_rounding import quantized
 from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
@@ -363,6 +366,25 @@ def test_nothing_is_computed_before_it_is_written_and_then_once(monkeypatch: pyt
             value.const_value.numpy()
         assert sorted(calls) == sorted(ARRAYS[name].shape for name in ARRAYS.keys() - {"places.weight"})
         calls.clear()
+
+
+def test_graphs_of_one_trace_are_rounded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    whole = quantize_weights.quantized
+    monkeypatch.setattr(
+        quantize_weights, "quantized", lambda weight, *rest: (calls.append(weight.shape), whole(weight, *rest))[1]
+    )
+    monkeypatch.setattr(emit_module, "INLINE_LIMIT", 0)
+    one, written, sink = traced(), Written(), Folder(tmp_path)
+    files = []
+    for dialect in (ONNXRUNTIME, UNPACKED, NATIVE):
+        model = one.clone()
+        run(model, (QuantizeWeights(4), Lower(dialect), Clean(), Canonical()))
+        calls.clear()  # clean-up has looked at what is small
+        panels = {rule["weight"] for rule in emit(model, sink, "graph.onnx", written, derive=True).derived.values()}
+        files.append((len(calls), panels))
+    assert 0 < files[0][0] <= 3 and len(files[0][1]) == 3
+    assert files[1:] == [(0, files[0][1]), (0, set())]
 
 
 def test_weights_kept_and_weights_in_eight_bits() -> None:
