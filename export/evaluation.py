@@ -48,6 +48,8 @@ def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric
         rows = _tokens(tokenizer, last.vocab_size, longest)
         kept = max(1, min(_MOST, _HELD // (len(rows) * last.vocab_size * 4)))
         cases = [case for number, row in enumerate(rows) for case in _generated(parts, number, row, kept)]
+    elif len(parts) > 1:
+        cases = list(_towers(parts, tokenizer))
     else:
         cases = list(_calls(parts[-1], tokenizer, single=not any("sequence" in out.shape for out in answers)))
     # Rounding to low precision is orders above what float64 would tell apart.
@@ -135,6 +137,27 @@ def _calls(part: Part, tokenizer: Mapping[str, bytes], single: bool) -> Iterator
             for port in signature.given
         }
         yield Case(f"text-{number}", {**inputs, ids.name: tokens}, part.name)
+
+
+def _towers(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> Iterator[Case]:
+    """Texts and pictures for components that feed others: one call each, of many rows, so that what compares them has
+    many answers. Texts are cut to one length, and end as theirs do."""
+    for part in parts:
+        signature = part.signature
+        sources = sorted({port.origin[0] for port in signature.ports if port.origin is not None})
+        if sources:
+            yield Case(f"{part.name}-0", {}, part.name, tuple(f"{source}-0" for source in sources))
+            continue
+        some = [case.inputs for case, _ in zip(_calls(part, tokenizer, single=True), range(_PICTURES), strict=False)]
+        inputs = {}
+        for port in signature.given:
+            arrays = [inputs_of[port.name] for inputs_of in some]
+            common = np.min([array.shape[1:] for array in arrays], axis=0)
+            cut = tuple(slice(size) for size in common)
+            inputs[port.name] = np.concatenate([array[(slice(None), *cut)] for array in arrays])
+            if port.name in signature.ends:
+                inputs[port.name][:, -1] = signature.ends[port.name]
+        yield Case(f"{part.name}-0", inputs, part.name)
 
 
 def _size(signature: Signature, dim: int | str, sizes: Mapping[str, int]) -> int:

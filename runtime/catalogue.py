@@ -137,6 +137,7 @@ _ROWS = (
             Out("logits_per_image", ("images", "texts"), "logits"),
             Out("logits_per_text", ("texts", "images"), "logits"),
         ),
+        metric="divergence",
     ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),

@@ -30,13 +30,13 @@ from precast.export.reference import build
 from precast.runtime.artifact import Artifact
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.cli.app import app
-from precast.runtime.errors import InputError
 from precast.runtime.metrics import METRICS
 
 HEADS = [
     *(("bert", head) for head in (BASE, MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)),
     *(("bert", head) for head in (QUESTION_ANSWERING, MULTIPLE_CHOICE, NEXT_SENTENCE)),
     ("vit", IMAGE_CLASSIFICATION),
+    ("clip", ZERO_SHOT_IMAGE),
 ]
 VARIANTS = ("cpu-int8", "cpu-int8-native")
 
@@ -48,16 +48,16 @@ def checkpoint(folder: Path, model_type: str, head: Head) -> Path:
 
 
 def inputs_of(path: Path) -> dict[str, Any]:
-    component = Artifact.open(path).component_for(None)
     rng = np.random.default_rng(3)
-    sizes = {"batch": 2, "choices": 2, "sequence": 9}
+    sizes = {"batch": 2, "choices": 2, "sequence": 9, "texts": 3, "images": 2}
     found = {}
-    for port in component.inputs:
-        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in port.shape]
-        if port.kind == "pixels":
-            found[port.name] = rng.standard_normal(shape, np.float32)
-        elif port.kind == "ids":
-            found[port.name] = rng.integers(0, port.below or 2, shape)
+    for component in Artifact.open(path).manifest.components.values():
+        for port in component.inputs:
+            shape = [sizes[dim] if isinstance(dim, str) else dim for dim in port.shape]
+            if port.kind == "pixels":
+                found[port.name] = rng.standard_normal(shape, np.float32)
+            elif port.kind == "ids":
+                found[port.name] = rng.integers(0, port.below or 2, shape)
     return found
 
 
@@ -69,7 +69,8 @@ def test_each_head_is_held_to_its_metric(model_type: str, head: Head, tmp_path: 
     metric = CATALOGUE[head.task].metric
     assert metric is not None
     found = {name: precast.load(path, variant=name, threads=1)(**inputs_of(path)) for name in (*VARIANTS, "cpu-fp32")}
-    for variant in Artifact.open(path).variants("encoder"):
+    artifact = Artifact.open(path)
+    for variant in artifact.variants(artifact.component_for(None).name):
         if variant.precision != "int8":
             assert not set(METRICS) & set(variant.parity)
             continue
@@ -93,14 +94,6 @@ def test_what_the_artifact_says(tmp_path: Path) -> None:
     assert "at worst over " in done.stdout and "of random tokens" in done.stdout
 
 
-def test_a_task_without_a_metric_is_refused(tmp_path: Path) -> None:
-    config, model = oracle.upstream("clip", ZERO_SHOT_IMAGE)
-    source = oracle.save_checkpoint(tmp_path / "checkpoint", config, model)
-    with pytest.raises(InputError, match=r"'int8' is judged .* and a clip for zero-shot-image-classification is none"):
-        export_model(source, tmp_path / "out", precision="int8")
-    assert not (tmp_path / "out").exists()
-
-
 def test_inputs_that_are_made_up(tmp_path: Path) -> None:
     """Pictures are as contrasty as normalised ones, and coarse rather than fine; choices are texts of one length."""
     opened = open_checkpoint(checkpoint(tmp_path / "vit", "vit", IMAGE_CLASSIFICATION))
@@ -118,3 +111,15 @@ def test_inputs_that_are_made_up(tmp_path: Path) -> None:
     for item in found.recorded:
         assert item.case.inputs["input_ids"].shape[:2] == (1, 2)
         assert item.case.inputs["attention_mask"].all() and not item.case.inputs["token_type_ids"].any()
+
+
+def test_texts_and_pictures_are_compared_all_with_all(tmp_path: Path) -> None:
+    opened = open_checkpoint(checkpoint(tmp_path / "clip", "clip", ZERO_SHOT_IMAGE))
+    parts = build(opened.config, opened.tensors).parts
+    found = evaluation_set(parts, {}, "divergence")
+    made = {item.case.component: item for item in found.recorded}
+    assert list(made) == [part.name for part in parts]
+    *_, last = made.values()
+    assert last.reference["logits_per_image"].shape == last.reference["logits_per_text"].shape == (24, 24)
+    [(name, end)] = parts[0].signature.ends.items()
+    assert (made[parts[0].name].case.inputs[name][:, -1] == end).all()
