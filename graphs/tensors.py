@@ -41,7 +41,7 @@ def lazy(
 
 class Derived(ir.LazyTensor):
     """An array that is made, when a session is, of a weight that an artifact stores in another layout: of ``source``,
-    as ``rule`` says (`precast.runtime.backends.initializers`). ``compute`` makes the same for who runs a graph alone.
+    as ``rule`` says (`precast.runtime.initializers`). ``compute`` makes the same for who runs a graph alone.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 """Layouts of stored weights, and what is made of them for operators that do not read them: plain data, which manifests
-hold. `precast.runtime.backends.initializers` makes it."""
+hold. `precast.runtime.initializers` makes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Rule(NamedTuple):
     """An array, and the weight [rows, depth] it is made of.
 
     Args:
-        layout, what: see `LAYOUTS` and `precast.runtime.backends.initializers`.
+        layout, what: see `LAYOUTS` and `precast.runtime.initializers`.
         dtype: of halves: bfloat16 or float16.
         bits, block, zeros: of blocks; zero points are "none", "integers" or "floats".
     """

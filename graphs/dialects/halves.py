@@ -2,7 +2,7 @@
 
 Every value of such a weight is one of bfloat16 or of float16: what is computed with it is what float32 weights give.
 An artifact holds one layout, panels of sixteen columns (runtime/kernels/half_calls.h has it in words), of which float32
-matrices are made for the graph that runs anywhere when a session is made (`precast.runtime.backends.initializers`).
+matrices are made for the graph that runs anywhere when a session is made (`precast.runtime.initializers`).
 """
 
 from __future__ import annotations

@@ -215,11 +215,11 @@ class OnnxRuntime:
 
 
 def _give_initializers(options: Any, graph: Path, rules: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Arrays that are made of weights in another layout (`precast.runtime.backends.initializers`); they live as long as
+    """Arrays that are made of weights in another layout (`precast.runtime.initializers`); they live as long as
     what is returned, and the session reads them where they are."""
     if not rules:
         return None
-    from precast.runtime.backends.initializers import made
+    from precast.runtime.initializers import made
 
     names, values = [], []
     for name, array in made(graph.parent, rules, graph.name):

@@ -17,8 +17,8 @@ from precast.export.exporter import export_model
 from precast.export.heads import BASE, CAUSAL_LM, Head
 from precast.runtime.artifact import Artifact, Variant
 from precast.runtime.backends.engines import backend_for
-from precast.runtime.backends.initializers import made
 from precast.runtime.errors import BackendError
+from precast.runtime.initializers import made
 
 LLAMA = {"hidden_size": 128, "intermediate_size": 264, "num_attention_heads": 4, "num_key_value_heads": 2,
          "vocab_size": 520, "tie_word_embeddings": True}  # fmt: skip
@@ -109,7 +109,7 @@ def test_another_shape_than_the_graphs_is_refused(artifact: Path) -> None:
 
 
 def test_one_weight_is_taken_apart_once(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from precast.runtime.backends import initializers
+    from precast.runtime import initializers
 
     taken = []
     real = initializers._Blocks.__init__

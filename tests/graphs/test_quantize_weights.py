@@ -31,7 +31,7 @@ from precast.graphs.shapes import infer
 from precast.graphs.tensors import Derived, initializer
 from precast.graphs.work import products, work
 from precast.runtime import kernels
-from precast.runtime.backends.initializers import made_of
+from precast.runtime.initializers import made_of
 from precast.runtime.layouts import Rule
 
 Array = np.ndarray[Any, Any]

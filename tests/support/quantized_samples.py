@@ -19,7 +19,7 @@ from precast.export.checkpoints.quantized import dequantized
 from precast.graphs.block_weight import BlockWeight
 from precast.graphs.dialects import blocks
 from precast.runtime.artifact import Artifact
-from precast.runtime.backends.initializers import made
+from precast.runtime.initializers import made
 
 Array = np.ndarray[Any, Any]
 HIDDEN, INNER, VOCAB = 64, 96, 104
