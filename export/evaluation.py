@@ -29,7 +29,10 @@ _HELD = 320 << 20
 _MOST = 32
 # Where a text has one answer, pieces of passages instead: of so many words, one beginning in the middle of another.
 _PIECE = 24
-_PICTURES = 24
+# Where it has one for each token, so many passages at a time, and at most so many tokens of them.
+_PASSAGES, _LONGEST_CALL = 4, 256
+_CALL = 512  # tokens of a call
+_PICTURES, _PICTURES_A_CALL = 24, 8
 _FREE_SIZE = 64  # of a picture whose size may be chosen
 
 
@@ -45,7 +48,7 @@ def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric
     answers = tuple(out for out in last.outs if out.kind in METRICS[metric].kinds)
     if last.states:
         longest = min(_LONGEST, last.longest or _LONGEST)
-        rows = _tokens(tokenizer, last.vocab_size, longest)
+        rows = _tokens(tokenizer, last.vocab_size, longest, [passage for passage, _ in PASSAGES])[:_TEXTS]
         kept = max(1, min(_MOST, _HELD // (len(rows) * last.vocab_size * 4)))
         cases = [case for number, row in enumerate(rows) for case in _generated(parts, number, row, kept)]
     elif len(parts) > 1:
@@ -60,18 +63,20 @@ def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric
     return EvaluationSet(metric, answers, recorded, bool(tokenizer) and reads, digest)
 
 
-def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int, pieces: bool = False) -> list[list[int]]:
+def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int, texts: Sequence[str]) -> list[list[int]]:
+    """The texts' tokens, those of short ones left out; random ones where there is no tokenizer."""
     if not tokenizer:
         rng = np.random.default_rng(7)
-        return [rng.integers(0, vocab, size=longest).tolist() for _ in range(_TEXTS)]
+        return [rng.integers(0, vocab, size=min(longest, _LONGEST)).tolist() for _ in range(_TEXTS)]
     encode = Tokenizer.from_files(dict(tokenizer))
-    texts = list(_pieces()) if pieces else [passage for passage, _ in PASSAGES]
-    found = []
-    for text in texts:
-        row = [token for token in encode(text)["input_ids"] if token < vocab]
-        if len(row) >= min(16, longest):
-            found.append(row[:longest])
-    return found if pieces else found[:_TEXTS]
+    rows = ([token for token in encode(text)["input_ids"] if token < vocab] for text in texts)
+    return [row[:longest] for row in rows if len(row) >= min(16, longest)]
+
+
+def _joined() -> Iterator[str]:
+    """Passages one after the other, as long as an encoder's texts are."""
+    for start in range(0, _TEXTS, _PASSAGES):
+        yield " ".join(passage for passage, _ in PASSAGES[start : start + _PASSAGES])
 
 
 def _pieces() -> Iterator[str]:
@@ -105,28 +110,31 @@ def _generated(parts: Sequence[Part], number: int, row: list[int], kept: int) ->
 
 
 def _calls(part: Part, tokenizer: Mapping[str, bytes], single: bool) -> Iterator[Case]:
-    """Texts or pictures for what remembers nothing, a call each; of several choices as many texts of one length.
+    """Texts or pictures for what remembers nothing. Several make a call, texts of one length, so that few calls read
+    all of a model's weights; of several choices each is a text.
 
     Args:
         single: a text has one answer, and not one for each of its tokens.
     """
     signature = part.signature
-    rng = np.random.default_rng(7)
     ids = next((port for port in signature.given if port.kind == "ids"), None)
     if ids is None:
-        for number in range(_PICTURES):
-            yield Case(
-                f"picture-{number}", {port.name: _picture(rng, signature, port) for port in signature.given}, part.name
-            )
+        rng = np.random.default_rng(7)
+        for number in range(_PICTURES // _PICTURES_A_CALL):
+            inputs = {port.name: _pictures(rng, signature, port) for port in signature.given}
+            yield Case(f"picture-{number}", inputs, part.name)
         return
-    longest = min(_LONGEST, signature.longest or _LONGEST)
-    rows = _tokens(tokenizer, ids.below or signature.vocab_size, longest, pieces=single)
-    together = 1 if len(ids.shape) == 2 else 2
-    for number, start in enumerate(range(0, len(rows) - together + 1, together)):
+    longest = min(_LONGEST_CALL, signature.longest or _LONGEST_CALL)
+    texts = list(_pieces()) if single else list(_joined())
+    rows = sorted(_tokens(tokenizer, ids.below or signature.vocab_size, longest, texts), key=len)
+    choices = 1 if len(ids.shape) == 2 else 2
+    together = max(1, _CALL // len(rows[-1]) // choices) * choices
+    for number, start in enumerate(range(0, len(rows) - choices + 1, together)):
         some = rows[start : start + together]
+        some = some[: len(some) // choices * choices]
         length = min(map(len, some))
         tokens = np.array([row[:length] for row in some], dtype=np.int64)
-        tokens = tokens if together == 1 else tokens[None]
+        tokens = tokens if choices == 1 else tokens.reshape(-1, choices, length)
         sizes = dict(zip(map(str, ids.shape), tokens.shape, strict=True))
         inputs = {
             port.name: np.full(
@@ -148,13 +156,13 @@ def _towers(parts: Sequence[Part], tokenizer: Mapping[str, bytes]) -> Iterator[C
         if sources:
             yield Case(f"{part.name}-0", {}, part.name, tuple(f"{source}-0" for source in sources))
             continue
-        some = [case.inputs for case, _ in zip(_calls(part, tokenizer, single=True), range(_PICTURES), strict=False)]
+        some = [case.inputs for case in _calls(part, tokenizer, single=True)]
         inputs = {}
         for port in signature.given:
             arrays = [inputs_of[port.name] for inputs_of in some]
             common = np.min([array.shape[1:] for array in arrays], axis=0)
             cut = tuple(slice(size) for size in common)
-            inputs[port.name] = np.concatenate([array[(slice(None), *cut)] for array in arrays])
+            inputs[port.name] = np.concatenate([array[(slice(None), *cut)] for array in arrays])[:_PICTURES]
             if port.name in signature.ends:
                 inputs[port.name][:, -1] = signature.ends[port.name]
         yield Case(f"{part.name}-0", inputs, part.name)
@@ -164,10 +172,10 @@ def _size(signature: Signature, dim: int | str, sizes: Mapping[str, int]) -> int
     return dim if isinstance(dim, int) else sizes.get(dim) or signature.dim(dim).at(_FREE_SIZE) or 1
 
 
-def _picture(rng: np.random.Generator, signature: Signature, port: Port) -> Array:
-    """One input of a call without text. Pictures are noise whose contrast falls with its fineness, as that of natural
-    ones does (https://doi.org/10.1364/JOSAA.4.002379), of mean 0 and standard deviation 1."""
-    sizes = {str(dim): 1 for dim in port.shape[:1]}
+def _pictures(rng: np.random.Generator, signature: Signature, port: Port) -> Array:
+    """An input of a call without text. Pictures are noise whose contrast falls with its fineness, as that of natural
+    ones does (https://doi.org/10.1364/JOSAA.4.002379), of mean 0 and standard deviation 1 each."""
+    sizes = {str(dim): _PICTURES_A_CALL for dim in port.shape[:1]}
     shape = [_size(signature, dim, sizes) for dim in port.shape]
     if port.kind != "pixels":
         return sample(rng, port, {str(dim): size for dim, size in zip(port.shape, shape, strict=True)})
@@ -175,4 +183,5 @@ def _picture(rng: np.random.Generator, signature: Signature, port: Port) -> Arra
     radius = np.hypot(*np.meshgrid(*fine, indexing="ij"))
     radius[0, 0] = np.inf  # no brightness in common
     noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal(shape)) / radius).real
-    return np.asarray(noise / max(float(noise.std()), 1e-12), np.float32)
+    contrast = noise.std(axis=tuple(range(1, noise.ndim)), keepdims=True)
+    return np.asarray(noise / np.maximum(contrast, 1e-12), np.float32)
