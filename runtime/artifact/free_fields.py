@@ -46,6 +46,10 @@ def check_variant(
     for output in worst:
         evidence.inner("worst", worst).mapping(output, "a number", is_number)
     evidence.all("measured", _measured, [])
+    strained = evidence.data("conditioning", {})
+    for output, figures in strained.items():
+        for key in ("eager_error", "bound"):
+            evidence.inner("conditioning", strained).inner(output, figures).number(key)
     for metric, (numbers, counted) in _JUDGED.items():
         if metric in evidence:
             _judged(evidence.inner(metric, evidence.data(metric)), numbers, counted)

@@ -226,6 +226,16 @@ FREE: list[tuple[tuple[str, ...], Any, str]] = [
         {"measured": [{"case": "a", "output": "logits", "reference_error": "0"}]},
         r"parity\.measured\[0\]\.reference_error must be a number or null, got '0'",
     ),
+    *(
+        (("parity",), {"conditioning": value}, rf"parity\.conditioning{message}")
+        for value, message in (
+            (None, " must be an object, got None"),
+            ([["a", {}]], " must be an object"),
+            ({"logits": 5}, r"\.logits must be an object, got 5"),
+            ({"logits": {"bound": 1e-5}}, r"\.logits\.eager_error is missing"),
+            ({"logits": {"eager_error": 1e-6, "bound": "1"}}, r"\.logits\.bound must be a number"),
+        )
+    ),
     (("parity",), {"worst": {"logits": {"max_abs": "x"}}}, r"parity\.worst\.logits\.max_abs must be a number"),
     (("parity",), {"divergence": {"text": 1}}, r"parity\.divergence\.text must be true or false, got 1"),
     (
