@@ -101,13 +101,14 @@ def emit(model: ir.Model, sink: Sink, name: str, written: Written | None = None,
         tensor = value.const_value
         if tensor is None:
             raise ValueError(f"initializer {value.name!r} has no value")
-        made = derive and isinstance(tensor, Derived) and tensor.source.nbytes >= INLINE_LIMIT
-        if tensor.nbytes < INLINE_LIMIT and not made:
+        if derive and isinstance(tensor, Derived) and tensor.source.nbytes >= INLINE_LIMIT:
+            path = written.path(tensor.source, sink)
+            derived[str(value.name)] = {**tensor.rule, "weight": path}
+        elif tensor.nbytes < INLINE_LIMIT:
             value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
             continue
-        path = written.path(tensor.source if made else tensor, sink)  # type: ignore[attr-defined]
-        if made:
-            derived[str(value.name)] = {**tensor.rule, "weight": path}  # type: ignore[attr-defined]
+        else:
+            path = written.path(tensor, sink)
         if path not in files:
             files.append(path)
         value.const_value = ir.ExternalTensor(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Derived", "computed", "initializer", "lazy", "registered", "sizes"]
+__all__ = ["Derived", "initializer", "lazy", "registered", "sizes"]
 
 
 def sizes(shape: ir.ShapeProtocol | None) -> tuple[int, ...]:
@@ -65,14 +65,3 @@ def registered(graph: ir.Graph, tensor: ir.TensorProtocol, name: str) -> ir.Valu
     value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
-
-
-def computed(
-    graph: ir.Graph,
-    compute: Callable[[], np.ndarray[Any, Any]],
-    shape: tuple[int, ...],
-    dtype: ir.DataType,
-    name: str,
-) -> ir.Value:
-    """An initializer whose array is computed when it is written."""
-    return registered(graph, lazy(compute, shape, dtype, name), name)

@@ -8,7 +8,7 @@ A right model passes and a wrong one does not. What the constants of the float32
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -128,22 +128,20 @@ def measure(out: Out, case: str, ours: Array, reference: Array, exact: Array, co
         kind=out.kind,
         case=case,
         component=component,
-        max_abs=found.max_abs,
-        max_rel=found.max_rel,
         cosine=found.cosine,
         argmax=found.equal / found.answers if ours.size else 1.0,
-        error=found.error,
-        reference_error=found.reference_error,
         scale=scale,
-        excess=found.excess,
         size=ours.size,
         rms=found.squares**0.5 / max(1, ours.size) ** 0.5,
         reference_rms=found.reference_squares**0.5 / max(1, ours.size) ** 0.5,
-        beyond=found.beyond,
-        strain=found.strain,
         kl=found.divergence / found.answers if out.kind == "logits" and ours.size else None,
+        **found.largest,  # type: ignore[arg-type]
     )
 
+
+# Of all numbers the largest, each.
+_LARGEST: tuple[str, ...] = ("max_abs", "max_rel", "error", "reference_error", "excess", "beyond", "strain")
+_INFINITE = (*_LARGEST, "scale", "rms", "reference_rms")
 
 # Numbers that are compared at a time: what is made of them on the way stays in a core's own cache.
 _BLOCK = 1 << 15
@@ -162,18 +160,12 @@ def _blocks(axis: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
 class _Figures:
     """What blocks of rows add up to."""
 
-    max_abs: float = 0.0
-    max_rel: float = 0.0
+    largest: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_LARGEST, 0.0))
     cosine: float = 1.0
     equal: int = 0
     answers: int = 0
-    error: float = 0.0
-    reference_error: float = 0.0
-    excess: float = 0.0
     squares: float = 0.0
     reference_squares: float = 0.0
-    beyond: float = 0.0
-    strain: float = 0.0
     divergence: float = 0.0
 
     def add(self, ours: Array, reference: Array, exact: Array, *, scale: float, flags: bool, logits: bool) -> None:
@@ -185,14 +177,18 @@ class _Figures:
         magnitude = np.abs(reference64)
         allowed = 1e-5 * max(1.0, scale / 10) + 1e-5 * magnitude
         difference = np.abs(ours64 - reference64)
-        self.max_abs = _larger(self.max_abs, difference)
-        self.max_rel = _larger(self.max_rel, difference / np.maximum(magnitude, 1e-6))
-        self.excess = _larger(self.excess, difference / allowed)
-        self.beyond = _larger(self.beyond, difference[difference > allowed])
         error, reference_error = np.abs(ours64 - exact64), np.abs(reference64 - exact64)
-        self.error = _larger(self.error, error)
-        self.reference_error = _larger(self.reference_error, reference_error)
-        self.strain = _larger(self.strain, reference_error / allowed)
+        seen = {
+            "max_abs": difference,
+            "max_rel": difference / np.maximum(magnitude, 1e-6),
+            "error": error,
+            "reference_error": reference_error,
+            "excess": difference / allowed,
+            "beyond": difference[difference > allowed],
+            "strain": reference_error / allowed,
+        }
+        for name, values in seen.items():  # NaN is larger than anything
+            self.largest[name] = float(np.maximum(self.largest[name], values.max(initial=0.0)))
         self.squares += float(np.square(error).sum())
         self.reference_squares += float(np.square(reference_error).sum())
         norms = np.sqrt(np.square(ours64).sum(-1)) * np.sqrt(np.square(reference64).sum(-1))
@@ -201,17 +197,6 @@ class _Figures:
         self.cosine = float(np.minimum(self.cosine, cosines.min(initial=1.0)))
         if logits:
             self.divergence += float(kl_divergence(reference64, ours64).sum())
-
-
-def _larger(value: float, found: Array) -> float:
-    """The largest of both; NaN is larger than anything."""
-    return float(np.maximum(value, found.max(initial=0.0)))
-
-
-_INFINITE = (
-    *("max_abs", "max_rel", "error", "reference_error", "scale", "excess"),
-    *("rms", "reference_rms", "beyond", "strain"),
-)
 
 
 # What another run of eager may add to. Not its strain: which bounds hold is said by one run, and stays.

@@ -44,7 +44,8 @@ def made(folder: Path, rules: Mapping[str, Mapping[str, Any]], graph: str) -> It
     Raises:
         BackendError: a file is missing, or has another size.
     """
-    sources: dict[str, _Blocks] = {}
+    last: tuple[str, Rule] | None = None
+    source: _Blocks | None = None
     for name, said in rules.items():
         path, rule = str(said["weight"]), Rule.read(Fields(said))
         try:
@@ -60,9 +61,10 @@ def made(folder: Path, rules: Mapping[str, Mapping[str, Any]], graph: str) -> It
             yield name, _halves(rule, weight)
             continue
         # Codes, scales and zero points of one weight follow one another: they are taken apart once.
-        if path not in sources:
-            sources = {path: _Blocks(rule, weight)}
-        yield name, _FROM_BLOCKS[rule.what](sources[path])
+        # Weights of another shape may have the same bytes, zeros say, and so the same file.
+        if source is None or (path, rule._replace(what="")) != last:
+            last, source = (path, rule._replace(what="")), _Blocks(rule, weight)
+        yield name, _FROM_BLOCKS[rule.what](source)
 
 
 def _halves(rule: Rule, weight: Array) -> Array:

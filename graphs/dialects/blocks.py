@@ -139,7 +139,7 @@ def panels(weight: Array, scales: Array, zeros: Array | None, bits: int) -> Arra
     return np.concatenate(parts, axis=2).reshape(count, -1)
 
 
-def kept_zeros(offsets: Array, bits: int) -> Array:
+def _kept_zeros(offsets: Array, bits: int) -> Array:
     """Zero points that are floats, as `panels` keeps them."""
     middle = np.float32(0 if bits == 4 else 128)
     return np.asarray(_halves(offsets - middle).astype(np.float32) + middle)
@@ -214,7 +214,7 @@ def unpacked_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:
         held, factors, offsets = (None if part is None else part.numpy() for part in parts)
         assert held is not None and factors is not None
         if offsets is not None and offsets.dtype == np.float32:
-            offsets = kept_zeros(offsets, at["bits"])
+            offsets = _kept_zeros(offsets, at["bits"])
         return np.ascontiguousarray(dequantized(held, rounded_scales(factors), offsets, at["bits"], at["in"]).T)
 
     matrix = _made(graph, node, f"{weight.name}.matrix", "matrix", compute, (at["in"], at["out"]), ir.DataType.FLOAT)
@@ -329,7 +329,7 @@ def _whole_zeros(node: ir.Node, what: Literal["left", "columns"]) -> tuple[ir.Va
         raise ValueError(f"{node.inputs[1].name!r} has zero points that are floats, and no whole blocks")  # type: ignore[union-attr]
 
     def floats() -> Array:
-        return kept_zeros(held.numpy(), bits)
+        return _kept_zeros(held.numpy(), bits)
 
     def rounded() -> Array:
         return np.asarray(np.clip(np.rint(floats()), 0, 2**bits - 1))

@@ -14,9 +14,6 @@ constexpr int64_t kTaskBytes = 48 * 1024;
 // Tiles of rows of one task where they are many: what belongs to them stays in the second cache.
 constexpr int64_t kTaskTiles = 64;
 
-int64_t ceiling(int64_t count, int64_t part) { return (count + part - 1) / part; }
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Memory of the calling thread that all tasks of a call read; its own scratch is for its tasks.
 struct Shared {
   void* memory = nullptr;

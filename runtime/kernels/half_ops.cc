@@ -14,9 +14,6 @@ constexpr int64_t kTaskRows = 96;
 // Panels of such a task.
 constexpr int64_t kTaskPanels = 8;
 
-int64_t ceiling(int64_t count, int64_t part) { return (count + part - 1) / part; }
-int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 struct HalfWork {
   HalfCall arguments;
   const Kernels* kernels;

@@ -12,6 +12,9 @@ constexpr size_t kMaxRank = 8;
 // Elements no memory holds: with fewer, whatever is computed of a tensor's dimensions is far from overflow.
 constexpr int64_t kMaxElements = int64_t{1} << 48;
 
+inline int64_t ceiling(int64_t count, int64_t part) { return (count + part - 1) / part; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
 // A status of a message about an operator.
 __attribute__((format(printf, 3, 0))) inline ort::Status* refusal(const ort::Api& api, const char* op,
                                                                   const char* message, std::va_list values) {

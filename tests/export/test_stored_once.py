@@ -120,3 +120,15 @@ def test_one_weight_is_taken_apart_once(artifact: Path, monkeypatch: pytest.Monk
     found = dict(made(artifact, rules, "graph"))
     assert found.keys() == rules.keys()
     assert len(taken) == len({rule["weight"] for rule in rules.values()})
+
+
+def test_weights_of_the_same_bytes_keep_their_shapes(tmp_path: Path) -> None:
+    """Zeros of two shapes are one file; each initializer is made as its own rule says."""
+    rules = {
+        name: {"weight": "zeros", "layout": "blocks", "what": "matrix", "rows": rows, "depth": depth, "bits": 8,
+               "block": 32, "zeros": "none"}
+        for name, rows, depth in (("a", 20, 32), ("b", 32, 30), ("c", 16, 64))
+    }  # fmt: skip
+    (tmp_path / "zeros").write_bytes(bytes(2 * (32 * 16 + 32)))
+    found = dict(made(tmp_path, rules, "graph"))
+    assert {name: array.shape for name, array in found.items()} == {"a": (32, 20), "b": (30, 32), "c": (64, 16)}

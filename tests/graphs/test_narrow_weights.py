@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from onnx_ir.tape import Tape
+from support.toy_decoder import toy_decoder
 
 from precast.graphs.dialects.base import Dialect
 from precast.graphs.dialects.halves import panels
@@ -26,7 +26,7 @@ from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.narrow_weights import NarrowWeights, narrowest
 from precast.graphs.polynomials import Polynomial
 from precast.graphs.shapes import infer
-from precast.graphs.tensors import Derived, initializer
+from precast.graphs.tensors import Derived
 from precast.graphs.work import products, work
 from precast.runtime import kernels
 from precast.runtime.initializers import made_of
@@ -99,28 +99,7 @@ def weights(kind: Any) -> dict[str, Array]:
 
 
 def traced(held: dict[str, Array], tied: bool = True) -> ir.Model:
-    """(embed[input_ids] + places[position_ids]) -> up, with bias -> down -> the head, tied to the embedding or not."""
-    ids = ir.val("input_ids", dtype=ir.DataType.INT64, shape=ir.Shape(["batch", "sequence"]))
-    places = ir.val("position_ids", dtype=ir.DataType.INT64, shape=ir.Shape(["batch", "sequence"]))
-    tape = Tape()
-
-    def op(name: str, inputs: list[ir.Value], width: int, domain: str = "precast") -> ir.Value:
-        out = tape.op(name, inputs, domain=domain)
-        out.shape, out.dtype = ir.Shape(["batch", "sequence", width]), ir.DataType.FLOAT
-        return out
-
-    graph = ir.Graph([ids, places], [], nodes=[], opset_imports={"": 23, "precast": 1}, name="decoder")
-    values = {name: initializer(graph, array, name) for name, array in held.items()}
-    bias = initializer(graph, np.linspace(-1, 1, HIDDEN, dtype=np.float32), "up.bias")
-    embedded = op("Gather", [values["embed.weight"], ids], WIDTH, "")
-    states = op("Add", [embedded, op("Gather", [values["places.weight"], places], WIDTH, "")], WIDTH, "")
-    states = op("Linear", [states, values["up.weight"], bias], HIDDEN)
-    states = op("Linear", [states, values["down.weight"]], WIDTH)
-    logits = op("Linear", [states, values["embed.weight" if tied else "head.weight"]], TOKENS)
-    logits.name = "logits"
-    graph.extend(tape.nodes)
-    graph.outputs.append(logits)
-    return ir.Model(graph, ir_version=10)
+    return toy_decoder(held, np.linspace(-1, 1, HIDDEN, dtype=np.float32), tied)
 
 
 def lowered(model: ir.Model, dialect: Dialect, narrow: bool = True) -> list[Report]:

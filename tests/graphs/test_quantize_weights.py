@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx_ir.tape import Tape
+from support.toy_decoder import toy_decoder
 
 from precast.export import emit as emit_module
 from precast.export.emit import Folder, Written, emit
@@ -28,7 +28,7 @@ from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.graphs.polynomials import Polynomial
 from precast.graphs.shapes import infer
-from precast.graphs.tensors import Derived, initializer
+from precast.graphs.tensors import Derived
 from precast.graphs.work import products, work
 from precast.runtime import kernels
 from precast.runtime.initializers import made_of
@@ -173,28 +173,7 @@ BIAS = table(6, 1, HIDDEN)[0]
 
 
 def traced(tied: bool = True) -> ir.Model:
-    """(embed[input_ids] + places[position_ids]) -> up, with bias -> down -> the head, tied to the embedding or not."""
-    ids = ir.val("input_ids", dtype=ir.DataType.INT64, shape=ir.Shape(["batch", "sequence"]))
-    places = ir.val("position_ids", dtype=ir.DataType.INT64, shape=ir.Shape(["batch", "sequence"]))
-    tape = Tape()
-
-    def op(name: str, inputs: list[ir.Value], width: int, domain: str = "precast") -> ir.Value:
-        out = tape.op(name, inputs, domain=domain)
-        out.shape, out.dtype = ir.Shape(["batch", "sequence", width]), ir.DataType.FLOAT
-        return out
-
-    graph = ir.Graph([ids, places], [], nodes=[], opset_imports={"": 23, "precast": 1}, name="decoder")
-    held = {name: initializer(graph, array, name) for name, array in ARRAYS.items()}
-    bias = initializer(graph, BIAS, "up.bias")
-    embedded = op("Gather", [held["embed.weight"], ids], WIDTH, "")
-    states = op("Add", [embedded, op("Gather", [held["places.weight"], places], WIDTH, "")], WIDTH, "")
-    states = op("Linear", [states, held["up.weight"], bias], HIDDEN)
-    states = op("Linear", [states, held["down.weight"]], WIDTH)
-    logits = op("Linear", [states, held["embed.weight" if tied else "head.weight"]], TOKENS)
-    logits.name = "logits"
-    graph.extend(tape.nodes)
-    graph.outputs.append(logits)
-    return ir.Model(graph, ir_version=10)
+    return toy_decoder(ARRAYS, BIAS, tied)
 
 
 def lowered(quantize: QuantizeWeights, dialect: Dialect, tied: bool = True) -> tuple[ir.Model, Report]:
