@@ -17,7 +17,7 @@ import numpy as np
 import precast
 from benchmarks.catalogue import peers
 from benchmarks.venvs import Environment
-from precast.export.demo_corpus import PASSAGES
+from precast.calibration.corpus import PASSAGES
 from precast.runtime.bench.contender import Contender, Process
 from precast.runtime.errors import BenchmarkError
 

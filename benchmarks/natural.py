@@ -8,7 +8,7 @@ from importlib.resources import files
 
 from tokenizers import Tokenizer
 
-from precast.export.demo_corpus import PASSAGES, QUERIES
+from precast.calibration.corpus import PASSAGES, QUERIES
 
 __all__ = ["lengths", "texts"]
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from precast.calibration.corpus import PASSAGES, QUERIES
 from precast.export import parity
 from precast.export.checkpoints.open import open_checkpoint
-from precast.export.demo_corpus import PASSAGES, QUERIES
 from precast.export.exporter import Progress, export_model
 from precast.export.reference import build
 from precast.runtime import hub_client

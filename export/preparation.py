@@ -9,12 +9,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
+from precast.calibration.evaluation_set import EvaluationSet
 from precast.export import evaluation, parity, static_embedding
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.checkpoints.open import open_checkpoint
 from precast.export.embedding import declared_task
 from precast.export.emit import Written, emit
-from precast.export.evaluation_set import EvaluationSet
 from precast.export.locate import explained
 from precast.export.operators import counted
 from precast.export.prepared import Lowered, Prepared, Request

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from precast.export.evaluation_set import EvaluationSet
+from precast.calibration.evaluation_set import EvaluationSet
 from precast.runtime.artifact import Component, Source, Variant
 from precast.runtime.parity import Recorded
 

@@ -21,8 +21,8 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from precast.calibration.evaluation_set import EvaluationSet
 from precast.export.evaluation import judged_reference
-from precast.export.evaluation_set import EvaluationSet
 from precast.export.reference import Part
 from precast.graphs.block_weight import Parts
 from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounding

@@ -154,6 +154,11 @@ class Component(NamedTuple):
         return next((out for out in self.outputs if out.name == name), None)
 
     @property
+    def given(self) -> tuple[Port, ...]:
+        """Ports whose values a call brings itself."""
+        return tuple(port for port in self.inputs if port.kind != "state" and port.source is None)
+
+    @property
     def vocab_size(self) -> int | None:
         """Ids are below it, where it takes any."""
         return next((port.below for port in self.inputs if port.kind == "ids"), None)

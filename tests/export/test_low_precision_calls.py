@@ -12,8 +12,8 @@ from support import oracle
 from typer.testing import CliRunner
 
 import precast
+from precast.calibration.corpus import PASSAGES
 from precast.export.checkpoints.open import open_checkpoint
-from precast.export.demo_corpus import PASSAGES
 from precast.export.evaluation import evaluation_set
 from precast.export.exporter import export_model
 from precast.export.heads import (

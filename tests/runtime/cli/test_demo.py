@@ -19,8 +19,8 @@ from support import doubles, tiny_artifacts
 from support.hub_server import HubServer, Repo, set_constants
 from typer.testing import CliRunner
 
+from precast.calibration.corpus import PASSAGES, QUERIES
 from precast.export import demo
-from precast.export.demo_corpus import PASSAGES, QUERIES
 from precast.runtime import hub_client
 from precast.runtime.cli.app import app
 from precast.runtime.embedding import encode

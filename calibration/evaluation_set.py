@@ -1,18 +1,23 @@
-"""Inputs as cases, with what the reference answers: what low precision is judged by, once torch is no longer needed."""
+"""Inputs as cases, with what the reference answers: what low precision is judged by, whoever runs the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from precast.runtime.artifact import Component
 from precast.runtime.backends.base import Array
 from precast.runtime.metrics import METRICS, Metric
 from precast.runtime.outs import Out
-from precast.runtime.parity import Loaded, Recorded, run_cases
+from precast.runtime.parity import Case, Loaded, Recorded, run_cases
 
-__all__ = ["EvaluationSet"]
+__all__ = ["EvaluationSet", "Run", "answers_of"]
+
+# Every case in order, with its outputs.
+Run = Callable[[Sequence[Case]], Iterable[tuple[Case, Mapping[str, Array]]]]
 
 _BY_TOKEN = ("input_ids", "position_ids")
 
@@ -31,6 +36,15 @@ class EvaluationSet:
     recorded: Sequence[Recorded]
     text: bool
     data: str
+
+    @classmethod
+    def over(cls, metric: str, answers: Sequence[Out], cases: Sequence[Case], run: Run, *, text: bool) -> EvaluationSet:
+        """Of these cases, and what ``run`` makes of them."""
+        # Rounding to low precision is orders above what float64 would tell apart.
+        recorded = [Recorded(case, made, made) for case, made in run(cases)]
+        given = (np.ascontiguousarray(case.inputs[name]) for case in cases for name in sorted(case.inputs))
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in given)).hexdigest()
+        return cls(metric, tuple(answers), recorded, text, digest)
 
     def judged(self, parts: Mapping[str, Loaded]) -> Metric:
         """How far the loaded components are from the reference."""
@@ -75,6 +89,11 @@ class EvaluationSet:
         """Of every step-th input."""
         kept = [item for item in self.recorded if int(item.case.name.split("-")[1]) % step == 0]
         return replace(self, recorded=kept)
+
+
+def answers_of(component: Component, metric: str) -> tuple[Out, ...]:
+    """The outputs that a metric is computed of."""
+    return tuple(out for out in component.outputs if out.kind in METRICS[metric].kinds)
 
 
 def _rows(answers: Array, axis: int) -> Array:

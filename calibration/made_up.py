@@ -1,0 +1,190 @@
+"""What a model is tried on where nobody has given data: passages of `corpus` in its own tokens, random ones where it
+has no tokenizer; and pictures that are made up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+
+from precast.calibration.corpus import PASSAGES
+from precast.runtime.artifact import Component
+from precast.runtime.backends.base import Array
+from precast.runtime.kinds import sample
+from precast.runtime.parity import Case
+from precast.runtime.ports import Port
+from precast.runtime.processors.text import Tokenizer
+
+__all__ = ["generated", "kept_positions", "made_up"]
+
+# Per component, ids that a row of a port ends with: where an output is read at that id, inputs hold it.
+Ends = Mapping[str, Mapping[str, int]]
+_NO_ENDS: Ends = MappingProxyType({})
+
+_TEXTS = 24
+_LONGEST = 96
+# Logits of a wide vocabulary are a megabyte a position: so many bytes of them are held, at evenly spaced positions.
+_HELD = 320 << 20
+_MOST = 32
+# Where a text has one answer, pieces of passages instead: of so many words, one beginning in the middle of another.
+_PIECE = 24
+# Where it has one for each token, so many passages at a time, and at most so many tokens of them.
+_PASSAGES, _LONGEST_CALL = 4, 256
+_CALL = 512  # tokens of a call
+_PICTURES, _PICTURES_A_CALL = 24, 8
+_FREE_SIZE = 64  # of a picture whose size may be chosen
+
+
+def made_up(
+    components: Mapping[str, Component], tokenizer: Mapping[str, bytes], *, single: bool, ends: Ends = _NO_ENDS
+) -> list[Case]:
+    """Calls of a model of these components, in running order; ``tokenizer`` are its files, none where it has none.
+
+    Args:
+        single: a text has one answer, and not one for each of its tokens.
+    """
+    last = list(components.values())[-1]
+    if last.states:
+        vocab, longest = _vocabulary(last), min(_LONGEST, last.longest or _LONGEST)
+        rows = _tokens(tokenizer, vocab, longest, [passage for passage, _ in PASSAGES])[:_TEXTS]
+        kept = kept_positions(len(rows), vocab)
+        return [case for number, row in enumerate(rows) for case in generated(components, number, row, kept)]
+    if len(components) > 1:
+        return list(_towers(components, tokenizer, ends))
+    return list(_calls(last, tokenizer, single=single))
+
+
+def kept_positions(texts: int, vocab: int) -> int:
+    """Positions of each of so many texts at which logits are held."""
+    return max(1, min(_MOST, _HELD // (texts * vocab * 4)))
+
+
+def _vocabulary(component: Component) -> int:
+    assert component.vocab_size is not None, f"{component.name} reads no tokens"
+    return component.vocab_size
+
+
+def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int, texts: Sequence[str]) -> list[list[int]]:
+    """The texts' tokens, those of short ones left out; random ones where there is no tokenizer."""
+    if not tokenizer:
+        rng = np.random.default_rng(7)
+        return [rng.integers(0, vocab, size=min(longest, _LONGEST)).tolist() for _ in range(_TEXTS)]
+    encode = Tokenizer.from_files(dict(tokenizer))
+    rows = ([token for token in encode(text)["input_ids"] if token < vocab] for text in texts)
+    return [row[:longest] for row in rows if len(row) >= min(16, longest)]
+
+
+def _joined() -> Iterator[str]:
+    """Passages one after the other, as long as an encoder's texts are."""
+    for start in range(0, _TEXTS, _PASSAGES):
+        yield " ".join(passage for passage, _ in PASSAGES[start : start + _PASSAGES])
+
+
+def _pieces() -> Iterator[str]:
+    words = [word for passage, _ in PASSAGES for word in passage.split()]
+    for start in range(0, len(words) - _PIECE, _PIECE // 2):
+        yield " ".join(words[start : start + _PIECE])
+
+
+def generated(components: Mapping[str, Component], number: int, row: Sequence[int], kept: int) -> list[Case]:
+    """A text for what generates: one call, and that of the encoder in front where there is one; logits at ``kept``
+    positions of it."""
+    *before, last = components.values()
+    ids = np.array([row], dtype=np.int64)
+    count = len(row)
+    wanted: Array = np.unique(np.linspace(min(4, count - 1), count - 1, kept).astype(np.int64))[None]
+    inputs = {
+        "input_ids": ids,
+        "past_lengths": np.zeros(1, np.int64),
+        "lengths": np.full(1, count, np.int64),
+        "logit_positions": wanted,
+    }
+    if last.input("position_ids") is not None:
+        inputs["position_ids"] = np.arange(count)[None]
+    name = f"text-{number}"
+    if not before:
+        return [Case(name, inputs, last.name, capacity=count)]
+    [reader] = before
+    source = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    read = {f"{reader.name}.{key}": array for key, array in source.items()}
+    inputs |= {port.name: read[port.source] for port in last.inputs if port.source in read}
+    first = Case(f"{name}-source", source, reader.name)
+    return [first, Case(name, inputs, last.name, (first.name,), capacity=count)]
+
+
+def _calls(component: Component, tokenizer: Mapping[str, bytes], single: bool) -> Iterator[Case]:
+    """Texts or pictures for what remembers nothing. Several make a call, texts of one length, so that few calls read
+    all of a model's weights; of several choices each is a text.
+
+    Args:
+        single: a text has one answer, and not one for each of its tokens.
+    """
+    ids = next((port for port in component.given if port.kind == "ids"), None)
+    if ids is None:
+        rng = np.random.default_rng(7)
+        for number in range(_PICTURES // _PICTURES_A_CALL):
+            inputs = {port.name: _pictures(rng, component, port) for port in component.given}
+            yield Case(f"picture-{number}", inputs, component.name)
+        return
+    longest = min(_LONGEST_CALL, component.longest or _LONGEST_CALL)
+    texts = list(_pieces()) if single else list(_joined())
+    rows = sorted(_tokens(tokenizer, _vocabulary(component), longest, texts), key=len)
+    choices = 1 if len(ids.shape) == 2 else 2
+    together = max(1, _CALL // len(rows[-1]) // choices) * choices
+    for number, start in enumerate(range(0, len(rows) - choices + 1, together)):
+        some = rows[start : start + together]
+        some = some[: len(some) // choices * choices]
+        length = min(map(len, some))
+        tokens = np.array([row[:length] for row in some], dtype=np.int64)
+        tokens = tokens if choices == 1 else tokens.reshape(-1, choices, length)
+        sizes = dict(zip(map(str, ids.shape), tokens.shape, strict=True))
+        inputs = {
+            port.name: np.full(
+                [_size(component, dim, sizes) for dim in port.shape],
+                1 if port.kind == "mask" else port.default or 0,
+                port.dtype,
+            )
+            for port in component.given
+        }
+        yield Case(f"text-{number}", {**inputs, ids.name: tokens}, component.name)
+
+
+def _towers(components: Mapping[str, Component], tokenizer: Mapping[str, bytes], ends: Ends) -> Iterator[Case]:
+    """Texts and pictures for components that feed others: one call each, of many rows, so that what compares them has
+    many answers. Texts are cut to one length, and end as theirs do."""
+    for component in components.values():
+        sources = sorted({port.origin[0] for port in component.inputs if port.origin is not None})
+        if sources:
+            yield Case(f"{component.name}-0", {}, component.name, tuple(f"{source}-0" for source in sources))
+            continue
+        some = [case.inputs for case in _calls(component, tokenizer, single=True)]
+        last = ends.get(component.name, {})
+        inputs = {}
+        for port in component.given:
+            arrays = [inputs_of[port.name] for inputs_of in some]
+            common = np.min([array.shape[1:] for array in arrays], axis=0)
+            cut = tuple(slice(size) for size in common)
+            inputs[port.name] = np.concatenate([array[(slice(None), *cut)] for array in arrays])[:_PICTURES]
+            if port.name in last:
+                inputs[port.name][:, -1] = last[port.name]
+        yield Case(f"{component.name}-0", inputs, component.name)
+
+
+def _size(component: Component, dim: int | str, sizes: Mapping[str, int]) -> int:
+    return dim if isinstance(dim, int) else sizes.get(dim) or component.dim(dim).at(_FREE_SIZE) or 1
+
+
+def _pictures(rng: np.random.Generator, component: Component, port: Port) -> Array:
+    """An input of a call without text. Pictures are noise whose contrast falls with its fineness, as that of natural
+    ones does (https://doi.org/10.1364/JOSAA.4.002379), of mean 0 and standard deviation 1 each."""
+    sizes = {str(dim): _PICTURES_A_CALL for dim in port.shape[:1]}
+    shape = [_size(component, dim, sizes) for dim in port.shape]
+    if port.kind != "pixels":
+        return sample(rng, port, {str(dim): size for dim, size in zip(port.shape, shape, strict=True)})
+    fine = [np.fft.fftfreq(size) for size in shape[-2:]]
+    radius = np.hypot(*np.meshgrid(*fine, indexing="ij"))
+    radius[0, 0] = np.inf  # no brightness in common
+    noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal(shape)) / radius).real
+    contrast = noise.std(axis=tuple(range(1, noise.ndim)), keepdims=True)
+    return np.asarray(noise / np.maximum(contrast, 1e-12), np.float32)
