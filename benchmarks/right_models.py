@@ -24,13 +24,13 @@ from torch import nn
 from precast.export import parity
 from precast.export.blocks.tables import fill_tables
 from precast.export.components import parts_of
-from precast.export.emit import Folder, emit
 from precast.export.families import find_family, model_types
 from precast.export.heads import HEADS, MULTIPLE_CHOICE, NEXT_SENTENCE, QUESTION_ANSWERING
 from precast.export.reference import Part
 from precast.export.signatures import signature
 from precast.export.trace import trace
 from precast.export.weights import Tie
+from precast.graphs.emit import Folder, emit
 from precast.graphs.passes.base import run
 from precast.graphs.recipes import RECIPES, Recipe
 from precast.runtime import kernels

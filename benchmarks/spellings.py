@@ -15,11 +15,11 @@ import numpy as np
 import onnx_ir as ir
 
 from precast.export.checkpoints.open import open_checkpoint
-from precast.export.emit import Folder, emit
 from precast.export.reference import build
 from precast.export.trace import trace
 from precast.graphs.dialects.base import Dialect, unfused_attention
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
+from precast.graphs.emit import Folder, emit
 from precast.graphs.passes.base import run
 from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from precast.calibration.corpus import PASSAGES, QUERIES
+from precast.calibration.cost import Progress
 from precast.export import parity
 from precast.export.checkpoints.open import open_checkpoint
-from precast.export.exporter import Progress, export_model
+from precast.export.exporter import export_model
 from precast.export.reference import build
 from precast.runtime import hub_client
 from precast.runtime.backends.base import Array

@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from precast.export.exporter import Progress, export_model
+from precast.calibration.cost import Progress
+from precast.export.exporter import export_model
 from precast.runtime.artifact import Artifact
 from precast.runtime.cache import cache_folder
 from precast.runtime.errors import CheckpointError, DependencyError, PrecastError

@@ -6,55 +6,23 @@ import contextlib
 import ctypes
 import gc
 import os
-import platform
-import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from precast.calibration.cost import Cost, Progress
+from precast.calibration.staged import figures, loaded, producer
 from precast.export import apart
 from precast.export.prepared import Lowered, Prepared, Request
 from precast.runtime import arguments
-from precast.runtime.artifact import ArtifactWriter, Component, Manifest, Variant
-from precast.runtime.backends.engines import backend_for
-from precast.runtime.backends.onnxruntime import engine
+from precast.runtime.artifact import ArtifactWriter, Manifest, Variant
 from precast.runtime.errors import InputError, ParityError
-from precast.runtime.gates import Measured, broken, conditioning, gate, settled
-from precast.runtime.machine import own_peak
-from precast.runtime.parity import Loaded, compare
-from precast.runtime.verify import summarise
+from precast.runtime.gates import Measured, broken, gate, settled
+from precast.runtime.parity import compare
 
 __all__ = ["Progress", "export_model"]
 
-# Called with the name of each stage as it begins.
-Progress = Callable[[str], None]
-
-
-class _Cost:
-    """Seconds of each stage, and the peak memory of the processes, for the manifest's ``cost``."""
-
-    def __init__(self, progress: Progress | None) -> None:
-        self._progress = progress
-        self._began = time.perf_counter()
-        self._stages: list[tuple[str, float]] = []
-        self.peak = 0
-
-    def stage(self, name: str) -> None:
-        self._stages.append((name, time.perf_counter()))
-        if self._progress is not None:
-            self._progress(name)
-
-    def to_json(self) -> dict[str, Any]:
-        ends = [start for _, start in self._stages[1:]] + [time.perf_counter()]
-        return {
-            "seconds": round(time.perf_counter() - self._began, 3),
-            "stages": {name: round(end - start, 3) for (name, start), end in zip(self._stages, ends, strict=True)},
-            "peak_memory_bytes": max(self.peak, own_peak()),
-            "machine": platform.machine(),
-            "python": platform.python_version(),
-        }
+_MADE_BY = ("torch", "onnx", "onnx-ir", "onnxscript")
 
 
 def export_model(
@@ -99,7 +67,7 @@ def export_model(
     request = Request(
         source if isinstance(source, str) else Path(source), task, precision, target, cache, revision, token
     )
-    cost = _Cost(progress)
+    cost = Cost(progress)
     mode = "add" if add else "overwrite" if overwrite else "create"
     with ArtifactWriter(arguments.path("out", out), mode=mode) as writer:
         prepared = _prepared(request, writer, cost)
@@ -121,7 +89,7 @@ def export_model(
             tasks={name: {"component": asked} for name in prepared.tasks},
             default_task=prepared.tasks[0],
             components=components,
-            producer=_producer(),
+            producer=producer(*_MADE_BY),
             processing=prepared.processing,
             parity={name: {"file": prepared.record, "cases": cases} for name in components},
             cost=cost.to_json(),
@@ -129,7 +97,7 @@ def export_model(
         return writer.publish(manifest)
 
 
-def _prepared(request: Request, writer: ArtifactWriter, cost: _Cost) -> Prepared:
+def _prepared(request: Request, writer: ArtifactWriter, cost: Cost) -> Prepared:
     """Everything that needs torch, here or in a process of its own."""
     if apart.possible():
         prepared, cost.peak = apart.prepare_apart(request, writer, cost.stage)
@@ -153,7 +121,7 @@ def _verified(
 ) -> Iterator[tuple[str, Variant]]:
     """Run the staged graphs of one recipe, with the options they ship with, on every recorded input, and hold them to
     the gate; then the variant of each component."""
-    parts = {name: _loaded(variant, prepared.components[name], writer) for name, variant in lowered.variants.items()}
+    parts = {name: loaded(variant, prepared.components[name], writer) for name, variant in lowered.variants.items()}
     *_, last = lowered.variants  # what a task asks for
     precision, made = lowered.variants[last].precision, lowered.variants[last].name
     measured: list[Measured] = list(compare(parts, prepared.recorded))
@@ -175,39 +143,5 @@ def _verified(
         found.gate(precision, made)
         judged = {text.metric: found.to_json()}
     for name, variant in lowered.variants.items():
-        figures = _figures(variant.precision, [item for item in measured if item.component == name])
-        yield name, variant._replace(parity=figures | (judged if name == last else {}), producer=_producer())
-
-
-def _loaded(variant: Variant, component: Component, writer: ArtifactWriter) -> Loaded:
-    """A staged graph, with the options it ships with."""
-    runner = backend_for(variant.engine, variant.provider).load(
-        writer.path_of(variant.graph), session=variant.session, isa=variant.isa, threads=None
-    )
-    return Loaded(runner, component.inputs, component.outputs, component.states, variant.state)
-
-
-def _figures(precision: str, measured: Sequence[Measured]) -> dict[str, Any]:
-    """What a manifest says of a variant's parity."""
-    strained = conditioning(precision, measured)
-    return {
-        "gate": precision,
-        "worst": {
-            name: {key: float(f"{value:.9g}") for key, value in entry.items()}
-            for name, entry in summarise(precision, measured).items()
-        },
-        "measured": [figures.to_json() for figures in measured],
-        **({"conditioning": strained} if strained else {}),
-    }
-
-
-def _producer() -> dict[str, str]:
-    # Local version labels (+cpu, +cu130) name a build, not what it computes.
-    names = ("precast", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-    return {name: re.sub(r"\+.*", "", _version(name)) for name in names}
-
-
-def _version(name: str) -> str:
-    if name == "onnxruntime":
-        return str(engine().__version__)
-    return version(name)
+        said = figures(variant.precision, [item for item in measured if item.component == name])
+        yield name, variant._replace(parity=said | (judged if name == last else {}), producer=producer(*_MADE_BY))

@@ -18,10 +18,10 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from precast.export.emit import Folder, emit
 from precast.export.parity import ReferenceRunner
 from precast.export.reference import Part
 from precast.export.trace import SCOPE, trace
+from precast.graphs.emit import Folder, emit
 from precast.graphs.passes.base import run
 from precast.graphs.recipes import Recipe
 from precast.runtime.backends.base import Array

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import torch
 
 from precast.calibration.evaluation_set import EvaluationSet
+from precast.calibration.staged import staged
 from precast.export import evaluation, parity, static_embedding
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.checkpoints.open import open_checkpoint
 from precast.export.embedding import declared_task
-from precast.export.emit import Written, emit
 from precast.export.locate import explained
 from precast.export.operators import counted
 from precast.export.prepared import Lowered, Prepared, Request
@@ -25,11 +25,10 @@ from precast.export.signatures import Signature
 from precast.export.trace import trace
 from precast.graphs import contract
 from precast.graphs.block_weight import META, Blocks
-from precast.graphs.fingerprint import fingerprint
+from precast.graphs.emit import Written
 from precast.graphs.passes.base import run
 from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.graphs.recipes import Evidence, Recipe, assigned, recipes_for
-from precast.graphs.work import work
 from precast.runtime.artifact import ArtifactWriter, Component, FileRecord, Source, Variant
 from precast.runtime.backends.engines import backend_for
 from precast.runtime.errors import InputError, ParityError
@@ -84,8 +83,8 @@ def prepare(request: Request, writer: ArtifactWriter, stage: Callable[[str], Non
         if roundings:
             stage("rounding weights in the reference, to see which need more bits")
             with parity.streaming(reference.model, checkpoint.release):
-                found = sensitivity(reference.parts, traced, roundings, text, request.precision)
-            evidence = {name: Evidence(sensitive=weights) for name, weights in found.weights.items()}
+                sensitive, _ = sensitivity(reference.parts, traced, roundings, text, request.precision)
+            evidence = {name: Evidence(sensitive=names) for name, names in sensitive.items()}
 
     stage("optimising the graph and writing the weights")
     promised = {part.name: counted(part.module, part.signature.example()) for part in reference.parts}
@@ -237,30 +236,8 @@ def _lower(
     reports = run(model, chosen.passes(evidence))
     operators = contract.operators(model)
     contract.check(promised, vocabulary, operators, chosen.dialect.name, reports)
-    digest, cost = fingerprint(model), work(model)
-    opsets = {name or "ai.onnx": number for name, number in sorted(model.opset_imports.items())}
-    emitted = emit(model, writer, f"{component.name}.{chosen.variant}.onnx", written, derive=True)
-    return Variant(
-        name=chosen.variant,
-        graph=emitted.graph,
-        target=chosen.target,
-        precision=chosen.precision,
-        dialect=chosen.dialect.name,
-        provider=chosen.provider,
-        engine=chosen.engine,
-        opset=opsets,
-        session={**chosen.session, **({"initializers": emitted.derived} if emitted.derived else {})},
-        isa=chosen.needs(operators),
-        weights=emitted.weights,
-        operators=operators,
-        fusions=contract.fusions(promised, chosen.dialect.name),
-        fingerprint=digest,
-        recipe=tuple({"pass": r.name, "changed": r.changed, "declined": r.declined} for r in reports),
-        parity={},
-        producer={},
-        work=cost,
-        state=chosen.dialect.state if component.states else {},
-    )
+    fusions = contract.fusions(promised, chosen.dialect.name)
+    return staged(chosen, component, model, reports, fusions, writer, written)
 
 
 def _component(part: Part, traced: ir.Model) -> Component:

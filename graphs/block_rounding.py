@@ -14,7 +14,7 @@ import numpy as np
 from precast.graphs.block_weight import Parts
 from precast.graphs.dialects.blocks import dequantized, pack_bits, packed_size, rounded_scales
 
-__all__ = ["quantized", "quantized_rest"]
+__all__ = ["quantized", "quantized_rest", "ranges"]
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +44,7 @@ def quantized(weight: Array, bits: int, block: int, symmetric: bool) -> Parts:
             raise ValueError("it holds infinities or NaN")
         # Channels of a block first: what is done to all of them at once then runs along memory.
         x = np.ascontiguousarray(x.reshape(-1, block).T)
-        scale, zero = _range_of_8(x, symmetric) if bits == 8 else _search(x, symmetric)
+        scale, zero = ranges(x, bits, symmetric)
         if (scale >= 65520).any():
             raise ValueError(f"it holds numbers up to {np.abs(x).max():.3g}")
         codes = (_steps(x, scale, zero, 2**bits - 1) + zero).astype(np.uint8)
@@ -82,6 +82,11 @@ def _steps(x: Array, scale: Array, zero: Array, most: int) -> Array:
     np.maximum(steps, -zero, out=steps)
     np.minimum(steps, most - zero, out=steps)
     return np.asarray(steps)
+
+
+def ranges(x: Array, bits: int, symmetric: bool) -> tuple[Array, Array]:
+    """Scales and zero points [M] of blocks x [block, M]."""
+    return _range_of_8(x, symmetric) if bits == 8 else _search(x, symmetric)
 
 
 def _range_of_8(x: Array, symmetric: bool) -> tuple[Array, Array]:

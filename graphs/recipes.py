@@ -19,7 +19,7 @@ from precast.graphs.passes.fuse_bias import FuseBias
 from precast.graphs.passes.fuse_native_bias import FuseNativeBias
 from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.narrow_weights import NarrowWeights
-from precast.graphs.passes.quantize_weights import QuantizeWeights
+from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounder
 from precast.runtime.errors import InputError, closest, listing
 
 __all__ = ["RECIPES", "Evidence", "Recipe", "Role", "assigned", "recipes_for"]
@@ -40,10 +40,15 @@ _LATER = {"precast.cpu::HalfLinear": "precast-kernels-3", "precast.cpu::HalfEmbe
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was measured of a component before its passes run; ``sensitive``: names of the weights that need more bits
-    than its precision has."""
+    """What was measured of a component before its passes run.
+
+    Args:
+        sensitive: names of the weights that need more bits than its precision has.
+        rounders: what rounds weights whose inputs were seen, by name.
+    """
 
     sensitive: Sequence[str] = ()
+    rounders: Mapping[str, Rounder] = field(default_factory=dict)
 
 
 _NONE = Evidence()
@@ -111,7 +116,7 @@ def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass,
     return (
         FoldConstants(),
         Clean(),
-        QuantizeWeights(bits, sensitive=evidence.sensitive),
+        QuantizeWeights(bits, sensitive=evidence.sensitive, rounders=evidence.rounders),
         Lower(dialect),
         fuse,
         FoldConstants(),

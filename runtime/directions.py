@@ -47,6 +47,11 @@ class Directions:
         mean, worst = BOUNDS[precision]
         return (max(0.0, 1 - self.mean) / (1 - mean), max(0.0, 1 - self.worst) / (1 - worst))
 
+    @property
+    def losses(self) -> dict[str, float]:
+        """See `Metric.losses`."""
+        return {"cosine": 1 - self.mean}
+
     def to_json(self) -> dict[str, Any]:
         return {
             "mean": round(self.mean, 7),

@@ -69,6 +69,11 @@ class Divergence:
         others = () if least is None or not self.text else ((1 - self.top) / (1 - least),)
         return (self.mean / most, *others)
 
+    @property
+    def losses(self) -> dict[str, float]:
+        """See `Metric.losses`."""
+        return {"agreement": 1 - self.top, "kl": self.mean}
+
     def to_json(self) -> dict[str, Any]:
         return {
             "kl_mean": float(f"{self.mean:.4g}"),

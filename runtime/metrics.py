@@ -30,6 +30,11 @@ class Metric(Protocol):
     def shares(self, precision: str) -> tuple[float, ...]:
         """How much of each of its bounds is used; the first of small changes adds up nearly."""
 
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """What a budget may bound, by name, 0 where nothing is lost: "cosine" (1 - mean), "agreement" (share of answers
+        whose likeliest class is another), "kl" (mean divergence in nats)."""
+
     def gate(self, precision: str, variant: str) -> None:
         """Raise ParityError where a bound is broken, naming it and by how much."""
 

@@ -15,6 +15,7 @@ from precast.graphs.tensors import initializer, lazy, registered, sizes
 
 __all__ = [
     "NEVER",
+    "TRANSPOSED",
     "Dialect",
     "Spelling",
     "attributes",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 # Where a tensor's metadata holds it transposed.
-_TRANSPOSED = "precast.transposed"
+TRANSPOSED = "precast.transposed"
 
 Spelling = Callable[[Tape, ir.Node], Sequence["ir.Value | None"]]
 
@@ -109,10 +110,10 @@ def transposed(graph: ir.Graph, weight: ir.Value) -> ir.Value:
     if tensor is None:
         raise ValueError(f"{weight.name!r} is not an initializer")
     rows, columns = sizes(tensor.shape)
-    turned = tensor.meta.get(_TRANSPOSED)
+    turned = tensor.meta.get(TRANSPOSED)
     if turned is None:
         turned = lazy(lambda: np.ascontiguousarray(tensor.numpy().T), (columns, rows), tensor.dtype, name)
-        tensor.meta[_TRANSPOSED] = turned
+        tensor.meta[TRANSPOSED] = turned
     return registered(graph, turned, name)
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "native_half_embedding",
     "native_half_linear",
     "panels",
+    "unpanelled",
 ]
 
 Array = np.ndarray[Any, Any]
@@ -40,6 +41,11 @@ def panels(weight: Array) -> Array:
     whole = np.zeros((-(-rows // COLUMNS) * COLUMNS, depth), weight.dtype)
     whole[:rows] = weight
     return np.ascontiguousarray(whole.reshape(-1, COLUMNS, depth).transpose(0, 2, 1))
+
+
+def unpanelled(held: Array, rows: int) -> Array:
+    """The inverse of `panels`: [N, K]."""
+    return np.ascontiguousarray(held.transpose(0, 2, 1).reshape(-1, held.shape[1])[:rows])
 
 
 def native_half_linear(tape: Tape, node: ir.Node) -> Sequence[ir.Value]:

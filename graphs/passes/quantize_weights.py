@@ -21,7 +21,7 @@ from precast.graphs.dialects.blocks import Zeros, dequantized, packed_size
 from precast.graphs.passes.base import GraphPass, constant, is_spelled
 from precast.graphs.tensors import lazy, registered, sizes
 
-__all__ = ["QuantizeWeights", "Rounding"]
+__all__ = ["QuantizeWeights", "Rounder", "Rounding"]
 
 Array = np.ndarray[Any, Any]
 
@@ -29,8 +29,12 @@ _PARTS = "precast.parts"  # where a tensor's metadata holds what it was rounded 
 REST = 4  # bits of what 8 bits leave of a weight, where they are too few: 12 in all
 
 
-def _anew(tensor: ir.TensorProtocol, bits: int, block: int, zeros: Zeros) -> Parts:
-    return quantized(tensor.numpy(), bits, block, zeros == "none")
+# Makes the parts of a weight [N, K]: of its values, bits, block, and whether there are no zero points.
+Rounder = Callable[[Array, int, int, bool], Parts]
+
+
+def _anew(tensor: ir.TensorProtocol, bits: int, block: int, zeros: Zeros, rounder: Rounder = quantized) -> Parts:
+    return rounder(tensor.numpy(), bits, block, zeros == "none")
 
 
 def _rest(tensor: ir.TensorProtocol, block: int, zeros: Zeros) -> Parts:
@@ -101,6 +105,7 @@ class QuantizeWeights(GraphPass):
         symmetric: no zero points; None is what is usual: not in 4 bits, yes in 8.
         keep: names of weights (shell patterns) that stay as they are.
         sensitive: names of weights (shell patterns) that these bits are too few for.
+        rounders: what rounds some weights, by name, to the bits asked for; None: each weight's own values decide.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class QuantizeWeights(GraphPass):
         symmetric: bool | None = None,
         keep: Sequence[str] = (),
         sensitive: Sequence[str] = (),
+        rounders: Mapping[str, Rounder] | None = None,
     ) -> None:
         if bits not in (4, 8):
             raise ValueError(f"bits must be 4 or 8, not {bits}")
@@ -118,6 +124,7 @@ class QuantizeWeights(GraphPass):
         self.bits, self.block = bits, block
         self.symmetric = bits == 8 if symmetric is None else symmetric
         self.keep, self.sensitive = tuple(keep), tuple(sensitive)
+        self._rounders = rounders or {}
         self._last = _Last()
 
     @property
@@ -125,8 +132,11 @@ class QuantizeWeights(GraphPass):
         return f"QuantizeWeights[{self.bits}, {self.block}{', symmetric' if self.symmetric else ''}]"
 
     def requires(self, model: ir.Model) -> None:
-        if is_spelled(model):
-            raise ValueError("weights are quantised before operators are spelled: put QuantizeWeights before Lower")
+        if is_spelled(model) and schema.DOMAIN not in model.graph.opset_imports:
+            raise ValueError(
+                "weights are quantised before operators are spelled: put QuantizeWeights before Lower, or RaiseWeights "
+                "in front of it"
+            )
 
     def call(self, model: ir.Model) -> None:
         readers = _readers(model.graph)
@@ -148,7 +158,7 @@ class QuantizeWeights(GraphPass):
             if self._stored(weight, self.bits)[0] is None:
                 tensor = weight.const_value
                 assert tensor is not None
-                make = partial(_anew, tensor, self.bits, self.block, self._zeros(self.bits))
+                make = self._anew(str(weight.name), tensor, self.bits)
                 yield Rounding(weight, partial(_named, str(weight.name), make), self.bits)
 
     def _reason(self, reader: _Reader) -> str:
@@ -170,6 +180,10 @@ class QuantizeWeights(GraphPass):
     def _zeros(self, bits: int) -> Zeros:
         return "none" if self.symmetric or bits != self.bits else "integers"
 
+    def _anew(self, name: str, tensor: ir.TensorProtocol, bits: int) -> Callable[[], Parts]:
+        rounder = self._rounders.get(name, quantized) if bits == self.bits else quantized
+        return partial(_anew, tensor, bits, self.block, self._zeros(bits), rounder)
+
     def _replace(self, graph: ir.Graph, reader: _Reader) -> None:
         node, weight, reason = reader.node, reader.weight, self._reason(reader)
         if reason or weight is None or weight.const_value is None:
@@ -178,7 +192,7 @@ class QuantizeWeights(GraphPass):
         tensor, shape, sensitive = weight.const_value, sizes(weight.const_value.shape), self._is_sensitive(weight)
         bits, block = 8 if sensitive else self.bits, self.block
         zeros = self._zeros(bits)
-        make: Callable[[], Parts] = partial(_anew, tensor, bits, block, zeros)
+        make = self._anew(str(weight.name), tensor, bits)
         stored, reason = self._stored(weight, bits)
         if stored is not None:
             bits, block, zeros, make = stored.bits, stored.block, stored.zeros, stored.load

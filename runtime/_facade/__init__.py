@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from precast.runtime.catalogue import AUTO
 
 if TYPE_CHECKING:
+    from precast.calibration.quantize import quantize as quantize
     from precast.export.exporter import export_model as export_model
     from precast.runtime.auto import AutoImageProcessor as AutoImageProcessor
     from precast.runtime.auto import AutoModel as AutoModel
@@ -45,7 +46,10 @@ _HOME = {
     "verify": "precast.runtime.verify",
 }
 
-__all__ = ["__version__", "export_model", *sorted(_HOME)]
+# Where an extra is missing, the error says how to get it.
+_LOADERS = {"export_model": "load_exporter", "quantize": "load_quantizer"}
+
+__all__ = ["__version__", *_LOADERS, *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:
@@ -54,9 +58,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         value: Any = version("precast")
-    elif name == "export_model":
-        # Where the export extra is missing, the error says how to get it.
-        value = importlib.import_module("precast.runtime.auto").load_exporter()
+    elif name in _LOADERS:
+        value = getattr(importlib.import_module("precast.runtime.auto"), _LOADERS[name])()
     elif name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     else:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from precast.runtime import kernels
@@ -170,9 +172,18 @@ class OnnxRuntime:
         """See `Backend.supports`."""
         return isa is None or (isa in kernels.KNOWN and kernels.available())
 
-    def load(self, graph: Path, *, session: Mapping[str, Any], threads: int | None, isa: str | None = None) -> _Session:
+    def load(
+        self,
+        graph: Path,
+        *,
+        session: Mapping[str, Any],
+        threads: int | None,
+        isa: str | None = None,
+        arrays: Mapping[str, Array] = MappingProxyType({}),
+    ) -> _Session:
         """See `Backend.load`. ``session`` holds ``graph_optimization_level``, ``entries`` (config keys by name),
-        ``provider_options`` and ``initializers`` (see there)."""
+        ``provider_options`` and ``initializers`` (see there); ``arrays`` are initializers that lie beside the graph and
+        are not read from there."""
         onnxruntime = engine(self.provider)
         available = onnxruntime.get_available_providers()
         if self.provider not in available:
@@ -197,7 +208,7 @@ class OnnxRuntime:
         provider_options = dict(session.get("provider_options", {}))
         if isa is not None:
             _register_kernels(options, isa, graph.name)
-        kept = _give_initializers(options, graph, session.get("initializers", {}))
+        kept = _give_initializers(options, graph, session.get("initializers", {}), arrays)
         try:
             loaded = onnxruntime.InferenceSession(
                 os.fspath(graph), options, providers=[(self.provider, provider_options)], enable_fallback=0
@@ -214,15 +225,17 @@ class OnnxRuntime:
         return _Session(loaded, kept)
 
 
-def _give_initializers(options: Any, graph: Path, rules: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Arrays that are made of weights in another layout (`precast.runtime.initializers`); they live as long as
-    what is returned, and the session reads them where they are."""
-    if not rules:
+def _give_initializers(
+    options: Any, graph: Path, rules: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Array]
+) -> Any:
+    """Arrays that are given, or made of weights in another layout (`precast.runtime.initializers`); they live as long
+    as what is returned, and the session reads them where they are."""
+    if not rules and not arrays:
         return None
     from precast.runtime.initializers import made
 
     names, values = [], []
-    for name, array in made(graph.parent, rules, graph.name):
+    for name, array in chain(arrays.items(), made(graph.parent, rules, graph.name)):
         names.append(name)
         values.append(engine().OrtValue.ortvalue_from_numpy(array))
     options.add_external_initializers(names, values)

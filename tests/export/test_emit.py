@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from precast.export import parity
-from precast.export.emit import INLINE_LIMIT, Written, emit
 from precast.export.weight_table import _finite
 from precast.graphs.dialects.base import transposed
+from precast.graphs.emit import INLINE_LIMIT, Written, emit
 from precast.graphs.tensors import registered
 
 

@@ -259,17 +259,17 @@ def test_the_fewest_weights_are_wide_and_the_reference_is_left_as_it_was(tmp_pat
     part, traced = traced_of(source)
     before = {name: value.clone() for name, value in part.module.named_parameters(remove_duplicate=False)}
     texts = evaluation.evaluation_set([part], {}, "divergence")
-    weights, wide = sensitivity([part], traced, {part.name: QuantizeWeights(4)}, texts, "int4")
+    weights, (alone, wide) = sensitivity([part], traced, {part.name: QuantizeWeights(4)}, texts, "int4")
     assert evaluation.judged_reference(texts, [part]).shares("int4") == (0.0,)
     for name, value in part.module.named_parameters(remove_duplicate=False):
         assert torch.equal(value, before[name]), name
-    assert wide and all(figure > 0 for figure in wide.values())
+    assert wide and all(figure > 0 for figure in wide.values()) and wide.items() <= alone.items()
     assert set(weights) == {part.name} and set(weights[part.name]) <= set(traced[part.name].graph.initializers)
     marked = {re.sub(r"\d+", "*", name) for name in weights[part.name]}
     assert {kind.split(": ")[1] for kind in wide} == marked
     part, traced = traced_of(checkpoint(tmp_path / "calm", tie_word_embeddings=True)[0])
     texts = evaluation.evaluation_set([part], {}, "divergence")
-    assert sensitivity([part], traced, {part.name: QuantizeWeights(4)}, texts, "int4") == ({}, {})
+    assert sensitivity([part], traced, {part.name: QuantizeWeights(4)}, texts, "int4") == ({}, ({}, {}))
 
 
 def test_a_cache_of_nobody_is_refused(tmp_path: Path) -> None:

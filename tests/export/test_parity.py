@@ -13,7 +13,6 @@ from support.oracle import sources, upstream
 from torch import nn
 
 from precast.export import parity, preparation
-from precast.export.emit import Folder, emit
 from precast.export.families import find_family
 from precast.export.heads import (
     CAUSAL_LM,
@@ -28,6 +27,7 @@ from precast.export.heads import (
 from precast.export.reference import Part, build
 from precast.export.signatures import Component, signature
 from precast.export.trace import trace
+from precast.graphs.emit import Folder, emit
 from precast.graphs.passes.base import run
 from precast.graphs.recipes import RECIPES
 from precast.runtime.artifact import Component as ArtifactComponent

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from precast.export.emit import Folder, emit
 from precast.export.trace import trace
+from precast.graphs.emit import Folder, emit
 from precast.graphs.outputs import name_outputs
 from precast.graphs.passes.base import run
 from precast.graphs.passes.clean import Clean

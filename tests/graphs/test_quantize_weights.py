@@ -12,7 +12,6 @@ import pytest
 from support.toy_decoder import toy_decoder
 
 from precast.export import emit as emit_module
-from precast.export.emit import Folder, Written, emit
 from precast.graphs import block_rounding
 from precast.graphs.block_rounding import quantized
 from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
@@ -20,6 +19,7 @@ from precast.graphs.dialects import blocks
 from precast.graphs.dialects.base import Dialect
 from precast.graphs.dialects.native import NATIVE
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME, UNPACKED
+from precast.graphs.emit import Folder, Written, emit
 from precast.graphs.passes import quantize_weights
 from precast.graphs.passes.base import Report, run
 from precast.graphs.passes.canonical import Canonical

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from precast.export import parity
-from precast.export.emit import Folder, emit
 from precast.export.families import ALIASES
 from precast.export.operators import counted
 from precast.export.reference import Part
 from precast.export.trace import trace
 from precast.graphs import contract
 from precast.graphs.dialects.base import Dialect
+from precast.graphs.emit import Folder, emit
 from precast.graphs.passes.base import run
 from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean

@@ -21,7 +21,6 @@ import precast
 from precast.export import parity
 from precast.export.blocks.alibi import slopes
 from precast.export.blocks.rope import rope
-from precast.export.emit import Folder, emit
 from precast.export.exporter import export_model
 from precast.export.families import find_family
 from precast.export.families.gemma3_text import Gemma3Spec
@@ -31,6 +30,7 @@ from precast.export.reference import Reference, build
 from precast.export.trace import trace
 from precast.export.weight_table import Lazy
 from precast.export.weights import Alternate, Split, Stack
+from precast.graphs.emit import Folder, emit
 from precast.graphs.passes.base import run
 from precast.runtime.backends.onnxruntime import OnnxRuntime
 from precast.runtime.errors import ConfigError, WeightsError

@@ -1,0 +1,463 @@
+"""quantize(): a variant of few bits beside those of an artifact, the fastest that a user's data lets pass. No torch."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from precast.calibration.cost import Cost, Progress
+from precast.calibration.data import Data, Judged, data_of, model_of
+from precast.calibration.observe import Range, observed
+from precast.calibration.opened import opened
+from precast.calibration.samples import Samples, read_samples
+from precast.calibration.scores import SCORES
+from precast.calibration.sensitivity import Judge, Sensitivity, kind_of, sensitive_kinds
+from precast.calibration.staged import figures, loaded, producer, staged
+from precast.calibration.trial import Trial
+from precast.graphs.block_feedback import error_of, quantized_with_feedback
+from precast.graphs.block_rounding import quantized
+from precast.graphs.block_weight import Parts
+from precast.graphs.emit import Written
+from precast.graphs.passes.base import run
+from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounder, Rounding
+from precast.graphs.passes.raise_weights import RaiseWeights
+from precast.graphs.recipes import Evidence, Recipe, assigned, recipes_for
+from precast.runtime import arguments
+from precast.runtime.artifact import Artifact, ArtifactWriter, Component, Manifest, Variant
+from precast.runtime.backends.base import Array
+from precast.runtime.backends.engines import backend_for
+from precast.runtime.errors import ArtifactError, InputError, OutputExistsError, ParityError, listing
+from precast.runtime.flow import in_order
+from precast.runtime.gates import gate
+from precast.runtime.model import Model
+from precast.runtime.parity import Case, Loaded, compare
+from precast.runtime.parity_record import read_record
+from precast.runtime.timing import interleave
+
+__all__ = ["PRECISIONS", "Attempt", "BudgetError", "quantize"]
+
+PRECISIONS = ("int8", "int4")
+MOST_LOST = 0.01  # P3 of PARITY.md: 99 % of what float32 reaches
+_MOST = 512  # samples
+_FEEDBACK = "feedback"  # rounding that makes up for itself
+_PLAIN = "rounded"
+_MIXED = "mixed"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A way to round a model that was tried: what it is called, how far it was from float32, and what it gave more
+    bits."""
+
+    method: str
+    judged: Judged
+    sensitivity: Sensitivity
+    met: bool
+
+    def to_json(self) -> dict[str, Any]:
+        loss = {"loss": float(f"{self.judged.loss:.6g}"), **self.judged.metric.to_json()}
+        score = {} if self.judged.score is None else {"score": round(self.judged.score, 6)}
+        return {"method": self.method, "met": self.met, "wider": sorted(self.sensitivity.sensitive), **loss, **score}
+
+
+class BudgetError(ParityError):
+    """No way of rounding meets the budget, or the gate of the precision; ``attempts`` has what each reached."""
+
+    def __init__(self, message: str, attempts: Sequence[Attempt], parts: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__(message)
+        self.attempts, self.parts = attempts, parts
+
+
+def quantize(
+    path: str | os.PathLike[str],
+    data: Any = None,
+    *,
+    precision: str = "int8",
+    budget: float | None = None,
+    column: str | None = None,
+    label: str | None = None,
+    score: str | None = None,
+    samples: int = _MOST,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Add variants of few bits to the artifact in a folder: of the ways to round its weights, from the fastest to the
+    slowest, the first that keeps its answers to ``data`` within ``budget`` and within the gate of the precision.
+
+    Args:
+        data: a file or folder (`precast.calibration.samples.read_samples`), or a list of what the artifact's task
+            takes; half of it is measured on, the other half judges. None: texts and pictures that are made up.
+        precision: ``int8`` or ``int4``.
+        budget: what may be lost, as a share: of right answers where there are labels; else of answers that change
+            (classes), of the cosine (embeddings), or nats of divergence (language models); 0.01 at most. None: the gate
+            of the precision, and 0.01 of what data of yours shows, but for divergence.
+        column, label: of a table: which column holds the input, and which what is right.
+        score: what labels are counted by: accuracy, f1 or spearman; None: what is usual for the task.
+        samples: that are taken of the data at most, evenly spaced.
+
+    Returns:
+        What the manifest's ``calibration`` says of the variant, with its ``variants`` and their ``speed``.
+
+    Raises:
+        BudgetError: no way passes. The artifact is as it was, as it is after every error.
+        InputError: there is no such precision, budget or data, or the model does not take it.
+    """
+    arguments.choice("precision", precision, PRECISIONS)
+    number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
+    if budget is not None and not (number and 0 < budget <= MOST_LOST):
+        raise InputError(
+            f"budget must be above 0 and at most {MOST_LOST} (0.005 is half a percent): what loses more is not shipped; "
+            f"received {budget!r:.80}."
+        )
+    for name, given in (("column", column), ("label", label), ("score", score)):
+        if given is not None:
+            arguments.text(name, given, instead=", or None")
+    if data is None and (column or label or score):
+        raise InputError("column, label and score say how data is read: give data too.")
+    arguments.whole("samples", samples, 8)
+    cost = Cost(None if progress is None else arguments.call("progress", progress))
+    folder = arguments.path("path", path)
+    with ArtifactWriter(folder, mode="add") as writer, tempfile.TemporaryDirectory(prefix="precast-") as room:
+        assert writer.base is not None
+        cost.stage("reading data")
+        base = writer.base
+        score = _score(base.tasks[0], label, score)
+        read = None if data is None else read_samples(data, column=column, label=label, most=samples)
+        return _Work(base, writer, precision, budget, cost, Path(room)).done(read, score)
+
+
+def _score(task: str, label: str | None, score: str | None) -> str | None:
+    """What labels of a task are counted by."""
+    if label is None:
+        if score is not None:
+            raise InputError(f"score {score!r} counts labels: say which column holds them (label).")
+        return None
+    known = SCORES.get(task, ())
+    if not known:
+        raise InputError(f"labels are counted for {listing(SCORES)} so far, not for {task}. Leave label out.")
+    return arguments.choice("score", score, known) if score is not None else known[0]
+
+
+@dataclass
+class _Rounders:
+    """Rounders of weights whose inputs were seen; each weight is rounded once, for all that is made of it.
+
+    ``before`` and ``after``: the errors that plain rounding, and this, leave in the products.
+    """
+
+    made: dict[str, Parts] = field(default_factory=dict)
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+
+    def add(self, name: str, weight: Array, moments: Array, bits: int, block: int, symmetric: bool) -> None:
+        plain = quantized(weight, bits, block, symmetric)
+        self.before[name] = error_of(weight, plain, moments, bits)
+        parts = quantized_with_feedback(weight, moments, bits, block, symmetric)
+        self.made[name], self.after[name] = parts, error_of(weight, parts, moments, bits)
+
+    def rounders(self) -> dict[str, Rounder]:
+        return {name: lambda *_, parts=parts: parts for name, parts in self.made.items()}  # type: ignore[misc]
+
+
+class _Work:
+    """One call of `quantize`."""
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        writer: ArtifactWriter,
+        precision: str,
+        budget: float | None,
+        cost: Cost,
+        room: Path,
+    ) -> None:
+        self.artifact, self.writer, self.precision, self.budget, self.cost = artifact, writer, precision, budget, cost
+        asked = artifact.component_for(None)
+        self.components = {name: artifact.components[name] for name in in_order(artifact.components, asked.name)}
+        self.made_by = self._fitting()
+        self.general = artifact.choose_variant(asked.name, precision="fp32").name
+        self.trials = {
+            name: Trial(artifact, component, artifact.choose_variant(name, variant=self.general), room, None)
+            for name, component in self.components.items()
+        }
+        self.ranges: dict[str, Range] = {}
+
+    def _fitting(self) -> list[dict[str, Recipe]]:
+        """The recipe of each component in each variant that can be verified here."""
+        base = self.artifact.manifest
+        what = f"a {base.model_type} for {self.artifact.tasks[0]}"
+        roles = {name: "step" if part.states else "call" for name, part in self.components.items()}
+        known = recipes_for("cpu", self.precision)
+        made = [
+            recipes
+            for recipes in assigned(known, roles, what)  # type: ignore[arg-type]
+            if all(backend_for(one.engine, one.provider).supports(one.isa) for one in recipes.values())
+        ]
+        names = [next(iter(recipes.values())).variant for recipes in made]
+        held = sorted({name for component in self.components.values() for name in component.variants} & set(names))
+        if held:
+            raise OutputExistsError(
+                f"{self.artifact.path} already holds {listing(held)}, which quantize does not replace. Quantise a copy "
+                "of the artifact as it was before: an export in fp32."
+            )
+        return made
+
+    def done(self, samples: Samples | None, score: str | None) -> dict[str, Any]:
+        self.cost.stage("answering in float32")
+        plain = {name: trial.loaded({}) for name, trial in self.trials.items()}
+        data = data_of(self.artifact, plain, self.general, samples, score)
+        if self.budget is None and samples is not None and data.loss != "kl":
+            self.budget = MOST_LOST
+        attempts: list[Attempt] = []
+        for method, evidence in self._ways(data, attempts):
+            self.cost.stage(f"writing the graphs ({method})")
+            try:
+                made = dict(self._made(evidence, data))
+            except ParityError as error:
+                # What was tried with rounded weights alone stands a little above what the graphs do.
+                attempts[-1] = Attempt(method, attempts[-1].judged, attempts[-1].sensitivity, False)
+                refused: ParityError | None = error
+                continue
+            return self._published(made, data, attempts)
+        else:
+            refused = None
+        reached = "; ".join(f"{one.method} {one.judged.loss:.4%}" for one in attempts)
+        what = f"the budget of {self.budget:.4%}" if self.budget is not None else f"the gate of {self.precision}"
+        raise BudgetError(
+            f"no way to round {self.artifact.path} to {self.precision} meets {what} ({data.loss}): {reached}. "
+            "Nothing was published: give a larger budget, another precision, or more data.",
+            attempts,
+            self._parts(attempts),
+        ) from refused
+
+    def _ways(self, data: Data, attempts: list[Attempt]) -> Iterator[tuple[str, Mapping[str, Evidence]]]:
+        """What passes of all that is tried, from the fastest model to the slowest; ``attempts`` grows on the way."""
+        passes = {
+            name: next(step for step in recipe.passes() if isinstance(step, QuantizeWeights))
+            for name, recipe in self.made_by[0].items()
+        }
+        bits = next(iter(passes.values())).bits
+        rounders = {name: _Rounders() for name in self.trials}
+        for method in (_PLAIN, *((_FEEDBACK,) if bits < 8 else ()), _MIXED):
+            if method == _FEEDBACK:
+                self.cost.stage("measuring what weights are multiplied by")
+                self._observe(data.cases, passes, rounders)
+                passes = {
+                    name: QuantizeWeights(step.bits, step.block, step.symmetric, rounders=rounders[name].rounders())
+                    for name, step in passes.items()
+                }
+            judge = _Rounded(self, passes, data)
+            self.cost.stage("trying rounded weights" if method != _MIXED else "finding weights that need more bits")
+            found = sensitive_kinds(judge.sizes, judge) if method == _MIXED else Sensitivity({}, {})
+            judged = judge.judged(set(judge.sizes) - set(found.sensitive))
+            fits = all(share <= 1 for share in judged.shares(self.precision, self.budget))
+            attempts.append(Attempt(method, judged, found, fits))
+            if fits:
+                yield (
+                    method,
+                    {
+                        name: Evidence(
+                            sensitive=[
+                                weight for kind in found.sensitive for weight in judge.names[kind].get(name, ())
+                            ],
+                            rounders=rounders[name].rounders(),
+                        )
+                        for name in self.trials
+                    },
+                )
+
+    def _observe(
+        self, cases: Sequence[Case], passes: Mapping[str, QuantizeWeights], rounders: Mapping[str, _Rounders]
+    ) -> None:
+        for name, trial in self.trials.items():
+            step = passes[name]
+            roundings = {str(one.weight.name): one for one in step.roundings(trial.raised)}
+            for moments in observed(self.trials, name, cases, list(roundings)):
+                for weight in moments.weights:
+                    tensor = trial.weights[weight]
+                    rounders[name].add(weight, tensor.numpy(), moments.second, step.bits, step.block, step.symmetric)
+                    self.ranges[f"{name}: {weight}"] = moments.range
+        self._errors = rounders
+
+    def _made(self, evidence: Mapping[str, Evidence], data: Data) -> Iterator[tuple[str, dict[str, Variant]]]:
+        """Each variant's name, and it for each component; held to its gates."""
+        written = Written()
+        weights: dict[str, dict[str, Any]] = {name: {} for name in self.components}
+        record = self.artifact.manifest.parity[list(self.components)[-1]]["file"]
+        recorded = read_record(self.artifact.read_bytes(record), list(self.components.values()))
+        for recipes in self.made_by:
+            variants: dict[str, Variant] = {}
+            for name, recipe in recipes.items():
+                component = self.components[name]
+                source = self._source(component, recipe)
+                model = opened(self.artifact, source)
+                run(model, [RaiseWeights(weights[name])])
+                reports = run(model, recipe.passes(evidence[name]))
+                variants[name] = staged(recipe, component, model, reports, source.fusions, self.writer, written)
+            last = list(variants)[-1]
+            made = variants[last].name
+            parts = {name: loaded(variant, self.components[name], self.writer) for name, variant in variants.items()}
+            measured = list(compare(parts, recorded))
+            gate(self.precision, measured, made)
+            judged = data.judged(parts, self.model)
+            judged.metric.gate(self.precision, made)
+            if self.budget is not None and judged.loss > self.budget:
+                raise ParityError(f"variant {made} loses {judged.loss:.4%} ({data.loss}), above {self.budget:.4%}.")
+            for name, variant in variants.items():
+                said = figures(self.precision, [item for item in measured if item.component == name])
+                if name == last:
+                    said[data.evaluation.metric] = judged.metric.to_json()
+                variants[name] = variant._replace(parity=said, producer=producer("onnx-ir"))
+            self._last = judged
+            yield made, variants
+
+    def _source(self, component: Component, recipe: Recipe) -> Variant:
+        """The float32 variant whose graph becomes a recipe's: that for the same machines."""
+        fitting = [
+            variant
+            for variant in self.artifact.variants(component.name)
+            if variant.precision == "fp32" and variant.target == recipe.target
+        ]
+        special = recipe.isa is not None
+        found = [variant for variant in fitting if (variant.isa is not None) == special] or fitting
+        if not found:
+            raise ArtifactError(
+                f"{self.artifact.path} has no fp32 variant of {component.name!r} for {recipe.target}, which quantize "
+                "starts from. Export it with precision fp32."
+            )
+        return found[0]
+
+    def model(self, parts: Mapping[str, Loaded]) -> Model:
+        """Loaded components as pipelines take them."""
+        return model_of(self.artifact, parts, self.general)
+
+    def _published(
+        self, made: Mapping[str, Mapping[str, Variant]], data: Data, attempts: Sequence[Attempt]
+    ) -> dict[str, Any]:
+        self.cost.stage("timing it beside float32")
+        speed = self._speed(made, data)
+        found = {
+            "data": data.to_json(),
+            "metric": data.loss,
+            "loss": float(f"{self._last.loss:.6g}"),
+            "budget": self.budget,
+            "method": attempts[-1].method,
+            "attempts": [attempt.to_json() for attempt in attempts],
+            "parts": self._parts(attempts),
+        }
+        self.cost.stage("publishing")
+        base = self.artifact.manifest
+        components = {
+            name: component._replace(variants={key: variants[name] for key, variants in made.items()})
+            for name, component in self.components.items()
+        }
+        spent = dict(base.cost.get("quantize", {})) | {self.precision: {**self.cost.to_json(), "speed": speed}}
+        self.writer.publish(
+            Manifest(
+                source=base.source,
+                model_type=base.model_type,
+                tasks=base.tasks,
+                default_task=base.default_task,
+                components=components,
+                producer=producer("onnx-ir"),
+                processing=base.processing,
+                parity={name: base.parity[name] for name in components},
+                calibration=dict.fromkeys(made, found),
+                cost={"quantize": spent},
+            )
+        )
+        return {"artifact": os.fspath(self.artifact.path), "variants": list(made), "speed": speed, **found}
+
+    def _parts(self, attempts: Sequence[Attempt]) -> dict[str, dict[str, Any]]:
+        """What is known of each kind of weight."""
+        parts: dict[str, dict[str, Any]] = {}
+        alone = {kind: share for attempt in attempts for kind, share in attempt.sensitivity.alone.items()}
+        wide = {kind for attempt in attempts if attempt.met for kind in attempt.sensitivity.sensitive}
+        for kind, share in alone.items():
+            parts.setdefault(kind, {}).update(alone=float(f"{share:.4g}"), wider=kind in wide)
+        for name, rounders in getattr(self, "_errors", {}).items():
+            for weight, before in rounders.before.items():
+                said = parts.setdefault(kind_of(name, weight), {})
+                said["error_rounded"] = said.get("error_rounded", 0.0) + before
+                said["error"] = said.get("error", 0.0) + rounders.after[weight]
+        for weight, spread in self.ranges.items():
+            component, _, name = weight.partition(": ")
+            said = parts.setdefault(kind_of(component, name), {})
+            said["largest"] = max(said.get("largest", 0.0), spread.largest)
+            said["outlier"] = max(said.get("outlier", 0.0), spread.outlier)
+        return {
+            kind: {key: value if isinstance(value, bool) else float(f"{value:.6g}") for key, value in said.items()}
+            for kind, said in sorted(parts.items())
+        }
+
+    def _speed(self, made: Mapping[str, Mapping[str, Variant]], data: Data) -> dict[str, float]:
+        """How long each variant takes, as a share of the float32 one for the same machines: the median of calls in
+        turns."""
+        found = {}
+        case = max(data.evaluation.recorded, key=lambda item: sum(array.size for array in item.case.inputs.values()))
+        for key, variants in made.items():
+            calls = {}
+            for precision, parts in (("fp32", None), (self.precision, variants)):
+                ready = {
+                    name: loaded(parts[name], component, self.writer)
+                    if parts is not None
+                    else self._ready(component, variants[name])
+                    for name, component in self.components.items()
+                }
+                chain = [
+                    item for item in data.evaluation.recorded if item.case.name in (*case.case.after, case.case.name)
+                ]
+                calls[precision] = lambda ready=ready, chain=chain: list(compare(ready, chain))
+            times = interleave(calls, seconds=1.0)
+            found[key] = round(times[self.precision].median / times["fp32"].median, 3)
+        return found
+
+    def _ready(self, component: Component, beside: Variant) -> Loaded:
+        special = beside.isa is not None
+        variants = [one for one in self.artifact.variants(component.name) if one.precision == "fp32"]
+        source = next((one for one in variants if (one.isa is not None) == special), variants[0])
+        runner = backend_for(source.engine, source.provider).load(
+            self.artifact.file(source.graph), session=source.session, isa=source.isa, threads=None
+        )
+        return Loaded(runner, component.inputs, component.outputs, component.states, source.state)
+
+
+class _Rounded(Judge):
+    """Judges float32 graphs that read rounded weights."""
+
+    def __init__(self, work: _Work, passes: Mapping[str, QuantizeWeights], data: Data) -> None:
+        self._work, self._data = work, data
+        self._found: dict[str, dict[str, list[Rounding]]] = {}
+        self.names: dict[str, dict[str, list[str]]] = {}
+        self.sizes: dict[str, int] = {}
+        for name, trial in work.trials.items():
+            for rounding in passes[name].roundings(trial.raised):
+                weight = str(rounding.weight.name)
+                kind = kind_of(name, weight)
+                self._found.setdefault(kind, {}).setdefault(name, []).append(rounding)
+                self.names.setdefault(kind, {}).setdefault(name, []).append(weight)
+                self.sizes[kind] = self.sizes.get(kind, 0) + int(np.prod(rounding.shape))
+        self._parts: dict[tuple[str, str], Parts] = {}
+
+    def __call__(self, kinds: Collection[str], *, few: bool = False) -> Sequence[float]:
+        return self.judged(kinds, few=few).shares(self._work.precision, self._work.budget)
+
+    def judged(self, kinds: Collection[str], *, few: bool = False) -> Judged:
+        """How far the model is from float32 with these kinds rounded."""
+        parts = {}
+        for name, trial in self._work.trials.items():
+            rounded = [one for kind in kinds for one in self._found[kind].get(name, ())]
+            parts[name] = trial.loaded({str(one.weight.name): self._values(name, one) for one in rounded})
+        return self._data.judged(parts, self._work.model, few=few)
+
+    def _values(self, component: str, one: Rounding) -> Array:
+        """Floats of a rounded weight, of which the integers alone are held."""
+        key = (component, str(one.weight.name))
+        if key not in self._parts:
+            self._parts[key] = one.parts()
+        return one.values(self._parts[key])

@@ -1,0 +1,77 @@
+"""An artifact's float32 graphs with weights that can be exchanged, and values inside that can be looked at: what is
+tried before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from precast.calibration.opened import opened
+from precast.graphs.dialects.onnxruntime import ONNXRUNTIME
+from precast.graphs.passes.base import run
+from precast.graphs.passes.clean import Clean
+from precast.graphs.passes.lower import Lower
+from precast.graphs.passes.raise_weights import RaiseWeights
+from precast.runtime.artifact import Artifact, Component, Variant
+from precast.runtime.backends.base import Array
+from precast.runtime.backends.onnxruntime import OnnxRuntime
+from precast.runtime.parity import Loaded
+
+__all__ = ["Trial"]
+
+_INLINE = 1 << 10  # bytes of an initializer that stays in the graph
+
+
+class Trial:
+    """One component in float32, its weights [N, K] under the names they have in the reference.
+
+    Args:
+        folder: where graphs are written, which hold no weights.
+        threads: of its sessions.
+    """
+
+    def __init__(
+        self, artifact: Artifact, component: Component, variant: Variant, folder: Path, threads: int | None
+    ) -> None:
+        self.component = component
+        self._folder, self._threads = folder, threads
+        self.weights: dict[str, ir.TensorProtocol] = {}
+        self.raised = opened(artifact, variant)
+        run(self.raised, [RaiseWeights(self.weights)])
+        self._written = 0
+
+    def loaded(self, arrays: Mapping[str, Array], watched: Iterable[str] = ()) -> Loaded:
+        """The component with these weights in place of its own; ``watched`` values are outputs too."""
+        model = self.raised.clone()
+        graph = model.graph
+        values = {value.name: value for node in graph for value in node.outputs}
+        graph.outputs.extend(values[name] for name in watched)
+        for name, array in arrays.items():
+            graph.initializers[name].const_value = ir.tensor(array, name=name)
+        run(model, [Lower(ONNXRUNTIME), Clean()])
+        given: dict[str, Array] = {}
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            assert tensor is not None
+            if tensor.nbytes <= _INLINE:
+                value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+                continue
+            given[name] = tensor.numpy()
+            value.const_value = ir.ExternalTensor(
+                "given",
+                0,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=tensor.shape,
+                name=name,  # type: ignore[arg-type]
+            )
+        path = self._folder / f"{self.component.name}-{self._written}.onnx"
+        self._written += 1
+        path.write_bytes(ir.to_proto(model).SerializeToString())
+        runner = OnnxRuntime("CPUExecutionProvider").load(
+            path, session={"graph_optimization_level": "basic"}, threads=self._threads, arrays=given
+        )
+        path.unlink()
+        return Loaded(runner, self.component.inputs, self.component.outputs, self.component.states, ONNXRUNTIME.state)
