@@ -4,66 +4,39 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from precast.calibration.cost import Cost, Progress
-from precast.calibration.data import Data, Judged, data_of, model_of
-from precast.calibration.observe import Range, observed
+from precast.calibration.data import Data, data_of, model_of
 from precast.calibration.opened import opened
 from precast.calibration.samples import Samples, read_samples
 from precast.calibration.scores import SCORES
-from precast.calibration.sensitivity import Judge, Sensitivity, kind_of, sensitive_kinds
 from precast.calibration.staged import figures, loaded, producer, staged
 from precast.calibration.trial import Trial
-from precast.graphs.block_feedback import error_of, quantized_with_feedback
-from precast.graphs.block_rounding import quantized
-from precast.graphs.block_weight import Parts
+from precast.calibration.ways import Attempt, Ways
 from precast.graphs.emit import Written
 from precast.graphs.passes.base import run
-from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounder, Rounding
+from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.graphs.passes.raise_weights import RaiseWeights
 from precast.graphs.recipes import Evidence, Recipe, assigned, recipes_for
 from precast.runtime import arguments
 from precast.runtime.artifact import Artifact, ArtifactWriter, Component, Manifest, Variant
-from precast.runtime.backends.base import Array
 from precast.runtime.backends.engines import backend_for
 from precast.runtime.errors import ArtifactError, InputError, OutputExistsError, ParityError, listing
 from precast.runtime.flow import in_order
 from precast.runtime.gates import gate
 from precast.runtime.model import Model
-from precast.runtime.parity import Case, Loaded, compare
+from precast.runtime.parity import Loaded, compare
 from precast.runtime.parity_record import read_record
 from precast.runtime.timing import interleave
 
-__all__ = ["PRECISIONS", "Attempt", "BudgetError", "quantize"]
+__all__ = ["MOST_LOST", "PRECISIONS", "BudgetError", "quantize"]
 
 PRECISIONS = ("int8", "int4")
 MOST_LOST = 0.01  # P3 of PARITY.md: 99 % of what float32 reaches
 _MOST = 512  # samples
-_FEEDBACK = "feedback"  # rounding that makes up for itself
-_PLAIN = "rounded"
-_MIXED = "mixed"
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A way to round a model that was tried: what it is called, how far it was from float32, and what it gave more
-    bits."""
-
-    method: str
-    judged: Judged
-    sensitivity: Sensitivity
-    met: bool
-
-    def to_json(self) -> dict[str, Any]:
-        loss = {"loss": float(f"{self.judged.loss:.6g}"), **self.judged.metric.to_json()}
-        score = {} if self.judged.score is None else {"score": round(self.judged.score, 6)}
-        return {"method": self.method, "met": self.met, "wider": sorted(self.sensitivity.sensitive), **loss, **score}
 
 
 class BudgetError(ParityError):
@@ -111,8 +84,8 @@ def quantize(
     number = isinstance(budget, (int, float)) and not isinstance(budget, bool)
     if budget is not None and not (number and 0 < budget <= MOST_LOST):
         raise InputError(
-            f"budget must be above 0 and at most {MOST_LOST} (0.005 is half a percent): what loses more is not shipped; "
-            f"received {budget!r:.80}."
+            f"budget must be above 0 and at most {MOST_LOST} (0.005 is half a percent): what loses more is not "
+            f"shipped; received {budget!r:.80}."
         )
     for name, given in (("column", column), ("label", label), ("score", score)):
         if given is not None:
@@ -143,27 +116,6 @@ def _score(task: str, label: str | None, score: str | None) -> str | None:
     return arguments.choice("score", score, known) if score is not None else known[0]
 
 
-@dataclass
-class _Rounders:
-    """Rounders of weights whose inputs were seen; each weight is rounded once, for all that is made of it.
-
-    ``before`` and ``after``: the errors that plain rounding, and this, leave in the products.
-    """
-
-    made: dict[str, Parts] = field(default_factory=dict)
-    before: dict[str, float] = field(default_factory=dict)
-    after: dict[str, float] = field(default_factory=dict)
-
-    def add(self, name: str, weight: Array, moments: Array, bits: int, block: int, symmetric: bool) -> None:
-        plain = quantized(weight, bits, block, symmetric)
-        self.before[name] = error_of(weight, plain, moments, bits)
-        parts = quantized_with_feedback(weight, moments, bits, block, symmetric)
-        self.made[name], self.after[name] = parts, error_of(weight, parts, moments, bits)
-
-    def rounders(self) -> dict[str, Rounder]:
-        return {name: lambda *_, parts=parts: parts for name, parts in self.made.items()}  # type: ignore[misc]
-
-
 class _Work:
     """One call of `quantize`."""
 
@@ -185,7 +137,6 @@ class _Work:
             name: Trial(artifact, component, artifact.choose_variant(name, variant=self.general), room, None)
             for name, component in self.components.items()
         }
-        self.ranges: dict[str, Range] = {}
 
     def _fitting(self) -> list[dict[str, Recipe]]:
         """The recipe of each component in each variant that can be verified here."""
@@ -213,76 +164,32 @@ class _Work:
         data = data_of(self.artifact, plain, self.general, samples, score)
         if self.budget is None and samples is not None and data.loss != "kl":
             self.budget = MOST_LOST
-        attempts: list[Attempt] = []
-        for method, evidence in self._ways(data, attempts):
-            self.cost.stage(f"writing the graphs ({method})")
+        steps = {
+            name: next(step for step in recipe.passes() if isinstance(step, QuantizeWeights))
+            for name, recipe in self.made_by[0].items()
+        }
+        ways = Ways(self.trials, steps, data, self.precision, self.budget, self.model, self.cost.stage)
+        refused: ParityError | None = None
+        for attempt, evidence in ways.passing():
+            self.cost.stage(f"writing the graphs ({attempt.method})")
+            before = self.writer.written
             try:
                 made = dict(self._made(evidence, data))
             except ParityError as error:
-                # What was tried with rounded weights alone stands a little above what the graphs do.
-                attempts[-1] = Attempt(method, attempts[-1].judged, attempts[-1].sensitivity, False)
-                refused: ParityError | None = error
+                # Graphs round what they multiply by the weights too.
+                refused = error
+                ways.refused()
+                self.writer.discard(self.writer.written - before)
                 continue
-            return self._published(made, data, attempts)
-        else:
-            refused = None
-        reached = "; ".join(f"{one.method} {one.judged.loss:.4%}" for one in attempts)
+            return self._published(made, data, ways)
+        reached = "; ".join(f"{one.method} {one.judged.loss:.4%}" for one in ways.attempts)
         what = f"the budget of {self.budget:.4%}" if self.budget is not None else f"the gate of {self.precision}"
         raise BudgetError(
             f"no way to round {self.artifact.path} to {self.precision} meets {what} ({data.loss}): {reached}. "
             "Nothing was published: give a larger budget, another precision, or more data.",
-            attempts,
-            self._parts(attempts),
+            ways.attempts,
+            ways.parts(),
         ) from refused
-
-    def _ways(self, data: Data, attempts: list[Attempt]) -> Iterator[tuple[str, Mapping[str, Evidence]]]:
-        """What passes of all that is tried, from the fastest model to the slowest; ``attempts`` grows on the way."""
-        passes = {
-            name: next(step for step in recipe.passes() if isinstance(step, QuantizeWeights))
-            for name, recipe in self.made_by[0].items()
-        }
-        bits = next(iter(passes.values())).bits
-        rounders = {name: _Rounders() for name in self.trials}
-        for method in (_PLAIN, *((_FEEDBACK,) if bits < 8 else ()), _MIXED):
-            if method == _FEEDBACK:
-                self.cost.stage("measuring what weights are multiplied by")
-                self._observe(data.cases, passes, rounders)
-                passes = {
-                    name: QuantizeWeights(step.bits, step.block, step.symmetric, rounders=rounders[name].rounders())
-                    for name, step in passes.items()
-                }
-            judge = _Rounded(self, passes, data)
-            self.cost.stage("trying rounded weights" if method != _MIXED else "finding weights that need more bits")
-            found = sensitive_kinds(judge.sizes, judge) if method == _MIXED else Sensitivity({}, {})
-            judged = judge.judged(set(judge.sizes) - set(found.sensitive))
-            fits = all(share <= 1 for share in judged.shares(self.precision, self.budget))
-            attempts.append(Attempt(method, judged, found, fits))
-            if fits:
-                yield (
-                    method,
-                    {
-                        name: Evidence(
-                            sensitive=[
-                                weight for kind in found.sensitive for weight in judge.names[kind].get(name, ())
-                            ],
-                            rounders=rounders[name].rounders(),
-                        )
-                        for name in self.trials
-                    },
-                )
-
-    def _observe(
-        self, cases: Sequence[Case], passes: Mapping[str, QuantizeWeights], rounders: Mapping[str, _Rounders]
-    ) -> None:
-        for name, trial in self.trials.items():
-            step = passes[name]
-            roundings = {str(one.weight.name): one for one in step.roundings(trial.raised)}
-            for moments in observed(self.trials, name, cases, list(roundings)):
-                for weight in moments.weights:
-                    tensor = trial.weights[weight]
-                    rounders[name].add(weight, tensor.numpy(), moments.second, step.bits, step.block, step.symmetric)
-                    self.ranges[f"{name}: {weight}"] = moments.range
-        self._errors = rounders
 
     def _made(self, evidence: Mapping[str, Evidence], data: Data) -> Iterator[tuple[str, dict[str, Variant]]]:
         """Each variant's name, and it for each component; held to its gates."""
@@ -336,9 +243,7 @@ class _Work:
         """Loaded components as pipelines take them."""
         return model_of(self.artifact, parts, self.general)
 
-    def _published(
-        self, made: Mapping[str, Mapping[str, Variant]], data: Data, attempts: Sequence[Attempt]
-    ) -> dict[str, Any]:
+    def _published(self, made: Mapping[str, Mapping[str, Variant]], data: Data, ways: Ways) -> dict[str, Any]:
         self.cost.stage("timing it beside float32")
         speed = self._speed(made, data)
         found = {
@@ -346,9 +251,9 @@ class _Work:
             "metric": data.loss,
             "loss": float(f"{self._last.loss:.6g}"),
             "budget": self.budget,
-            "method": attempts[-1].method,
-            "attempts": [attempt.to_json() for attempt in attempts],
-            "parts": self._parts(attempts),
+            "method": ways.attempts[-1].method,
+            "attempts": [attempt.to_json() for attempt in ways.attempts],
+            "parts": ways.parts(),
         }
         self.cost.stage("publishing")
         base = self.artifact.manifest
@@ -372,28 +277,6 @@ class _Work:
             )
         )
         return {"artifact": os.fspath(self.artifact.path), "variants": list(made), "speed": speed, **found}
-
-    def _parts(self, attempts: Sequence[Attempt]) -> dict[str, dict[str, Any]]:
-        """What is known of each kind of weight."""
-        parts: dict[str, dict[str, Any]] = {}
-        alone = {kind: share for attempt in attempts for kind, share in attempt.sensitivity.alone.items()}
-        wide = {kind for attempt in attempts if attempt.met for kind in attempt.sensitivity.sensitive}
-        for kind, share in alone.items():
-            parts.setdefault(kind, {}).update(alone=float(f"{share:.4g}"), wider=kind in wide)
-        for name, rounders in getattr(self, "_errors", {}).items():
-            for weight, before in rounders.before.items():
-                said = parts.setdefault(kind_of(name, weight), {})
-                said["error_rounded"] = said.get("error_rounded", 0.0) + before
-                said["error"] = said.get("error", 0.0) + rounders.after[weight]
-        for weight, spread in self.ranges.items():
-            component, _, name = weight.partition(": ")
-            said = parts.setdefault(kind_of(component, name), {})
-            said["largest"] = max(said.get("largest", 0.0), spread.largest)
-            said["outlier"] = max(said.get("outlier", 0.0), spread.outlier)
-        return {
-            kind: {key: value if isinstance(value, bool) else float(f"{value:.6g}") for key, value in said.items()}
-            for kind, said in sorted(parts.items())
-        }
 
     def _speed(self, made: Mapping[str, Mapping[str, Variant]], data: Data) -> dict[str, float]:
         """How long each variant takes, as a share of the float32 one for the same machines: the median of calls in
@@ -425,39 +308,3 @@ class _Work:
             self.artifact.file(source.graph), session=source.session, isa=source.isa, threads=None
         )
         return Loaded(runner, component.inputs, component.outputs, component.states, source.state)
-
-
-class _Rounded(Judge):
-    """Judges float32 graphs that read rounded weights."""
-
-    def __init__(self, work: _Work, passes: Mapping[str, QuantizeWeights], data: Data) -> None:
-        self._work, self._data = work, data
-        self._found: dict[str, dict[str, list[Rounding]]] = {}
-        self.names: dict[str, dict[str, list[str]]] = {}
-        self.sizes: dict[str, int] = {}
-        for name, trial in work.trials.items():
-            for rounding in passes[name].roundings(trial.raised):
-                weight = str(rounding.weight.name)
-                kind = kind_of(name, weight)
-                self._found.setdefault(kind, {}).setdefault(name, []).append(rounding)
-                self.names.setdefault(kind, {}).setdefault(name, []).append(weight)
-                self.sizes[kind] = self.sizes.get(kind, 0) + int(np.prod(rounding.shape))
-        self._parts: dict[tuple[str, str], Parts] = {}
-
-    def __call__(self, kinds: Collection[str], *, few: bool = False) -> Sequence[float]:
-        return self.judged(kinds, few=few).shares(self._work.precision, self._work.budget)
-
-    def judged(self, kinds: Collection[str], *, few: bool = False) -> Judged:
-        """How far the model is from float32 with these kinds rounded."""
-        parts = {}
-        for name, trial in self._work.trials.items():
-            rounded = [one for kind in kinds for one in self._found[kind].get(name, ())]
-            parts[name] = trial.loaded({str(one.weight.name): self._values(name, one) for one in rounded})
-        return self._data.judged(parts, self._work.model, few=few)
-
-    def _values(self, component: str, one: Rounding) -> Array:
-        """Floats of a rounded weight, of which the integers alone are held."""
-        key = (component, str(one.weight.name))
-        if key not in self._parts:
-            self._parts[key] = one.parts()
-        return one.values(self._parts[key])

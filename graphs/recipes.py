@@ -20,6 +20,7 @@ from precast.graphs.passes.fuse_native_bias import FuseNativeBias
 from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.narrow_weights import NarrowWeights
 from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounder
+from precast.graphs.passes.smooth_channels import SmoothChannels
 from precast.runtime.errors import InputError, closest, listing
 
 __all__ = ["RECIPES", "Evidence", "Recipe", "Role", "assigned", "recipes_for"]
@@ -44,10 +45,12 @@ class Evidence:
 
     Args:
         sensitive: names of the weights that need more bits than its precision has.
+        smoothing: what the channels of weights that read a norm are multiplied by, by name.
         rounders: what rounds weights whose inputs were seen, by name.
     """
 
     sensitive: Sequence[str] = ()
+    smoothing: Mapping[str, Any] = field(default_factory=dict)
     rounders: Mapping[str, Rounder] = field(default_factory=dict)
 
 
@@ -116,6 +119,7 @@ def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass,
     return (
         FoldConstants(),
         Clean(),
+        *((SmoothChannels(evidence.smoothing),) if evidence.smoothing else ()),
         QuantizeWeights(bits, sensitive=evidence.sensitive, rounders=evidence.rounders),
         Lower(dialect),
         fuse,

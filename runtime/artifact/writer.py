@@ -105,6 +105,21 @@ class ArtifactWriter:
         self._settle(incoming, name)
         return name, incoming[1].size
 
+    @property
+    def written(self) -> frozenset[str]:
+        """Names of the files there are by now, those of ``base`` among them."""
+        return frozenset(self._records)
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove files again that were written and are not wanted after all."""
+        for name in names:
+            path = self.path_of(name)
+            if self.base is not None and self.base.has(name):
+                raise ArtifactError(f"{name!r} belongs to the artifact that is added to, and stays.")
+            del self._records[name]
+            with self._publisher.io(f"remove {name}"):
+                os.unlink(path)
+
     def path_of(self, name: str) -> Path:
         """Where a file already written lies until it is published, for opening the very file that will ship."""
         if name not in self._records:
