@@ -174,7 +174,7 @@ def _parquet(path: Path) -> Iterator[Any]:
 
 def _arrays(path: Path) -> Iterator[Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:
         raise InputError(f"data: {path.name} is no .npz file of arrays: {error}.") from None
@@ -204,7 +204,7 @@ def _sample(row: Any, number: int, column: str | None, label: str | None) -> Sam
             raise InputError(f"data: sample {number} has no columns, and {column or label!r} was named as one.")
         return Sample(row)
     if not row or not all(isinstance(key, str) for key in row):
-        raise InputError(f"data: sample {number} must have names for its columns; it has {listing(row)}.")
+        raise InputError(f"data: sample {number} must have names for its columns; it has {listing(map(repr, row))}.")
     right = _named(row, label, number) if label else None
     arrays = {name: value for name, value in row.items() if isinstance(value, np.ndarray) and name != label}
     if column is None and arrays and len(arrays) == len(row) - bool(label):
