@@ -18,7 +18,8 @@ from precast.runtime.processors.text import Tokenizer
 
 __all__ = ["generated", "kept_positions", "made_up"]
 
-# Per component, ids that a row of a port ends with: where an output is read at that id, inputs hold it.
+# Per component, ids that a row of a port ends with, where its tokenizer does not say: where an output is read at that
+# id, inputs hold it.
 Ends = Mapping[str, Mapping[str, int]]
 _NO_ENDS: Ends = MappingProxyType({})
 
@@ -159,7 +160,9 @@ def _towers(components: Mapping[str, Component], tokenizer: Mapping[str, bytes],
             yield Case(f"{component.name}-0", {}, component.name, tuple(f"{source}-0" for source in sources))
             continue
         some = [case.inputs for case in _calls(component, tokenizer, single=True)]
-        last = ends.get(component.name, {})
+        end = _end(tokenizer)
+        known = {port.name: end for port in component.given if port.kind == "ids" and end is not None}
+        last = {**known, **ends.get(component.name, {})}
         inputs = {}
         for port in component.given:
             arrays = [inputs_of[port.name] for inputs_of in some]
@@ -169,6 +172,14 @@ def _towers(components: Mapping[str, Component], tokenizer: Mapping[str, bytes],
             if port.name in last:
                 inputs[port.name][:, -1] = last[port.name]
         yield Case(f"{component.name}-0", inputs, component.name)
+
+
+def _end(tokenizer: Mapping[str, bytes]) -> int | None:
+    """The token that a tokenizer puts behind every text, or None."""
+    if not tokenizer:
+        return None
+    found = {ids[-1] for ids in Tokenizer.from_files(dict(tokenizer))(["One", "of two texts"])["input_ids"] if ids}
+    return found.pop() if len(found) == 1 else None
 
 
 def _size(component: Component, dim: int | str, sizes: Mapping[str, int]) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from precast.calibration.cost import Cost, Progress
-from precast.calibration.data import Data, data_of, model_of
+from precast.calibration.data import Data, Judged, data_of, model_of
 from precast.calibration.opened import opened
 from precast.calibration.samples import Samples, read_samples
 from precast.calibration.scores import SCORES
@@ -173,12 +173,13 @@ class _Work:
         for attempt, evidence in ways.passing():
             self.cost.stage(f"writing the graphs ({attempt.method})")
             before = self.writer.written
+            self._last: Judged | None = None
             try:
                 made = dict(self._made(evidence, data))
             except ParityError as error:
                 # Graphs round what they multiply by the weights too.
                 refused = error
-                ways.refused()
+                ways.refused(self._last)
                 self.writer.discard(self.writer.written - before)
                 continue
             return self._published(made, data, ways)
@@ -211,7 +212,7 @@ class _Work:
             parts = {name: loaded(variant, self.components[name], self.writer) for name, variant in variants.items()}
             measured = list(compare(parts, recorded))
             gate(self.precision, measured, made)
-            judged = data.judged(parts, self.model)
+            judged = self._last = data.judged(parts, self.model)
             judged.metric.gate(self.precision, made)
             if self.budget is not None and judged.loss > self.budget:
                 raise ParityError(f"variant {made} loses {judged.loss:.4%} ({data.loss}), above {self.budget:.4%}.")
@@ -220,7 +221,6 @@ class _Work:
                 if name == last:
                     said[data.evaluation.metric] = judged.metric.to_json()
                 variants[name] = variant._replace(parity=said, producer=producer("onnx-ir"))
-            self._last = judged
             yield made, variants
 
     def _source(self, component: Component, recipe: Recipe) -> Variant:
@@ -244,6 +244,7 @@ class _Work:
         return model_of(self.artifact, parts, self.general)
 
     def _published(self, made: Mapping[str, Mapping[str, Variant]], data: Data, ways: Ways) -> dict[str, Any]:
+        assert self._last is not None
         self.cost.stage("timing it beside float32")
         speed = self._speed(made, data)
         found = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = ["Attempt", "Ways"]
 # some weights.
 _ROUNDED, _SMOOTHED, _FEEDBACK, _MIXED = "rounded", "smoothed", "feedback", "mixed"
 _FEW = 4  # bits at which rounding with feedback is worth its time
+_WIDER = 8  # bits in place of those; 8 become 12, which are nothing beside what else a graph rounds
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,10 @@ class Ways:
                     {name: seen.evidence(feedback, sensitive[name]) for name, seen in self._seen.items()},
                 )
 
-    def refused(self) -> None:
-        """The way that was the last to pass does not after all."""
+    def refused(self, judged: Judged | None) -> None:
+        """The way that was the last to pass does not after all, for its graphs are further away than weights say."""
         last = self.attempts[-1]
-        self.attempts[-1] = Attempt(last.method, last.judged, last.sensitivity, False)
+        self.attempts[-1] = Attempt(last.method, judged or last.judged, last.sensitivity, False)
 
     def _methods(self) -> Iterator[str]:
         yield _ROUNDED
@@ -192,9 +193,9 @@ class _Rounded:
         known: Mapping[str, Evidence],
         judge: Callable[[Mapping[str, Loaded], bool], tuple[Judged, tuple[float, ...]]],
     ) -> None:
-        self._trials, self._known, self._judge = trials, known, judge
+        self._trials, self._steps, self._known, self._judge = trials, steps, known, judge
         self._found: dict[str, dict[str, list[Rounding]]] = {}
-        self._parts: dict[tuple[str, str], Parts] = {}
+        self._parts: dict[tuple[str, str, bool], Parts] = {}
         self.sizes: dict[str, int] = {}
         for name, trial in trials.items():
             plain = steps[name]
@@ -209,31 +210,35 @@ class _Rounded:
         return [str(one.weight.name) for one in self._found[kind].get(component, ())]
 
     def shares(self, kinds: Collection[str], *, few: bool = False) -> Sequence[float]:
-        """See `precast.calibration.sensitivity.Judge`."""
-        return self._judge(self._loaded(kinds), few)[1]
+        """See `precast.calibration.sensitivity.Judge`; over a few inputs what is rounded is looked at alone."""
+        return self._judge(self._loaded(kinds, alone=few), few)[1]
 
     def judged(self, kinds: Collection[str]) -> Judged:
-        """How far the model is from float32 with these kinds rounded."""
+        """How far the model is from float32 with these kinds rounded, and the others wider."""
         return self._judge(self._loaded(kinds), False)[0]
 
-    def _loaded(self, kinds: Collection[str]) -> dict[str, Loaded]:
-        return {
-            name: trial.loaded(
-                {
-                    str(one.weight.name): self._values(name, one)
-                    for kind in kinds
-                    for one in self._found[kind].get(name, ())
-                }
-            )
-            for name, trial in self._trials.items()
-        }
+    def _loaded(self, kinds: Collection[str], *, alone: bool = False) -> dict[str, Loaded]:
+        """The components with weights of these kinds rounded; the others as they are, or as wide as they would be."""
+        loaded = {}
+        for name, trial in self._trials.items():
+            arrays = {}
+            for kind, by_component in self._found.items():
+                for one in by_component.get(name, ()):
+                    if kind in kinds or not (alone or one.bits >= _WIDER):
+                        arrays[str(one.weight.name)] = self._values(name, one, kind not in kinds)
+            loaded[name] = trial.loaded(arrays)
+        return loaded
 
-    def _values(self, component: str, one: Rounding) -> Array:
+    def _values(self, component: str, one: Rounding, wider: bool) -> Array:
         """Floats of a rounded weight as the float32 graph reads it; the integers alone are held."""
         name = str(one.weight.name)
-        if (component, name) not in self._parts:
-            self._parts[component, name] = one.parts()
-        values = one.values(self._parts[component, name])
+        key = (component, name, wider)
+        if key not in self._parts:
+            tensor = one.weight.const_value
+            assert tensor is not None
+            block = self._steps[component].block
+            self._parts[key] = quantized(tensor.numpy(), _WIDER, block, True) if wider else one.parts()
+        values = (replace(one, bits=_WIDER) if wider else one).values(self._parts[key])
         scales = self._known[component].smoothing.get(name)
         return values if scales is None else values / scales
 

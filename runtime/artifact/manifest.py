@@ -15,6 +15,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from precast.runtime.artifact.calibrated import Calibrated
 from precast.runtime.artifact.component import Component
 from precast.runtime.artifact.free_fields import check_free
 from precast.runtime.artifact.references import check_references
@@ -30,6 +31,7 @@ __all__ = [
     "FileRecord",
     "Manifest",
     "Source",
+    "calibrated",
     "canonical",
     "parse",
     "sealed",
@@ -161,7 +163,14 @@ class Manifest(NamedTuple):
         fields.close()
         check_references(manifest, MANIFEST_NAME)
         check_free(fields, manifest.processing, manifest.parity, manifest.cost, manifest.files)
+        calibrated(manifest)
         return manifest
+
+
+def calibrated(manifest: Manifest) -> dict[str, Calibrated]:
+    """How variants of few bits were made of the artifact, by variant. Raises ArtifactError, naming the field."""
+    whole = Fields({"calibration": manifest.calibration or {}}, "")
+    return whole.each("calibration", Calibrated.read)
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from precast.runtime.cli import bench, chat, demo, diff, env, export, hub, inspect, quantize, run, verify
+from precast.runtime.cli import bench, chat, demo, diff, env, export, hub, inspect, quantize, report, run, verify
 from precast.runtime.cli.console import set_debug, write
 
 __all__ = ["app"]
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _module in (export, quantize, run, chat, verify, inspect, bench, diff, hub, env, demo):
+for _module in (export, quantize, run, chat, verify, inspect, report, bench, diff, hub, env, demo):
     _module.register(app)
 
 

@@ -13,20 +13,6 @@ from precast.runtime.cli.console import Stages, guarded, note, table, write, wri
 
 __all__ = ["quantize", "register"]
 
-_WORDS = {
-    "rounded": "all weights rounded",
-    "feedback": "rounded with the data in mind",
-    "mixed": "more bits for some",
-}
-_LOSSES = {
-    "cosine": "1 - cosine",
-    "agreement": "other answers",
-    "kl": "divergence",
-    "accuracy": "accuracy lost",
-    "f1": "F1 lost",
-    "spearman": "correlation lost",
-}
-
 
 @guarded
 def quantize(
@@ -100,10 +86,12 @@ def _share(text: str) -> float:
 
 
 def _show(made: Mapping[str, Any]) -> None:
-    lost = _LOSSES.get(str(made.get("metric")), "loss")
+    from precast.runtime.report import LOSSES, METHODS
+
+    lost = LOSSES.get(str(made.get("metric")), "loss")
     rows = [
         (
-            _WORDS.get(one["method"], one["method"]),
+            METHODS.get(one["method"], one["method"]),
             f"{one['loss']:.4%}",
             "" if one.get("score") is None else f"{one['score']:.4f}",
             str(len(one["wider"])),

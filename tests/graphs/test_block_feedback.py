@@ -42,7 +42,9 @@ def test_it_is_never_further_from_the_products(
     assert error_of(weight, found, moments, bits) <= error_of(weight, plain, moments, bits)
     left = weight - dequantized(*found, bits, depth)
     exact = np.square(x.astype(np.float64) @ left.T).sum() / len(x)
-    assert error_of(weight, found, moments, bits) == pytest.approx(exact, rel=1e-3, abs=1e-6 * float(np.square(x).mean()))
+    assert error_of(weight, found, moments, bits) == pytest.approx(
+        exact, rel=1e-3, abs=1e-6 * float(np.square(x).mean())
+    )
 
 
 def test_inputs_that_go_together_make_up_for_much() -> None:
