@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from precast.runtime.errors import ArtifactError, InputError, OutputExistsError,
 from precast.runtime.flow import in_order
 from precast.runtime.gates import gate
 from precast.runtime.model import Model
-from precast.runtime.parity import Loaded, compare
+from precast.runtime.parity import Loaded, compare, run_cases
 from precast.runtime.parity_record import read_record
 from precast.runtime.timing import interleave
 
@@ -147,8 +147,17 @@ class _Work:
         made = [
             recipes
             for recipes in assigned(known, roles, what)  # type: ignore[arg-type]
-            if all(backend_for(one.engine, one.provider).supports(one.isa) for one in recipes.values())
+            if all(
+                backend_for(one.engine, one.provider).supports(one.isa)
+                and self._source(self.components[name], one.isa is not None) is not None
+                for name, one in recipes.items()
+            )
         ]
+        if not made:
+            raise ArtifactError(
+                f"{self.artifact.path} has no fp32 variant for cpu that runs here, which quantize starts from. Export "
+                "it with precision fp32."
+            )
         names = [next(iter(recipes.values())).variant for recipes in made]
         held = sorted({name for component in self.components.values() for name in component.variants} & set(names))
         if held:
@@ -202,7 +211,8 @@ class _Work:
             variants: dict[str, Variant] = {}
             for name, recipe in recipes.items():
                 component = self.components[name]
-                source = self._source(component, recipe)
+                source = self._source(component, recipe.isa is not None)
+                assert source is not None
                 model = opened(self.artifact, source)
                 run(model, [RaiseWeights(weights[name])])
                 reports = run(model, recipe.passes(evidence[name]))
@@ -223,21 +233,13 @@ class _Work:
                 variants[name] = variant._replace(parity=said, producer=producer("onnx-ir"))
             yield made, variants
 
-    def _source(self, component: Component, recipe: Recipe) -> Variant:
-        """The float32 variant whose graph becomes a recipe's: that for the same machines."""
-        fitting = [
-            variant
-            for variant in self.artifact.variants(component.name)
-            if variant.precision == "fp32" and variant.target == recipe.target
-        ]
-        special = recipe.isa is not None
-        found = [variant for variant in fitting if (variant.isa is not None) == special] or fitting
-        if not found:
-            raise ArtifactError(
-                f"{self.artifact.path} has no fp32 variant of {component.name!r} for {recipe.target}, which quantize "
-                "starts from. Export it with precision fp32."
-            )
-        return found[0]
+    def _source(self, component: Component, special: bool) -> Variant | None:
+        """The float32 variant whose graph becomes that of few bits: one that runs here, for the same machines."""
+        for variant in self.artifact.variants(component.name):
+            plain = (variant.precision, variant.target, variant.isa is not None) == ("fp32", "cpu", special)
+            if plain and backend_for(variant.engine, variant.provider).supports(variant.isa):
+                return variant
+        return None
 
     def model(self, parts: Mapping[str, Loaded]) -> Model:
         """Loaded components as pipelines take them."""
@@ -282,29 +284,25 @@ class _Work:
     def _speed(self, made: Mapping[str, Mapping[str, Variant]], data: Data) -> dict[str, float]:
         """How long each variant takes, as a share of the float32 one for the same machines: the median of calls in
         turns."""
+        recorded = data.evaluation.recorded
+        largest = max((item.case for item in recorded), key=lambda case: sum(x.size for x in case.inputs.values()))
+        chain = [item for item in recorded if item.case.name in (*largest.after, largest.name)]
         found = {}
-        case = max(data.evaluation.recorded, key=lambda item: sum(array.size for array in item.case.inputs.values()))
         for key, variants in made.items():
-            calls = {}
-            for precision, parts in (("fp32", None), (self.precision, variants)):
-                ready = {
-                    name: loaded(parts[name], component, self.writer)
-                    if parts is not None
-                    else self._ready(component, variants[name])
-                    for name, component in self.components.items()
-                }
-                chain = [
-                    item for item in data.evaluation.recorded if item.case.name in (*case.case.after, case.case.name)
-                ]
-                calls[precision] = lambda ready=ready, chain=chain: list(compare(ready, chain))
+            few = {name: loaded(variants[name], self.components[name], self.writer) for name in self.components}
+            plain = {name: self._plain(component, variants[name]) for name, component in self.components.items()}
+            calls: dict[str, Callable[[], Any]] = {
+                "few": lambda few=few: list(run_cases(few, chain)),  # type: ignore[misc]
+                "plain": lambda plain=plain: list(run_cases(plain, chain)),  # type: ignore[misc]
+            }
             times = interleave(calls, seconds=1.0)
-            found[key] = round(times[self.precision].median / times["fp32"].median, 3)
+            found[key] = round(times["few"].median / times["plain"].median, 3)
         return found
 
-    def _ready(self, component: Component, beside: Variant) -> Loaded:
-        special = beside.isa is not None
-        variants = [one for one in self.artifact.variants(component.name) if one.precision == "fp32"]
-        source = next((one for one in variants if (one.isa is not None) == special), variants[0])
+    def _plain(self, component: Component, beside: Variant) -> Loaded:
+        """The float32 graph for the same machines."""
+        source = self._source(component, beside.isa is not None)
+        assert source is not None
         runner = backend_for(source.engine, source.provider).load(
             self.artifact.file(source.graph), session=source.session, isa=source.isa, threads=None
         )

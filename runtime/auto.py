@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["AutoImageProcessor", "AutoModel", "AutoTokenizer", "load_exporter", "load_quantizer"]
+__all__ = ["AutoImageProcessor", "AutoModel", "AutoTokenizer", "load_exporter"]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[str], None]
@@ -77,19 +77,6 @@ def load_exporter(source: PathLike = "a checkpoint") -> Callable[..., Path]:
             f"A package that exports cannot be imported: {error}. Install it anew: {_INSTALL}."
         ) from error
     return export_model
-
-
-def load_quantizer() -> Callable[..., dict[str, Any]]:
-    """``quantize``, with everything it imports; ``DependencyError`` says what is missing and how to get it."""
-    missing = [name for name in ("onnx_ir", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise DependencyError(
-            f"Quantising needs {listing(missing)}, not installed here. Install the extra: "
-            'pip install "precast[quantize]".'
-        )
-    from precast.calibration.quantize import quantize
-
-    return quantize
 
 
 class _AutoProcessor(Generic[Found]):

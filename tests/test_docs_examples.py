@@ -16,6 +16,7 @@ from support import DATA, ROOT, tiny_artifacts
 from support.docs.pages import PAGES, examples
 
 import precast
+from precast.calibration.corpus import PASSAGES
 from precast.export.exporter import export_model
 
 # What a page calls an artifact -> where a tiny one is. Made on first use; those of earlier formats are there already.
@@ -34,7 +35,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
 }
-_OPENED = re.compile(r"""(?:load|verify|from_pretrained|pipeline)\((?:"[\w-]+", )?"([\w-]+)"\)""")
+_OPENED = re.compile(r"""(?:load|verify|from_pretrained|pipeline|quantize)\((?:"[\w-]+", )?"([\w-]+)"[,)]""")
 
 
 @pytest.mark.parametrize("path", [path for path in PAGES if examples(path)], ids=lambda path: path.stem)
@@ -45,6 +46,9 @@ def test_the_examples_of_a_page_run(path: Path, tmp_path: Path, monkeypatch: pyt
     if "cat.jpg" in code:
         noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / "cat.jpg")
+    if "sentences.txt" in code:
+        passages = "\n".join(passage for passage, _ in PASSAGES)
+        (tmp_path / "sentences.txt").write_text(passages, encoding="utf-8")
     for name in _OPENED.findall(code):
         # An artifact that an earlier line exports is not there before it.
         if name in SHELF and not re.search(rf'export_model\([^)]*"{name}"', code):

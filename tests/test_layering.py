@@ -28,8 +28,8 @@ BANNED = {
     ),
     "export": ({"transformers"}, "upstream is the oracle of tests, never part of the product"),
 }
-# The one way from a light process into the export room, when the user asks for an export.
-GATES = {"runtime/auto.py", "runtime/cli", "runtime/_facade/__init__.py"}
+# The ways from a light process into the rooms of export and calibration, when the user asks for it.
+GATES = {"runtime/auto.py", "runtime/quantizer.py", "runtime/cli", "runtime/_facade/__init__.py"}
 
 
 def imports(path: Path) -> list[tuple[str, int]]:

@@ -47,7 +47,10 @@ _HOME = {
 }
 
 # Where an extra is missing, the error says how to get it.
-_LOADERS = {"export_model": "load_exporter", "quantize": "load_quantizer"}
+_LOADERS = {
+    "export_model": ("precast.runtime.auto", "load_exporter"),
+    "quantize": ("precast.runtime.quantizer", "load_quantizer"),
+}
 
 __all__ = ["__version__", *_LOADERS, *sorted(_HOME)]
 
@@ -59,7 +62,8 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("precast")
     elif name in _LOADERS:
-        value = getattr(importlib.import_module("precast.runtime.auto"), _LOADERS[name])()
+        module, loader = _LOADERS[name]
+        value = getattr(importlib.import_module(module), loader)()
     elif name in _HOME:
         value = getattr(importlib.import_module(_HOME[name]), name)
     else:

@@ -38,7 +38,7 @@ def quantize(
 ) -> None:
     """Add int8 or int4 to an artifact: the fastest way to round it that keeps its answers to your data. No PyTorch."""
     share = None if budget is None else _share(budget)
-    from precast.runtime.auto import load_quantizer
+    from precast.runtime.quantizer import load_quantizer
 
     with Stages() as stage, redirect_stdout(sys.stderr):
         stage("starting")
