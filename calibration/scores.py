@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from precast.calibration.samples import Sample
+from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, listing
 from precast.runtime.model import Model
 from precast.runtime.similarity import PAIRWISE
@@ -71,12 +72,12 @@ def macro_f1(right: Sequence[str], found: Sequence[str]) -> float:
     return float(np.mean(each))
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> float:
+def spearman(first: Sequence[float] | Array, second: Sequence[float] | Array) -> float:
     """Correlation of ranks, ties sharing the mean of theirs."""
     ranks = [_ranks(np.asarray(values, np.float64)) for values in (first, second)]
     if any(np.ptp(each) == 0 for each in ranks):
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.stack(ranks))[0, 1])
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ class Judge(Protocol):
     """How much of each bound is used where weights of these kinds are rounded; the first of small movements adds up
     nearly. ``few``: over a few of the inputs."""
 
-    def __call__(self, kinds: Collection[str], *, few: bool = False) -> Sequence[float]: ...
+    def __call__(self, kinds: Collection[str], /, *, few: bool = False) -> Sequence[float]: ...
 
 
 class Sensitivity(NamedTuple):

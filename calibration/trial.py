@@ -14,6 +14,7 @@ from precast.graphs.passes.base import run
 from precast.graphs.passes.clean import Clean
 from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.raise_weights import RaiseWeights
+from precast.graphs.tensors import sizes
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.base import Array
 from precast.runtime.backends.onnxruntime import OnnxRuntime
@@ -59,14 +60,8 @@ class Trial:
                 value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
                 continue
             given[name] = tensor.numpy()
-            value.const_value = ir.ExternalTensor(
-                "given",
-                0,
-                tensor.nbytes,
-                tensor.dtype,
-                shape=tensor.shape,
-                name=name,  # type: ignore[arg-type]
-            )
+            shape = ir.Shape(sizes(tensor.shape))
+            value.const_value = ir.ExternalTensor("given", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
         path = self._folder / f"{self.component.name}-{self._written}.onnx"
         self._written += 1
         path.write_bytes(ir.to_proto(model).SerializeToString())

@@ -69,7 +69,7 @@ class _Seen:
         """What a recipe needs to know; with or without what weights are rounded to with feedback."""
         found = self.parts if feedback else {}
         rounders = {name: lambda *_, parts=parts: parts for name, parts in found.items()}
-        return Evidence(sensitive=sensitive, smoothing=self.smoothing, rounders=rounders)  # type: ignore[arg-type]
+        return Evidence(sensitive=sensitive, smoothing=self.smoothing, rounders=rounders)
 
 
 class Ways:

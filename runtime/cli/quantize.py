@@ -45,6 +45,7 @@ def quantize(
         work = load_quantizer()
         from precast.calibration.quantize import BudgetError
 
+        refused: BudgetError | None = None
         try:
             made = work(
                 artifact,
@@ -60,8 +61,6 @@ def quantize(
         except BudgetError as error:
             refused = error
             made = {"attempts": [one.to_json() for one in error.attempts], "parts": dict(error.parts)}
-        else:
-            refused = None
     if as_json:
         write_json(made if refused is None else {"error": str(refused), **made})
     else:
