@@ -3,7 +3,7 @@ tried before anything is written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,7 +14,7 @@ from precast.graphs.passes.base import run
 from precast.graphs.passes.clean import Clean
 from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.raise_weights import RaiseWeights
-from precast.graphs.tensors import sizes
+from precast.graphs.tensors import lazy, sizes
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.base import Array
 from precast.runtime.backends.onnxruntime import OnnxRuntime
@@ -23,6 +23,8 @@ from precast.runtime.parity import Loaded
 __all__ = ["Trial"]
 
 _INLINE = 1 << 10  # bytes of an initializer that stays in the graph
+# Weights are read where they lie: packed copies of them would double what a trial holds.
+_SESSION = {"graph_optimization_level": "basic", "entries": {"session.disable_prepacking": "1"}}
 
 
 class Trial:
@@ -43,14 +45,16 @@ class Trial:
         run(self.raised, [RaiseWeights(self.weights)])
         self._written = 0
 
-    def loaded(self, arrays: Mapping[str, Array], watched: Iterable[str] = ()) -> Loaded:
-        """The component with these weights in place of its own; ``watched`` values are outputs too."""
+    def loaded(self, arrays: Mapping[str, Callable[[], Array]], watched: Iterable[str] = ()) -> Loaded:
+        """The component with weights that are made in place of its own; ``watched`` values are outputs too."""
         model = self.raised.clone()
         graph = model.graph
         values = {value.name: value for node in graph for value in node.outputs}
         graph.outputs.extend(values[name] for name in watched)
-        for name, array in arrays.items():
-            graph.initializers[name].const_value = ir.tensor(array, name=name)
+        for name, make in arrays.items():
+            held = graph.initializers[name]
+            # Made when it is laid out, and gone then: one copy of what is exchanged is there at a time.
+            held.const_value = lazy(make, sizes(held.shape), ir.DataType.FLOAT, name)
         run(model, [Lower(ONNXRUNTIME), Clean()])
         given: dict[str, Array] = {}
         for name, value in list(graph.initializers.items()):
@@ -65,8 +69,6 @@ class Trial:
         path = self._folder / f"{self.component.name}-{self._written}.onnx"
         self._written += 1
         path.write_bytes(ir.to_proto(model).SerializeToString())
-        runner = OnnxRuntime("CPUExecutionProvider").load(
-            path, session={"graph_optimization_level": "basic"}, threads=self._threads, arrays=given
-        )
+        runner = OnnxRuntime("CPUExecutionProvider").load(path, session=_SESSION, threads=self._threads, arrays=given)
         path.unlink()
         return Loaded(runner, self.component.inputs, self.component.outputs, self.component.states, ONNXRUNTIME.state)

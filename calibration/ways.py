@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from precast.graphs.block_feedback import error_of, quantized_with_feedback
 from precast.graphs.block_rounding import quantized
 from precast.graphs.block_weight import Parts
 from precast.graphs.passes.base import run
-from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounding
+from precast.graphs.passes.quantize_weights import QuantizeWeights, Rounder, Rounding
 from precast.graphs.passes.smooth_channels import SmoothChannels, smoothable
 from precast.graphs.recipes import Evidence
 from precast.runtime.backends.base import Array
@@ -113,7 +114,10 @@ class Ways:
                 }
                 yield (
                     self.attempts[-1],
-                    {name: seen.evidence(feedback, sensitive[name]) for name, seen in self._seen.items()},
+                    {
+                        name: replace(seen.evidence(feedback, some), rounders=judge.rounders(name, some))
+                        for (name, seen), some in zip(self._seen.items(), sensitive.values(), strict=True)
+                    },
                 )
 
     def refused(self, judged: Judged | None) -> None:
@@ -173,14 +177,17 @@ def _look(trial: Trial, step: QuantizeWeights, seen: _Seen, moments: Moments, al
         second = second / np.outer(scales, scales)
     for name, weight in weights.items():
         seen.ranges[name] = moments.range
-        seen.plain[name] = seen.left[name] = error_of(weight, quantized(weight, *how), moments.second, step.bits)
+        if scales is not None or step.bits > _FEW:
+            seen.plain[name] = seen.left[name] = error_of(weight, quantized(weight, *how), moments.second, step.bits)
         if scales is not None:
             weight = weight * scales
             seen.smoothing[name] = scales
-            seen.left[name] = error_of(weight, quantized(weight, *how), second, step.bits)
+            if step.bits > _FEW:
+                seen.left[name] = error_of(weight, quantized(weight, *how), second, step.bits)
         if step.bits <= _FEW:
-            seen.parts[name] = quantized_with_feedback(weight, second, *how)
-            seen.left[name] = error_of(weight, seen.parts[name], second, step.bits)
+            made = quantized_with_feedback(weight, second, *how)
+            seen.parts[name], seen.left[name] = made.parts, made.error
+            seen.plain.setdefault(name, made.plain)
 
 
 class _Rounded:
@@ -225,9 +232,14 @@ class _Rounded:
             for kind, by_component in self._found.items():
                 for one in by_component.get(name, ()):
                     if kind in kinds or not (alone or one.bits >= _WIDER):
-                        arrays[str(one.weight.name)] = self._values(name, one, kind not in kinds)
+                        arrays[str(one.weight.name)] = partial(self._values, name, one, kind not in kinds)
             loaded[name] = trial.loaded(arrays)
         return loaded
+
+    def rounders(self, component: str, sensitive: Collection[str]) -> dict[str, Rounder]:
+        """What was rounded already need not be once more for each graph."""
+        held = {name: parts for (part, name, wider), parts in self._parts.items() if part == component and not wider}
+        return {name: lambda *_, parts=parts: parts for name, parts in held.items() if name not in sensitive}  # type: ignore[misc]
 
     def _values(self, component: str, one: Rounding, wider: bool) -> Array:
         """Floats of a rounded weight as the float32 graph reads it; the integers alone are held."""

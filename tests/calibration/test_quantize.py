@@ -76,7 +76,7 @@ def test_every_kind_of_model(
         judged = after.choose_variant(after.component_for(None).name, variant=variant).parity
         assert {"divergence", "cosine"} & set(judged)
     assert after.manifest.cost["seconds"] == before.manifest.cost["seconds"]
-    assert set(made["speed"]) == set(made["variants"])
+    assert set(made["speed"]) == {made["variants"][-1]}
 
 
 def test_it_is_what_an_export_of_the_checkpoint_gives(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_a_trial_computes_what_the_variant_does(tmp_path: Path) -> None:
     for ours, theirs in zip(trial.loaded({}).runner.run(inputs), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for name, tensor in trial.weights.items():
-        doubled = trial.loaded({name: 2 * tensor.numpy()}).runner.run(inputs)
+        doubled = trial.loaded({name: lambda tensor=tensor: 2 * tensor.numpy()}).runner.run(inputs)
         assert any(not np.array_equal(ours, theirs) for ours, theirs in zip(doubled, expected, strict=True)), name
     assert not list(tmp_path.glob("*.onnx"))
 

@@ -36,7 +36,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for said in ("Tried", "each weight by itself", "more bits for some weights", "What rounding moves most"):
         assert said in done.stdout
     assert "of a budget of 0.0200%" in done.stdout and "half of them not measured on" in done.stdout
-    assert "Time of a call beside fp32: cpu-int4 " in done.stdout
+    assert "Time of a call beside fp32: cpu-int4" in done.stdout
     return path
 
 
