@@ -20,6 +20,7 @@ __all__ = ["Moments", "Range", "observed"]
 
 # Bytes of second moments that are held at a time: of what does not fit, inputs are run once more.
 _HELD = 256 << 20
+_ROWS = 512  # that are put together
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def _groups(inputs: Sequence[_Input]) -> Iterator[list[_Input]]:
 def _over(
     parts: Mapping[str, Loaded], component: str, cases: Sequence[Case], group: Sequence[_Input]
 ) -> Iterator[Moments]:
-    sums = {x.name: np.zeros((x.depth, x.depth), np.float32) for x in group}
-    largest, rows = dict.fromkeys(sums, 0.0), dict.fromkeys(sums, 0)
+    sums = {x.name: _Products(x.depth) for x in group}
+    largest = dict.fromkeys(sums, 0.0)
     for case, outputs in through(parts, cases, {x.name: x.shape for x in group}):
         if case.component != component:
             continue
@@ -127,12 +128,40 @@ def _over(
                     f"the data leads to {'NaN' if np.isnan(size) else 'an infinity'} in front of {x.weights[0]!r}: "
                     "nothing can be measured of such inputs. Leave them out."
                 )
-            sums[x.name] += values.T @ values
+            sums[x.name].add(values)
             largest[x.name] = max(largest[x.name], size)
-            rows[x.name] += len(values)
     for x in group:
-        second = sums.pop(x.name) / max(1, rows[x.name])
+        second, rows = sums.pop(x.name).mean()
         own = np.sqrt(np.diagonal(second).astype(np.float64))
         typical = float(np.median(own))
         spread = Range(largest[x.name], float(np.sqrt(np.mean(own**2))), float(own.max() / typical) if typical else 1.0)
-        yield Moments(x.weights, second, rows[x.name], spread)
+        yield Moments(x.weights, second, rows, spread)
+
+
+class _Products:
+    """The sum of x x^T [K, K] over rows, which are put together first: a few rows alone would cost reading and writing
+    all of it."""
+
+    def __init__(self, depth: int) -> None:
+        self._sum = np.zeros((depth, depth), np.float32)
+        self._rows: list[Array] = []
+        self._count = self._waiting = 0
+
+    def add(self, values: Array) -> None:
+        """Rows [M, K]."""
+        self._rows.append(values.copy())
+        self._waiting += len(values)
+        if self._waiting >= _ROWS:
+            self._take()
+
+    def mean(self) -> tuple[Array, int]:
+        """The mean over all rows, and their number."""
+        if self._rows:
+            self._take()
+        return self._sum / max(1, self._count), self._count
+
+    def _take(self) -> None:
+        rows = np.concatenate(self._rows)
+        self._sum += rows.T @ rows
+        self._count += len(rows)
+        self._rows, self._waiting = [], 0

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from support import oracle, tiny_artifacts
+from support.trained_classifier import classifier
 
 import precast
 from precast.calibration.corpus import PASSAGES
@@ -291,3 +292,35 @@ def test_a_graph_that_reads_something_else_is_refused(tmp_path: Path) -> None:
     variant = artifact.choose_variant("encoder", variant="cpu-fp32")
     with pytest.raises(ArtifactError, match=r"which is no weight of it"):
         opened(artifact, variant._replace(weights=()))
+
+
+@pytest.fixture(scope="module")
+def documentation(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    source, unseen = classifier()
+    return export_model(source, tmp_path_factory.mktemp("documentation") / "artifact"), unseen
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_classifier_of_real_texts_is_right_as_often(
+    precision: str, documentation: tuple[Path, Path], tmp_path: Path
+) -> None:
+    path, unseen = copied(documentation[0], tmp_path / "artifact"), documentation[1]
+    rows = [json.loads(line) for line in unseen.read_text(encoding="utf-8").splitlines()]
+    made = quantize(path, unseen, label="part", precision=precision, budget=0.005)
+    assert made["metric"] == "accuracy"
+    right = {
+        variant: np.mean(
+            [
+                answer["label"] == row["part"]
+                for answer, row in zip(
+                    precast.pipeline("text-classification", path, variant=variant)([row["text"] for row in rows]),
+                    rows,
+                    strict=True,
+                )
+            ]
+        )
+        for variant in ("cpu-fp32", *made["variants"])
+    }
+    assert right["cpu-fp32"] > 0.8, "it has learnt what it was taught"
+    for variant in made["variants"]:
+        assert right[variant] >= 0.995 * right["cpu-fp32"], right
