@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from precast.calibration.opened import opened
@@ -63,7 +64,7 @@ class Trial:
             if tensor.nbytes <= _INLINE:
                 value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
                 continue
-            given[name] = tensor.numpy()
+            given[name] = np.ascontiguousarray(tensor.numpy())
             shape = ir.Shape(sizes(tensor.shape))
             value.const_value = ir.ExternalTensor("given", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
         path = self._folder / f"{self.component.name}-{self._written}.onnx"
