@@ -52,6 +52,7 @@ _ROWS = (
         metric="cosine",
     ),
     TaskFacts("sentence-embedding", aliases=("sentence-similarity",), served_by=("feature-extraction",)),
+    TaskFacts("image-feature-extraction", served_by=("feature-extraction",)),
     TaskFacts(
         "fill-mask",
         endings=("ForMaskedLM", "ForPreTraining"),

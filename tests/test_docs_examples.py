@@ -31,6 +31,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "next": lambda: tiny_artifacts.artifact("next-sentence-prediction"),
     "llm": tiny_artifacts.language_model,
     "vit": lambda: tiny_artifacts.pictures("vit"),
+    "vit-base": tiny_artifacts.picture_features,
     "clip": lambda: tiny_artifacts.pictures("clip"),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,

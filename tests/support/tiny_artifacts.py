@@ -12,7 +12,7 @@ import transformers
 
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import CAUSAL_LM, HEADS, SEQ2SEQ_LM, Head
+from precast.export.heads import BASE, CAUSAL_LM, HEADS, SEQ2SEQ_LM, Head
 from support import oracle
 from support.tokenizer_samples import byte_level, wordpiece, write_json
 from support.workers import once
@@ -46,6 +46,17 @@ def artifact(task: str, seed: int = 0) -> Path:
 def pictures(model_type: str) -> Path:
     """The artifact of ``pictures_checkpoint``. Do not change it: copy it first."""
     return _exported(model_type, partial(_make_pictures, model_type))
+
+
+def picture_features() -> Path:
+    """The artifact of a tiny ViT without a head. Do not change it: copy it first."""
+    return _exported("vit-base", _make_picture_features)
+
+
+def picture_features_checkpoint() -> tuple[Path, Any]:
+    """What it is made of; and upstream's of it."""
+    folder = once("checkpoint-vit-base", _make_picture_features)
+    return folder, transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
 
 
 def pictures_checkpoint(model_type: str) -> tuple[Path, Any]:
@@ -88,6 +99,12 @@ def _make_pictures(model_type: str, folder: Path) -> None:
     size = {"shortest_edge": 33} if model_type == "clip" else {"height": 30, "width": 30}
     settings = {"image_processor_type": kind, "size": size, "crop_size": {"height": 30, "width": 30}}
     write_json(folder / "preprocessor_config.json", settings)
+
+
+def _make_picture_features(folder: Path) -> None:
+    oracle.save_checkpoint(folder, *oracle.upstream("vit", BASE, {}))
+    size = {"height": 30, "width": 30}
+    write_json(folder / "preprocessor_config.json", {"image_processor_type": "ViTImageProcessor", "size": size})
 
 
 def _make_checkpoint(task: str, seed: int, folder: Path) -> None:

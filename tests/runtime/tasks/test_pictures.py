@@ -231,3 +231,31 @@ def test_on_the_command_line(pictures: list[str]) -> None:
     shown = good("run", "zero-shot-image-classification", clip, pictures[0], "--candidate-labels", "cat,dog", "--json")
     assert {entry["label"] for entry in json.loads(shown)} == {"cat", "dog"}
     assert "There is no picture 'no.png'" in refused("run", "image-classification", vit, "no.png")
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": True}, {"return_tensors": True}], ids=str)
+def test_features_are_upstreams(options: dict[str, Any], pictures: list[str]) -> None:
+    source, model = tiny_artifacts.picture_features_checkpoint()
+    processor = ViTImageProcessorPil.from_pretrained(source)
+    theirs = transformers.pipeline("image-feature-extraction", model=model, image_processor=processor)
+    ours = precast.pipeline("image-feature-extraction", tiny_artifacts.picture_features())
+    found, expected = ours(pictures, **options), theirs(pictures, **options)
+    assert len(found) == len(expected) == len(pictures)
+    for one, other in zip(found, expected, strict=True):
+        assert isinstance(one, np.ndarray) == ("return_tensors" in options)
+        expected_one = other if isinstance(other, list) else other.numpy()
+        np.testing.assert_allclose(np.array(one), expected_one, rtol=0, atol=1e-5)
+    assert np.shape(ours(pictures[0], **options)) == np.shape(found[0])
+
+
+def test_features_that_there_are_not() -> None:
+    ours = precast.pipeline("image-feature-extraction", tiny_artifacts.picture_features())
+    with pytest.raises(InputError, match="pool must be True or False; received 'yes'"):
+        ours("cat.jpg", pool="yes")
+    with pytest.raises(InputError, match="return_tensors gives NumPy arrays here"):
+        ours("cat.jpg", return_tensors="pt")
+    with pytest.raises(InputError, match="image-feature-extraction needs a picture"):
+        ours()
+    texts = tiny_artifacts.artifact("feature-extraction")
+    with pytest.raises(InputError, match="image-feature-extraction needs an image processor"):
+        precast.pipeline("image-feature-extraction", texts)
