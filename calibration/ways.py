@@ -143,9 +143,9 @@ class Ways:
     def _observe(self, name: str) -> None:
         trial, step, seen = self._trials[name], self._steps[name], self._seen[name]
         wanted = [str(one.weight.name) for one in step.roundings(trial.raised)]
-        norms = {weights for node in trial.raised.graph if (weights := smoothable(node))}
+        norms = {frozenset(weights) for node in trial.raised.graph if (weights := smoothable(node))}
         for moments in observed(self._trials, name, self._data.cases, wanted):
-            _look(trial, step, seen, moments, moments.weights in norms)
+            _look(trial, step, seen, moments, frozenset(moments.weights) in norms)
 
     def parts(self) -> dict[str, dict[str, Any]]:
         """What is known of each kind of weight: how much of the bound it takes alone, whether it has more bits; how
