@@ -15,8 +15,10 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from onnxscript import opset23
 from torch import nn
 from torch.fx import config as fx_config
+from torch.fx.experimental import _config as symbols_config
 
 from precast.export.operators import NODES
 from precast.graphs import schema
@@ -78,15 +80,45 @@ def _translations() -> dict[Any, Any]:
 
         return translate
 
-    return {target: bound(node.emit) for target, node in NODES.items()}
+    made = {target: bound(node.emit) for target, node in NODES.items()}
+    return made | {_ATEN.batch_norm.default: _batch_norm, _ATEN.conv2d.default: _conv2d}
 
 
 _ATEN = torch.ops.aten
+
+
+def _batch_norm(*given: Any) -> Any:
+    """The norm of what was seen in training; torch.onnx knows none."""
+    *tensors, _training, _momentum, epsilon, _cudnn = given
+    return opset23.BatchNormalization(*tensors, epsilon=epsilon)
+
+
+def _conv2d(*given: Any) -> Any:
+    """A convolution; where it has no bias torch.onnx would make one of zeros, in every call."""
+    usual = (None, (1, 1), (0, 0), (1, 1), 1)
+    x, weight, bias, strides, pads, dilations, groups = (*given, *usual[len(given) - 2 :])
+    return opset23.Conv(
+        *(x, weight, *(() if bias is None else (bias,))),
+        auto_pad="NOTSET",
+        dilations=dilations,
+        group=groups,
+        kernel_shape=weight.shape[2:],
+        pads=(*pads, *pads),
+        strides=strides,
+    )
+
+
 # Composites of torch that torch.onnx translates as they are. What else is one, decompositions may take apart.
 _WHOLE = frozenset(
     {
         *(_ATEN.conv2d.default, _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.matmul.default),
-        *(_ATEN.sym_size.int, _ATEN.where.ScalarOther, _ATEN.where.ScalarSelf),
+        *(
+            _ATEN.batch_norm.default,
+            _ATEN.max_pool2d.default,
+            _ATEN.sym_size.int,
+            _ATEN.where.ScalarOther,
+            _ATEN.where.ScalarSelf,
+        ),
     }
 )
 # Arithmetic of dimensions; and what takes one of several outputs.
@@ -163,6 +195,15 @@ def _quiet() -> Iterator[None]:
         places.do_not_emit_stack_traces = emitted
 
 
+def _any_size(dynamic: Mapping[str, Mapping[int, str]]) -> contextlib.AbstractContextManager[Any]:
+    """Where pictures are of any size, what strides leave of a side may be 1: torch would take it for larger, and refuse
+    sides of which that is not true. Some models of texts it traces only as it usually does."""
+    patched: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if any({2, 3} <= set(axes) for axes in dynamic.values()):
+        patched = symbols_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patched
+
+
 def trace(
     model: nn.Module,
     inputs: Mapping[str, torch.Tensor | dict[str, torch.Tensor]],
@@ -200,7 +241,8 @@ def trace(
     leaves = [leaf for key, value in inputs.items() for leaf in (value if isinstance(value, dict) else (key,))]
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
+            with _any_size(dynamic):
+                program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
             _spare_second_trace(program)
             translated = torch.onnx.export(
                 program,

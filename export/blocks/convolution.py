@@ -1,0 +1,85 @@
+"""What convolutional backbones are made of: maps of features [B, C, H, W]."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from precast.export.blocks.activations import Activation
+from precast.export.weights import Ignore
+
+__all__ = ["COUNTERS", "BatchNorm", "ConvNorm", "SqueezeExcite", "pooled"]
+
+# How many batches a norm has seen in training: no number that a call needs.
+COUNTERS = Ignore("*num_batches_tracked")
+
+
+class BatchNorm(nn.Module):
+    """Normalisation by the mean and variance of the training data, [B, C, ...] -> [B, C, ...].
+    https://arxiv.org/abs/1502.03167"""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.running_mean = nn.Parameter(torch.empty(channels))
+        self.running_var = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class ConvNorm(nn.Module):
+    """act(norm(convolution(x))), [B, C, H, W] -> [B, D, H', W'].
+
+    Args:
+        padding: around the picture; None: so much that a stride of 1 keeps its size.
+        norm: made of the number of channels; None: there is none. act: None: there is none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        padding: int | None = None,
+        bias: bool = False,
+        eps: float = 1e-5,
+        act: Activation | None = None,
+    ) -> None:
+        super().__init__()
+        around = dilation * (kernel // 2) if padding is None else padding
+        self.convolution = nn.Conv2d(
+            channels, out, kernel, stride=stride, padding=around, dilation=dilation, groups=groups, bias=bias
+        )
+        self.norm = BatchNorm(out, eps)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.convolution(x))
+        return x if self.act is None else self.act(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Channels weighed by what the whole picture is like: x * gate(expand(act(reduce(mean(x))))).
+    https://arxiv.org/abs/1709.01507"""
+
+    def __init__(self, channels: int, reduced: int, act: Activation, gate: Activation = torch.sigmoid) -> None:
+        super().__init__()
+        self.act, self.gate = act, gate
+        self.reduce = nn.Conv2d(channels, reduced, 1)
+        self.expand = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gate(self.expand(self.act(self.reduce(pooled(x)))))
+
+
+def pooled(x: Tensor) -> Tensor:
+    """The mean of every channel over the picture, [B, C, H, W] -> [B, C, 1, 1]."""
+    return x.mean((2, 3), keepdim=True)
