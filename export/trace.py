@@ -24,6 +24,7 @@ from precast.export.operators import NODES
 from precast.graphs import schema
 from precast.graphs.outputs import name_outputs
 from precast.runtime.errors import ExportError
+from precast.runtime.ports import FREE, Dim
 
 __all__ = ["OPSET", "SCOPE", "trace"]
 
@@ -210,7 +211,7 @@ def trace(
     dynamic: Mapping[str, Mapping[int, str]],
     outputs: tuple[str, ...],
     name: str,
-    limits: Mapping[str, int] | None = None,
+    limits: Mapping[str, Dim] | None = None,
     *,
     scopes: bool = False,
 ) -> ir.Model:
@@ -221,15 +222,17 @@ def trace(
             A dict of tensors is one argument of the model, and an input of the graph for each tensor.
         dynamic: per input, which axes vary and their names (``{"input_ids": {0: "batch", 1: "sequence"}}``).
         outputs: names of the model's outputs, in the order of its returned dict.
-        limits: largest value of a named dimension, where there is one.
+        limits: how large named dimensions may be, where they are bounded.
         scopes: nodes say under `SCOPE` which module computed them, by its path.
 
     Raises:
         ExportError: torch cannot trace the model, or the model returns other outputs than ``outputs``.
     """
-    limits = limits or {}
     names = {dim for axes in dynamic.values() for dim in axes.values()}
-    dims = {dim: torch.export.Dim(dim, min=1, **({"max": limits[dim]} if dim in limits else {})) for dim in names}
+    dims = {}
+    for dim in names:
+        bound = (limits or {}).get(dim, FREE)
+        dims[dim] = torch.export.Dim(dim, min=max(1, bound.least), max=bound.most)
 
     def varying(key: str) -> dict[int, Any]:
         return {axis: dims[dim] for axis, dim in dynamic.get(key, {}).items()}

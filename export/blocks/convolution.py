@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export.blocks.activations import Activation
+from precast.export.blocks.norms import LayerNorm
 from precast.export.weights import Ignore
 
-__all__ = ["COUNTERS", "BatchNorm", "ConvNorm", "SqueezeExcite", "pooled"]
+__all__ = ["COUNTERS", "BatchNorm", "ConvNorm", "MapNorm", "SqueezeExcite", "pooled"]
 
 # How many batches a norm has seen in training: no number that a call needs.
 COUNTERS = Ignore("*num_batches_tracked")
@@ -78,6 +79,13 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(self.expand(self.act(self.reduce(pooled(x)))))
+
+
+class MapNorm(LayerNorm):
+    """Layer normalisation over the channels of each place, [B, C, H, W] -> [B, C, H, W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def pooled(x: Tensor) -> Tensor:
