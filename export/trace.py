@@ -82,7 +82,12 @@ def _translations() -> dict[Any, Any]:
         return translate
 
     made = {target: bound(node.emit) for target, node in NODES.items()}
-    return made | {_ATEN.batch_norm.default: _batch_norm, _ATEN.conv2d.default: _conv2d}
+    plain = {
+        _ATEN.batch_norm.default: _batch_norm,
+        _ATEN.conv2d.default: _conv2d,
+        torch.ops.precast.convolution.default: _convolution,
+    }
+    return made | plain
 
 
 _ATEN = torch.ops.aten
@@ -98,14 +103,19 @@ def _conv2d(*given: Any) -> Any:
     """A convolution; where it has no bias torch.onnx would make one of zeros, in every call."""
     usual = (None, (1, 1), (0, 0), (1, 1), 1)
     x, weight, bias, strides, pads, dilations, groups = (*given, *usual[len(given) - 2 :])
+    return _convolution(x, weight, bias, strides, (*pads, *pads), dilations, groups)
+
+
+def _convolution(x: Any, weight: Any, bias: Any, strides: Any, pads: Any, dilations: Any, groups: int) -> Any:
+    """A convolution whose pads are four numbers, or none: as many as leave all of the picture."""
+    around = {"auto_pad": "NOTSET", "pads": pads} if pads else {"auto_pad": "SAME_UPPER"}
     return opset23.Conv(
         *(x, weight, *(() if bias is None else (bias,))),
-        auto_pad="NOTSET",
         dilations=dilations,
         group=groups,
         kernel_shape=weight.shape[2:],
-        pads=(*pads, *pads),
         strides=strides,
+        **around,
     )
 
 

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from precast.export.blocks.activations import Activation
 from precast.export.blocks.norms import LayerNorm
+from precast.export.operators import convolution
 from precast.export.weights import Ignore
 
-__all__ = ["COUNTERS", "BatchNorm", "ConvNorm", "MapNorm", "SqueezeExcite", "pooled"]
+__all__ = ["COUNTERS", "BatchNorm", "ConvNorm", "Convolution", "MapNorm", "SqueezeExcite", "pooled"]
 
 # How many batches a norm has seen in training: no number that a call needs.
 COUNTERS = Ignore("*num_batches_tracked")
@@ -32,12 +33,13 @@ class BatchNorm(nn.Module):
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
-class ConvNorm(nn.Module):
-    """act(norm(convolution(x))), [B, C, H, W] -> [B, D, H', W'].
+class Convolution(nn.Conv2d):
+    """A convolution, [B, C, H, W] -> [B, D, H', W'].
 
     Args:
-        padding: around the picture; None: so much that a stride of 1 keeps its size.
-        norm: made of the number of channels; None: there is none. act: None: there is none.
+        padding: around the picture; None: so much that a stride of 1 keeps its size, the odd one at the bottom and
+            right. Else of its top, left, bottom and right; or nothing, ``()``, for so much that a side becomes
+            ceil(side / stride), whatever it is: TensorFlow's SAME.
     """
 
     def __init__(
@@ -49,15 +51,51 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         groups: int = 1,
         dilation: int = 1,
-        padding: int | None = None,
+        padding: int | tuple[int, ...] | None = None,
+        bias: bool = True,
+    ) -> None:
+        if padding is None:
+            before, after = dilation * (kernel - 1) // 2, dilation * (kernel - 1) - dilation * (kernel - 1) // 2
+            padding = before if before == after else (before, before, after, after)
+        elif not padding and stride == 1 and kernel % 2:
+            padding = dilation * (kernel // 2)  # which that is
+        self.pads = padding if isinstance(padding, tuple) else None
+        around = padding if isinstance(padding, int) else 0
+        super().__init__(channels, out, kernel, stride, around, dilation, groups, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pads is None:
+            return super().forward(x)
+        strides, gaps = (tuple(map(int, pair)) for pair in (self.stride, self.dilation))
+        return convolution(
+            x, self.weight, self.bias, strides=strides, pads=self.pads, dilations=gaps, groups=self.groups
+        )
+
+
+class ConvNorm(nn.Module):
+    """act(norm(convolution(x))), [B, C, H, W] -> [B, D, H', W'].
+
+    Args:
+        padding: see `Convolution`. act: None: there is none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+        dilation: int = 1,
+        padding: int | tuple[int, ...] | None = None,
         bias: bool = False,
         eps: float = 1e-5,
         act: Activation | None = None,
     ) -> None:
         super().__init__()
-        around = dilation * (kernel // 2) if padding is None else padding
-        self.convolution = nn.Conv2d(
-            channels, out, kernel, stride=stride, padding=around, dilation=dilation, groups=groups, bias=bias
+        self.convolution = Convolution(
+            channels, out, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias
         )
         self.norm = BatchNorm(out, eps)
         self.act = act
