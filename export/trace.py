@@ -85,6 +85,7 @@ def _translations() -> dict[Any, Any]:
     plain = {
         _ATEN.batch_norm.default: _batch_norm,
         _ATEN.conv2d.default: _conv2d,
+        _ATEN.group_norm.default: _group_norm,
         torch.ops.precast.convolution.default: _convolution,
     }
     return made | plain
@@ -97,6 +98,15 @@ def _batch_norm(*given: Any) -> Any:
     """The norm of what was seen in training; torch.onnx knows none."""
     *tensors, _training, _momentum, epsilon, _cudnn = given
     return opset23.BatchNormalization(*tensors, epsilon=epsilon)
+
+
+def _group_norm(x: Any, groups: int, weight: Any, bias: Any, epsilon: float, _cudnn: bool) -> Any:
+    """The groups of a picture as the channels of a norm that every CPU has, whose own weights are ones and zeros."""
+    ones, zeros = (opset23.Constant(value_floats=[value] * groups) for value in (1.0, 0.0))
+    rows = opset23.Reshape(x, opset23.Constant(value_ints=[0, groups, -1]))
+    normed = opset23.Reshape(opset23.InstanceNormalization(rows, ones, zeros, epsilon=epsilon), opset23.Shape(x))
+    axes = opset23.Constant(value_ints=[1, 2])
+    return opset23.Add(opset23.Mul(normed, opset23.Unsqueeze(weight, axes)), opset23.Unsqueeze(bias, axes))
 
 
 def _conv2d(*given: Any) -> Any:
@@ -125,6 +135,7 @@ _WHOLE = frozenset(
         *(_ATEN.conv2d.default, _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.matmul.default),
         *(
             _ATEN.batch_norm.default,
+            _ATEN.group_norm.default,
             _ATEN.max_pool2d.default,
             _ATEN.sym_size.int,
             _ATEN.where.ScalarOther,

@@ -11,7 +11,7 @@ from precast.export.blocks.norms import LayerNorm
 from precast.export.operators import convolution
 from precast.export.weights import Ignore
 
-__all__ = ["COUNTERS", "BatchNorm", "ConvNorm", "Convolution", "MapNorm", "SqueezeExcite", "pooled"]
+__all__ = ["COUNTERS", "BatchNorm", "ConvNorm", "Convolution", "GroupNorm", "MapNorm", "SqueezeExcite", "pooled"]
 
 # How many batches a norm has seen in training: no number that a call needs.
 COUNTERS = Ignore("*num_batches_tracked")
@@ -31,6 +31,21 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class GroupNorm(nn.Module):
+    """act(normalisation over the picture and each group of channels), [B, C, H, W] -> [B, C, H, W].
+    https://arxiv.org/abs/1803.08494"""
+
+    def __init__(self, channels: int, groups: int = 1, eps: float = 1e-5, act: Activation | None = None) -> None:
+        super().__init__()
+        self.groups, self.eps, self.act = groups, eps, act
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        return x if self.act is None else self.act(x)
 
 
 class Convolution(nn.Conv2d):

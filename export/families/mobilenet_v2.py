@@ -115,11 +115,11 @@ FAMILY = Family(
     heads=map_heads(_body, lambda spec: spec.last, lambda spec: MeanPool(keep=False)),
     weights=_weights,
     inert=frozenset({"image_size", "semantic_loss_ignore_index"}),
-    tiny={"depth_multiplier": 0.05, "min_depth": 4, "depth_divisible_by": 2, "expand_ratio": 2.0}
+    tiny={"depth_multiplier": 0.05, "min_depth": 4, "depth_divisible_by": 3, "expand_ratio": 2.0}
     | {"finegrained_output": False},
     variations=(
         {"tf_padding": False, "num_channels": 1, "min_depth": 5, "hidden_act": "relu", "output_stride": 8}
-        | {"first_layer_is_expansion": False, "layer_norm_eps": 1e-2, "num_labels": 5},
-        {"output_stride": 16, "depth_divisible_by": 3, "finegrained_output": True},
+        | {"first_layer_is_expansion": False, "layer_norm_eps": 1e-2, "num_labels": 5}
+        | {"finegrained_output": True, "depth_divisible_by": 2},
     ),
 )

@@ -80,16 +80,18 @@ def map_heads(
     body: Callable[[Any], Backbone],
     width: Callable[[Any], int],
     pooler: Callable[[Any], nn.Module] | None = None,
+    *,
+    bare: bool = False,
 ) -> Mapping[Head, Callable[[Any, frozenset[str]], nn.Module]]:
     """The maps themselves and a linear classifier.
 
     Args:
         width: channels of the last map. pooler: what makes one vector [B, C] of it; None: its mean, whose sides of 1
-            the maps' head leaves.
+            the maps' head leaves. bare: the maps' head gives the maps alone.
     """
 
     def base(spec: Any, absent: frozenset[str]) -> nn.Module:
-        return MapFeatures(body(spec), MeanPool() if pooler is None else pooler(spec))
+        return MapFeatures(body(spec), None if bare else MeanPool() if pooler is None else pooler(spec))
 
     def classification(spec: Any, absent: frozenset[str]) -> nn.Module:
         made = MeanPool(keep=False) if pooler is None else pooler(spec)

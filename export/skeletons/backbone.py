@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["BACKBONE_KEYS", "Backbone"]
+__all__ = ["BACKBONE_KEYS", "Backbone", "least_side"]
 
 # What only upstream's own `AutoBackbone` reads: which stages it returns. And what only training does.
 BACKBONE_KEYS = frozenset({"out_features", "out_indices", "stage_names", "drop_path_rate"})
@@ -51,3 +51,12 @@ class Backbone(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return x if self.last is None else self.last(x)
+
+
+def least_side(windows: Sequence[tuple[int, int, int]]) -> int:
+    """The smallest side of a picture of which windows (size, stride, padding of both ends together), one after the
+    other, leave something."""
+    side = 1
+    for size, stride, padding in reversed(windows):
+        side = max(1, (side - 1) * stride + size - padding)
+    return side
