@@ -26,6 +26,7 @@ __all__ = [
     "convolution",
     "counted",
     "gated_activation",
+    "halved",
     "mixture_of_experts",
     "rms_norm",
     "rotary",
@@ -443,7 +444,7 @@ def _(
         if pads:
             sides.append((size + pads[axis] + pads[axis + 2] - gap * (weight.shape[axis + 2] - 1) - 1) // step + 1)
         else:
-            sides.append((size + step - 1) // step)
+            sides.append((size - 1) // step + 1)
     return x.new_empty((x.shape[0], weight.shape[0], *sides))
 
 
@@ -464,6 +465,23 @@ def convolution(
             odd one at the bottom and right, as TensorFlow's SAME has them.
     """
     made: Tensor = torch.ops.precast.convolution(x, weight, bias, list(strides), list(pads), list(dilations), groups)
+    return made
+
+
+@torch.library.custom_op("precast::halved", mutates_args=())
+def _halved(x: Tensor) -> Tensor:
+    return F.max_pool2d(F.pad(x, (x.shape[3] % 2, 1, x.shape[2] % 2, 1)), 3, 2)
+
+
+@_halved.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:2], *((side - 1) // 2 + 1 for side in x.shape[2:])))
+
+
+def halved(x: Tensor) -> Tensor:
+    """The largest in windows of 3 at every second place, [B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)], zeros around
+    the picture, as many as TensorFlow's SAME has: pools pad with what is never the largest."""
+    made: Tensor = torch.ops.precast.halved(x)
     return made
 
 
