@@ -93,45 +93,46 @@ def _translations() -> dict[Any, Any]:
 
 
 _ATEN = torch.ops.aten
+_ONNX: Any = opset23
 
 
 def _batch_norm(*given: Any) -> Any:
     """The norm of what was seen in training; torch.onnx knows none."""
     *tensors, _training, _momentum, epsilon, _cudnn = given
-    return opset23.BatchNormalization(*tensors, epsilon=epsilon)
+    return _ONNX.BatchNormalization(*tensors, epsilon=epsilon)
 
 
 def _group_norm(x: Any, groups: int, weight: Any, bias: Any, epsilon: float, _cudnn: bool) -> Any:
     """Step by step: ONNX Runtime's own norms of pictures lose digits where a mean is large beside its variance."""
     channels = weight.shape[0]
-    rows = opset23.Reshape(x, opset23.Constant(value_ints=[0, groups, -1]))
-    last = opset23.Constant(value_ints=[-1])
-    apart = opset23.Sub(rows, opset23.ReduceMean(rows, last))
-    variance = opset23.ReduceMean(opset23.Mul(apart, apart), last)
-    small = opset23.CastLike(opset23.Constant(value_float=epsilon), x)
-    by = opset23.Reciprocal(opset23.Sqrt(opset23.Add(variance, small)))
+    rows = _ONNX.Reshape(x, _ONNX.Constant(value_ints=[0, groups, -1]))
+    last = _ONNX.Constant(value_ints=[-1])
+    apart = _ONNX.Sub(rows, _ONNX.ReduceMean(rows, last))
+    variance = _ONNX.ReduceMean(_ONNX.Mul(apart, apart), last)
+    small = _ONNX.CastLike(_ONNX.Constant(value_float=epsilon), x)
+    by = _ONNX.Reciprocal(_ONNX.Sqrt(_ONNX.Add(variance, small)))
     # One factor a channel, so that a picture is multiplied once.
-    by = opset23.Mul(by, opset23.Reshape(weight, opset23.Constant(value_ints=[groups, channels // groups])))
-    by = opset23.Reshape(by, opset23.Constant(value_ints=[0, channels, 1, 1]))
-    whole = opset23.Mul(opset23.Reshape(apart, opset23.Shape(x)), by)
-    return opset23.Add(whole, opset23.Unsqueeze(bias, opset23.Constant(value_ints=[1, 2])))
+    by = _ONNX.Mul(by, _ONNX.Reshape(weight, _ONNX.Constant(value_ints=[groups, channels // groups])))
+    by = _ONNX.Reshape(by, _ONNX.Constant(value_ints=[0, channels, 1, 1]))
+    whole = _ONNX.Mul(_ONNX.Reshape(apart, _ONNX.Shape(x)), by)
+    return _ONNX.Add(whole, _ONNX.Unsqueeze(bias, _ONNX.Constant(value_ints=[1, 2])))
 
 
 def _halved(x: Any) -> Any:
     """At the bottom and right one row, at the top and left one where the side is odd."""
-    sides, two = opset23.Shape(x, start=2), opset23.Constant(value_ints=[2])
-    one = opset23.Constant(value_ints=[1, 1])
-    even = opset23.Mul(opset23.Div(opset23.Add(sides, one), two), two)
-    pads = opset23.Concat(opset23.Sub(even, sides), one, axis=0)
-    zero = opset23.CastLike(opset23.Constant(value_float=0.0), x)
-    padded = opset23.Pad(x, pads, zero, opset23.Constant(value_ints=[2, 3]))
-    largest, _places = opset23.MaxPool(padded, kernel_shape=[3, 3], strides=[2, 2])
+    sides, two = _ONNX.Shape(x, start=2), _ONNX.Constant(value_ints=[2])
+    one = _ONNX.Constant(value_ints=[1, 1])
+    even = _ONNX.Mul(_ONNX.Div(_ONNX.Add(sides, one), two), two)
+    pads = _ONNX.Concat(_ONNX.Sub(even, sides), one, axis=0)
+    zero = _ONNX.CastLike(_ONNX.Constant(value_float=0.0), x)
+    padded = _ONNX.Pad(x, pads, zero, _ONNX.Constant(value_ints=[2, 3]))
+    largest, _places = _ONNX.MaxPool(padded, kernel_shape=[3, 3], strides=[2, 2])
     return largest
 
 
 def _conv2d(*given: Any) -> Any:
     """A convolution; where it has no bias torch.onnx would make one of zeros, in every call."""
-    usual = (None, (1, 1), (0, 0), (1, 1), 1)
+    usual: tuple[Any, ...] = (None, (1, 1), (0, 0), (1, 1), 1)
     x, weight, bias, strides, pads, dilations, groups = (*given, *usual[len(given) - 2 :])
     return _convolution(x, weight, bias, strides, (*pads, *pads), dilations, groups)
 
@@ -139,7 +140,7 @@ def _conv2d(*given: Any) -> Any:
 def _convolution(x: Any, weight: Any, bias: Any, strides: Any, pads: Any, dilations: Any, groups: int) -> Any:
     """A convolution whose pads are four numbers, or none: as many as leave all of the picture."""
     around = {"auto_pad": "NOTSET", "pads": pads} if pads else {"auto_pad": "SAME_UPPER"}
-    return opset23.Conv(
+    return _ONNX.Conv(
         *(x, weight, *(() if bias is None else (bias,))),
         dilations=dilations,
         group=groups,

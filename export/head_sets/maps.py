@@ -29,9 +29,9 @@ class MeanPool(nn.Module):
 
 
 class _Maps(Component):
-    def __init__(self, model: Backbone, pooler: nn.Module | None) -> None:
+    def __init__(self, model: Backbone, pooler: nn.Module | None, rows: bool = False) -> None:
         super().__init__()
-        self.model, self.pooler = model, pooler
+        self.model, self.pooler, self.rows = model, pooler, rows
 
     def ports(self) -> tuple[Port, ...]:
         return self.model.ports()
@@ -39,13 +39,13 @@ class _Maps(Component):
 
 class MapFeatures(_Maps):
     """{"last_hidden_state": [B, C, H, W], "pooler_output": [B, C, 1, 1] or [B, C]}; the latter where there is a pooler,
-    which says its shape as ``outs``."""
+    which says its shape as ``outs``. ``rows``: a backbone's last part makes rows of the map, [B, H * W, C]."""
 
     task = "feature-extraction"
 
     def outs(self) -> tuple[Out, ...]:
         states, embedding = CATALOGUE[self.task].outs
-        maps = states._replace(shape=("batch", "size", "rows", "columns"), axis=-3)
+        maps = states if self.rows else states._replace(shape=("batch", "size", "rows", "columns"), axis=-3)
         if self.pooler is None:
             return (maps,)
         shape: Any = self.pooler.outs
@@ -82,16 +82,18 @@ def map_heads(
     pooler: Callable[[Any], nn.Module] | None = None,
     *,
     bare: bool = False,
+    rows: bool = False,
 ) -> Mapping[Head, Callable[[Any, frozenset[str]], nn.Module]]:
     """The maps themselves and a linear classifier.
 
     Args:
         width: channels of the last map. pooler: what makes one vector [B, C] of it; None: its mean, whose sides of 1
-            the maps' head leaves. bare: the maps' head gives the maps alone.
+            the maps' head leaves. bare: the maps' head gives the maps alone. rows: they are rows.
     """
 
     def base(spec: Any, absent: frozenset[str]) -> nn.Module:
-        return MapFeatures(body(spec), None if bare else MeanPool() if pooler is None else pooler(spec))
+        made = None if bare else MeanPool() if pooler is None else pooler(spec)
+        return MapFeatures(body(spec), made, rows)
 
     def classification(spec: Any, absent: frozenset[str]) -> nn.Module:
         made = MeanPool(keep=False) if pooler is None else pooler(spec)
