@@ -51,7 +51,7 @@ def staged(
         provider=recipe.provider,
         engine=recipe.engine,
         opset=opsets,
-        session={**recipe.session, **({"initializers": emitted.derived} if emitted.derived else {})},
+        session={**recipe.options(operators), **({"initializers": emitted.derived} if emitted.derived else {})},
         isa=recipe.needs(operators),
         weights=emitted.weights,
         operators=operators,

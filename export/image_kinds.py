@@ -17,6 +17,7 @@ from precast.runtime.processors.image_steps import (
     MOST_CHANNELS,
     MOST_EDGE,
     Crop,
+    Divide,
     Normalise,
     Resize,
     Rgb,
@@ -30,6 +31,8 @@ __all__ = ["FILES", "KINDS", "ImageKind", "image_steps", "read_folder"]
 # As upstream looks for them: a section of the first, or the second whole.
 FILES = ("processor_config.json", "preprocessor_config.json")
 _STANDARD = (0.5, 0.5, 0.5)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -41,6 +44,8 @@ class ImageKind:
     Args:
         models: ``model_type`` of checkpoints that name no class and get this one.
         square: an edge given as one number is that of a square, not the shortest one.
+        resized: the steps that a size stands for, of (fields, sizes, filter, file).
+        again: the key that says whether numbers are divided by the standard deviations once more, as by default.
     """
 
     models: tuple[str, ...]
@@ -51,6 +56,59 @@ class ImageKind:
     square: bool = True
     rgb: bool = False
     crop: Mapping[str, int] | None = None
+    resized: Callable[[Fields, Mapping[str, int], str, str], tuple[Resize | Crop, ...]] | None = None
+    again: str | None = None
+
+
+def _plain(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
+    if set(sizes) == {"height", "width"}:
+        return (Resize(name, height=sizes["height"], width=sizes["width"]),)
+    if set(sizes) == {"shortest_edge"}:
+        return (Resize(name, shortest=sizes["shortest_edge"]),)
+    raise UnsupportedModelError(
+        f"{file}: size is a height and a width, or a shortest_edge, here; it has {listing(sizes)}"
+    )
+
+
+def _share(fields: Fields, default: float) -> float | None:
+    """What share of a resized picture's edge the crop behind it keeps."""
+    rule = "a number above 0, or null"
+    share: float | None = fields.take("crop_pct", rule, lambda v: v is None or (is_number(v) and v > 0), default)
+    return share
+
+
+def _cut_below_384(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
+    """The middle of a picture that was larger; from an edge of 384 on the whole of it, made a square."""
+    if set(sizes) != {"shortest_edge"}:
+        raise UnsupportedModelError(f"{file}: size is a shortest_edge here; it has {listing(sizes)}")
+    edge, share = sizes["shortest_edge"], _share(fields, 224 / 256)
+    if _switch(fields, "do_center_crop", False):
+        raise UnsupportedModelError(f"{file} asks for do_center_crop, and its pictures are cut as they are resized")
+    if edge >= 384:
+        return (Resize(name, height=edge, width=edge),)
+    return (Resize(name, shortest=int(edge / (share or 224 / 256))), Crop(edge, edge))
+
+
+def _enlarged(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
+    """So much larger that a crop keeps 0.9 of the shortest edge, or what crop_pct says."""
+    share = _share(fields, 0.9)
+    if share is None:
+        return _plain(fields, sizes, name, file)
+    larger = {key: int(edge / share) for key, edge in sizes.items()}
+    if set(sizes) == {"height", "width"} and sizes["height"] == sizes["width"]:
+        larger = {"shortest_edge": larger["height"]}
+    return _plain(fields, larger, name, file)
+
+
+def _enlarged_by_256_over_224(
+    fields: Fields, sizes: Mapping[str, int], name: str, file: str
+) -> tuple[Resize | Crop, ...]:
+    return _plain(
+        fields,
+        {key: int((256 / 224) * edge) if key == "shortest_edge" else edge for key, edge in sizes.items()},
+        name,
+        file,
+    )
 
 
 KINDS: Mapping[str, ImageKind] = {
@@ -71,6 +129,64 @@ KINDS: Mapping[str, ImageKind] = {
         rgb=True,
         crop={"height": 224, "width": 224},
     ),
+    "ConvNextImageProcessor": ImageKind(
+        models=("convnext", "convnextv2", "cvt", "regnet", "resnet"),
+        size={"shortest_edge": 384},
+        resample=FILTERS["bicubic"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        square=False,
+        resized=_cut_below_384,
+    ),
+    **{
+        name: ImageKind(
+            models=(model,),
+            size={"shortest_edge": 256},
+            resample=FILTERS["bilinear"],
+            mean=_STANDARD,
+            std=_STANDARD,
+            square=False,
+            crop={"height": 224, "width": 224},
+        )
+        for name, model in (
+            ("MobileNetV1ImageProcessor", "mobilenet_v1"),
+            ("MobileNetV2ImageProcessor", "mobilenet_v2"),
+        )
+    },
+    "EfficientNetImageProcessor": ImageKind(
+        models=("efficientnet",),
+        size={"height": 346, "width": 346},
+        resample=FILTERS["bicubic"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        again="include_top",
+    ),
+    "BitImageProcessor": ImageKind(
+        models=("bit", "focalnet"),
+        size={"shortest_edge": 224},
+        resample=FILTERS["bicubic"],
+        mean=_CLIP_MEAN,
+        std=_CLIP_STD,
+        square=False,
+        rgb=True,
+        crop={"height": 224, "width": 224},
+    ),
+    **{
+        name: ImageKind(
+            models=(model,),
+            size={"shortest_edge": 224},
+            resample=FILTERS["bicubic"],
+            mean=_IMAGENET_MEAN,
+            std=_IMAGENET_STD,
+            square=False,
+            crop={"height": 224, "width": 224},
+            resized=resized,
+        )
+        for name, model, resized in (
+            ("LevitImageProcessor", "levit", _enlarged_by_256_over_224),
+            ("PoolFormerImageProcessor", "poolformer", _enlarged),
+        )
+    },
 }
 # Switches that ask for what no step does.
 _UNDONE = ("do_pad", "use_square_size", "do_flip_channel_order", "do_grayscale", "do_rotate", "do_thumbnail")
@@ -142,32 +258,29 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     if _switch(fields, "do_convert_rgb", kind.rgb):
         steps.append(Rgb())
     if _switch(fields, "do_resize", True):
-        steps.append(_resize(fields, kind, square, file))
+        steps += _resize(fields, kind, square, file)
     if _switch(fields, "do_center_crop", kind.crop is not None):
         sizes = _size(fields, "crop_size", kind.crop, square=True)
         if set(sizes) != {"height", "width"}:
             raise UnsupportedModelError(f"{file}: crop_size is a height and a width, and it has {listing(sizes)}")
         steps.append(Crop(sizes["height"], sizes["width"]))
     if _switch(fields, "do_rescale", True):
-        steps.append(Scale(_or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)))
+        by = _or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
+        steps.append(Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0))
     if _switch(fields, "do_normalize", True):
         steps.append(Normalise(*_normalisation(fields, kind)))
+    if kind.again is not None and _switch(fields, kind.again, True):
+        steps.append(Divide(_normalisation(fields, kind)[1]))
     return tuple(steps)
 
 
-def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> Resize:
+def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[Resize | Crop, ...]:
     sizes = _size(fields, "size", kind.size, square=square)
     number = _or(
         fields, "resample", "one of Pillow's filters, 0 to 5", lambda v: type(v) is int and 0 <= v <= 5, kind.resample
     )
     name = next(name for name, value in FILTERS.items() if value == number)
-    if set(sizes) == {"height", "width"}:
-        return Resize(name, height=sizes["height"], width=sizes["width"])
-    if set(sizes) == {"shortest_edge"}:
-        return Resize(name, shortest=sizes["shortest_edge"])
-    raise UnsupportedModelError(
-        f"{file}: size is a height and a width, or a shortest_edge, here; it has {listing(sizes)}"
-    )
+    return (kind.resized or _plain)(fields, sizes, name, file)
 
 
 def _size(fields: Fields, key: str, default: Mapping[str, int] | None, *, square: bool) -> Mapping[str, int]:

@@ -23,8 +23,10 @@ __all__ = [
     "add_rms_norm",
     "attention",
     "cached_attention",
+    "convolution",
     "counted",
     "gated_activation",
+    "halved",
     "mixture_of_experts",
     "rms_norm",
     "rotary",
@@ -404,6 +406,83 @@ def _attention_node(emit: Any, *arguments: Any) -> Any:
 def _cached_attention_node(emit: Any, *arguments: Any) -> Any:
     *tensors, heads, kv_heads, scale, window, softcap = arguments
     return emit.CachedAttention(*tensors, heads=heads, kv_heads=kv_heads, scale=scale, window=window, softcap=softcap)
+
+
+@torch.library.custom_op("precast::convolution", mutates_args=())
+def _convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    groups: int,
+) -> Tensor:
+    if not pads:
+        sides = list(zip(x.shape[2:], weight.shape[2:], strides, dilations, strict=True))
+        around = [
+            max((-(-size // step) - 1) * step + gap * (side - 1) + 1 - size, 0) for size, side, step, gap in sides
+        ]
+        pads = [*(total // 2 for total in around), *(total - total // 2 for total in around)]
+    top, left, bottom, right = pads
+    return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, strides, 0, dilations, groups)
+
+
+@_convolution.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    strides: list[int],
+    pads: list[int],
+    dilations: list[int],
+    groups: int,
+) -> Tensor:
+    sides: list[Any] = []
+    for axis, (step, gap) in enumerate(zip(strides, dilations, strict=True)):
+        size = x.shape[axis + 2]
+        if pads:
+            sides.append((size + pads[axis] + pads[axis + 2] - gap * (weight.shape[axis + 2] - 1) - 1) // step + 1)
+        else:
+            sides.append((size - 1) // step + 1)
+    return x.new_empty((x.shape[0], weight.shape[0], *sides))
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    strides: tuple[int, ...],
+    pads: tuple[int, ...],
+    dilations: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """A convolution over a picture whose edges may be padded unequally: what torch's cannot, and ONNX's can.
+
+    Args:
+        pads: zeros at the top, left, bottom, right; none given: so many that a side becomes ceil(side / stride), the
+            odd one at the bottom and right, as TensorFlow's SAME has them.
+    """
+    made: Tensor = torch.ops.precast.convolution(x, weight, bias, list(strides), list(pads), list(dilations), groups)
+    return made
+
+
+@torch.library.custom_op("precast::halved", mutates_args=())
+def _halved(x: Tensor) -> Tensor:
+    return F.max_pool2d(F.pad(x, (x.shape[3] % 2, 1, x.shape[2] % 2, 1)), 3, 2)
+
+
+@_halved.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:2], *((side - 1) // 2 + 1 for side in x.shape[2:])))
+
+
+def halved(x: Tensor) -> Tensor:
+    """The largest in windows of 3 at every second place, [B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)], zeros around
+    the picture, as many as TensorFlow's SAME has: pools pad with what is never the largest."""
+    made: Tensor = torch.ops.precast.halved(x)
+    return made
 
 
 class Node(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ def prepare(request: Request, writer: ArtifactWriter, stage: Callable[[str], Non
             )
             for name, model in traced.items()
         }
+        _check_rounded(made.values(), recipes, _what(reference))
         lowered.append(Lowered(made, any(recipe.cache is not None for recipe in recipes.values())))
 
     stage("computing the reference, in float32 and float64")
@@ -212,6 +213,19 @@ def _missing(made_by: Sequence[dict[str, Recipe]], writer: ArtifactWriter) -> li
     return left if any(map(fresh, left)) else list(made_by)
 
 
+def _check_rounded(made: Iterable[Variant], recipes: Mapping[str, Recipe], what: str) -> None:
+    """Raises InputError where weights were to be rounded and no component has one."""
+    if not _roundings(recipes):
+        return
+    steps = {step.name for recipe in recipes.values() for step in recipe.passes() if isinstance(step, QuantizeWeights)}
+    if not any(step["changed"] for variant in made for step in variant.recipe if step["pass"] in steps):
+        [precision] = {recipe.precision for recipe in recipes.values()}
+        raise InputError(
+            f"precision {precision!r} is made of the weights of linear layers and of token embeddings, and {what} has "
+            "none of these: it would be what fp32 is. Export it with precision fp32."
+        )
+
+
 def _roundings(recipes: Mapping[str, Recipe]) -> dict[str, QuantizeWeights]:
     """The pass that rounds weights, of each component whose recipe needs to know which of them are sensitive."""
     return {
@@ -247,11 +261,20 @@ def _component(part: Part, traced: ir.Model) -> Component:
 
 
 def outs(signature: Signature, model: ir.Model) -> tuple[Out, ...]:
-    """A component's outputs, of the types and shapes its graph gives them."""
+    """A component's outputs, of the types and shapes its graph gives them; what is computed of its inputs' dimensions
+    has the name that the output gives it."""
+    named = {dim for port in signature.ports for dim in port.shape if isinstance(dim, str)}
+
+    def shape(out: Out, value: ir.Value) -> tuple[int | str, ...]:
+        found = tuple(_dim(dim) for dim in value.shape or ())
+        if len(found) != len(out.shape):
+            return found
+        return tuple(
+            dim if isinstance(dim, int) or dim in named else own for dim, own in zip(found, out.shape, strict=True)
+        )
+
     values = zip(signature.outs, model.graph.outputs, strict=True)
-    return tuple(
-        out._replace(shape=tuple(_dim(dim) for dim in value.shape or ()), dtype=_dtype(value)) for out, value in values
-    )
+    return tuple(out._replace(shape=shape(out, value), dtype=_dtype(value)) for out, value in values)
 
 
 def _dtype(value: ir.Value) -> str:

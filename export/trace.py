@@ -15,13 +15,16 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import torch
+from onnxscript import opset23
 from torch import nn
 from torch.fx import config as fx_config
+from torch.fx.experimental import _config as symbols_config
 
 from precast.export.operators import NODES
 from precast.graphs import schema
 from precast.graphs.outputs import name_outputs
 from precast.runtime.errors import ExportError
+from precast.runtime.ports import FREE, Dim
 
 __all__ = ["OPSET", "SCOPE", "trace"]
 
@@ -78,15 +81,87 @@ def _translations() -> dict[Any, Any]:
 
         return translate
 
-    return {target: bound(node.emit) for target, node in NODES.items()}
+    made = {target: bound(node.emit) for target, node in NODES.items()}
+    plain = {
+        _ATEN.batch_norm.default: _batch_norm,
+        _ATEN.conv2d.default: _conv2d,
+        _ATEN.group_norm.default: _group_norm,
+        torch.ops.precast.convolution.default: _convolution,
+        torch.ops.precast.halved.default: _halved,
+    }
+    return made | plain
 
 
 _ATEN = torch.ops.aten
+_ONNX: Any = opset23
+
+
+def _batch_norm(*given: Any) -> Any:
+    """The norm of what was seen in training; torch.onnx knows none."""
+    *tensors, _training, _momentum, epsilon, _cudnn = given
+    return _ONNX.BatchNormalization(*tensors, epsilon=epsilon)
+
+
+def _group_norm(x: Any, groups: int, weight: Any, bias: Any, epsilon: float, _cudnn: bool) -> Any:
+    """Step by step: ONNX Runtime's own norms of pictures lose digits where a mean is large beside its variance."""
+    channels = weight.shape[0]
+    rows = _ONNX.Reshape(x, _ONNX.Constant(value_ints=[0, groups, -1]))
+    last = _ONNX.Constant(value_ints=[-1])
+    apart = _ONNX.Sub(rows, _ONNX.ReduceMean(rows, last))
+    variance = _ONNX.ReduceMean(_ONNX.Mul(apart, apart), last)
+    small = _ONNX.CastLike(_ONNX.Constant(value_float=epsilon), x)
+    by = _ONNX.Reciprocal(_ONNX.Sqrt(_ONNX.Add(variance, small)))
+    # One factor a channel, so that a picture is multiplied once.
+    by = _ONNX.Mul(by, _ONNX.Reshape(weight, _ONNX.Constant(value_ints=[groups, channels // groups])))
+    by = _ONNX.Reshape(by, _ONNX.Constant(value_ints=[0, channels, 1, 1]))
+    whole = _ONNX.Mul(_ONNX.Reshape(apart, _ONNX.Shape(x)), by)
+    return _ONNX.Add(whole, _ONNX.Unsqueeze(bias, _ONNX.Constant(value_ints=[1, 2])))
+
+
+def _halved(x: Any) -> Any:
+    """At the bottom and right one row, at the top and left one where the side is odd."""
+    sides, two = _ONNX.Shape(x, start=2), _ONNX.Constant(value_ints=[2])
+    one = _ONNX.Constant(value_ints=[1, 1])
+    even = _ONNX.Mul(_ONNX.Div(_ONNX.Add(sides, one), two), two)
+    pads = _ONNX.Concat(_ONNX.Sub(even, sides), one, axis=0)
+    zero = _ONNX.CastLike(_ONNX.Constant(value_float=0.0), x)
+    padded = _ONNX.Pad(x, pads, zero, _ONNX.Constant(value_ints=[2, 3]))
+    largest, _places = _ONNX.MaxPool(padded, kernel_shape=[3, 3], strides=[2, 2])
+    return largest
+
+
+def _conv2d(*given: Any) -> Any:
+    """A convolution; where it has no bias torch.onnx would make one of zeros, in every call."""
+    usual: tuple[Any, ...] = (None, (1, 1), (0, 0), (1, 1), 1)
+    x, weight, bias, strides, pads, dilations, groups = (*given, *usual[len(given) - 2 :])
+    return _convolution(x, weight, bias, strides, (*pads, *pads), dilations, groups)
+
+
+def _convolution(x: Any, weight: Any, bias: Any, strides: Any, pads: Any, dilations: Any, groups: int) -> Any:
+    """A convolution whose pads are four numbers, or none: as many as leave all of the picture."""
+    around = {"auto_pad": "NOTSET", "pads": pads} if pads else {"auto_pad": "SAME_UPPER"}
+    return _ONNX.Conv(
+        *(x, weight, *(() if bias is None else (bias,))),
+        dilations=dilations,
+        group=groups,
+        kernel_shape=weight.shape[2:],
+        strides=strides,
+        **around,
+    )
+
+
 # Composites of torch that torch.onnx translates as they are. What else is one, decompositions may take apart.
 _WHOLE = frozenset(
     {
         *(_ATEN.conv2d.default, _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.matmul.default),
-        *(_ATEN.sym_size.int, _ATEN.where.ScalarOther, _ATEN.where.ScalarSelf),
+        *(
+            _ATEN.batch_norm.default,
+            _ATEN.group_norm.default,
+            _ATEN.max_pool2d.default,
+            _ATEN.sym_size.int,
+            _ATEN.where.ScalarOther,
+            _ATEN.where.ScalarSelf,
+        ),
     }
 )
 # Arithmetic of dimensions; and what takes one of several outputs.
@@ -163,13 +238,22 @@ def _quiet() -> Iterator[None]:
         places.do_not_emit_stack_traces = emitted
 
 
+def _any_size(dynamic: Mapping[str, Mapping[int, str]]) -> contextlib.AbstractContextManager[Any]:
+    """Where pictures are of any size, what strides leave of a side may be 1: torch would take it for larger, and refuse
+    sides of which that is not true. Some models of texts it traces only as it usually does."""
+    patched: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if any({2, 3} <= set(axes) for axes in dynamic.values()):
+        patched = symbols_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patched
+
+
 def trace(
     model: nn.Module,
     inputs: Mapping[str, torch.Tensor | dict[str, torch.Tensor]],
     dynamic: Mapping[str, Mapping[int, str]],
     outputs: tuple[str, ...],
     name: str,
-    limits: Mapping[str, int] | None = None,
+    limits: Mapping[str, Dim] | None = None,
     *,
     scopes: bool = False,
 ) -> ir.Model:
@@ -180,15 +264,17 @@ def trace(
             A dict of tensors is one argument of the model, and an input of the graph for each tensor.
         dynamic: per input, which axes vary and their names (``{"input_ids": {0: "batch", 1: "sequence"}}``).
         outputs: names of the model's outputs, in the order of its returned dict.
-        limits: largest value of a named dimension, where there is one.
+        limits: how large named dimensions may be, where they are bounded.
         scopes: nodes say under `SCOPE` which module computed them, by its path.
 
     Raises:
         ExportError: torch cannot trace the model, or the model returns other outputs than ``outputs``.
     """
-    limits = limits or {}
     names = {dim for axes in dynamic.values() for dim in axes.values()}
-    dims = {dim: torch.export.Dim(dim, min=1, **({"max": limits[dim]} if dim in limits else {})) for dim in names}
+    dims = {}
+    for dim in names:
+        bound = (limits or {}).get(dim, FREE)
+        dims[dim] = torch.export.Dim(dim, min=max(1, bound.least), max=bound.most)
 
     def varying(key: str) -> dict[int, Any]:
         return {axis: dims[dim] for axis, dim in dynamic.get(key, {}).items()}
@@ -200,7 +286,8 @@ def trace(
     leaves = [leaf for key, value in inputs.items() for leaf in (value if isinstance(value, dict) else (key,))]
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
+            with _any_size(dynamic):
+                program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
             _spare_second_trace(program)
             translated = torch.onnx.export(
                 program,

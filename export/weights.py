@@ -28,6 +28,7 @@ __all__ = [
     "Rule",
     "Split",
     "Stack",
+    "Standardise",
     "Tie",
     "Transpose",
     "Unsqueeze",
@@ -384,6 +385,27 @@ class Fold(Rule):
             return Lazy(lazy.keys, lazy.shape, lambda: at_least_float32(lazy.load()) * self.scale + self.add)
 
         return _changed(table, self.pattern, folded)
+
+
+@dataclass(frozen=True)
+class Standardise(Rule):
+    """Matching kernels with mean 0 and variance 1 for each output: (w - mean) / sqrt(variance + eps), in float64.
+    https://arxiv.org/abs/1903.10520"""
+
+    pattern: str
+    eps: float
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        def standardised(lazy: Lazy) -> Lazy:
+            def load() -> Tensor:
+                wide = lazy.load().double()
+                variance, mean = torch.var_mean(wide.flatten(1), dim=1, correction=0)
+                shape = (-1, *(1 for _ in lazy.shape[1:]))
+                return (wide - mean.view(shape)) / torch.sqrt(variance + self.eps).view(shape)
+
+            return Lazy(lazy.keys, lazy.shape, load)
+
+        return _changed(table, self.pattern, standardised)
 
 
 @dataclass(frozen=True)

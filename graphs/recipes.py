@@ -14,6 +14,7 @@ from precast.graphs.dialects.portable import PORTABLE
 from precast.graphs.passes.base import GraphPass
 from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean
+from precast.graphs.passes.fold_batch_norms import FoldBatchNorms
 from precast.graphs.passes.fold_constants import FoldConstants
 from precast.graphs.passes.fuse_bias import FuseBias
 from precast.graphs.passes.fuse_native_bias import FuseNativeBias
@@ -37,6 +38,11 @@ _USED: Mapping[Role, str] = {
 _KERNELS = "precast-kernels-2"
 # Operators that ask for more.
 _LATER = {"precast.cpu::HalfLinear": "precast-kernels-3", "precast.cpu::HalfEmbedding": "precast-kernels-3"}
+
+
+# Maps of features are laid out for the machine's vectors, and activations join the convolutions in front of them:
+# ResNet-50 takes 0.85 of the time (90.6/106.4 ms of CPU at 1x3x224x224, least of 7, 1 thread of an AVX2 EPYC).
+_CONVOLUTIONS: Mapping[str, Any] = {"graph_optimization_level": "all"}
 
 
 @dataclass(frozen=True)
@@ -96,36 +102,48 @@ class Recipe:
         """What a machine must have for a graph of these operators, ``isa`` at least."""
         return self.isa and max((self.isa, *(_LATER[name] for name in operators if name in _LATER)))
 
+    def options(self, operators: Iterable[str]) -> Mapping[str, Any]:
+        """The session options for a graph of these operators."""
+        if self.provider != "CPUExecutionProvider" or "Conv" not in operators:
+            return self.session
+        return {**self.session, **_CONVOLUTIONS}
+
     def serves(self, role: Role) -> bool:
         """Whether it is for components of a role."""
         return self.role in (None, role)
 
 
+def _read() -> tuple[GraphPass, ...]:
+    """What every recipe begins with: shape arithmetic and norms of constants are no work for a session."""
+    return (FoldConstants(), Clean(), FoldBatchNorms())
+
+
+def _written() -> tuple[GraphPass, ...]:
+    return (FoldConstants(), Clean(), Canonical())
+
+
 def _onnxruntime(dialect: Dialect, *before: GraphPass) -> tuple[GraphPass, ...]:
-    return (FoldConstants(), Clean(), *before, Lower(dialect), FuseBias(), FoldConstants(), Clean(), Canonical())
+    return (*_read(), *before, Lower(dialect), FuseBias(), *_written())
 
 
 def _native(dialect: Dialect, *before: GraphPass) -> tuple[GraphPass, ...]:
-    return (FoldConstants(), Clean(), *before, Lower(dialect), FuseNativeBias(), FoldConstants(), Clean(), Canonical())
+    return (*_read(), *before, Lower(dialect), FuseNativeBias(), *_written())
 
 
 def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
-    return (FoldConstants(), Clean(), Lower(dialect), FoldConstants(), Clean(), Canonical())
+    return (*_read(), Lower(dialect), *_written())
 
 
 def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass, ...]:
     """Weights in blocks of 32 channels, which is what GGUF's types have, and what keeps 4 bits near the reference."""
     fuse = FuseBias() if dialect.name == ONNXRUNTIME.name else FuseNativeBias()
     return (
-        FoldConstants(),
-        Clean(),
+        *_read(),
         *((SmoothChannels(evidence.smoothing),) if evidence.smoothing else ()),
         QuantizeWeights(bits, sensitive=evidence.sensitive, rounders=evidence.rounders),
         Lower(dialect),
         fuse,
-        FoldConstants(),
-        Clean(),
-        Canonical(),
+        *_written(),
     )
 
 

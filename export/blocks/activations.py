@@ -23,6 +23,10 @@ def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def _relu6(x: Tensor) -> Tensor:
+    return x.clamp(0, 6)
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": F.gelu,
     "gelu_python": F.gelu,
@@ -33,7 +37,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": _quick_gelu,
     "mish": F.mish,
     "relu": F.relu,
-    "relu6": F.relu6,
+    "relu6": _relu6,
     "sigmoid": torch.sigmoid,
     "silu": F.silu,
     "swish": F.silu,

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from precast.graphs import schema
+
 __all__ = ["GraphPass", "Report", "constant", "counted", "is_spelled", "run", "sole_consumer"]
 
 
@@ -77,8 +79,9 @@ _SPELLED = frozenset(("com.microsoft", "precast.cpu"))
 
 
 def is_spelled(model: ir.Model) -> bool:
-    """Whether a dialect of ONNX Runtime has spelled the graph already."""
-    return not _SPELLED.isdisjoint(model.graph.opset_imports)
+    """Whether a dialect of ONNX Runtime has spelled the graph already, and nothing of it was raised again."""
+    opsets = model.graph.opset_imports
+    return not _SPELLED.isdisjoint(opsets) and schema.DOMAIN not in opsets
 
 
 def sole_consumer(value: ir.Value) -> ir.Node | None:

@@ -132,7 +132,7 @@ class QuantizeWeights(GraphPass):
         return f"QuantizeWeights[{self.bits}, {self.block}{', symmetric' if self.symmetric else ''}]"
 
     def requires(self, model: ir.Model) -> None:
-        if is_spelled(model) and schema.DOMAIN not in model.graph.opset_imports:
+        if is_spelled(model):
             raise ValueError(
                 "weights are quantised before operators are spelled: put QuantizeWeights before Lower, or RaiseWeights "
                 "in front of it"

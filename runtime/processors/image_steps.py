@@ -24,6 +24,7 @@ __all__ = [
     "MOST_EDGE",
     "STEPS",
     "Crop",
+    "Divide",
     "Normalise",
     "Resize",
     "Rgb",
@@ -119,21 +120,22 @@ class Crop(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """Every number times one factor."""
+    """Every number times one factor, and one number ``plus``."""
 
     by: float
+    plus: float = 0.0
 
     @classmethod
     def read(cls, fields: Fields) -> Scale:
-        return cls(fields.take("by", "a number", is_number))
+        return cls(fields.take("by", "a number", is_number), fields.take("plus", "a number", is_number, 0.0))
 
     def to_json(self) -> dict[str, Any]:
-        return {"op": "scale", "by": self.by}
+        return {"op": "scale", "by": self.by} | ({"plus": self.plus} if self.plus else {})
 
     def __call__(self, values: Array) -> Array:
-        """In float64, and rounded once."""
+        """The product in float64, and rounded once; the sum in float32."""
         scaled: Array = (values.astype(np.float64) * self.by).astype(np.float32)
-        return scaled
+        return scaled + np.float32(self.plus) if self.plus else scaled
 
 
 class Normalise(NamedTuple):
@@ -160,7 +162,25 @@ class Normalise(NamedTuple):
         return made
 
 
-Step: TypeAlias = "Rgb | Resize | Crop | Scale | Normalise"
+class Divide(NamedTuple):
+    """``x / by`` of every channel."""
+
+    by: tuple[float, ...]
+
+    @classmethod
+    def read(cls, fields: Fields) -> Divide:
+        return cls(_numbers(fields, "by", "numbers that are not 0", lambda v: is_number(v) and v != 0))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "divide", "by": list(self.by)}
+
+    def __call__(self, values: Array) -> Array:
+        """Values [V, C] or [V, 1], in float32."""
+        made: Array = values.astype(np.float32) / np.array(self.by, np.float32)
+        return made
+
+
+Step: TypeAlias = "Rgb | Resize | Crop | Scale | Normalise | Divide"
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
@@ -168,6 +188,7 @@ STEPS: Mapping[str, type[Any]] = {
     "crop": Crop,
     "scale": Scale,
     "normalise": Normalise,
+    "divide": Divide,
 }
 # A picture becomes an array once, and numbers once: steps come in this order, each once at most.
 _ORDER = tuple(STEPS)
@@ -192,10 +213,10 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     Raises:
         InputError: the picture has other channels than the steps are for.
     """
-    numbers: list[Scale | Normalise] = []
+    numbers: list[Scale | Normalise | Divide] = []
     array: Array | None = None
     for step in steps:
-        if isinstance(step, (Scale, Normalise)):
+        if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
         elif isinstance(step, Crop):
             array = step(_array(picture))
@@ -207,15 +228,15 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 
-def _looked_up(picture: Array, steps: Sequence[Scale | Normalise]) -> Array:
+def _looked_up(picture: Array, steps: Sequence[Scale | Normalise | Divide]) -> Array:
     """What steps make of a uint8 picture: they are worked out for its 256 values, and looked up for its pixels."""
     channels = picture.shape[2]
     table = np.arange(256, dtype=np.uint8)[:, None]
     for step in steps:
-        if isinstance(step, Normalise) and len(step.mean) not in (1, channels):
+        wide = 1 if isinstance(step, Scale) else len(step.by if isinstance(step, Divide) else step.mean)
+        if wide not in (1, channels):
             raise InputError(
-                f"A picture has {len(step.mean)} channels here; received one of {channels}. Convert it: "
-                'image.convert("RGB").'
+                f'A picture has {wide} channels here; received one of {channels}. Convert it: image.convert("RGB").'
             )
         table = step(table)
     table = np.broadcast_to(table, (256, channels))

@@ -32,12 +32,14 @@ from precast.export.reference import build
 from precast.runtime.artifact import Artifact
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.cli.app import app
+from precast.runtime.errors import InputError
 from precast.runtime.metrics import METRICS
 
 HEADS = [
     *(("bert", head) for head in (BASE, MASKED_LM, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)),
     *(("bert", head) for head in (QUESTION_ANSWERING, MULTIPLE_CHOICE, NEXT_SENTENCE)),
     ("vit", IMAGE_CLASSIFICATION),
+    ("resnet", IMAGE_CLASSIFICATION),
     ("clip", ZERO_SHOT_IMAGE),
 ]
 VARIANTS = ("cpu-int8", "cpu-int8-native")
@@ -51,7 +53,7 @@ def checkpoint(folder: Path, model_type: str, head: Head, **sizes: int) -> Path:
 
 def inputs_of(path: Path) -> dict[str, Any]:
     rng = np.random.default_rng(3)
-    sizes = {"batch": 2, "choices": 2, "sequence": 9, "texts": 3, "images": 2}
+    sizes = {"batch": 2, "choices": 2, "sequence": 9, "texts": 3, "images": 2, "height": 41, "width": 30}
     found = {}
     for component in Artifact.open(path).manifest.components.values():
         for port in component.inputs:
@@ -139,3 +141,11 @@ def test_texts_are_many_and_calls_are_few(head: Head, answers: int, tmp_path: Pa
     assert sum(item.reference["logits"][..., 0].size for item in found.recorded) >= answers
     lengths = [item.case.inputs["input_ids"].shape[1] for item in found.recorded]
     assert max(lengths) <= 256 and all(item.case.inputs["attention_mask"].all() for item in found.recorded)
+
+
+def test_a_model_without_what_is_rounded_is_refused(tmp_path: Path) -> None:
+    """Convolutions stay as they are: of the maps alone nothing would be int8."""
+    source = checkpoint(tmp_path / "checkpoint", "resnet", BASE)
+    with pytest.raises(InputError, match=r"'int8' is made of .* a resnet for feature-extraction has none of these: it"):
+        export_model(source, tmp_path / "out", precision="int8")
+    assert not (tmp_path / "out").exists()

@@ -201,3 +201,11 @@ def test_malformed_floors(name: str) -> None:
 
 def test_operators_have_one_kind() -> None:
     assert not set(WINDOWED) & {*FREE, *PER_ELEMENT, *PER_INPUT_ELEMENT}
+
+
+def test_integers_are_divided_downwards() -> None:
+    """What is padded to a multiple has a size of one term: 2 * floor((h + 1) / 2)."""
+    h = Polynomial.of("height")
+    toy = model_of(node("Shape", start=2, end=3), node("Add", ints(1)), node("Div", ints(2)), node("Mul", ints(2)))
+    [known] = [infer(toy)[output].known for output in toy.graph.outputs]
+    assert known == ((h + 1).floored(2) * 2,)  # type: ignore[operator]

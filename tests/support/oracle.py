@@ -55,7 +55,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 value.copy_(1 + 0.2 * noise if norm or not value.ndim else 0.3 * noise)
             else:
                 table = "embed" in name.lower() or "shared" in name
-                value.copy_(noise * (0.7 if table else 1.2 / value.shape[-1] ** 0.5))
+                read = value[0].numel() if value.ndim == 4 else value.shape[-1]  # what a kernel sums over
+                value.copy_(noise * (0.7 if table else 1.2 / read**0.5))
         for module in model.modules():
             if hasattr(module, "key_value_proj_dim"):
                 # T5 scales no scores: its queries are small instead, in upstream's initial weights too.
@@ -66,8 +67,10 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 # Mamba multiplies what this makes with itself and its input: rounding errors would grow with them.
                 module.x_proj.weight.mul_(0.5)  # type: ignore[union-attr, operator]
         for name, value in model.named_buffers():
-            if name.endswith("final_logits_bias"):
+            if name.endswith(("final_logits_bias", "running_mean")):
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+            elif name.endswith("running_var"):
+                value.copy_(torch.exp(0.3 * torch.randn(value.shape, generator=generator)))
 
 
 def upstream(

@@ -95,9 +95,10 @@ def _make_pictures(model_type: str, folder: Path) -> None:
         tokens = {"vocab_size": words, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
         overrides["text_config"] = {**text, **tokens}
     oracle.save_checkpoint(folder, *oracle.upstream(model_type, _last_head(model_type), overrides))
-    kind = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor"}[model_type]
-    size = {"shortest_edge": 33} if model_type == "clip" else {"height": 30, "width": 30}
-    settings = {"image_processor_type": kind, "size": size, "crop_size": {"height": 30, "width": 30}}
+    kinds = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor", "resnet": "ConvNextImageProcessor"}
+    sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}}
+    size = sizes.get(model_type, {"height": 30, "width": 30})
+    settings = {"image_processor_type": kinds[model_type], "size": size, "crop_size": {"height": 30, "width": 30}}
     write_json(folder / "preprocessor_config.json", settings)
 
 

@@ -3,6 +3,7 @@ from checkpoint to a call of the artifact."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_artifacts
-from support.lowering import lower
+from support.lowering import lower, states
 from support.oracle import apart, float64, sources, upstream, widened
 
 import precast
 from precast.export import parity
 from precast.export.families import TextSpec, find_family, model_types
-from precast.export.heads import Head
-from precast.export.reference import build
+from precast.export.heads import BASE, Head
+from precast.export.reference import Part, build
+from precast.export.skeletons.backbone import Backbone
 from precast.runtime.artifact import Artifact
 from precast.runtime.bench.artifact import bench
 from precast.runtime.bench.session import Plan
@@ -32,6 +34,16 @@ EVERY = [
     for head in find_family(name).heads
 ]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
+
+
+# Of pictures whose size a call may choose, for strides to leave something of: an odd one and an even one.
+LARGER = ((1, 75, "none"), (2, 64, "none"))
+
+
+def any_size(parts: Sequence[Part]) -> bool:
+    return any(
+        isinstance(port.shape[-1], str) for part in parts for port in part.signature.ports if port.kind == "pixels"
+    )
 
 
 def ident(value: Any) -> str:
@@ -63,7 +75,7 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
     ours = build(config, sources(model), dtype=torch.float64)
     end = config.get("text_config", {}).get("eos_token_id")
     rng = np.random.default_rng(index)
-    for shape in ((1, 1, "none"), (3, 7, "right"), (2, 9, "none")):
+    for shape in ((1, 1, "none"), (3, 7, "right"), (2, 9, "none"), *(LARGER if any_size(ours.parts) else ())):
         cases = [
             case
             for part in ours.parts
@@ -85,6 +97,40 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
             assert excess <= 1, f"{name} of {shape}: {excess:.2f} times the gate"
 
 
+def backbone(model_type: str) -> bool:
+    """Whether its base model is stages of maps: made of the tiny config without weights."""
+    family = find_family(model_type)
+    if BASE not in family.heads:
+        return False
+    with torch.device("meta"):
+        made: Any = family.heads[BASE](family.read(family.tiny), frozenset())
+    return isinstance(getattr(made, "model", None), Backbone)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "index"), [(name, index) for name, head, index in CONFIGS if head is BASE and backbone(name)]
+)
+def test_every_stage_equals_upstream(model_type: str, index: int) -> None:
+    config, narrow = upstream(model_type, BASE, variation(model_type, index), seed=index)
+    model: Any = widened(narrow)
+    ours: Any = build(config, sources(model), dtype=torch.float64)
+    [part] = ours.parts
+    [case] = parity.cases(part.signature, shapes=((2, 75, "none"),))[:1]
+    pixels = torch.from_numpy(case.inputs["pixel_values"]).double()
+    body = ours.model.model
+    kept, hooks = states(ours.model, [*([body.stem] if body.stem_is_state else []), *body.stages])
+    with torch.no_grad():
+        ours.model(pixel_values=pixels)
+    for hook in hooks:
+        hook.remove()
+    with float64():
+        expected = model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    assert len(kept) == len(expected)
+    for number, (made, wanted) in enumerate(zip(kept, expected, strict=True)):
+        found = made.flatten(2).transpose(1, 2) if wanted.ndim == 3 else made  # upstream may have places as rows
+        assert apart(found, wanted) <= 1, f"state {number}: {apart(found, wanted):.2f} times the gate"
+
+
 @pytest.mark.parametrize(("model_type", "head", "index"), CONFIGS, ids=ident)
 def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_path: Path) -> None:
     """Each dialect unoptimised and each recipe, every component alone and on what those before it made."""
@@ -96,7 +142,7 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
         gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
 
 
-@pytest.fixture(scope="module", params=["vit", "clip"])
+@pytest.fixture(scope="module", params=["vit", "clip", "resnet"])
 def served(request: pytest.FixtureRequest) -> tuple[str, Path, Any]:
     """An artifact made of a checkpoint on disk, and upstream's model of it."""
     name = request.param
@@ -141,6 +187,14 @@ def test_components_run_where_their_inputs_are_given(served: tuple[str, Path, An
             model(pixel_values=np.ones((1, 3, 8, 8), np.float32))
         with pytest.raises(InputError, match="holds NaN or infinity; every pixel is a finite number"):
             model(pixel_values=np.full((1, 3, 30, 30), np.nan, np.float32))
+        return
+    if name == "resnet":  # any size, but not another number of channels
+        wide = np.random.default_rng(0).standard_normal((1, 3, 41, 75), dtype=np.float32)
+        with torch.no_grad():
+            expected = upstreams(torch.from_numpy(wide)).logits
+        np.testing.assert_allclose(model(pixel_values=wide)["logits"], expected, rtol=0, atol=2e-5)
+        with pytest.raises(InputError, match=r"is \[batch, 3, height, width\]; received shape \(2, 1, 9, 9\)"):
+            model(pixel_values=np.ones((2, 1, 9, 9), np.float32))
         return
     end = upstreams.config.text_config.eos_token_id
     ids = np.array([[11, 12, end], [13, end, 0]])

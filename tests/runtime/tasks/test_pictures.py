@@ -15,6 +15,7 @@ from support import tiny_artifacts
 from support.command_line import good, refused
 from support.tokenizer_samples import write_json
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import precast
@@ -47,7 +48,8 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def upstreams(task: str, name: str) -> Any:
     source, model = tiny_artifacts.pictures_checkpoint(name)
-    kind: Any = {"vit": ViTImageProcessorPil, "clip": CLIPImageProcessorPil}[name]
+    kinds = {"vit": ViTImageProcessorPil, "clip": CLIPImageProcessorPil, "resnet": ConvNextImageProcessorPil}
+    kind: Any = kinds[name]
     tokenizer = {"tokenizer": transformers.AutoTokenizer.from_pretrained(source)} if name == "clip" else {}
     return transformers.pipeline(task, model=model, image_processor=kind.from_pretrained(source), **tokenizer)
 
@@ -76,8 +78,10 @@ def zero_shot() -> Any:
     return precast.pipeline("zero-shot-image-classification", tiny_artifacts.pictures("clip"))
 
 
-def test_classes_are_upstreams(classifier: Any, pictures: list[str]) -> None:
-    theirs = upstreams("image-classification", "vit")
+@pytest.mark.parametrize("model_type", ["vit", "resnet"])
+def test_classes_are_upstreams(model_type: str, pictures: list[str]) -> None:
+    classifier = precast.pipeline("image-classification", tiny_artifacts.pictures(model_type))
+    theirs = upstreams("image-classification", model_type)
     assert_alike(classifier(pictures[0]), theirs(pictures[0]))
     assert_alike(classifier(pictures), theirs(pictures))
     assert_alike(classifier(Image.open(pictures[1]), top_k=2), theirs(Image.open(pictures[1]), top_k=2))
