@@ -34,13 +34,13 @@ class ImageModel(nn.Module):
 
 
 class ImageClassification(Component):
-    """{"logits": [B, L]} of the class token."""
+    """{"logits": [B, L]} of the first token, or of what ``pooler`` makes of all states."""
 
     task = "image-classification"
 
-    def __init__(self, model: ImageModel, classifier: nn.Module) -> None:
+    def __init__(self, model: ImageModel, classifier: nn.Module, pooler: nn.Module | None = None) -> None:
         super().__init__()
-        self.model, self.classifier = model, classifier
+        self.model, self.pooler, self.classifier = model, pooler, classifier
 
     def ports(self) -> tuple[Port, ...]:
         return self.model.ports()
@@ -49,11 +49,13 @@ class ImageClassification(Component):
         return CATALOGUE[self.task].outs
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.classifier(self.model(pixel_values)[:, 0])}
+        states = self.model(pixel_values)
+        return {"logits": self.classifier(states[:, 0] if self.pooler is None else self.pooler(states))}
 
 
 class ImageFeatures(Component):
-    """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the checkpoint has a pooler."""
+    """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the model has a pooler of its
+    states."""
 
     task = "feature-extraction"
 
@@ -71,5 +73,5 @@ class ImageFeatures(Component):
         states = self.model(pixel_values)
         outputs = {"last_hidden_state": states}
         if self.pooler is not None:
-            outputs["pooler_output"] = self.pooler(states[:, 0])
+            outputs["pooler_output"] = self.pooler(states)
         return outputs
