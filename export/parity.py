@@ -55,9 +55,20 @@ _SHAPES = (
     (1, 0, "none"),
 )
 
-# What is drawn beside them where outputs are small: texts of so many tokens, so many tokens in a call, and of a large
-# model no more of them than these.
-_SHORT, _CALL, _FEWEST = 2, 1024, 1024
+# And of pictures whose size a call may choose, by height: as small as may be, odd, even, and as large as most are.
+_PICTURES = (
+    (1, 1, "none"),
+    (2, 2, "none"),
+    (3, 7, "none"),
+    (1, 33, "none"),
+    (2, 64, "none"),
+    (1, 127, "none"),
+    (1, 224, "none"),
+)
+
+# What is drawn beside them where outputs are small: texts of so many tokens, pictures of so many rows, so many tokens
+# in a call, and of a large model no more of them than these.
+_SHORT, _LOW, _CALL, _FEWEST = 2, 8, 1024, 1024
 # Numbers of a picture that cost what a token costs: a patch of 16 x 16 in three colours.
 _PATCH = 768
 
@@ -72,7 +83,8 @@ def cases(
     """Random values of every port a call brings itself: at every shape of ``shapes`` that the dimensions allow (None:
     the usual ones), garbage in padded positions; and where a kind has rare values, those too.
 
-    A length stands for every dimension that is no batch: as near as that may come.
+    A length stands for every dimension that is no batch: as near as that may come. A picture's height it is, and where
+    it is odd the picture is half as wide again.
     """
     rng = np.random.default_rng(seed)
     made: list[Case] = []
@@ -119,39 +131,47 @@ def _allowed(signature: Signature, shapes: Sequence[tuple[int, int, str]]) -> li
     return [(batch, length if free else 1, padding if masked else "none") for batch, length, padding in taken]
 
 
+def _widths(signature: Signature) -> set[str]:
+    """Dimensions that are the width of a picture whose size a call may choose."""
+    return {str(port.shape[-1]) for port in signature.given if port.kind == "pixels"} & set(_free(signature))
+
+
 def _usual(signature: Signature) -> list[tuple[int, int, str]]:
-    """Each of `_SHAPES` once, as the model takes it."""
-    return list(dict.fromkeys(_allowed(signature, _SHAPES)))
+    """Each of the usual shapes once, as the model takes it."""
+    return list(dict.fromkeys(_allowed(signature, _PICTURES if _widths(signature) else _SHAPES)))
 
 
 def _sizes(signature: Signature, batch: int, length: int) -> dict[str, int]:
     """The size of every named dimension: the first of a port counts rows."""
-    sizes = {str(port.shape[0]): batch for port in signature.given}
-    sizes |= {name: signature.dim(name).at(length) or 1 for name in _free(signature)}
+    sizes, widths = {str(port.shape[0]): batch for port in signature.given}, _widths(signature)
+    for name in _free(signature):
+        wide = length + length // 2 if name in widths and length % 2 else length
+        sizes[name] = signature.dim(name).at(wide) or 1
     return {**_COUNTED, **sizes}
 
 
 def _many(part: Part) -> list[tuple[int, int, str]]:
     """Shapes of short texts or of pictures, so many that the smallest output has `LEAST` numbers over all cases."""
     signature = part.signature
-    longest = min(signature.longest or LONGEST, LONGEST)
+    longest, pictures = min(signature.longest or LONGEST, LONGEST), bool(_widths(signature))
     tried = _usual(signature)
     first = _numbers(part, 1)
     if min(first.values()) * sum(rows for rows, _, _ in tried) >= LEAST:
         return []  # texts of one token would do
-    second = _numbers(part, min(2, longest))
+    second = first if pictures else _numbers(part, min(2, longest))
 
     def numbers(name: str, length: int) -> int:
-        """Of one output for one text: they grow with its tokens or do not."""
+        """Of one output for one text: they grow with its tokens or do not. Of a picture at least as many as of the
+        smallest."""
         return first[name] + (second[name] - first[name]) * (length - 1)
 
-    texts, length = 0, min(_SHORT, longest)
+    texts, length = 0, _LOW if pictures else min(_SHORT, longest)
     for name in first:
         have = sum(rows * numbers(name, at) for rows, at, _ in tried)
         texts = max(texts, -(-(LEAST - have) // numbers(name, length)))
     sizes = _sizes(signature, 1, length)
     read = sum(math.prod(sizes[dim] if isinstance(dim, str) else dim for dim in port.shape) for port in signature.given)
-    tokens = length if _free(signature) else max(1, read // _PATCH)
+    tokens = length if _free(signature) and not pictures else max(1, read // _PATCH)
     texts = min(texts, max(_FEWEST, _BUDGET * 10 // max(1, _weights(part))) // tokens)
     rows = max(1, _CALL // tokens)
     return [(min(rows, texts - start), length, "none") for start in range(0, texts, rows)]

@@ -16,6 +16,7 @@ __all__ = ["Component", "Signature", "dims_of", "signature"]
 
 # Sizes to trace with: all distinct, none of them 0 or 1, which torch would take for constants.
 _SIZES = {"batch": 2, "choices": 3, "sequence": 5, "kept": 4, "source": 7, "capacity": 11}
+_SIZES |= {"height": 70, "width": 102}
 _NEXT = 13
 
 
@@ -101,11 +102,11 @@ class Signature:
         return self.dims.get(name, FREE)
 
     @property
-    def bounds(self) -> dict[str, int]:
-        """Largest values of named dimensions, for `trace`."""
+    def bounds(self) -> dict[str, Dim]:
+        """How large named dimensions may be, for `trace`."""
         if self.states:  # what is new and what is remembered are bounded together
             return {}
-        return {name: dim.most for name, dim in self.dims.items() if dim.most is not None}
+        return {name: dim for name, dim in self.dims.items() if dim != FREE}
 
     @property
     def dynamic(self) -> dict[str, dict[int, str]]:

@@ -17,11 +17,13 @@ import onnx_ir as ir
 import torch
 from torch import nn
 from torch.fx import config as fx_config
+from torch.fx.experimental import _config as symbols_config
 
 from precast.export.operators import NODES
 from precast.graphs import schema
 from precast.graphs.outputs import name_outputs
 from precast.runtime.errors import ExportError
+from precast.runtime.ports import FREE, Dim
 
 __all__ = ["OPSET", "SCOPE", "trace"]
 
@@ -163,13 +165,22 @@ def _quiet() -> Iterator[None]:
         places.do_not_emit_stack_traces = emitted
 
 
+def _any_size(dynamic: Mapping[str, Mapping[int, str]]) -> contextlib.AbstractContextManager[Any]:
+    """Where pictures are of any size, what strides leave of a side may be 1: torch would take it for larger, and refuse
+    sides of which that is not true. Some models of texts it traces only as it usually does."""
+    patched: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+    if any({2, 3} <= set(axes) for axes in dynamic.values()):
+        patched = symbols_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    return patched
+
+
 def trace(
     model: nn.Module,
     inputs: Mapping[str, torch.Tensor | dict[str, torch.Tensor]],
     dynamic: Mapping[str, Mapping[int, str]],
     outputs: tuple[str, ...],
     name: str,
-    limits: Mapping[str, int] | None = None,
+    limits: Mapping[str, Dim] | None = None,
     *,
     scopes: bool = False,
 ) -> ir.Model:
@@ -180,7 +191,7 @@ def trace(
             A dict of tensors is one argument of the model, and an input of the graph for each tensor.
         dynamic: per input, which axes vary and their names (``{"input_ids": {0: "batch", 1: "sequence"}}``).
         outputs: names of the model's outputs, in the order of its returned dict.
-        limits: largest value of a named dimension, where there is one.
+        limits: how large a named dimension may be, where that is bounded.
         scopes: nodes say under `SCOPE` which module computed them, by its path.
 
     Raises:
@@ -188,7 +199,7 @@ def trace(
     """
     limits = limits or {}
     names = {dim for axes in dynamic.values() for dim in axes.values()}
-    dims = {dim: torch.export.Dim(dim, min=1, **({"max": limits[dim]} if dim in limits else {})) for dim in names}
+    dims = {name: _dimension(name, limits.get(name, FREE)) for name in names}
 
     def varying(key: str) -> dict[int, Any]:
         return {axis: dims[dim] for axis, dim in dynamic.get(key, {}).items()}
@@ -200,7 +211,8 @@ def trace(
     leaves = [leaf for key, value in inputs.items() for leaf in (value if isinstance(value, dict) else (key,))]
     with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
+            with _any_size(dynamic):
+                program = torch.export.export(model, (), dict(inputs), dynamic_shapes=shapes, strict=False)
             _spare_second_trace(program)
             translated = torch.onnx.export(
                 program,
@@ -237,6 +249,10 @@ def trace(
         for value in node.outputs:
             value.metadata_props.clear()
     return traced
+
+
+def _dimension(name: str, dim: Dim) -> Any:
+    return torch.export.Dim(name, min=dim.least, **({} if dim.most is None else {"max": dim.most}))
 
 
 def _module_path(node: ir.Node) -> str | None:

@@ -191,6 +191,11 @@ def _smaller(a: Polynomial, b: Polynomial) -> Polynomial | None:
     return None
 
 
+def _quotient(a: Polynomial, b: Polynomial) -> Polynomial | None:
+    """Of sizes, which are integers: rounded down."""
+    return a.divided(b) if b.number is None or b.number < 1 else a.floored(b.number)
+
+
 def _cast(node: ir.Node, inputs: _Inputs) -> Fact:
     source = inputs[0]
     return Fact(_shape(inputs), ir.DataType(_attribute(node, "to")), None if source is None else source.known)
@@ -560,7 +565,7 @@ _RULES: Mapping[str, _Rule] = {
     **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), _pooled_whole),
     "Add": _arithmetic(lambda a, b: a + b),
     "ArgMax": _arg_max,
-    "Div": _arithmetic(lambda a, b: a.divided(b)),
+    "Div": _arithmetic(_quotient),
     "GridSample": _grid_sample,
     "Min": _arithmetic(_smaller),
     "Mul": _arithmetic(lambda a, b: a * b),

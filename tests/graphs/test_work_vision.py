@@ -201,3 +201,29 @@ def test_malformed_floors(name: str) -> None:
 
 def test_operators_have_one_kind() -> None:
     assert not set(WINDOWED) & {*FREE, *PER_ELEMENT, *PER_INPUT_ELEMENT}
+
+
+def test_sizes_are_divided_as_integers_are() -> None:
+    """A row for each whole patch: what Conv makes and what is computed of the picture's size are one size."""
+    x = ir.Value(name="x", shape=ir.Shape(["height"]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 23})
+    tape = Tape(graph)
+    numbers = {}
+    for name, array in {"by": np.array(12), "from": np.array(0), "step": np.array(1)}.items():
+        numbers[name] = ir.Value(name=name, const_value=ir.tensor(array.astype(np.int64), name=name))
+        numbers[name].shape, numbers[name].type = ir.Shape(()), ir.TensorType(ir.DataType.INT64)
+        graph.register_initializer(numbers[name])
+    patches = tape.op("Div", [tape.op("Squeeze", [tape.op("Shape", [x])]), numbers["by"]])
+    rows = tape.op("Range", [numbers["from"], patches, numbers["step"]])
+    rows.name, rows.type = "y", ir.TensorType(ir.DataType.INT64)
+    graph.extend(tape.nodes)
+    graph.outputs.append(rows)
+    model = ir.Model(graph, ir_version=10)
+    session = onnxruntime.InferenceSession(
+        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    shape = infer(model)[rows].shape
+    assert shape is not None
+    for height in (12, 23, 24, 145):
+        [made] = session.run(None, {"x": floats(height)})
+        assert tuple(evaluate(size.to_json(), {"height": height}) for size in shape) == made.shape
