@@ -9,7 +9,7 @@ from precast.export.skeletons.stack import Stack
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["ImageClassification", "ImageFeatures", "ImageModel"]
+__all__ = ["FirstState", "ImageClassification", "ImageFeatures", "ImageModel"]
 
 
 class ImageModel(nn.Module):
@@ -33,6 +33,13 @@ class ImageModel(nn.Module):
         return self.stack(x if self.before is None else self.before(x))
 
 
+class FirstState(nn.Module):
+    """States [B, S, H] -> the first of them, [B, H]."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states[:, 0]
+
+
 class ImageClassification(Component):
     """{"logits": [B, L]} of the first token, or of what ``pooler`` makes of all states."""
 
@@ -40,7 +47,8 @@ class ImageClassification(Component):
 
     def __init__(self, model: ImageModel, classifier: nn.Module, pooler: nn.Module | None = None) -> None:
         super().__init__()
-        self.model, self.pooler, self.classifier = model, pooler, classifier
+        self.model, self.classifier = model, classifier
+        self.pooler = FirstState() if pooler is None else pooler
 
     def ports(self) -> tuple[Port, ...]:
         return self.model.ports()
@@ -49,8 +57,7 @@ class ImageClassification(Component):
         return CATALOGUE[self.task].outs
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        states = self.model(pixel_values)
-        return {"logits": self.classifier(states[:, 0] if self.pooler is None else self.pooler(states))}
+        return {"logits": self.classifier(self.pooler(self.model(pixel_values)))}
 
 
 class ImageFeatures(Component):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from precast.runtime.errors import ConfigError
-from precast.runtime.ports import Port
+from precast.runtime.ports import Dim, Port
 
 __all__ = ["Patches"]
 
@@ -16,7 +16,11 @@ class Patches(nn.Module):
 
     Args:
         image, patch: their sides in pixels. bias: of the patches' projection.
-        tokens: names of the tokens in front of the patches, each a parameter.
+        tokens: names of the tokens in front of the patches, each a parameter with a position.
+        resize: makes a map [H, R, C] of the patches' positions [1, P, H] for a grid of R x C patches, so that a picture
+            may have any size from one patch on; None: it has the one whose positions were learned.
+        registers: of a picture of any size, tokens behind the others that have no positions.
+            https://arxiv.org/abs/2309.16588
     """
 
     def __init__(
@@ -28,21 +32,39 @@ class Patches(nn.Module):
         channels: int = 3,
         bias: bool = True,
         tokens: tuple[str, ...] = ("cls_token",),
+        resize: nn.Module | None = None,
+        registers: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < patch <= image:
             raise ConfigError(f"'patch_size' {patch} must be 1 to 'image_size' {image}: a picture is made of patches")
-        self.image, self.channels, self.tokens = image, channels, tokens
+        self.image, self.patch, self.channels, self.tokens, self.resize = image, patch, channels, tokens, resize
         self.projection = nn.Conv2d(channels, size, kernel_size=patch, stride=patch, bias=bias)
         for name in tokens:
             setattr(self, name, nn.Parameter(torch.empty(1, 1, size)))
         self.positions = nn.Parameter(torch.empty(1, len(tokens) + (image // patch) ** 2, size))
 
+        self.registers = nn.Parameter(torch.empty(1, registers, size)) if registers else None
+
     def ports(self) -> tuple[Port, ...]:
-        """A picture of the one size whose positions were learned."""
-        return (Port("pixel_values", "float32", ("batch", self.channels, self.image, self.image), "pixels"),)
+        """A picture."""
+        sizes = (self.image, self.image) if self.resize is None else ("height", "width")
+        return (Port("pixel_values", "float32", ("batch", self.channels, *sizes), "pixels"),)
+
+    def bounds(self) -> dict[str, Dim]:
+        """Where sizes are free: what is no whole patch at the right and at the bottom is left out."""
+        return {} if self.resize is None else dict.fromkeys(("height", "width"), Dim(least=self.patch))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.projection(pixels).flatten(2).transpose(1, 2)
-        tokens = [getattr(self, name).expand(pixels.shape[0], -1, -1) for name in self.tokens]
-        return torch.cat((*tokens, patches), dim=1) + self.positions
+        grid, count = self.projection(pixels), len(self.tokens)
+        if self.resize is None:
+            patches = grid.flatten(2).transpose(1, 2)
+            return torch.cat((*self._expanded(pixels), patches), dim=1) + self.positions
+        grid = grid + self.resize(self.positions[:, count:], grid.shape[2], grid.shape[3])
+        first = torch.cat(self._expanded(pixels), dim=1) + self.positions[:, :count]
+        behind = () if self.registers is None else (self.registers.expand(pixels.shape[0], -1, -1),)
+        return torch.cat((first, *behind, grid.flatten(2).transpose(1, 2)), dim=1)
+
+    def _expanded(self, pixels: Tensor) -> list[Tensor]:
+        """The tokens of each picture."""
+        return [getattr(self, name).expand(pixels.shape[0], -1, -1) for name in self.tokens]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
-from support.oracle import apart, float64, randomise, sources, upstream, widened
+from support.oracle import TensorSource, apart, float64, randomise, save_checkpoint, sources, upstream, widened
 
+import precast
+from precast.export.exporter import export_model
 from precast.export.heads import IMAGE_CLASSIFICATION
 from precast.export.reference import build
+from precast.runtime.artifact import Artifact
+from precast.runtime.errors import InputError, WeightsError
 
 
 def made(name: str, model_type: str, **values: Any) -> tuple[dict[str, Any], Any]:
@@ -47,3 +53,54 @@ def test_the_weights_say_whether_there_was_a_teacher() -> None:
     assert len(build(silent, sources(model), "image-classification").signature.outputs) == 3
     config, model = upstream("deit", IMAGE_CLASSIFICATION)
     assert build(config, sources(model)).signature.outputs == ("logits",)
+
+
+@pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers"])
+def test_pictures_of_any_size_are_read(model_type: str, tmp_path: Path) -> None:
+    """From checkpoint to a call: positions of the trained size, of fewer and of more patches, each way alone."""
+    config, model = upstream(model_type, IMAGE_CLASSIFICATION, {"num_hidden_layers": 1})
+    artifact = export_model(save_checkpoint(tmp_path / "checkpoint", config, model), tmp_path / "artifact")
+    loaded = precast.load(artifact)
+    rng = np.random.default_rng(0)
+    for height, width in ((60, 60), (60, 71), (12, 12), (23, 100), (131, 24), (200, 180)):
+        pixels = rng.standard_normal((2, 3, height, width), dtype=np.float32)
+        with torch.no_grad():
+            expected = model(torch.from_numpy(pixels)).logits.numpy()
+        np.testing.assert_allclose(loaded(pixel_values=pixels)["logits"], expected, rtol=0, atol=2e-5)
+    for small in ((11, 60), (60, 11)):
+        with pytest.raises(InputError, match=r"(height|width) is 12 at least; received 11"):
+            loaded(pixel_values=np.zeros((1, 3, *small), np.float32))
+    [part] = Artifact.open(artifact).components.values()
+    costs = [variant.work for variant in part.variants.values()]
+    assert costs and all(cost["flops"] and cost["uncounted"] == [] for cost in costs)
+    assert {entry["status"] for entry in precast.verify(artifact)["variants"].values()} == {"verified"}
+
+
+def test_a_scale_and_its_projection_need_each_other() -> None:
+    config, model = upstream("dinov2", IMAGE_CLASSIFICATION)
+    for gone, said in (
+        ("encoder.layer.1.layer_scale1.lambda1", "'layer_scale1.lambda1' is missing, and 'self_attn.o_proj' needs it"),
+        ("encoder.layer.1.mlp.fc2.weight", "'mlp.down_proj' is missing, and 'layer_scale2.lambda1' needs it"),
+    ):
+        tensors = {name: value for name, value in sources(model).items() if gone not in name}
+        with pytest.raises(WeightsError, match=said + r" \(names behind 'model\.stack\.layers\.1\.'\)"):
+            build(config, tensors)
+
+
+def test_gates_are_read_as_transformers_4_wrote_them() -> None:
+    """One tensor of gate and input; and other names of the projections."""
+    config, model = upstream("dinov2", IMAGE_CLASSIFICATION, {"use_swiglu_ffn": True, "num_hidden_layers": 1})
+    tensors = sources(model)
+    older: dict[str, TensorSource] = {}
+    for name, value in tensors.items():
+        for new, old in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
+            name = name.replace(f"attention.{new}", f"attention.attention.{old}")
+        name = name.replace("attention.o_proj", "attention.output.dense").replace("mlp.down_proj", "mlp.weights_out")
+        if "mlp.gate_proj" in name:
+            both = value.tensor, tensors[name.replace("gate_proj", "up_proj")].tensor
+            older[name.replace("gate_proj", "weights_in")] = TensorSource(torch.cat(both))
+        elif "mlp.up_proj" not in name:
+            older[name] = value
+    assert older.keys() != tensors.keys()
+    new, old = (build(config, given).model.state_dict() for given in (tensors, older))
+    assert new.keys() == old.keys() and all(torch.equal(value, old[name]) for name, value in new.items())
