@@ -9,11 +9,11 @@ from precast.export.skeletons.stack import Stack
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["FirstState", "ImageClassification", "ImageFeatures", "ImageModel"]
+__all__ = ["FirstState", "ImageClassification", "ImageFeatures", "ImageModel", "MeanState"]
 
 
 class ImageModel(nn.Module):
-    """Pixels [B, C, I, I] -> states [B, S, H], the first of them the class token's.
+    """Pixels [B, C, I, I] -> states [B, S, H], those of tokens that are no patches first.
 
     Args:
         before: a norm in front of the layers, or None.
@@ -38,6 +38,17 @@ class FirstState(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         return states[:, 0]
+
+
+class MeanState(nn.Module):
+    """States [B, S, H] -> their mean from the one numbered ``start`` on, [B, H]."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__()
+        self.start = start
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states[:, self.start :].mean(dim=1)
 
 
 class ImageClassification(Component):

@@ -8,10 +8,8 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from precast.export import heads
-from precast.export.blocks.patches import Patches
 from precast.export.families import vit
 from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel
-from precast.export.skeletons.stack import stack
 from precast.export.weights import Rename, Rule
 from precast.runtime.ports import Out
 
@@ -39,14 +37,7 @@ class _WithTeacher(ImageClassification):
 
 
 def _body(spec: vit.Spec) -> ImageModel:
-    patches = Patches(
-        spec.hidden_size,
-        image=spec.image_size,
-        patch=spec.patch_size,
-        channels=spec.num_channels,
-        tokens=("cls_token", "distillation_token"),
-    )
-    return ImageModel(patches, stack(spec, bias=spec.qkv_bias))
+    return vit.body(spec, ("cls_token", "distillation_token"))
 
 
 def _base(spec: vit.Spec, absent: frozenset[str]) -> nn.Module:

@@ -14,7 +14,7 @@ from precast.export.blocks.mlp import GatedMLP
 from precast.export.blocks.patches import Patches
 from precast.export.blocks.resample import Bicubic
 from precast.export.families import Family, LabelSpec, vit
-from precast.export.image_heads import FirstState, ImageClassification, ImageFeatures, ImageModel
+from precast.export.image_heads import FirstState, ImageClassification, ImageFeatures, ImageModel, MeanState
 from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
 from precast.export.weights import FoldScale, Rename, Rule, Split, Within
@@ -58,10 +58,10 @@ class _FirstAndMean(nn.Module):
 
     def __init__(self, registers: int) -> None:
         super().__init__()
-        self.start = 1 + registers
+        self.mean = MeanState(1 + registers)
 
     def forward(self, states: Tensor) -> Tensor:
-        return torch.cat((states[:, 0], states[:, self.start :].mean(dim=1)), dim=1)
+        return torch.cat((states[:, 0], self.mean(states)), dim=1)
 
 
 def _body(spec: Spec) -> ImageModel:

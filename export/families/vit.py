@@ -15,7 +15,7 @@ from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 
-__all__ = ["FAMILY", "Pooler", "Spec", "layer_names", "model_names"]
+__all__ = ["FAMILY", "Pooler", "Spec", "body", "layer_names", "model_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +48,20 @@ class Pooler(nn.Module):
         return self.act(self.dense(states[:, 0]))
 
 
-def _body(spec: Spec) -> ImageModel:
-    patches = Patches(spec.hidden_size, image=spec.image_size, patch=spec.patch_size, channels=spec.num_channels)
+def body(spec: Spec, tokens: tuple[str, ...] = ("cls_token",)) -> ImageModel:
+    """Layers over patches and ``tokens`` in front of them."""
+    patches = Patches(
+        spec.hidden_size, image=spec.image_size, patch=spec.patch_size, channels=spec.num_channels, tokens=tokens
+    )
     return ImageModel(patches, stack(spec, bias=spec.qkv_bias))
 
 
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return ImageFeatures(_body(spec), None if "pooler" in absent else Pooler(spec))
+    return ImageFeatures(body(spec), None if "pooler" in absent else Pooler(spec))
 
 
 def _classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return ImageClassification(_body(spec), nn.Linear(spec.hidden_size, spec.labels))
+    return ImageClassification(body(spec), nn.Linear(spec.hidden_size, spec.labels))
 
 
 def layer_names(old: str, new: str) -> Within:

@@ -52,7 +52,9 @@ def model_of(*nodes: Node) -> ir.Model:
     graph.extend(tape.nodes)
     for index, output in enumerate(made):
         output.name = f"y{index}"
-        output.type = ir.TensorType(ir.DataType.INT64 if op_type == "MaxPool" and index else ir.DataType.FLOAT)
+        output.type = ir.TensorType(
+            ir.DataType.INT64 if op_type in ("MaxPool", "TopK") and index else ir.DataType.FLOAT
+        )
         graph.outputs.append(output)
     return ir.Model(graph, ir_version=10)
 
@@ -89,6 +91,8 @@ CASES = {
     "split": [node("Split", axis=1, num_outputs=3, outputs=3)],
     "split by": [node("Split", ints(3, 5), axis=1, outputs=2)],
     "split rows": [node("Split", axis=2, num_outputs=2, outputs=2)],
+    "largest few": [node("TopK", ints(3), axis=1, outputs=2)],
+    "largest few columns": [node("TopK", ints(5), largest=0, outputs=2)],
     "tiled": [node("Tile", ints(1, 2, 1, 3))],
     "shuffled": [node("DepthToSpace", blocksize=2)],
     "group norm": [node("GroupNormalization", floats(8), floats(8), num_groups=4)],

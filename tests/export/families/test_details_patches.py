@@ -16,7 +16,7 @@ from precast.export.exporter import export_model
 from precast.export.heads import IMAGE_CLASSIFICATION
 from precast.export.reference import build
 from precast.runtime.artifact import Artifact
-from precast.runtime.errors import InputError, WeightsError
+from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
 
 
 def made(name: str, model_type: str, **values: Any) -> tuple[dict[str, Any], Any]:
@@ -42,6 +42,22 @@ def test_what_only_masked_pictures_need_is_left_out(name: str, model_type: str) 
         expected = getattr(widened(model), model_type)(pixels)
     found = ours.model(pixels)
     assert list(found) == ["last_hidden_state"] and apart(found["last_hidden_state"], expected[0]) <= 1
+
+
+def test_a_masked_picture_is_seen_whole_where_nothing_is_masked() -> None:
+    """Upstream draws an order even then: given the picture's own, it computes the same."""
+    config, model = made("ViTMAEForPreTraining", "vit_mae", **TINY, image_size=30, patch_size=6, mask_ratio=0.0)
+    with pytest.raises(UnsupportedTaskError, match="ViTMAEForPreTraining is an encoder with what training alone needs"):
+        build(config, sources(model))
+    ours = build(config, sources(model), "feature-extraction", dtype=torch.float64)
+    assert ours.ignored and all(name.startswith("decoder.") for name in ours.ignored)
+    pixels = torch.randn(2, 3, 30, 30, dtype=torch.float64)
+    with float64():
+        expected = widened(model).vit(pixels, noise=torch.arange(25.0).expand(2, -1))
+    found = ours.model(pixels)
+    assert list(found) == ["last_hidden_state"] and apart(found["last_hidden_state"], expected[0]) <= 1
+    with pytest.raises(ConfigError, match=r"'mask_ratio' is 1\.5: it is a share of the patches, 0 to 1"):
+        build({**config, "mask_ratio": 1.5}, sources(model), "feature-extraction")
 
 
 def test_the_weights_say_whether_there_was_a_teacher() -> None:
