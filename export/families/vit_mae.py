@@ -33,8 +33,9 @@ class Spec(vit.Spec):
 
 
 class _Masked(ImageFeatures):
-    """Pixels, noise [B, P] -> {"last_hidden_state": [B, 1 + K, H], "mask": [B, P], 1 for what is masked, "ids_restore":
-    [B, P], where each patch comes in the order of the noise}."""
+    """Pixels, noise [B, P] -> {"last_hidden_state": [B, 1 + K, H], "mask": [B, P], 1 for what is masked}.
+
+    Where each patch comes, upstream's ``ids_restore``, is the order of the noise, which the caller has."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(vit.body(spec), None)
@@ -45,8 +46,7 @@ class _Masked(ImageFeatures):
         return (*super().ports(), Port("noise", "float32", ("batch", self.patches), "features"))
 
     def outs(self) -> tuple[Out, ...]:
-        shape = ("batch", self.patches)
-        return (*super().outs(), Out("mask", shape, "number"), Out("ids_restore", shape, "number", dtype="int64"))
+        return (*super().outs(), Out("mask", ("batch", self.patches), "number"))
 
     def forward(self, pixel_values: Tensor, noise: Tensor) -> dict[str, Tensor]:
         x, places = self.model.embeddings(pixel_values), torch.arange(self.patches, device=noise.device)
@@ -56,7 +56,7 @@ class _Masked(ImageFeatures):
         order = before.to(torch.int64).sum(dim=-1)
         seen = order.topk(self.seen, largest=False).indices[:, :, None].expand(-1, -1, x.shape[-1])
         states = self.model.stack(torch.cat((x[:, :1], x[:, 1:].gather(1, seen)), dim=1))
-        return {"last_hidden_state": states, "mask": (order >= self.seen).to(x.dtype), "ids_restore": order}
+        return {"last_hidden_state": states, "mask": (order >= self.seen).to(x.dtype)}
 
 
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
