@@ -17,11 +17,18 @@ class ImageModel(nn.Module):
 
     Args:
         before: a norm in front of the layers, or None.
+        relative: makes what all layers add to their scores, [1, N, S, S], or None.
     """
 
-    def __init__(self, embeddings: nn.Module, stack: Stack, before: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        embeddings: nn.Module,
+        stack: Stack,
+        before: nn.Module | None = None,
+        relative: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.embeddings, self.before, self.stack = embeddings, before, stack
+        self.embeddings, self.before, self.stack, self.relative = embeddings, before, stack, relative
 
     def ports(self) -> tuple[Port, ...]:
         """What its embeddings take."""
@@ -30,7 +37,8 @@ class ImageModel(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.embeddings(pixel_values)
-        return self.stack(x if self.before is None else self.before(x))
+        bias = None if self.relative is None else self.relative()
+        return self.stack(x if self.before is None else self.before(x), bias=bias)
 
 
 class FirstState(nn.Module):

@@ -17,6 +17,7 @@ class Patches(nn.Module):
     Args:
         image, patch: their sides in pixels. bias: of the patches' projection.
         tokens: names of the tokens in front of the patches, each a parameter with a position.
+        placed: there are positions.
         resize: makes a map [H, R, C] of the patches' positions [1, P, H] for a grid of R x C patches, so that a picture
             may have any size from one patch on; None: it has the one whose positions were learned.
         registers: of a picture of any size, tokens behind the others that have no positions.
@@ -32,6 +33,7 @@ class Patches(nn.Module):
         channels: int = 3,
         bias: bool = True,
         tokens: tuple[str, ...] = ("cls_token",),
+        placed: bool = True,
         resize: nn.Module | None = None,
         registers: int = 0,
     ) -> None:
@@ -42,7 +44,8 @@ class Patches(nn.Module):
         self.projection = nn.Conv2d(channels, size, kernel_size=patch, stride=patch, bias=bias)
         for name in tokens:
             setattr(self, name, nn.Parameter(torch.empty(1, 1, size)))
-        self.positions = nn.Parameter(torch.empty(1, len(tokens) + (image // patch) ** 2, size))
+        places = len(tokens) + (image // patch) ** 2
+        self.positions = nn.Parameter(torch.empty(1, places, size)) if placed else None
 
         self.registers = nn.Parameter(torch.empty(1, registers, size)) if registers else None
 
@@ -57,9 +60,10 @@ class Patches(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         grid, count = self.projection(pixels), len(self.tokens)
-        if self.resize is None:
+        if self.resize is None or self.positions is None:
             patches = grid.flatten(2).transpose(1, 2)
-            return torch.cat((*self._expanded(pixels), patches), dim=1) + self.positions
+            x = torch.cat((*self._expanded(pixels), patches), dim=1)
+            return x if self.positions is None else x + self.positions
         grid = grid + self.resize(self.positions[:, count:], grid.shape[2], grid.shape[3])
         first = torch.cat(self._expanded(pixels), dim=1) + self.positions[:, :count]
         behind = () if self.registers is None else (self.registers.expand(pixels.shape[0], -1, -1),)

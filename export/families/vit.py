@@ -15,11 +15,11 @@ from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 
-__all__ = ["FAMILY", "Pooler", "Spec", "body", "layer_names", "model_names"]
+__all__ = ["FAMILY", "Pooler", "Sizes", "Spec", "body", "layer_names", "model_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(LabelSpec):
+class Sizes(LabelSpec):
     """Defaults are ViT-base's."""
 
     hidden_size: int = hf(default=768)
@@ -31,6 +31,10 @@ class Spec(LabelSpec):
     image_size: int = hf(default=224)
     patch_size: int = hf(default=16)
     num_channels: int = hf(default=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Sizes):
     qkv_bias: bool = hf(default=True)
     pooler_output_size: int | None = hf(default=None)
     pooler_act: Activation = hf(default=activation("tanh"), read=activation)

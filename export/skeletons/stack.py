@@ -41,12 +41,16 @@ def stack(
     causal: bool = False,
     normed: bool = True,
     mlp: Callable[[], nn.Module] | None = None,
+    key_bias: bool | None = None,
+    relative: Callable[[], nn.Module] | None = None,
 ) -> Stack:
     """Layers of a spec that names its sizes as everybody does.
 
     Args:
-        bias: of queries, keys and values. causal: what follows is not seen. normed: a norm follows the last layer.
+        bias: of queries, keys and values. key_bias: of keys, where that differs. causal: what follows is not seen.
+        normed: a norm follows the last layer.
         mlp: makes the feed-forward part of a layer; None: up, activation, down.
+        relative: makes what a layer adds to its scores; None: nothing.
     """
     hidden, epsilon = spec.hidden_size, spec.layer_norm_eps
     layers = [
@@ -55,8 +59,10 @@ def stack(
                 hidden,
                 heads=spec.num_attention_heads,
                 bias=bias,
+                key_bias=key_bias,
                 out_bias=True,
                 window=(-1, 0) if causal else (-1, -1),
+                relative=None if relative is None else relative(),
             ),
             attention_norm=LayerNorm(hidden, epsilon),
             mlp=MLP(hidden, spec.intermediate_size, spec.hidden_act) if mlp is None else mlp(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ def made(name: str, model_type: str, **values: Any) -> tuple[dict[str, Any], Any
 
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
-SQUARE = {"image_size": 30, "patch_size": 6, "encoder_stride": 6}
+BASE_SQUARE = {"image_size": 30, "patch_size": 6}
+SQUARE = {**BASE_SQUARE, "encoder_stride": 6}
 
 
 @pytest.mark.parametrize(("name", "model_type"), [("ViT", "vit"), ("DeiT", "deit")])
@@ -103,20 +106,58 @@ def test_a_scale_and_its_projection_need_each_other() -> None:
             build(config, tensors)
 
 
-def test_gates_are_read_as_transformers_4_wrote_them() -> None:
-    """One tensor of gate and input; and other names of the projections."""
-    config, model = upstream("dinov2", IMAGE_CLASSIFICATION, {"use_swiglu_ffn": True, "num_hidden_layers": 1})
+OLDER = (
+    (r"^(?:(\w+)\.)?layers\.", r"\1.encoder.layer."),
+    (r"attention\.([qkv])_proj", lambda match: f"attention.attention.{LONG[match[1]]}"),
+    (r"attention\.o_proj", "attention.output.dense"),
+    (r"mlp\.down_proj", "mlp.weights_out"),
+)
+LONG = {"q": "query", "k": "key", "v": "value"}
+BEIT = (
+    (r"mlp\.fc1", "intermediate.dense"),
+    (r"mlp\.fc2", "output.dense"),
+    (r"(\d)\.relative_position_bias", r"\1.attention.attention.relative_position_bias"),
+    ("shared_position_bias", "encoder.relative_position_bias"),
+)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "overrides", "names"),
+    [
+        ("dinov2", {"use_swiglu_ffn": True}, OLDER),
+        ("beit", {"use_shared_relative_position_bias": True}, (*OLDER, *BEIT)),
+    ],
+)
+def test_names_of_transformers_4(model_type: str, overrides: dict[str, Any], names: Sequence[tuple[str, Any]]) -> None:
+    """Of layers and projections; one tensor of gate and input; tables beside what they are computed of."""
+    config, model = upstream(model_type, IMAGE_CLASSIFICATION, {"num_hidden_layers": 1, **overrides})
     tensors = sources(model)
     older: dict[str, TensorSource] = {}
     for name, value in tensors.items():
-        for new, old in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value")):
-            name = name.replace(f"attention.{new}", f"attention.attention.{old}")
-        name = name.replace("attention.o_proj", "attention.output.dense").replace("mlp.down_proj", "mlp.weights_out")
         if "mlp.gate_proj" in name:
             both = value.tensor, tensors[name.replace("gate_proj", "up_proj")].tensor
-            older[name.replace("gate_proj", "weights_in")] = TensorSource(torch.cat(both))
-        elif "mlp.up_proj" not in name:
+            name, value = name.replace("gate_proj", "weights_in"), TensorSource(torch.cat(both))
+        for pattern, older_name in names:
+            name = re.sub(pattern, older_name, name)
+        if "mlp.up_proj" not in name:
             older[name] = value
+        if name.endswith("relative_position_bias_table"):
+            older[name.replace("bias_table", "index")] = TensorSource(torch.zeros(3))
     assert older.keys() != tensors.keys()
     new, old = (build(config, given).model.state_dict() for given in (tensors, older))
     assert new.keys() == old.keys() and all(torch.equal(value, old[name]) for name, value in new.items())
+
+
+@pytest.mark.parametrize("mean", [True, False])
+def test_a_beit_of_masked_pictures_has_a_norm_of_its_own(mean: bool) -> None:
+    """It has the name that the model's has where its checkpoint has no prefix; and there is no pooler's."""
+    config, model = made("BeitForMaskedImageModeling", "beit", **TINY, **BASE_SQUARE, use_mean_pooling=mean)
+    model = widened(model)
+    ours = build(config, sources(model), "feature-extraction", dtype=torch.float64)
+    assert set(ours.ignored) == {f"{name}.{kind}" for name in ("lm_head", "layernorm") for kind in ("weight", "bias")}
+    pixels = torch.randn(2, 3, 30, 30, dtype=torch.float64)
+    with float64():
+        expected = model.beit(pixels)[0]
+    found = ours.model(pixels)
+    assert list(found) == ["last_hidden_state", "pooler_output"][: 1 if mean else 2]
+    assert apart(found["last_hidden_state"], expected) <= 1
