@@ -5,7 +5,6 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from precast.export.signatures import Component
-from precast.export.skeletons.stack import Stack
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
@@ -23,7 +22,7 @@ class ImageModel(nn.Module):
     def __init__(
         self,
         embeddings: nn.Module,
-        stack: Stack,
+        stack: nn.Module,
         before: nn.Module | None = None,
         relative: nn.Module | None = None,
     ) -> None:

@@ -55,7 +55,7 @@ class ImageKind:
 
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
-        models=("vit", "vit_msn", "vit_mae", "ijepa"),
+        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2"),
         size={"height": 224, "width": 224},
         resample=FILTERS["bilinear"],
         mean=_STANDARD,

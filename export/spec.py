@@ -226,7 +226,7 @@ def _numbers(value: Any) -> list[Any]:
 
 def _most(key: str) -> int:
     """Modules are made one by one, so that their number must be bounded before the first; sizes only be sizes."""
-    return _MOST_MODULES if "layer" in key or "expert" in key else MOST
+    return _MOST_MODULES if any(word in key for word in ("layer", "expert", "depth", "repeat")) else MOST
 
 
 def _understood(cls: type[Spec], inert: frozenset[str]) -> set[str]:

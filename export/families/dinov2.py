@@ -119,9 +119,8 @@ FAMILY = Family(
     | {"image_size": 60, "patch_size": 12},
     variations=(
         # Odd sizes: 3 heads of 7 channels, a picture that is no multiple of its patches, no biases, one channel.
-        {"hidden_size": 21, "num_hidden_layers": 1, "num_attention_heads": 3, "mlp_ratio": 1}
+        {"hidden_size": 21, "num_hidden_layers": 1, "num_attention_heads": 3, "mlp_ratio": 1, "use_swiglu_ffn": True}
         | {"image_size": 47, "patch_size": 9, "num_channels": 1, "qkv_bias": False, "num_labels": 5}
-        | {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "use_mask_token": False},
-        {"use_swiglu_ffn": True, "num_hidden_layers": 1, "hidden_size": 20},
+        | {"layer_norm_eps": 1e-5, "use_mask_token": False},
     ),
 )

@@ -36,8 +36,5 @@ FAMILY = replace(
     dinov2.FAMILY,
     spec=Spec,
     weights=_weights,
-    variations=(
-        {**dinov2.FAMILY.variations[0], "num_register_tokens": 3},
-        {**dinov2.FAMILY.variations[1], "num_register_tokens": 0},
-    ),
+    variations=({**dinov2.FAMILY.variations[0], "num_register_tokens": 3},),
 )

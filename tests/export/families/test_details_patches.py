@@ -33,18 +33,20 @@ def made(name: str, model_type: str, **values: Any) -> tuple[dict[str, Any], Any
 TINY = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 48}
 BASE_SQUARE = {"image_size": 30, "patch_size": 6}
 SQUARE = {**BASE_SQUARE, "encoder_stride": 6}
+SWIN_SIZES = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4, "image_size": 32}
 
 
-@pytest.mark.parametrize(("name", "model_type"), [("ViT", "vit"), ("DeiT", "deit")])
+@pytest.mark.parametrize(("name", "model_type"), [("ViT", "vit"), ("DeiT", "deit"), ("Swin", "swin")])
 def test_what_only_masked_pictures_need_is_left_out(name: str, model_type: str) -> None:
-    config, model = made(f"{name}ForMaskedImageModeling", model_type, **TINY, **SQUARE)
+    sizes = SWIN_SIZES if model_type.startswith("swin") else {**TINY, **SQUARE}
+    config, model = made(f"{name}ForMaskedImageModeling", model_type, **sizes)
+    model = widened(model)
     ours = build(config, sources(model), "feature-extraction", dtype=torch.float64)
     assert set(ours.ignored) == {f"{model_type}.embeddings.mask_token", "decoder.0.weight", "decoder.0.bias"}
-    pixels = torch.randn(2, 3, 30, 30, dtype=torch.float64)
+    pixels = torch.randn(2, 3, config["image_size"], config["image_size"], dtype=torch.float64)
     with float64():
-        expected = getattr(widened(model), model_type)(pixels)
-    found = ours.model(pixels)
-    assert list(found) == ["last_hidden_state"] and apart(found["last_hidden_state"], expected[0]) <= 1
+        expected = getattr(model, model_type)(pixels)
+    assert apart(ours.model(pixels)["last_hidden_state"], expected[0]) <= 1
 
 
 def test_a_masked_picture_is_seen_whole_where_nothing_is_masked() -> None:
@@ -95,6 +97,15 @@ def test_pictures_of_any_size_are_read(model_type: str, tmp_path: Path) -> None:
     assert {entry["status"] for entry in precast.verify(artifact)["variants"].values()} == {"verified"}
 
 
+def test_there_may_be_no_registers() -> None:
+    config, model = upstream("dinov2_with_registers", IMAGE_CLASSIFICATION, {"num_register_tokens": 0})
+    model = widened(model)
+    pixels = torch.randn(1, 3, 60, 71, dtype=torch.float64)
+    with float64():
+        expected = model(pixels).logits
+    assert apart(build(config, sources(model), dtype=torch.float64).model(pixels)["logits"], expected) <= 1
+
+
 def test_a_scale_and_its_projection_need_each_other() -> None:
     config, model = upstream("dinov2", IMAGE_CLASSIFICATION)
     for gone, said in (
@@ -119,18 +130,25 @@ BEIT = (
     (r"(\d)\.relative_position_bias", r"\1.attention.attention.relative_position_bias"),
     ("shared_position_bias", "encoder.relative_position_bias"),
 )
+SWIN = (
+    (r"attention\.([qkv])_proj", lambda match: f"attention.self.{LONG[match[1]]}"),
+    (r"attention\.o_proj", "attention.output.dense"),
+    (r"attention\.relative_position_bias\.", "attention.self."),
+    *BEIT[:2],
+)
 
 
 @pytest.mark.parametrize(
     ("model_type", "overrides", "names"),
     [
         ("dinov2", {"use_swiglu_ffn": True}, OLDER),
+        ("swin", {}, SWIN),
         ("beit", {"use_shared_relative_position_bias": True}, (*OLDER, *BEIT)),
     ],
 )
 def test_names_of_transformers_4(model_type: str, overrides: dict[str, Any], names: Sequence[tuple[str, Any]]) -> None:
     """Of layers and projections; one tensor of gate and input; tables beside what they are computed of."""
-    config, model = upstream(model_type, IMAGE_CLASSIFICATION, {"num_hidden_layers": 1, **overrides})
+    config, model = upstream(model_type, IMAGE_CLASSIFICATION, overrides)
     tensors = sources(model)
     older: dict[str, TensorSource] = {}
     for name, value in tensors.items():
@@ -161,3 +179,22 @@ def test_a_beit_of_masked_pictures_has_a_norm_of_its_own(mean: bool) -> None:
     found = ours.model(pixels)
     assert list(found) == ["last_hidden_state", "pooler_output"][: 1 if mean else 2]
     assert apart(found["last_hidden_state"], expected) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"window_size": 5},
+            "'window_size' 5 must be 4 at most: so many patches a side stage 2 has of 'image_size'",
+        ),
+        ({"image_size": 33}, "'image_size' 33 must be a multiple of 'patch_size' 4 where 'use_absolute_embeddings'"),
+        ({"num_heads": [2]}, r"'num_heads' \(2,\) must be as many as 'depths' \(2, 1\)"),
+        ({"depths": [0, 2]}, "'depths' is .*: it is a list of numbers from 1 on, one for each stage"),
+        ({"num_heads": [3, 3]}, "their number must divide the size; received 3 heads and 16 channels"),
+    ],
+)
+def test_windows_that_fit_no_grid_are_refused(values: dict[str, Any], message: str) -> None:
+    config, model = upstream("swin", IMAGE_CLASSIFICATION)
+    with pytest.raises(ConfigError, match=message):
+        build({**config, **values}, sources(model))
