@@ -17,6 +17,7 @@ from precast.runtime.errors import WeightsError
 
 __all__ = [
     "Alternate",
+    "Compute",
     "Flatten",
     "Fold",
     "FoldScale",
@@ -423,6 +424,36 @@ class FoldScale(Rule):
         if lazy.shape[:1] != factors.shape:
             raise WeightsError(f"{factors.keys[0]!r} of shape {factors.shape} scales {lazy.keys[0]!r} of {lazy.shape}")
         return Lazy((*lazy.keys, *factors.keys), lazy.shape, load)
+
+
+@dataclass(frozen=True)
+class Compute(Rule):
+    """Tensors into one by a function of them, in float64: what a model computes of its weights alone, once.
+
+    Args:
+        shape: of what ``function`` makes.
+    """
+
+    old: tuple[str, ...]
+    new: str
+    shape: tuple[int, ...]
+    function: Callable[..., Tensor]
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        groups = {match.groups() for old in self.old for key in table if (match := _regex(old).match(key))}
+        result = dict(table)
+        for wildcards in groups:
+            names, new = [_fill(old, wildcards) for old in self.old], _fill(self.new, wildcards)
+            if not result.keys() >= set(names):
+                found = [name for name in names if name in result]
+                raise WeightsError(f"{new!r} needs all of {names}, found only {found}")
+            parts = [result.pop(name) for name in names]
+
+            def load(parts: list[Lazy] = parts) -> Tensor:
+                return self.function(*(part.load().to(torch.float64) for part in parts))
+
+            _put(result, new, Lazy(tuple(key for part in parts for key in part.keys), self.shape, load))
+        return result
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Attention within windows of a grid of patches, which may be shifted from layer to layer.
 https://arxiv.org/abs/2103.14030
 
-Where a grid ends within a window zeros fill the rest, and are seen like everything else. A shifted grid goes round: what
-stands side by side in a window and not in the picture is hidden from each other.
+Where a grid ends within a window zeros fill the rest, and are seen like everything else. A shifted grid goes round:
+what stands side by side in a window and not in the picture is hidden from each other.
 """
 
 from __future__ import annotations

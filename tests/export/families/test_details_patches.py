@@ -36,7 +36,9 @@ SQUARE = {**BASE_SQUARE, "encoder_stride": 6}
 SWIN_SIZES = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_size": 4, "image_size": 32}
 
 
-@pytest.mark.parametrize(("name", "model_type"), [("ViT", "vit"), ("DeiT", "deit"), ("Swin", "swin")])
+@pytest.mark.parametrize(
+    ("name", "model_type"), [("ViT", "vit"), ("DeiT", "deit"), ("Swin", "swin"), ("Swinv2", "swinv2")]
+)
 def test_what_only_masked_pictures_need_is_left_out(name: str, model_type: str) -> None:
     sizes = SWIN_SIZES if model_type.startswith("swin") else {**TINY, **SQUARE}
     config, model = made(f"{name}ForMaskedImageModeling", model_type, **sizes)
@@ -198,3 +200,29 @@ def test_windows_that_fit_no_grid_are_refused(values: dict[str, Any], message: s
     config, model = upstream("swin", IMAGE_CLASSIFICATION)
     with pytest.raises(ConfigError, match=message):
         build({**config, **values}, sources(model))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"pretrained_window_sizes": [0]},
+            r"'pretrained_window_sizes' \(0,\) must be 0, or 2 and more, for each of 2",
+        ),
+        ({"pretrained_window_sizes": [0, 1]}, r"'pretrained_window_sizes' \(0, 1\) must be 0, or 2 and more"),
+        ({"use_absolute_embeddings": True}, "'use_absolute_embeddings' is True, and only False is honoured here"),
+        ({"image_size": 6}, "stage 2 has no patch left of 'image_size' 6"),
+    ],
+)
+def test_what_offsets_cannot_be_made_of_is_refused(values: dict[str, Any], message: str) -> None:
+    config, model = upstream("swinv2", IMAGE_CLASSIFICATION)
+    with pytest.raises(ConfigError, match=message):
+        build({**config, **values}, sources(model))
+
+
+def test_biases_need_the_whole_network_that_makes_them() -> None:
+    config, model = upstream("swinv2", IMAGE_CLASSIFICATION)
+    gone = "blocks.0.attention.self.continuous_position_bias_mlp.2"
+    tensors = {name: value for name, value in sources(model).items() if gone not in name}
+    with pytest.raises(WeightsError, match=r"'self_attn\.relative\.table\.weight' needs all of .*, found only"):
+        build(config, tensors)
