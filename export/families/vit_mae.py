@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from precast.export import heads
-from precast.export.families import vit
-from precast.export.image_heads import ImageFeatures
+from precast.export.families import vit, vit_msn
+from precast.export.signatures import Component
 from precast.export.spec import hf
+from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
 __all__ = ["FAMILY", "Spec"]
@@ -32,21 +33,22 @@ class Spec(vit.Spec):
     mask_ratio: float = hf(default=0.75, read=_share)
 
 
-class _Masked(ImageFeatures):
+class _Masked(Component):
     """Pixels, noise [B, P] -> {"last_hidden_state": [B, 1 + K, H], "mask": [B, P], 1 for what is masked}.
 
     Where each patch comes, upstream's ``ids_restore``, is the order of the noise, which the caller has."""
 
     def __init__(self, spec: Spec) -> None:
-        super().__init__(vit.body(spec), None)
+        super().__init__()
+        self.model = vit.body(spec)
         self.patches = (spec.image_size // spec.patch_size) ** 2
         self.seen = int(self.patches * (1 - spec.mask_ratio))
 
     def ports(self) -> tuple[Port, ...]:
-        return (*super().ports(), Port("noise", "float32", ("batch", self.patches), "features"))
+        return (*self.model.ports(), Port("noise", "float32", ("batch", self.patches), "features"))
 
     def outs(self) -> tuple[Out, ...]:
-        return (*super().outs(), Out("mask", ("batch", self.patches), "number"))
+        return CATALOGUE["feature-extraction"].outs[0], Out("mask", ("batch", self.patches), "number")
 
     def forward(self, pixel_values: Tensor, noise: Tensor) -> dict[str, Tensor]:
         x, places = self.model.embeddings(pixel_values), torch.arange(self.patches, device=noise.device)
@@ -60,7 +62,7 @@ class _Masked(ImageFeatures):
 
 
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return _Masked(spec) if spec.mask_ratio else ImageFeatures(vit.body(spec), None)
+    return _Masked(spec) if spec.mask_ratio else vit_msn.base(spec, absent)
 
 
 FAMILY = replace(
