@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["Patches"]
+__all__ = ["Patches", "rows_of"]
+
+
+def rows_of(grid: Tensor) -> Tensor:
+    """A map [B, H, R, C] as rows, [B, R * C, H]; by a view, which needs no decomposition where it is traced."""
+    batch, width, rows, columns = grid.shape
+    return grid.view(batch, width, rows * columns).transpose(1, 2)
 
 
 class Patches(nn.Module):
@@ -61,13 +67,13 @@ class Patches(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         grid, count = self.projection(pixels), len(self.tokens)
         if self.resize is None or self.positions is None:
-            patches = grid.flatten(2).transpose(1, 2)
+            patches = rows_of(grid)
             x = torch.cat((*self._expanded(pixels), patches), dim=1)
             return x if self.positions is None else x + self.positions
         grid = grid + self.resize(self.positions[:, count:], grid.shape[2], grid.shape[3])
         first = torch.cat(self._expanded(pixels), dim=1) + self.positions[:, :count]
         behind = () if self.registers is None else (self.registers.expand(pixels.shape[0], -1, -1),)
-        return torch.cat((first, *behind, grid.flatten(2).transpose(1, 2)), dim=1)
+        return torch.cat((first, *behind, rows_of(grid)), dim=1)
 
     def _expanded(self, pixels: Tensor) -> list[Tensor]:
         """The tokens of each picture."""

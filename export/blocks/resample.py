@@ -29,8 +29,8 @@ class Bicubic(nn.Module):
     def forward(self, table: Tensor, rows: int, columns: int) -> Tensor:
         width = table.shape[-1]
         # Layouts in which no product wants a copy of what the call's sizes are in.
-        grid = table.view(self.side, self.side, width).transpose(1, 2).reshape(self.side, width * self.side)
-        down = self._weights(rows, table, 0) @ grid
+        grid = table.view(self.side, self.side, width).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        down = self._weights(rows, table, 0) @ grid.view(self.side, width * self.side)
         return (down.view(rows, width, self.side) @ self._weights(columns, table, 1)).transpose(0, 1)
 
     def _weights(self, size: int, like: Tensor, axis: int) -> Tensor:
@@ -53,6 +53,6 @@ class Bicubic(nn.Module):
 
 def _kernel(x: Tensor, slope: float) -> Tensor:
     """Cubic convolution: 1 at 0, 0 at every other integer, and beyond 2; both of its pieces in one formula."""
-    x = x.abs()
-    inner, outer = torch.relu(1 - x), torch.relu(2 - x)
-    return slope * outer * outer * (1 - outer) + inner * inner * (4 * slope + 3 - 2 * inner)
+    x = -x.abs()
+    inner, outer = torch.relu(x + 1), torch.relu(x + 2)
+    return -slope * outer * outer * (outer - 1) - inner * inner * (2 * inner - (4 * slope + 3))

@@ -114,7 +114,8 @@ class WindowAttention(SelfAttention):
             rows = rows.view(shape)
         else:
             heads = windows.count * heads
-            bias = (bias + windows.mask()).reshape(1, heads, windows.area, windows.area)
+            bias = (bias + windows.mask()).clone(memory_format=torch.contiguous_format)
+            bias = bias.view(1, heads, windows.area, windows.area)
         query, key, value = self.q_proj(rows), self.k_proj(rows), self.v_proj(rows)
         if self.cosine is not None:
             query, key = self.cosine(query, key)

@@ -16,6 +16,7 @@ from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import head_size
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm, normed_sum
+from precast.export.blocks.patches import rows_of
 from precast.export.blocks.relative import TableBias, grid_offsets
 from precast.export.blocks.tables import Table
 from precast.export.blocks.windows import WindowAttention, Windows
@@ -99,7 +100,7 @@ class _Embeddings(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         if self.beyond:
             pixels = F.pad(pixels, (0, self.beyond, 0, self.beyond))
-        x = self.norm(self.projection(pixels).flatten(2).transpose(1, 2))
+        x = self.norm(rows_of(self.projection(pixels)))
         return x if self.positions is None else x + self.positions
 
 
@@ -121,7 +122,8 @@ class Merge(nn.Module):
         if self.side % 2:
             x = F.pad(x, (0, 0, 0, 1, 0, 1))
         # Of the four the left ones come first.
-        x = x.view(batch, half, 2, half, 2, width).permute(0, 1, 3, 4, 2, 5).reshape(batch, half * half, 4 * width)
+        x = x.view(batch, half, 2, half, 2, width).permute(0, 1, 3, 4, 2, 5)
+        x = x.clone(memory_format=torch.contiguous_format).view(batch, half * half, 4 * width)
         x = self.reduction(x if self.before is None else self.before(x))
         return x if self.after is None else self.after(x)
 
