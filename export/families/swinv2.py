@@ -149,5 +149,5 @@ FAMILY = replace(
     heads=swin.swin_heads(_layer, _merge),
     weights=_weights,
     tiny={**swin.FAMILY.tiny, "use_absolute_embeddings": False, "pretrained_window_sizes": [0, 3]},
-    variations=({**swin.FAMILY.variations[0], "pretrained_window_sizes": [6, 0]},),
+    variations=({**swin.FAMILY.variations[0], "depths": [1, 1], "pretrained_window_sizes": [6, 0]},),
 )
