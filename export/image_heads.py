@@ -5,23 +5,29 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from precast.export.signatures import Component
-from precast.export.skeletons.stack import Stack
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["ImageClassification", "ImageFeatures", "ImageModel"]
+__all__ = ["FirstState", "ImageClassification", "ImageFeatures", "ImageModel", "MeanState"]
 
 
 class ImageModel(nn.Module):
-    """Pixels [B, C, I, I] -> states [B, S, H], the first of them the class token's.
+    """Pixels [B, C, I, I] -> states [B, S, H], those of tokens that are no patches first.
 
     Args:
         before: a norm in front of the layers, or None.
+        relative: makes what all layers add to their scores, [1, N, S, S], or None.
     """
 
-    def __init__(self, embeddings: nn.Module, stack: Stack, before: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        embeddings: nn.Module,
+        stack: nn.Module,
+        before: nn.Module | None = None,
+        relative: nn.Module | None = None,
+    ) -> None:
         super().__init__()
-        self.embeddings, self.before, self.stack = embeddings, before, stack
+        self.embeddings, self.before, self.stack, self.relative = embeddings, before, stack, relative
 
     def ports(self) -> tuple[Port, ...]:
         """What its embeddings take."""
@@ -30,17 +36,37 @@ class ImageModel(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.embeddings(pixel_values)
-        return self.stack(x if self.before is None else self.before(x))
+        bias = None if self.relative is None else self.relative()
+        return self.stack(x if self.before is None else self.before(x), bias=bias)
+
+
+class FirstState(nn.Module):
+    """States [B, S, H] -> the first of them, [B, H]."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states[:, 0]
+
+
+class MeanState(nn.Module):
+    """States [B, S, H] -> their mean from the one numbered ``start`` on, [B, H]."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__()
+        self.start = start
+
+    def forward(self, states: Tensor) -> Tensor:
+        return states[:, self.start :].mean(dim=1)
 
 
 class ImageClassification(Component):
-    """{"logits": [B, L]} of the class token."""
+    """{"logits": [B, L]} of the first token, or of what ``pooler`` makes of all states."""
 
     task = "image-classification"
 
-    def __init__(self, model: ImageModel, classifier: nn.Module) -> None:
+    def __init__(self, model: ImageModel, classifier: nn.Module, pooler: nn.Module | None = None) -> None:
         super().__init__()
         self.model, self.classifier = model, classifier
+        self.pooler = FirstState() if pooler is None else pooler
 
     def ports(self) -> tuple[Port, ...]:
         return self.model.ports()
@@ -49,11 +75,12 @@ class ImageClassification(Component):
         return CATALOGUE[self.task].outs
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        return {"logits": self.classifier(self.model(pixel_values)[:, 0])}
+        return {"logits": self.classifier(self.pooler(self.model(pixel_values)))}
 
 
 class ImageFeatures(Component):
-    """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the checkpoint has a pooler."""
+    """{"last_hidden_state": [B, S, H], "pooler_output": [B, H]}; the latter where the model has a pooler of its
+    states."""
 
     task = "feature-extraction"
 
@@ -71,5 +98,5 @@ class ImageFeatures(Component):
         states = self.model(pixel_values)
         outputs = {"last_hidden_state": states}
         if self.pooler is not None:
-            outputs["pooler_output"] = self.pooler(states[:, 0])
+            outputs["pooler_output"] = self.pooler(states)
         return outputs

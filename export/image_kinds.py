@@ -113,9 +113,24 @@ def _enlarged_by_256_over_224(
 
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
-        models=("vit",),
+        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2"),
         size={"height": 224, "width": 224},
         resample=FILTERS["bilinear"],
+        mean=_STANDARD,
+        std=_STANDARD,
+    ),
+    "DeiTImageProcessor": ImageKind(
+        models=("deit",),
+        size={"height": 256, "width": 256},
+        resample=FILTERS["bicubic"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        crop={"height": 224, "width": 224},
+    ),
+    "BeitImageProcessor": ImageKind(
+        models=("beit",),
+        size={"height": 224, "width": 224},
+        resample=FILTERS["bicubic"],
         mean=_STANDARD,
         std=_STANDARD,
     ),
@@ -162,7 +177,7 @@ KINDS: Mapping[str, ImageKind] = {
         again="include_top",
     ),
     "BitImageProcessor": ImageKind(
-        models=("bit", "focalnet"),
+        models=("bit", "dinov2", "focalnet"),
         size={"shortest_edge": 224},
         resample=FILTERS["bicubic"],
         mean=_CLIP_MEAN,

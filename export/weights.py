@@ -17,8 +17,10 @@ from precast.runtime.errors import WeightsError
 
 __all__ = [
     "Alternate",
+    "Compute",
     "Flatten",
     "Fold",
+    "FoldScale",
     "Ignore",
     "IgnoreZeros",
     "Merge",
@@ -406,6 +408,74 @@ class Standardise(Rule):
             return Lazy(lazy.keys, lazy.shape, load)
 
         return _changed(table, self.pattern, standardised)
+
+
+@dataclass(frozen=True)
+class FoldScale(Rule):
+    """A vector of factors for what a projection makes, into the projection: its rows, and its bias.
+
+    Every ``scale`` has a projection, and every projection a scale.
+
+    Args:
+        into: the projection's name without ``.weight`` and ``.bias``; wildcards as those of ``scale``.
+    """
+
+    scale: str
+    into: str
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        result, scale, into = dict(table), _regex(self.scale), _regex(f"{self.into}.weight")
+        groups = {match.groups() for key in table for match in (scale.match(key), into.match(key)) if match}
+        for wildcards in groups:
+            name, projection = _fill(self.scale, wildcards), _fill(self.into, wildcards)
+            if name not in table or f"{projection}.weight" not in table:
+                gone, there = (name, projection) if name not in table else (projection, name)
+                raise WeightsError(f"{gone!r} is missing, and {there!r} needs it")
+            factors = result.pop(name)
+            for key in (f"{projection}.weight", f"{projection}.bias"):
+                if key in result:
+                    result[key] = self._scaled(result[key], factors)
+        return result
+
+    @staticmethod
+    def _scaled(lazy: Lazy, factors: Lazy) -> Lazy:
+        def load() -> Tensor:
+            rows = at_least_float32(factors.load())
+            return at_least_float32(lazy.load()) * rows.view(-1, *(1,) * (len(lazy.shape) - 1))
+
+        if lazy.shape[:1] != factors.shape:
+            raise WeightsError(f"{factors.keys[0]!r} of shape {factors.shape} scales {lazy.keys[0]!r} of {lazy.shape}")
+        return Lazy((*lazy.keys, *factors.keys), lazy.shape, load)
+
+
+@dataclass(frozen=True)
+class Compute(Rule):
+    """Tensors into one by a function of them, in float64: what a model computes of its weights alone, once.
+
+    Args:
+        shape: of what ``function`` makes.
+    """
+
+    old: tuple[str, ...]
+    new: str
+    shape: tuple[int, ...]
+    function: Callable[..., Tensor]
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        groups = {match.groups() for old in self.old for key in table if (match := _regex(old).match(key))}
+        result = dict(table)
+        for wildcards in groups:
+            names, new = [_fill(old, wildcards) for old in self.old], _fill(self.new, wildcards)
+            if not result.keys() >= set(names):
+                found = [name for name in names if name in result]
+                raise WeightsError(f"{new!r} needs all of {names}, found only {found}")
+            parts = [result.pop(name) for name in names]
+
+            def load(parts: list[Lazy] = parts) -> Tensor:
+                return self.function(*(part.load().to(torch.float64) for part in parts))
+
+            _put(result, new, Lazy(tuple(key for part in parts for key in part.keys), self.shape, load))
+        return result
 
 
 @dataclass(frozen=True)

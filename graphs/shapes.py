@@ -457,6 +457,13 @@ def _split(node: ir.Node, inputs: _Inputs) -> list[Fact]:
     return [Fact((*source[:axis], part, *source[axis + 1 :])) for part in parts]
 
 
+def _top(node: ir.Node, inputs: _Inputs) -> list[Fact]:
+    source, (count,) = list(_shape(inputs)), _known(inputs, 1)
+    source[_attribute(node, "axis", -1)] = count
+    shape = tuple(source)
+    return [Fact(shape, inputs[0].dtype if inputs[0] else None), Fact(shape, ir.DataType.INT64)]
+
+
 def _tile(_: ir.Node, inputs: _Inputs) -> Fact:
     return Fact(tuple(size * times for size, times in zip(_shape(inputs), _known(inputs, 1), strict=True)))
 
@@ -516,6 +523,7 @@ _MOVES: Mapping[str, _Rule] = {
     "SpaceToDepth": _space_to_depth,
     "Split": _split,
     "Tile": _tile,
+    "TopK": _top,
     "Transpose": _transpose,
     "com.microsoft::GatherBlockQuantized": _block_embedding,
     "precast.cpu::BlockEmbedding": _block_embedding,

@@ -29,7 +29,7 @@ _TRUTHS = ("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "
 FREE = frozenset(
     (
         *(*VIEWS, *_TRUTHS, "ArgMax", "Cast", "Concat", "Expand", "Gather", "GatherElements", "Range", "ScatterND"),
-        *("DepthToSpace", "Pad", "Slice", "SpaceToDepth", "Split", "Tile", "Transpose"),
+        *("DepthToSpace", "Pad", "Slice", "SpaceToDepth", "Split", "Tile", "TopK", "Transpose"),
         f"{_CPU}::HalfEmbedding",
     )
 )

@@ -123,7 +123,7 @@ _ROWS = (
     ),
     TaskFacts(
         "image-classification",
-        endings=("ForImageClassification",),
+        endings=("ForImageClassification", "ForImageClassificationWithTeacher"),
         auto="AutoModelForImageClassification",
         gives="``logits`` over the labels of a picture.",
         outs=(Out("logits", ("batch", "labels"), "logits"),),

@@ -36,6 +36,8 @@ class SelfAttention(nn.Module):
         positions: applied to queries and keys after projection, or None.
         window: positions seen before and after each one, -1 for all.
         scale: factor of the scores; None: 1 / sqrt(head_dim).
+        key_bias, out_bias: None is ``bias``.
+        relative: makes a bias of the scores [1, N, S, S] that no input changes, or None.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class SelfAttention(nn.Module):
         heads: int,
         head_dim: int | None = None,
         bias: bool = True,
+        key_bias: bool | None = None,
         out_bias: bool | None = None,
         positions: nn.Module | None = None,
         window: tuple[int, int] = (-1, -1),
         scale: float | None = None,
+        relative: nn.Module | None = None,
     ) -> None:
         super().__init__()
         size = head_dim or hidden // heads
@@ -56,8 +60,9 @@ class SelfAttention(nn.Module):
         self.scale = size**-0.5 if scale is None else scale
         self.window = window
         self.positions = positions
+        self.relative = relative
         self.q_proj = nn.Linear(hidden, heads * size, bias=bias)
-        self.k_proj = nn.Linear(hidden, heads * size, bias=bias)
+        self.k_proj = nn.Linear(hidden, heads * size, bias=bias if key_bias is None else key_bias)
         self.v_proj = nn.Linear(hidden, heads * size, bias=bias)
         self.o_proj = nn.Linear(heads * size, hidden, bias=bias if out_bias is None else out_bias)
 
@@ -66,6 +71,9 @@ class SelfAttention(nn.Module):
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         if self.positions is not None:
             query, key = self.positions(query, self.heads), self.positions(key, self.heads)
+        if self.relative is not None:
+            own = self.relative()
+            bias = own if bias is None else own + bias
         context = attention(
             query, key, value, mask=mask, bias=bias, heads=self.heads, scale=self.scale, window=self.window
         )

@@ -6,31 +6,75 @@ import torch
 from torch import Tensor, nn
 
 from precast.runtime.errors import ConfigError
-from precast.runtime.ports import Port
+from precast.runtime.ports import Dim, Port
 
-__all__ = ["Patches"]
+__all__ = ["Patches", "rows_of"]
+
+
+def rows_of(grid: Tensor) -> Tensor:
+    """A map [B, H, R, C] as rows, [B, R * C, H]; by a view, which needs no decomposition where it is traced."""
+    batch, width, rows, columns = grid.shape
+    return grid.view(batch, width, rows * columns).transpose(1, 2)
 
 
 class Patches(nn.Module):
-    """Pixels [B, C, I, I] -> a class token and a row for each patch, with positions, [B, 1 + (I / P)^2, H].
+    """Pixels [B, C, I, I] -> learned tokens and a row for each patch, with positions, [B, T + (I / P)^2, H].
 
     Args:
         image, patch: their sides in pixels. bias: of the patches' projection.
+        tokens: names of the tokens in front of the patches, each a parameter with a position.
+        placed: there are positions.
+        resize: makes a map [H, R, C] of the patches' positions [1, P, H] for a grid of R x C patches, so that a picture
+            may have any size from one patch on; None: it has the one whose positions were learned.
+        registers: of a picture of any size, tokens behind the others that have no positions.
+            https://arxiv.org/abs/2309.16588
     """
 
-    def __init__(self, size: int, *, image: int, patch: int, channels: int = 3, bias: bool = True) -> None:
+    def __init__(
+        self,
+        size: int,
+        *,
+        image: int,
+        patch: int,
+        channels: int = 3,
+        bias: bool = True,
+        tokens: tuple[str, ...] = ("cls_token",),
+        placed: bool = True,
+        resize: nn.Module | None = None,
+        registers: int = 0,
+    ) -> None:
         super().__init__()
         if not 0 < patch <= image:
             raise ConfigError(f"'patch_size' {patch} must be 1 to 'image_size' {image}: a picture is made of patches")
-        self.image, self.channels = image, channels
+        self.image, self.patch, self.channels, self.tokens, self.resize = image, patch, channels, tokens, resize
         self.projection = nn.Conv2d(channels, size, kernel_size=patch, stride=patch, bias=bias)
-        self.cls_token = nn.Parameter(torch.empty(1, 1, size))
-        self.positions = nn.Parameter(torch.empty(1, 1 + (image // patch) ** 2, size))
+        for name in tokens:
+            setattr(self, name, nn.Parameter(torch.empty(1, 1, size)))
+        places = len(tokens) + (image // patch) ** 2
+        self.positions = nn.Parameter(torch.empty(1, places, size)) if placed else None
+
+        self.registers = nn.Parameter(torch.empty(1, registers, size)) if registers else None
 
     def ports(self) -> tuple[Port, ...]:
-        """A picture of the one size whose positions were learned."""
-        return (Port("pixel_values", "float32", ("batch", self.channels, self.image, self.image), "pixels"),)
+        """A picture."""
+        sizes = (self.image, self.image) if self.resize is None else ("height", "width")
+        return (Port("pixel_values", "float32", ("batch", self.channels, *sizes), "pixels"),)
+
+    def bounds(self) -> dict[str, Dim]:
+        """Where sizes are free: what is no whole patch at the right and at the bottom is left out."""
+        return {} if self.resize is None else dict.fromkeys(("height", "width"), Dim(least=self.patch))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        patches = self.projection(pixels).flatten(2).transpose(1, 2)
-        return torch.cat((self.cls_token.expand(pixels.shape[0], -1, -1), patches), dim=1) + self.positions
+        grid, count = self.projection(pixels), len(self.tokens)
+        if self.resize is None or self.positions is None:
+            patches = rows_of(grid)
+            x = torch.cat((*self._expanded(pixels), patches), dim=1)
+            return x if self.positions is None else x + self.positions
+        grid = grid + self.resize(self.positions[:, count:], grid.shape[2], grid.shape[3])
+        first = torch.cat(self._expanded(pixels), dim=1) + self.positions[:, :count]
+        behind = () if self.registers is None else (self.registers.expand(pixels.shape[0], -1, -1),)
+        return torch.cat((first, *behind, rows_of(grid)), dim=1)
+
+    def _expanded(self, pixels: Tensor) -> list[Tensor]:
+        """The tokens of each picture."""
+        return [getattr(self, name).expand(pixels.shape[0], -1, -1) for name in self.tokens]

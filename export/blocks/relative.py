@@ -15,6 +15,8 @@ __all__ = [
     "RelativeBias",
     "RelativeIndex",
     "SteppedRelativeBias",
+    "TableBias",
+    "grid_offsets",
     "one_sided_bias",
     "one_sided_buckets",
     "signed_log_bins",
@@ -56,6 +58,22 @@ class RelativeBias(nn.Module):
         return self.table(self.index(input_ids.shape[1])).permute(2, 0, 1)[None]
 
 
+class TableBias(nn.Module):
+    """A learned score bias for each head and each number in a table of pairs, [1, N, S, S].
+
+    Args:
+        index: numbers below ``count``, [S, S].
+    """
+
+    def __init__(self, index: Table, count: int, heads: int) -> None:
+        super().__init__()
+        self.index = index
+        self.table = nn.Embedding(count, heads)
+
+    def forward(self) -> Tensor:
+        return self.table(self.index()).permute(2, 0, 1)[None]
+
+
 class SteppedRelativeBias(nn.Module):
     """A learned score bias for each bucket and head of a decoder over a cache, [B, N, S, R] by slot of the cache.
 
@@ -76,6 +94,14 @@ class SteppedRelativeBias(nn.Module):
         distance = (step.slots(input_ids.shape[1])[..., None] - slots).clamp(0, self.limit)
         by_distance = self.table(self.buckets()).t()  # [N, D], a constant of the graph
         return by_distance[:, distance].transpose(0, 1)
+
+
+def grid_offsets(rows: int, columns: int) -> Tensor:
+    """A number for each offset between two places of a grid, row by row, [R * C, R * C]: those of rows count in whole
+    rows of offsets, of which there are 2 * C - 1 each. https://arxiv.org/abs/2103.14030"""
+    places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    down, right = (places[:, None] - places[None]).unbind(-1)
+    return (down + rows - 1) * (2 * columns - 1) + right + columns - 1
 
 
 def two_sided_bias(buckets: int, furthest: int, heads: int) -> RelativeBias:

@@ -13,13 +13,13 @@ from precast.export.families import Family, LabelSpec
 from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel
 from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
-from precast.export.weights import Rename, Rule, Within
+from precast.export.weights import Ignore, Rename, Rule, Within
 
-__all__ = ["FAMILY", "Spec", "layer_names"]
+__all__ = ["FAMILY", "Pooler", "Sizes", "Spec", "body", "layer_names", "model_names"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(LabelSpec):
+class Sizes(LabelSpec):
     """Defaults are ViT-base's."""
 
     hidden_size: int = hf(default=768)
@@ -31,34 +31,41 @@ class Spec(LabelSpec):
     image_size: int = hf(default=224)
     patch_size: int = hf(default=16)
     num_channels: int = hf(default=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(Sizes):
     qkv_bias: bool = hf(default=True)
     pooler_output_size: int | None = hf(default=None)
     pooler_act: Activation = hf(default=activation("tanh"), read=activation)
 
 
-class _Pooler(nn.Module):
-    """act(dense(x)), [B, H] -> [B, P]."""
+class Pooler(nn.Module):
+    """act(dense(first token)), [B, S, H] -> [B, P]."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         self.act = spec.pooler_act
         self.dense = nn.Linear(spec.hidden_size, spec.pooler_output_size or spec.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.dense(x))
+    def forward(self, states: Tensor) -> Tensor:
+        return self.act(self.dense(states[:, 0]))
 
 
-def _body(spec: Spec) -> ImageModel:
-    patches = Patches(spec.hidden_size, image=spec.image_size, patch=spec.patch_size, channels=spec.num_channels)
+def body(spec: Spec, tokens: tuple[str, ...] = ("cls_token",)) -> ImageModel:
+    """Layers over patches and ``tokens`` in front of them."""
+    patches = Patches(
+        spec.hidden_size, image=spec.image_size, patch=spec.patch_size, channels=spec.num_channels, tokens=tokens
+    )
     return ImageModel(patches, stack(spec, bias=spec.qkv_bias))
 
 
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return ImageFeatures(_body(spec), None if "pooler" in absent else _Pooler(spec))
+    return ImageFeatures(body(spec), None if "pooler" in absent else Pooler(spec))
 
 
 def _classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return ImageClassification(_body(spec), nn.Linear(spec.hidden_size, spec.labels))
+    return ImageClassification(body(spec), nn.Linear(spec.hidden_size, spec.labels))
 
 
 def layer_names(old: str, new: str) -> Within:
@@ -81,9 +88,12 @@ def layer_names(old: str, new: str) -> Within:
     )
 
 
-def _weights(spec: Spec) -> tuple[Rule, ...]:
+def model_names(prefix: str) -> tuple[Rule, ...]:
+    """Names of a model that upstream's heads hold as ``prefix``; what only masked pictures need is dropped."""
     return (
-        Rename("vit.*", "*"),
+        Rename(f"{prefix}.*", "*"),
+        Ignore("embeddings.mask_token"),
+        Ignore("decoder.*"),
         Rename("embeddings.patch_embeddings.projection.*", "model.embeddings.projection.*"),
         Rename("embeddings.cls_token", "model.embeddings.cls_token"),
         Rename("embeddings.position_embeddings", "model.embeddings.positions"),
@@ -96,7 +106,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 FAMILY = Family(
     spec=Spec,
     heads={heads.BASE: _base, heads.IMAGE_CLASSIFICATION: _classifier},
-    weights=_weights,
+    weights=lambda spec: model_names("vit"),
     optional=("pooler",),
     final_norm=True,
     inert=frozenset({"encoder_stride"}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,11 +34,23 @@ class Stack(nn.Module):
         return normed_sum(self.norm, x, update)[0]
 
 
-def stack(spec: Any, *, bias: bool = True, causal: bool = False, normed: bool = True) -> Stack:
+def stack(
+    spec: Any,
+    *,
+    bias: bool = True,
+    causal: bool = False,
+    normed: bool = True,
+    mlp: Callable[[], nn.Module] | None = None,
+    key_bias: bool | None = None,
+    relative: Callable[[], nn.Module] | None = None,
+) -> Stack:
     """Layers of a spec that names its sizes as everybody does.
 
     Args:
-        bias: of queries, keys and values. causal: what follows is not seen. normed: a norm follows the last layer.
+        bias: of queries, keys and values. key_bias: of keys, where that differs. causal: what follows is not seen.
+        normed: a norm follows the last layer.
+        mlp: makes the feed-forward part of a layer; None: up, activation, down.
+        relative: makes what a layer adds to its scores; None: nothing.
     """
     hidden, epsilon = spec.hidden_size, spec.layer_norm_eps
     layers = [
@@ -47,11 +59,13 @@ def stack(spec: Any, *, bias: bool = True, causal: bool = False, normed: bool = 
                 hidden,
                 heads=spec.num_attention_heads,
                 bias=bias,
+                key_bias=key_bias,
                 out_bias=True,
                 window=(-1, 0) if causal else (-1, -1),
+                relative=None if relative is None else relative(),
             ),
             attention_norm=LayerNorm(hidden, epsilon),
-            mlp=MLP(hidden, spec.intermediate_size, spec.hidden_act),
+            mlp=MLP(hidden, spec.intermediate_size, spec.hidden_act) if mlp is None else mlp(),
             mlp_norm=LayerNorm(hidden, epsilon),
         )
         for _ in range(spec.num_hidden_layers)

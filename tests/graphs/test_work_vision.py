@@ -52,7 +52,9 @@ def model_of(*nodes: Node) -> ir.Model:
     graph.extend(tape.nodes)
     for index, output in enumerate(made):
         output.name = f"y{index}"
-        output.type = ir.TensorType(ir.DataType.INT64 if op_type == "MaxPool" and index else ir.DataType.FLOAT)
+        output.type = ir.TensorType(
+            ir.DataType.INT64 if op_type in ("MaxPool", "TopK") and index else ir.DataType.FLOAT
+        )
         graph.outputs.append(output)
     return ir.Model(graph, ir_version=10)
 
@@ -89,6 +91,8 @@ CASES = {
     "split": [node("Split", axis=1, num_outputs=3, outputs=3)],
     "split by": [node("Split", ints(3, 5), axis=1, outputs=2)],
     "split rows": [node("Split", axis=2, num_outputs=2, outputs=2)],
+    "largest few": [node("TopK", ints(3), axis=1, outputs=2)],
+    "largest few columns": [node("TopK", ints(5), largest=0, outputs=2)],
     "tiled": [node("Tile", ints(1, 2, 1, 3))],
     "shuffled": [node("DepthToSpace", blocksize=2)],
     "group norm": [node("GroupNormalization", floats(8), floats(8), num_groups=4)],
@@ -209,3 +213,29 @@ def test_integers_are_divided_downwards() -> None:
     toy = model_of(node("Shape", start=2, end=3), node("Add", ints(1)), node("Div", ints(2)), node("Mul", ints(2)))
     [known] = [infer(toy)[output].known for output in toy.graph.outputs]
     assert known == ((h + 1).floored(2) * 2,)  # type: ignore[operator]
+
+
+def test_sizes_are_divided_as_integers_are() -> None:
+    """A row for each whole patch: what Conv makes and what is computed of the picture's size are one size."""
+    x = ir.Value(name="x", shape=ir.Shape(["height"]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([x], [], nodes=[], opset_imports={"": 23})
+    tape = Tape(graph)
+    numbers = {}
+    for name, array in {"by": np.array(12), "from": np.array(0), "step": np.array(1)}.items():
+        numbers[name] = ir.Value(name=name, const_value=ir.tensor(array.astype(np.int64), name=name))
+        numbers[name].shape, numbers[name].type = ir.Shape(()), ir.TensorType(ir.DataType.INT64)
+        graph.register_initializer(numbers[name])
+    patches = tape.op("Div", [tape.op("Squeeze", [tape.op("Shape", [x])]), numbers["by"]])
+    rows = tape.op("Range", [numbers["from"], patches, numbers["step"]])
+    rows.name, rows.type = "y", ir.TensorType(ir.DataType.INT64)
+    graph.extend(tape.nodes)
+    graph.outputs.append(rows)
+    model = ir.Model(graph, ir_version=10)
+    session = onnxruntime.InferenceSession(
+        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    shape = infer(model)[rows].shape
+    assert shape is not None
+    for height in (12, 23, 24, 145):
+        [made] = session.run(None, {"x": floats(height)})
+        assert tuple(evaluate(size.to_json(), {"height": height}) for size in shape) == made.shape

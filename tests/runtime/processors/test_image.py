@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from support import tiny_artifacts
 from support.tokenizer_samples import write_json
+from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 from transformers.models.levit.image_processing_pil_levit import LevitImageProcessorPil
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
@@ -32,9 +34,11 @@ from precast.runtime.processors.image import ImageProcessor, open_picture
 from precast.runtime.processors.image_steps import read_steps
 
 UPSTREAM: dict[str, Any] = {
+    "BeitImageProcessor": BeitImageProcessorPil,
     "BitImageProcessor": BitImageProcessorPil,
     "CLIPImageProcessor": CLIPImageProcessorPil,
     "ConvNextImageProcessor": ConvNextImageProcessorPil,
+    "DeiTImageProcessor": DeiTImageProcessorPil,
     "EfficientNetImageProcessor": EfficientNetImageProcessorPil,
     "LevitImageProcessor": LevitImageProcessorPil,
     "MobileNetV1ImageProcessor": MobileNetV1ImageProcessorPil,
@@ -68,6 +72,10 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("ViTImageProcessor", {"do_normalize": False}),
     ("ViTImageProcessor", {"rescale_factor": 1 / 127.5, "image_mean": 1.0, "image_std": 1.0, "do_convert_rgb": None}),
     ("ViTImageProcessor", {"do_center_crop": True, "crop_size": {"height": 250, "width": 97}}),
+    ("DeiTImageProcessor", {"size": 57, "crop_size": 48, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
+    ("BeitImageProcessor", {"size": 57, "do_center_crop": True, "crop_size": 48, "resample": 2}),
+    ("BeitImageProcessor", {"size": {"height": 37, "width": 23}, "reduce_labels": True, "do_reduce_labels": True}),
+    ("BitImageProcessor", {"size": {"shortest_edge": 57}, "crop_size": {"height": 48, "width": 48}}),
     ("CLIPImageProcessor", {"size": 90, "crop_size": 71}),
     ("CLIPImageProcessor", {"size": {"shortest_edge": 33}, "crop_size": {"height": 48, "width": 29}, "resample": 2}),
     ("CLIPImageProcessor", {"do_resize": False, "crop_size": 64}),

@@ -1,0 +1,58 @@
+"""Learned tables over a grid, read at another size of it: resampling as matrix products, in any float type.
+
+What a size is only the call knows: weights of the old places are computed for it, one axis after the other.
+https://doi.org/10.1109/TASSP.1981.1163711
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Bicubic"]
+
+# Slope of the kernel at its first zero: torch's choice, and Pillow's where it smooths what is made smaller.
+_SLOPE, _SMOOTH_SLOPE = -0.75, -0.5
+
+
+class Bicubic(nn.Module):
+    """A table of G x G places [1, G * G, H] -> a map of R x C places [H, R, C].
+
+    Args:
+        antialias: the kernel is stretched where the table is made smaller.
+    """
+
+    def __init__(self, side: int, *, antialias: bool = False) -> None:
+        super().__init__()
+        self.side, self.antialias = side, antialias
+
+    def forward(self, table: Tensor, rows: int, columns: int) -> Tensor:
+        width = table.shape[-1]
+        # Layouts in which no product wants a copy of what the call's sizes are in.
+        grid = table.view(self.side, self.side, width).transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        down = self._weights(rows, table, 0) @ grid.view(self.side, width * self.side)
+        return (down.view(rows, width, self.side) @ self._weights(columns, table, 1)).transpose(0, 1)
+
+    def _weights(self, size: int, like: Tensor, axis: int) -> Tensor:
+        """How much each of ``size`` new places has of each old one; ``axis``: along which the new ones are."""
+        place = torch.arange(size, device=like.device).to(like.dtype)
+        count = place[-1:] + 1
+        scale = torch.full_like(count, self.side) / count
+        centre = ((place + 0.5) * scale - 0.5).unsqueeze(1 - axis)
+        if self.antialias:
+            old = torch.arange(self.side, device=like.device).to(like.dtype).unsqueeze(axis)
+            weights = _kernel((centre - old) / scale.clamp(min=1), _SMOOTH_SLOPE)
+            return weights / weights.sum(dim=1 - axis, keepdim=True)
+        # What lies outside is the place at the edge.
+        old = torch.arange(-2, self.side + 2, device=like.device)
+        edge = old.clamp(0, self.side - 1).unsqueeze(1 - axis)
+        inside = (edge == torch.arange(self.side, device=like.device).unsqueeze(axis)).to(like.dtype)
+        weights = _kernel(centre - old.to(like.dtype).unsqueeze(axis), _SLOPE)
+        return inside @ weights if axis else weights @ inside
+
+
+def _kernel(x: Tensor, slope: float) -> Tensor:
+    """Cubic convolution: 1 at 0, 0 at every other integer, and beyond 2; both of its pieces in one formula."""
+    x = -x.abs()
+    inner, outer = torch.relu(x + 1), torch.relu(x + 2)
+    return -slope * outer * outer * (outer - 1) - inner * inner * (2 * inner - (4 * slope + 3))
