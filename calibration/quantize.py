@@ -168,6 +168,15 @@ class _Work:
         return made
 
     def done(self, samples: Samples | None, score: str | None) -> dict[str, Any]:
+        steps = {
+            name: next(step for step in recipe.passes() if isinstance(step, QuantizeWeights))
+            for name, recipe in self.made_by[0].items()
+        }
+        if not any(True for name, trial in self.trials.items() for _ in steps[name].roundings(trial.raised)):
+            raise InputError(
+                f"{self.artifact.path} has no weights of linear layers or token embeddings, which is what is made "
+                f"{self.precision}: it would be what fp32 is."
+            )
         self.cost.stage("answering in float32")
         # No name here holds the sessions: they are gone when it is answered.
         data = data_of(
@@ -179,10 +188,6 @@ class _Work:
         )
         if self.budget is None and samples is not None and data.loss != "kl":
             self.budget = MOST_LOST
-        steps = {
-            name: next(step for step in recipe.passes() if isinstance(step, QuantizeWeights))
-            for name, recipe in self.made_by[0].items()
-        }
         ways = Ways(self.trials, steps, data, self.precision, self.budget, self.model, self.cost.stage)
         refused: ParityError | None = None
         for attempt, evidence in ways.passing():

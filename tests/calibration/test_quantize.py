@@ -91,6 +91,12 @@ def test_it_is_what_an_export_of_the_checkpoint_gives(tmp_path: Path) -> None:
         assert ours.operators == variant.operators
 
 
+def test_what_has_nothing_to_round_is_refused(tmp_path: Path) -> None:
+    path = exported(tmp_path, "resnet", BASE)
+    with pytest.raises(InputError, match=r"has no weights of linear layers or token embeddings, .*what fp32 is"):
+        quantize(path)
+
+
 @pytest.mark.parametrize("model_type", ["vit", "clip"])
 def test_pictures_that_are_made_up(model_type: str, tmp_path: Path) -> None:
     path = copied(tiny_artifacts.pictures(model_type), tmp_path / "artifact")

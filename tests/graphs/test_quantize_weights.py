@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 from support.toy_decoder import toy_decoder
 
-from precast.export import emit as emit_module
 from precast.graphs import block_rounding
+from precast.graphs import emit as emit_module
 from precast.graphs.block_rounding import quantized
 from precast.graphs.block_weight import BLOCKS, META, BlockWeight, Parts
 from precast.graphs.dialects import blocks
