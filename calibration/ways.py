@@ -239,7 +239,7 @@ class _Rounded:
     def rounders(self, component: str, sensitive: Collection[str]) -> dict[str, Rounder]:
         """What was rounded already need not be once more for each graph."""
         held = {name: parts for (part, name, wider), parts in self._parts.items() if part == component and not wider}
-        return {name: lambda *_, parts=parts: parts for name, parts in held.items() if name not in sensitive}  # type: ignore[misc]
+        return {name: lambda *_, parts=parts: parts for name, parts in held.items() if name not in sensitive}
 
     def _values(self, component: str, one: Rounding, wider: bool) -> Array:
         """Floats of a rounded weight as the float32 graph reads it; the integers alone are held."""
