@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from precast.runtime.errors import InputError
-from precast.runtime.readers.image import ImageReader
+from precast.runtime.tasks._pictures import PictureTask
 from precast.runtime.tasks._scores import UNSET, best_first, read_scoring, scores_of
-from precast.runtime.tasks.base import Request, Row, Task, id2label
+from precast.runtime.tasks.base import Request, Row, id2label
 
 __all__ = ["PIPELINE", "ImageClassification"]
 
 _USUAL = 5
 
 
-class ImageClassification(Task[ImageReader]):
+class ImageClassification(PictureTask):
     """A picture -> ``[{"label", "score"}]``, the ``top_k`` (5) best, the best first.
 
     Without ``function_to_apply``, scores are the logits for regression, a sigmoid for multi-label problems and
@@ -25,19 +24,9 @@ class ImageClassification(Task[ImageReader]):
     """
 
     name = "image-classification"
-    reads = ImageReader
-
-    def __call__(self, inputs: Any = None, *, images: Any = None, **parameters: Any) -> Any:
-        inputs = images if inputs is None else inputs
-        if inputs is None:
-            raise InputError(f"{self.name} needs a picture, or a list of them.")
-        return super().__call__(inputs, **parameters)
 
     def check(self, *, top_k: int | None = UNSET, function_to_apply: str | None = None) -> dict[str, Any]:
         return read_scoring(top_k, function_to_apply)
-
-    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
-        return [Request([self.reader.row(item)]) for item in items]
 
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
         return np.asarray(outputs["logits"][index], np.float32)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
-from precast.runtime.readers.image import ImageReader
-from precast.runtime.tasks.base import Request, Row, Task
+from precast.runtime.tasks._pictures import PictureTask
+from precast.runtime.tasks.base import Request, Row
 
 __all__ = ["PIPELINE", "ImageFeatureExtraction"]
 
 _POOLED = "pooler_output"
 
 
-class ImageFeatureExtraction(Task[ImageReader]):
+class ImageFeatureExtraction(PictureTask):
     """A picture -> nested list of its states, ``[1][S][H]``, or with ``pool=True`` of the model's pooler, ``[1][H]``;
     with ``return_tensors=True``, an array instead.
 
@@ -25,13 +25,6 @@ class ImageFeatureExtraction(Task[ImageReader]):
     """
 
     name = "image-feature-extraction"
-    reads = ImageReader
-
-    def __call__(self, inputs: Any = None, *, images: Any = None, **parameters: Any) -> Any:
-        inputs = images if inputs is None else inputs
-        if inputs is None:
-            raise InputError(f"{self.name} needs a picture, or a list of them.")
-        return super().__call__(inputs, **parameters)
 
     def check(self, *, pool: bool | None = None, return_tensors: bool | str | None = None) -> dict[str, Any]:
         checked: dict[str, Any] = {}
@@ -46,9 +39,6 @@ class ImageFeatureExtraction(Task[ImageReader]):
         if return_tensors is not None:
             checked["arrays"] = bool(return_tensors)
         return checked
-
-    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
-        return [Request([self.reader.row(item)]) for item in items]
 
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> dict[str, np.ndarray]:
         # Upstream takes a model's first output, whatever it is.
