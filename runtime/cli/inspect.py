@@ -20,10 +20,13 @@ def inspect(
 ) -> None:
     """Show what is in an artifact: tasks, variants, operators, errors, sizes. Its digests are checked first."""
     from precast.runtime.artifact import Artifact
+    from precast.runtime.artifact.manifest import calibrated
     from precast.runtime.inspection import summary
     from precast.runtime.metrics import METRICS, judgements
+    from precast.runtime.report import LOSSES
 
-    found = summary(Artifact.open(artifact))
+    opened = Artifact.open(artifact)
+    found = summary(opened)
     if as_json:
         write_json(found)
         return
@@ -77,6 +80,10 @@ def inspect(
                 write(f"{variant} conditioning: {output} {_strained(found)}")
             if "work" in entry:
                 write(f"{variant} work: {_work(entry['work'])}")
+    for variant, made in calibrated(opened.manifest).items():
+        source = f"{made.samples} samples of {made.data}" if made.sha256 else "inputs that were made up"
+        lost = LOSSES.get(made.metric, made.metric)
+        write(f"{variant} was quantised on {source}: {lost} {made.loss:.4%}, by the way {made.method!r}")
 
 
 def _reading(said: Mapping[str, Any]) -> str:

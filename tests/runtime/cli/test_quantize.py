@@ -43,6 +43,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_can_be_inspected_verified_and_loaded(quantized: Path) -> None:
     shown = CliRunner().invoke(app, ["inspect", str(quantized)])
     assert "cpu-int4 beside the reference: cosine 0.999" in shown.stdout, shown.output
+    assert "cpu-int4 was quantised on 49 samples of texts.txt: 1 - cosine 0.0" in shown.stdout
     assert {entry["status"] for entry in precast.verify(quantized)["variants"].values()} == {"verified"}
     assert precast.load(quantized, variant="cpu-int4").encode("Some text.").shape
 
