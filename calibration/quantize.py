@@ -95,6 +95,7 @@ def quantize(
     arguments.whole("samples", samples, 8)
     cost = Cost(None if progress is None else arguments.call("progress", progress))
     folder = arguments.path("path", path)
+    Artifact.open(folder, check="size")  # says what is wrong with it in its own words, before a copy is made
     with ArtifactWriter(folder, mode="add") as writer, tempfile.TemporaryDirectory(prefix="precast-") as room:
         assert writer.base is not None
         cost.stage("reading data")

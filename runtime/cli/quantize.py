@@ -28,7 +28,7 @@ def quantize(
     precision: Annotated[str, typer.Option(help="int8 or int4.")] = "int8",
     budget: Annotated[
         str | None,
-        typer.Option(metavar="SHARE", help="What may be lost: 0.5%, or 0.005. Default: what the gate allows."),
+        typer.Option(metavar="SHARE", help="What may be lost: 0.5%, or 0.005. Default: the gate, and 1% of data."),
     ] = None,
     column: Annotated[str | None, typer.Option(help="The column of a table that holds the input.")] = None,
     label: Annotated[str | None, typer.Option(help="The column that holds what is right.")] = None,

@@ -230,6 +230,12 @@ def test_an_interrupt_leaves_the_artifact_as_it_was(last: int, tmp_path: Path) -
     assert sorted(path.parent.iterdir()) == [path]
 
 
+def test_what_is_no_artifact_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"nowhere") as caught:
+        quantize(tmp_path / "nowhere")
+    assert "--add" not in str(caught.value)
+
+
 def test_a_variant_is_not_replaced(tmp_path: Path) -> None:
     path = copied(tiny_artifacts.artifact("feature-extraction"), tmp_path / "artifact")
     quantize(path)
