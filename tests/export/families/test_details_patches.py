@@ -15,6 +15,7 @@ from support.oracle import TensorSource, apart, float64, randomise, save_checkpo
 
 import precast
 from precast.export.exporter import export_model
+from precast.export.families import find_family
 from precast.export.heads import IMAGE_CLASSIFICATION
 from precast.export.reference import build
 from precast.runtime.artifact import Artifact
@@ -67,15 +68,43 @@ def test_a_masked_picture_is_seen_whole_where_nothing_is_masked() -> None:
         build({**config, "mask_ratio": 1.5}, sources(model), "feature-extraction")
 
 
-def test_the_weights_say_whether_there_was_a_teacher() -> None:
-    overrides = {"architectures": ["DeiTForImageClassificationWithTeacher"]}
-    config, model = upstream("deit", IMAGE_CLASSIFICATION, overrides)
+@pytest.mark.parametrize(("model_type", "name"), [("deit", "DeiT"), ("levit", "Levit")])
+def test_the_weights_say_whether_there_was_a_teacher(model_type: str, name: str) -> None:
+    overrides = {"architectures": [f"{name}ForImageClassificationWithTeacher"]}
+    config, model = upstream(model_type, IMAGE_CLASSIFICATION, overrides)
     assert build(config, sources(model)).signature.outputs == ("logits", "cls_logits", "distillation_logits")
     # By the task alone, as where config.json was lost.
     silent = {key: value for key, value in config.items() if key != "architectures"}
     assert len(build(silent, sources(model), "image-classification").signature.outputs) == 3
-    config, model = upstream("deit", IMAGE_CLASSIFICATION)
+    config, model = upstream(model_type, IMAGE_CLASSIFICATION)
     assert build(config, sources(model)).signature.outputs == ("logits",)
+
+
+def test_levit_says_what_stands_between_its_stages() -> None:
+    """Or it is what upstream makes of the sizes."""
+    for values in ({}, {"hidden_sizes": [384, 512, 768], "key_dim": [32, 32, 32]}):
+        config = transformers.LevitConfig(**values)
+        family = find_family("levit")
+        stated: Any = family.read(config.to_dict())
+        silent: Any = family.read(values)
+        assert stated.down_ops == silent.downs and silent.down_ops is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"patch_size": 8}, "'image_size' 48 and 'patch_size' 8 say 6 patches a side, .* leave 3"),
+        ({"depths": [1, 1]}, r"have \[3, 3, 2, 3, 3, 3\] numbers: each stage has one of either"),
+        ({"key_dim": [4, 0, 8]}, "'key_dim' and 'num_attention_heads' are 1 or more"),
+        ({"down_ops": [["Subsample", 4, 3, 4, 2, 2]]}, "'down_ops' are 1: one for each of 3 stages but the last"),
+        ({"down_ops": [[""], [""]]}, "'down_ops' have nothing for stage 1: 'hidden_sizes' change behind it"),
+        ({"down_ops": [["Subsample", 4, 3, 4, 2]]}, r"each is \['Subsample', key size, heads,"),
+    ],
+)
+def test_stages_that_do_not_follow_each_other_are_refused(values: dict[str, Any], message: str) -> None:
+    config, model = upstream("levit", IMAGE_CLASSIFICATION)
+    with pytest.raises(ConfigError, match=message):
+        build({**config, **values}, sources(model))
 
 
 @pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers"])
