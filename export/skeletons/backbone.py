@@ -49,6 +49,10 @@ class Backbone(nn.Module):
         """Of the picture's sides, where they are free."""
         return {} if self.image is not None else {"height": Dim(self.least), "width": Dim(self.least)}
 
+    def counted(self) -> list[nn.Module]:
+        """What makes upstream's hidden states."""
+        return [*([self.stem] if self.stem_is_state else []), *self.stages]
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.stem(pixel_values)
         for stage in self.stages:

@@ -16,7 +16,7 @@ from support.oracle import TensorSource, apart, float64, randomise, save_checkpo
 import precast
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import IMAGE_CLASSIFICATION
+from precast.export.heads import BASE, IMAGE_CLASSIFICATION
 from precast.export.reference import build
 from precast.runtime.artifact import Artifact
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
@@ -255,3 +255,33 @@ def test_biases_need_the_whole_network_that_makes_them() -> None:
     tensors = {name: value for name, value in sources(model).items() if gone not in name}
     with pytest.raises(WeightsError, match=r"'self_attn\.relative\.table\.weight' needs all of .*, found only"):
         build(config, tensors)
+
+
+def test_cvt_takes_the_mean_where_its_last_stage_has_no_token() -> None:
+    """Upstream's classifier looks for the token in the wrong place, unless hidden states stand there."""
+    overrides = {"cls_token": [True, False], "embed_dim": [12, 12]}
+    for head, name in ((BASE, "last_hidden_state"), (IMAGE_CLASSIFICATION, "logits")):
+        config, narrow = upstream("cvt", head, overrides)
+        model = widened(narrow)
+        ours = build(config, sources(model), dtype=torch.float64)
+        assert ours.signature.outputs == (name,)
+        pixels = torch.randn(2, 3, 41, 37, dtype=torch.float64)
+        with float64():
+            expected = model(pixels, output_hidden_states=True)
+        assert apart(ours.model(pixels)[name], expected[name]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"depth": [1]}, r"have \[2, 2, 2, 2, 2, 1, 2, .*\] values: each stage has one of either"),
+        ({"qkv_projection_method": ["dw_bn", "avg"]}, "'qkv_projection_method' is 'avg', and only 'dw_bn' is honoured"),
+        ({"stride_q": [1, 2]}, "'stride_q' 2 and 'padding_q' 1 with 'kernel_qkv' 3 leave queries of another number"),
+        ({"cls_token": [True, True]}, "'cls_token' of stage 1 has the last 'embed_dim', 12 channels, and stands in"),
+        ({"num_heads": [3, 3]}, "their number must divide the size; received 3 heads and 8 channels"),
+    ],
+)
+def test_stages_whose_sizes_do_not_fit_are_refused(values: dict[str, Any], message: str) -> None:
+    config, model = upstream("cvt", IMAGE_CLASSIFICATION)
+    with pytest.raises(ConfigError, match=message):
+        build({**config, **values}, sources(model))

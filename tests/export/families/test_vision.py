@@ -118,7 +118,7 @@ def test_every_stage_equals_upstream(model_type: str, index: int) -> None:
     [case] = parity.cases(part.signature, shapes=((2, 75, "none"),))[:1]
     pixels = torch.from_numpy(case.inputs["pixel_values"]).double()
     body = ours.model.model
-    kept, hooks = states(ours.model, [*([body.stem] if body.stem_is_state else []), *body.stages])
+    kept, hooks = states(ours.model, body.counted())
     with torch.no_grad():
         ours.model(pixel_values=pixels)
     for hook in hooks:
