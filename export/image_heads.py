@@ -8,7 +8,7 @@ from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["FirstState", "ImageClassification", "ImageFeatures", "ImageModel", "MeanState"]
+__all__ = ["FirstState", "ImageClassification", "ImageFeatures", "ImageModel", "MeanState", "both", "both_outs"]
 
 
 class ImageModel(nn.Module):
@@ -56,6 +56,17 @@ class MeanState(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         return states[:, self.start :].mean(dim=1)
+
+
+def both_outs(logits: Out) -> tuple[Out, ...]:
+    """What a head of two classifiers says of its outputs, given what one of one says."""
+    return logits, logits._replace(name="cls_logits"), logits._replace(name="distillation_logits")
+
+
+def both(first: Tensor, second: Tensor) -> dict[str, Tensor]:
+    """{"logits": the mean of the other two, "cls_logits", "distillation_logits": of the classifier that learned from
+    labels and of the one that learned from a teacher}, each [B, L]. https://arxiv.org/abs/2012.12877"""
+    return {"logits": (first + second) / 2, "cls_logits": first, "distillation_logits": second}
 
 
 class ImageClassification(Component):

@@ -20,6 +20,7 @@ __all__ = [
     "Compute",
     "Flatten",
     "Fold",
+    "FoldNorm",
     "FoldScale",
     "Ignore",
     "IgnoreZeros",
@@ -446,6 +447,60 @@ class FoldScale(Rule):
         if lazy.shape[:1] != factors.shape:
             raise WeightsError(f"{factors.keys[0]!r} of shape {factors.shape} scales {lazy.keys[0]!r} of {lazy.shape}")
         return Lazy((*lazy.keys, *factors.keys), lazy.shape, load)
+
+
+@dataclass(frozen=True)
+class FoldNorm(Rule):
+    """Batch norms of constant statistics into the projections they stand behind, or in front of, in float64.
+    https://arxiv.org/abs/1502.03167
+
+    Every norm has a projection; one without a bias gets it.
+
+    Args:
+        norm: the norm's name without ``.weight``, ``.running_mean`` and so on.
+        into: the projection's without ``.weight`` and ``.bias``; wildcards as those of ``norm``.
+        front: it is the projection's input that is normalised.
+    """
+
+    norm: str
+    into: str
+    eps: float = 1e-5
+    front: bool = False
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        result, pattern = dict(table), _regex(f"{self.norm}.weight")
+        for wildcards in (match.groups() for key in table if (match := pattern.match(key))):
+            norm, into = _fill(self.norm, wildcards), _fill(self.into, wildcards)
+            names = [
+                f"{into}.weight",
+                *(f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")),
+            ]
+            missing = [name for name in names if name not in result]
+            if missing:
+                raise WeightsError(f"{missing[0]!r} is missing, and {norm + '.weight'!r} needs it")
+            weight, *statistics = (result.pop(name) for name in names)
+            bias = result.pop(f"{into}.bias", None)
+            if len(weight.shape) != 2 or any(part.shape != (weight.shape[int(self.front)],) for part in statistics):
+                shapes = [part.shape for part in statistics]
+                raise WeightsError(f"a norm of shapes {shapes} does not fit {weight.keys[0]!r} of {weight.shape}")
+            parts = [weight, *statistics, *([] if bias is None else [bias])]
+            keys = tuple(key for part in parts for key in part.keys)
+            for place, (name, shape) in enumerate((("weight", weight.shape), ("bias", weight.shape[:1]))):
+
+                def load(parts: list[Lazy] = parts, place: int = place) -> Tensor:
+                    return self._folded(parts)[place]
+
+                result[f"{into}.{name}"] = Lazy(keys, shape, load)
+        return result
+
+    def _folded(self, parts: list[Lazy]) -> tuple[Tensor, Tensor]:
+        """The projection's weight and bias."""
+        weight, scale, shift, mean, variance, *own = (part.load().double() for part in parts)
+        by = scale / torch.sqrt(variance + self.eps)
+        bias = own[0] if own else weight.new_zeros(weight.shape[0])
+        if self.front:
+            return weight * by, bias + weight @ (shift - mean * by)
+        return weight * by[:, None], (bias - mean) * by + shift
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Convolution(nn.Conv2d):
         if padding is None:
             before, after = dilation * (kernel - 1) // 2, dilation * (kernel - 1) - dilation * (kernel - 1) // 2
             padding = before if before == after else (before, before, after, after)
-        elif not padding and stride == 1 and kernel % 2:
+        elif padding == () and stride == 1 and kernel % 2:
             padding = dilation * (kernel // 2)  # which that is
         self.pads = padding if isinstance(padding, tuple) else None
         around = padding if isinstance(padding, int) else 0

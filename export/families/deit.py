@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from precast.export import heads
 from precast.export.families import vit
-from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel
+from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel, both, both_outs
 from precast.export.weights import Rename, Rule
 from precast.runtime.ports import Out
 
@@ -19,8 +19,7 @@ _TEACHER = "distillation_classifier"
 
 
 class _WithTeacher(ImageClassification):
-    """{"logits": the mean of the other two, "cls_logits": of the first token, "distillation_logits": of the second},
-    each [B, L]."""
+    """The mean of a classifier of the first token and of one of the second."""
 
     def __init__(self, model: ImageModel, classifier: nn.Module, distillation_classifier: nn.Module) -> None:
         super().__init__(model, classifier)
@@ -28,12 +27,11 @@ class _WithTeacher(ImageClassification):
 
     def outs(self) -> tuple[Out, ...]:
         [logits] = super().outs()
-        return logits, logits._replace(name="cls_logits"), logits._replace(name="distillation_logits")
+        return both_outs(logits)
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         states = self.model(pixel_values)
-        first, second = self.classifier(states[:, 0]), self.distillation_classifier(states[:, 1])
-        return {"logits": (first + second) / 2, "cls_logits": first, "distillation_logits": second}
+        return both(self.classifier(states[:, 0]), self.distillation_classifier(states[:, 1]))
 
 
 def _body(spec: vit.Spec) -> ImageModel:

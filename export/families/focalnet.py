@@ -14,7 +14,7 @@ from precast.export.blocks.convolution import Convolution, MapNorm, pooled
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm
 from precast.export.families import Family, LabelSpec
-from precast.export.head_sets.maps import map_heads
+from precast.export.head_sets.maps import RowMean, map_heads
 from precast.export.skeletons.backbone import BACKBONE_KEYS, Backbone
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
@@ -123,15 +123,6 @@ class _Rows(LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).view(x.shape[0], -1, x.shape[1])
 
 
-class _RowMean(nn.Module):
-    """The mean of rows, [B, S, C] -> [B, C]."""
-
-    outs = ("batch", "size")
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return rows.mean(1)
-
-
 def _patches(spec: Spec, channels: int, out: int, side: int) -> nn.Sequential:
     """A place for each ``side`` rows and columns, the last of them of what there is and zeros."""
     kernel, padding = side, (0, 0, side - 1, side - 1)
@@ -181,7 +172,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 
 FAMILY = Family(
     spec=Spec,
-    heads=map_heads(_body, lambda spec: spec.last, lambda spec: _RowMean(), rows=True),
+    heads=map_heads(_body, lambda spec: spec.last, lambda spec: RowMean(), rows=True),
     weights=_weights,
     inert=BACKBONE_KEYS | {"image_size", "hidden_sizes", "layerscale_value", "encoder_stride"},
     tiny={"embed_dim": 8, "depths": [1, 1], "focal_levels": [2, 2], "focal_windows": [3, 3], "mlp_ratio": 2.0},

@@ -13,7 +13,7 @@ from precast.export.skeletons.backbone import Backbone
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["MapClassification", "MapFeatures", "MeanPool", "map_heads"]
+__all__ = ["MapClassification", "MapFeatures", "MeanPool", "RowMean", "map_heads"]
 
 
 class MeanPool(nn.Module):
@@ -26,6 +26,15 @@ class MeanPool(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         return states.mean((2, 3), keepdim=self.keep)
+
+
+class RowMean(nn.Module):
+    """The mean of rows, [B, S, C] -> [B, C]."""
+
+    outs = ("batch", "size")
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows.mean(1)
 
 
 class _Maps(Component):

@@ -1,4 +1,4 @@
-"""Stages one after the other over a picture of any size: a backbone of convolutions."""
+"""Stages one after the other over a picture, mostly of any size: a backbone of convolutions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ BACKBONE_KEYS = frozenset({"out_features", "out_indices", "stage_names", "drop_p
 
 
 class Backbone(nn.Module):
-    """Pixels [B, channels, H, W] -> a map of features [B, C, H', W'].
+    """Pixels [B, channels, H, W] -> a map of features [B, C, H', W'], or its places as rows [B, H' * W', C].
 
     Args:
         stem: in front of the stages. stages: modules that maps go through, each as upstream counts hidden states.
         last: behind them, or None.
         least: the smallest side that leaves the last stage something to see.
         stem_is_state: upstream counts what the stem makes as the first of its hidden states.
+        image: the side of every picture, where positions were learned of one size; None: any.
     """
 
     def __init__(
@@ -33,18 +34,24 @@ class Backbone(nn.Module):
         channels: int = 3,
         least: int = 1,
         stem_is_state: bool = True,
+        image: int | None = None,
     ) -> None:
         super().__init__()
         self.stem, self.stages, self.last = stem, nn.ModuleList(stages), last
-        self.channels, self.least, self.stem_is_state = channels, least, stem_is_state
+        self.channels, self.least, self.stem_is_state, self.image = channels, least, stem_is_state, image
 
     def ports(self) -> tuple[Port, ...]:
-        """A picture of any size."""
-        return (Port("pixel_values", "float32", ("batch", self.channels, "height", "width"), "pixels"),)
+        """A picture."""
+        sides = ("height", "width") if self.image is None else (self.image, self.image)
+        return (Port("pixel_values", "float32", ("batch", self.channels, *sides), "pixels"),)
 
     def bounds(self) -> Mapping[str, Dim]:
-        """Of the picture's sides."""
-        return {"height": Dim(self.least), "width": Dim(self.least)}
+        """Of the picture's sides, where they are free."""
+        return {} if self.image is not None else {"height": Dim(self.least), "width": Dim(self.least)}
+
+    def counted(self) -> list[nn.Module]:
+        """What makes upstream's hidden states."""
+        return [*([self.stem] if self.stem_is_state else []), *self.stages]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.stem(pixel_values)

@@ -11,6 +11,7 @@ from support.oracle import TensorSource
 from precast.export.weights import (
     Flatten,
     Fold,
+    FoldNorm,
     Ignore,
     IgnoreZeros,
     Merge,
@@ -155,3 +156,26 @@ def test_within_is_strict() -> None:
         mapped((Within("a.", (), to="b."),), b__x=A, a__x=B)
     with pytest.raises(WeightsError, match=r"needs all of .*, found only \['q'\] \(names behind 'h\.3\.'\)"):
         mapped((Within("h.{}.", (Merge(("q", "k"), "qk"),)),), h__3__q=A)
+
+
+@pytest.mark.parametrize("front", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_norm_goes_into_its_projection(front: bool, biased: bool) -> None:
+    """Behind a projection and in front of one, which has a bias of its own or not."""
+    torch.manual_seed(0)
+    projection, norm = torch.nn.Linear(3, 4, bias=biased).double(), torch.nn.BatchNorm1d(3 if front else 4).double()
+    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        value.data.uniform_(0.5, 2.0)
+    norm.eval()
+    state = {f"a__norm__{name}": value for name, value in norm.state_dict().items() if name != "num_batches_tracked"}
+    state |= {f"a__linear__{name}": value for name, value in projection.state_dict().items()}
+    found = mapped((FoldNorm("*.norm", into="*.linear", front=front),), **state, other=A)
+    assert set(found) == {"a.linear.weight", "a.linear.bias", "other"}
+    x = torch.randn(5, 3, dtype=torch.float64)
+    expected = projection(norm(x)) if front else norm(projection(x))
+    torch.testing.assert_close(x @ found["a.linear.weight"].t() + found["a.linear.bias"], expected)
+    short = {name: value for name, value in state.items() if not name.endswith("running_var")}
+    with pytest.raises(WeightsError, match=r"'a\.norm\.running_var' is missing, and 'a\.norm\.weight' needs it"):
+        mapped((FoldNorm("*.norm", into="*.linear", front=front),), **short)
+    with pytest.raises(WeightsError, match=r"does not fit 'a\.linear\.weight' of \(4, 3\)"):
+        mapped((FoldNorm("*.norm", into="*.linear", front=not front),), **state)

@@ -15,7 +15,8 @@ from support.oracle import TensorSource, apart, float64, randomise, save_checkpo
 
 import precast
 from precast.export.exporter import export_model
-from precast.export.heads import IMAGE_CLASSIFICATION
+from precast.export.families import find_family
+from precast.export.heads import BASE, IMAGE_CLASSIFICATION
 from precast.export.reference import build
 from precast.runtime.artifact import Artifact
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
@@ -67,15 +68,43 @@ def test_a_masked_picture_is_seen_whole_where_nothing_is_masked() -> None:
         build({**config, "mask_ratio": 1.5}, sources(model), "feature-extraction")
 
 
-def test_the_weights_say_whether_there_was_a_teacher() -> None:
-    overrides = {"architectures": ["DeiTForImageClassificationWithTeacher"]}
-    config, model = upstream("deit", IMAGE_CLASSIFICATION, overrides)
+@pytest.mark.parametrize(("model_type", "name"), [("deit", "DeiT"), ("levit", "Levit")])
+def test_the_weights_say_whether_there_was_a_teacher(model_type: str, name: str) -> None:
+    overrides = {"architectures": [f"{name}ForImageClassificationWithTeacher"]}
+    config, model = upstream(model_type, IMAGE_CLASSIFICATION, overrides)
     assert build(config, sources(model)).signature.outputs == ("logits", "cls_logits", "distillation_logits")
     # By the task alone, as where config.json was lost.
     silent = {key: value for key, value in config.items() if key != "architectures"}
     assert len(build(silent, sources(model), "image-classification").signature.outputs) == 3
-    config, model = upstream("deit", IMAGE_CLASSIFICATION)
+    config, model = upstream(model_type, IMAGE_CLASSIFICATION)
     assert build(config, sources(model)).signature.outputs == ("logits",)
+
+
+def test_levit_says_what_stands_between_its_stages() -> None:
+    """Or it is what upstream makes of the sizes."""
+    for values in ({}, {"hidden_sizes": [384, 512, 768], "key_dim": [32, 32, 32]}):
+        config = transformers.LevitConfig(**values)
+        family = find_family("levit")
+        stated: Any = family.read(config.to_dict())
+        silent: Any = family.read(values)
+        assert stated.down_ops == silent.downs and silent.down_ops is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"patch_size": 8}, "'image_size' 48 and 'patch_size' 8 say 6 patches a side, .* leave 3"),
+        ({"depths": [1, 1]}, r"have \[3, 3, 2, 3, 3, 3\] numbers: each stage has one of either"),
+        ({"key_dim": [4, 0, 8]}, "'key_dim' and 'num_attention_heads' are 1 or more"),
+        ({"down_ops": [["Subsample", 4, 3, 4, 2, 2]]}, "'down_ops' are 1: one for each of 3 stages but the last"),
+        ({"down_ops": [[""], [""]]}, "'down_ops' have nothing for stage 1: 'hidden_sizes' change behind it"),
+        ({"down_ops": [["Subsample", 4, 3, 4, 2]]}, r"each is \['Subsample', key size, heads,"),
+    ],
+)
+def test_stages_that_do_not_follow_each_other_are_refused(values: dict[str, Any], message: str) -> None:
+    config, model = upstream("levit", IMAGE_CLASSIFICATION)
+    with pytest.raises(ConfigError, match=message):
+        build({**config, **values}, sources(model))
 
 
 @pytest.mark.parametrize("model_type", ["dinov2", "dinov2_with_registers"])
@@ -226,3 +255,33 @@ def test_biases_need_the_whole_network_that_makes_them() -> None:
     tensors = {name: value for name, value in sources(model).items() if gone not in name}
     with pytest.raises(WeightsError, match=r"'self_attn\.relative\.table\.weight' needs all of .*, found only"):
         build(config, tensors)
+
+
+def test_cvt_takes_the_mean_where_its_last_stage_has_no_token() -> None:
+    """Upstream's classifier looks for the token in the wrong place, unless hidden states stand there."""
+    overrides = {"cls_token": [True, False], "embed_dim": [12, 12]}
+    for head, name in ((BASE, "last_hidden_state"), (IMAGE_CLASSIFICATION, "logits")):
+        config, narrow = upstream("cvt", head, overrides)
+        model = widened(narrow)
+        ours = build(config, sources(model), dtype=torch.float64)
+        assert ours.signature.outputs == (name,)
+        pixels = torch.randn(2, 3, 41, 37, dtype=torch.float64)
+        with float64():
+            expected = model(pixels, output_hidden_states=True)
+        assert apart(ours.model(pixels)[name], expected[name]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"depth": [1]}, r"have \[2, 2, 2, 2, 2, 1, 2, .*\] values: each stage has one of either"),
+        ({"qkv_projection_method": ["dw_bn", "avg"]}, "'qkv_projection_method' is 'avg', and only 'dw_bn' is honoured"),
+        ({"stride_q": [1, 2]}, "'stride_q' 2 and 'padding_q' 1 with 'kernel_qkv' 3 leave queries of another number"),
+        ({"cls_token": [True, True]}, "'cls_token' of stage 1 has the last 'embed_dim', 12 channels, and stands in"),
+        ({"num_heads": [3, 3]}, "their number must divide the size; received 3 heads and 8 channels"),
+    ],
+)
+def test_stages_whose_sizes_do_not_fit_are_refused(values: dict[str, Any], message: str) -> None:
+    config, model = upstream("cvt", IMAGE_CLASSIFICATION)
+    with pytest.raises(ConfigError, match=message):
+        build({**config, **values}, sources(model))
