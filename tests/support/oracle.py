@@ -54,8 +54,9 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if value.ndim < 2:
                 value.copy_(1 + 0.2 * noise if norm or not value.ndim else 0.3 * noise)
             else:
-                # A kernel sums over what it reads, whatever its name: those of a stem would grow from one to the next.
-                table = value.ndim < 4 and ("embed" in name.lower() or "shared" in name)
+                # What several convolutions of a stem make would grow from one to the next; patches alone may be large.
+                stem = value.ndim == 4 and name.endswith("convolution.weight")
+                table = not stem and ("embed" in name.lower() or "shared" in name)
                 read = value[0].numel() if value.ndim == 4 else value.shape[-1]  # what a kernel sums over
                 value.copy_(noise * (0.7 if table else 1.2 / read**0.5))
         for module in model.modules():
