@@ -13,7 +13,8 @@ from precast.calibration.data import Data, Judged, data_of, model_of
 from precast.calibration.opened import opened
 from precast.calibration.samples import Samples, read_samples
 from precast.calibration.scores import SCORES
-from precast.calibration.staged import figures, loaded, producer, staged
+from precast.calibration.shipped import figures, loaded, producer
+from precast.calibration.staged import staged
 from precast.calibration.trial import Trial
 from precast.calibration.ways import Attempt, Ways
 from precast.graphs.emit import Written

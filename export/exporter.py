@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from precast.calibration.cost import Cost, Progress
-from precast.calibration.staged import figures, loaded, producer
+from precast.calibration.shipped import figures, loaded, producer
 from precast.export import apart
 from precast.export.prepared import Lowered, Prepared, Request
 from precast.runtime import arguments

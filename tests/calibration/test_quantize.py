@@ -320,20 +320,19 @@ def test_a_classifier_of_real_texts_is_right_as_often(
     rows = [json.loads(line) for line in unseen.read_text(encoding="utf-8").splitlines()]
     made = quantize(path, unseen, label="part", precision=precision, budget=0.005)
     assert made["metric"] == "accuracy"
+    texts = [row["text"] for row in rows]
+    answers = {
+        variant: precast.pipeline("text-classification", path, variant=variant)(texts, truncation=True, top_k=2)
+        for variant in ("cpu-fp32", *made["variants"])
+    }
+    # Where float32 itself all but wavers, rounding decides nothing that it knew.
+    sure = [first["score"] - second["score"] > 0.02 for first, second in answers["cpu-fp32"]]
+    assert sum(sure) > 0.9 * len(rows)
     right = {
         variant: np.mean(
-            [
-                answer["label"] == row["part"]
-                for answer, row in zip(
-                    precast.pipeline("text-classification", path, variant=variant)(
-                        [row["text"] for row in rows], truncation=True
-                    ),
-                    rows,
-                    strict=True,
-                )
-            ]
+            [one[0]["label"] == row["part"] for one, row in itertools.compress(zip(found, rows, strict=True), sure)]
         )
-        for variant in ("cpu-fp32", *made["variants"])
+        for variant, found in answers.items()
     }
     assert right["cpu-fp32"] > 0.8, "it has learnt what it was taught"
     for variant in made["variants"]:

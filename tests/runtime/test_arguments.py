@@ -156,13 +156,15 @@ def test_tasks(task: str, decoder: Any) -> None:
     others = {"zero-shot-classification": "text-classification", "sentence-embedding": "feature-extraction"}
     served = others.get(task, task)
     pictures = {"image-classification": "vit", "zero-shot-image-classification": "clip"}
-    if task in pictures:
-        model: Any = precast.load(tiny_artifacts.pictures(pictures[task]))
+    if task == "image-feature-extraction":
+        model: Any = precast.load(tiny_artifacts.picture_features())
+    elif task in pictures:
+        model = precast.load(tiny_artifacts.pictures(pictures[task]))
     else:
         model = decoder if task == "text-generation" else precast.load(tiny_artifacts.artifact(served))
     extra: dict[str, Any] = {"candidate_labels": ["a", "b"]} if task.startswith("zero-shot") else {}
     text: Any = {"question": "Who?", "context": "He."} if task == "question-answering" else "one [MASK] two"
-    if task in pictures:
+    if "image" in task:
         text = np.zeros((9, 8, 3), np.uint8)
     if task == "text-generation":
         extra = {"max_new_tokens": 2}

@@ -609,6 +609,26 @@ outs = st.lists(st.builds(Out, **tensors, axis=st.just(-1)), max_size=3, unique_
 dims = st.dictionaries(texts, st.builds(Dim, least=st.just(1), most=bounds, multiple=st.just(1)), max_size=2)
 
 
+amounts = st.floats(0, 1e9) | st.integers(0, 99)
+tried = st.fixed_dictionaries(
+    {"method": texts, "met": st.booleans(), "loss": amounts},
+    optional={"score": amounts, "wider": st.lists(texts, max_size=2)},
+)
+figures = ("alone", "error_rounded", "error", "largest", "outlier")
+parts = st.fixed_dictionaries({}, optional={"wider": st.booleans(), **dict.fromkeys(figures, amounts)})
+calibrations = st.fixed_dictionaries(
+    {
+        "data": st.fixed_dictionaries({"name": texts, "samples": st.integers(0, 999), "sha256": st.none() | digests}),
+        "metric": texts,
+        "loss": amounts,
+        "budget": st.none() | st.floats(0, 1),
+        "method": texts,
+        "attempts": st.lists(tried, max_size=2),
+        "parts": st.dictionaries(texts, parts, max_size=2),
+    }
+)
+
+
 @st.composite
 def manifests(draw: st.DrawFn) -> Manifest:
     weights = {
@@ -652,7 +672,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
         producer=draw(st.dictionaries(st.text(), st.text(), max_size=2)),
         processing=draw(free),
         parity=draw(st.dictionaries(texts, free, max_size=2)),
-        calibration=draw(st.none() | free),
+        calibration=draw(st.none() | st.dictionaries(names, calibrations, max_size=2)),
         cost=draw(free),
         files=files,
     )
