@@ -326,8 +326,8 @@ def test_a_classifier_of_real_texts_is_right_as_often(
         for variant in ("cpu-fp32", *made["variants"])
     }
     # Where float32 itself all but wavers, rounding decides nothing that it knew.
-    sure = [first["score"] - second["score"] > 0.02 for first, second in answers["cpu-fp32"]]
-    assert sum(sure) > 0.9 * len(rows)
+    sure = [first["score"] - second["score"] > 0.1 for first, second in answers["cpu-fp32"]]
+    assert sum(sure) > 0.75 * len(rows)
     right = {
         variant: np.mean(
             [one[0]["label"] == row["part"] for one, row in itertools.compress(zip(found, rows, strict=True), sure)]
