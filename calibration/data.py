@@ -13,6 +13,7 @@ from precast.calibration.made_up import generated, kept_positions, made_up
 from precast.calibration.running import through
 from precast.calibration.samples import Sample, Samples
 from precast.calibration.scores import Score, scored
+from precast.calibration.sensitivity import FEW
 from precast.runtime.artifact import Artifact, Component
 from precast.runtime.backends.base import Array
 from precast.runtime.catalogue import CATALOGUE
@@ -72,8 +73,8 @@ class Data:
     def judged(
         self, parts: Mapping[str, Loaded], model: Callable[[Mapping[str, Loaded]], Model], *, few: bool = False
     ) -> Judged:
-        """How far loaded components are from float32; ``few``: over every fourth call, and without labels."""
-        metric = (self.evaluation.every(4) if few else self.evaluation).judged(parts)
+        """How far loaded components are from float32; ``few``: over a few of the calls, and without labels."""
+        metric = (self.evaluation.every(FEW) if few else self.evaluation).judged(parts)
         if self.score is None or few:
             return Judged(metric, None, metric.losses.get(self.loss, 0.0))
         found = self.score.of(model(parts))
@@ -112,6 +113,7 @@ def data_of(
         raise InputError(f"quantize: nothing judges what low precision changes of {task} yet. Export it with fp32.")
     answers = answers_of(last, metric)
     loss = "cosine" if metric == "cosine" else "kl" if last.states else "agreement"
+    reads = any(port.kind == "ids" for one in components.values() for port in one.given)
     model = model_of(artifact, parts, variant)
 
     def run(cases: Sequence[Case]) -> Any:
@@ -121,11 +123,9 @@ def data_of(
         single = not any("sequence" in out.shape for out in answers)
         files = artifact.reading("text").get("files") or ()
         cases = made_up(components, {name: artifact.read_bytes(name) for name in files}, single=single)
-        reads = bool(files) and any(port.kind == "ids" for one in components.values() for port in one.given)
-        evaluation = EvaluationSet.over(metric, answers, cases, run, text=reads)
+        evaluation = EvaluationSet.over(metric, answers, cases, run, text=reads and bool(files))
         return Data(cases, evaluation, loss, None, None, "made up", len(cases))
     measured, judging = samples.samples[0::2], samples.samples[1::2]
-    reads = any(port.kind == "ids" for one in components.values() for port in one.given)
     text = reads and not all(map(_is_arrays, samples.samples))
     evaluation = EvaluationSet.over(metric, answers, _cases(model, components, judging), run, text=text)
     found = None if score is None else scored(model, task, judging, score)

@@ -28,12 +28,10 @@ class Range:
     """How an input of products spreads.
 
     Args:
-        largest: the largest absolute value. rms: root mean square of all channels. outlier: that of the loudest channel
-            over the median channel's.
+        largest: the largest absolute value. outlier: root mean square of the loudest channel over the median channel's.
     """
 
     largest: float
-    rms: float
     outlier: float
 
 
@@ -42,12 +40,11 @@ class Moments:
     """Of one input of products.
 
     Args:
-        weights: the names of what it is multiplied by. second: mean of x x^T [K, K] over all rows. rows: their number.
+        weights: the names of what it is multiplied by. second: mean of x x^T [K, K] over all rows.
     """
 
     weights: tuple[str, ...]
     second: Array
-    rows: int
     range: Range
 
 
@@ -131,11 +128,11 @@ def _over(
             sums[x.name].add(values)
             largest[x.name] = max(largest[x.name], size)
     for x in group:
-        second, rows = sums.pop(x.name).mean()
+        second = sums.pop(x.name).mean()
         own = np.sqrt(np.diagonal(second).astype(np.float64))
         typical = float(np.median(own))
-        spread = Range(largest[x.name], float(np.sqrt(np.mean(own**2))), float(own.max() / typical) if typical else 1.0)
-        yield Moments(x.weights, second, rows, spread)
+        spread = Range(largest[x.name], float(own.max() / typical) if typical else 1.0)
+        yield Moments(x.weights, second, spread)
 
 
 class _Products:
@@ -154,11 +151,11 @@ class _Products:
         if self._waiting >= _ROWS:
             self._take()
 
-    def mean(self) -> tuple[Array, int]:
-        """The mean over all rows, and their number."""
+    def mean(self) -> Array:
+        """The mean over all rows."""
         if self._rows:
             self._take()
-        return self._sum / max(1, self._count), self._count
+        return np.asarray(self._sum / max(1, self._count))
 
     def _take(self) -> None:
         rows = np.concatenate(self._rows)

@@ -136,7 +136,7 @@ class _Work:
         self.made_by = self._fitting()
         self.general = artifact.choose_variant(asked.name, precision="fp32").name
         self.trials = {
-            name: Trial(artifact, component, artifact.choose_variant(name, variant=self.general), room, None)
+            name: Trial(artifact, component, artifact.choose_variant(name, variant=self.general), room)
             for name, component in self.components.items()
         }
 

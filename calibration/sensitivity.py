@@ -15,11 +15,12 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-__all__ = ["Judge", "Sensitivity", "kind_of", "sensitive_kinds"]
+__all__ = ["FEW", "Judge", "Sensitivity", "kind_of", "sensitive_kinds"]
 
 # Share of the bounds that rounding weights may take: graphs round what they multiply by them too, and a few inputs are
 # not all.
 _SHARE = 0.8
+FEW = 4  # one in so many inputs is what a kind of weights is looked at alone over
 _TRIES = 5  # with half the room of the one before
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from precast.graphs.block_feedback import error_of
 from precast.graphs.block_rounding import quantized
-from precast.graphs.dialects.blocks import dequantized
 from precast.runtime.backends.base import Array
 
 __all__ = ["smoothing"]
@@ -40,9 +40,5 @@ def smoothing(weights: Sequence[Array], second: Array, bits: int, block: int, sy
 
 def _error(weights: Sequence[Array], scales: Array, second: Array, bits: int, block: int, symmetric: bool) -> float:
     """Mean squared error that rounding leaves in the products with one row, summed over outputs."""
-    total = 0.0
-    for weight in weights:
-        scaled = weight * scales
-        left = (scaled - dequantized(*quantized(scaled, bits, block, symmetric), bits, weight.shape[1])) / scales
-        total += float(np.einsum("nk,nk->", left @ second, left, dtype=np.float64))
-    return total
+    scaled, divided = [weight * scales for weight in weights], second / np.outer(scales, scales)
+    return sum(error_of(weight, quantized(weight, bits, block, symmetric), divided, bits) for weight in scaled)

@@ -33,18 +33,13 @@ class Trial:
 
     Args:
         folder: where graphs are written, which hold no weights.
-        threads: of its sessions.
     """
 
-    def __init__(
-        self, artifact: Artifact, component: Component, variant: Variant, folder: Path, threads: int | None
-    ) -> None:
-        self.component = component
-        self._folder, self._threads = folder, threads
+    def __init__(self, artifact: Artifact, component: Component, variant: Variant, folder: Path) -> None:
+        self.component, self._folder = component, folder
         self.weights: dict[str, ir.TensorProtocol] = {}
         self.raised = opened(artifact, variant)
         run(self.raised, [RaiseWeights(self.weights)])
-        self._written = 0
 
     def loaded(self, arrays: Mapping[str, Callable[[], Array]], watched: Iterable[str] = ()) -> Loaded:
         """The component with weights that are made in place of its own; ``watched`` values are outputs too."""
@@ -67,9 +62,8 @@ class Trial:
             given[name] = np.ascontiguousarray(tensor.numpy())
             shape = ir.Shape(sizes(tensor.shape))
             value.const_value = ir.ExternalTensor("given", 0, tensor.nbytes, tensor.dtype, shape=shape, name=name)
-        path = self._folder / f"{self.component.name}-{self._written}.onnx"
-        self._written += 1
+        path = self._folder / f"{self.component.name}.onnx"
         path.write_bytes(ir.to_proto(model).SerializeToString())
-        runner = OnnxRuntime("CPUExecutionProvider").load(path, session=_SESSION, threads=self._threads, arrays=given)
+        runner = OnnxRuntime("CPUExecutionProvider").load(path, session=_SESSION, threads=None, arrays=given)
         path.unlink()
         return Loaded(runner, self.component.inputs, self.component.outputs, self.component.states, ONNXRUNTIME.state)

@@ -66,11 +66,14 @@ class _Seen:
     left: dict[str, float] = field(default_factory=dict)
     ranges: dict[str, Range] = field(default_factory=dict)
 
-    def evidence(self, feedback: bool, sensitive: Sequence[str] = ()) -> Evidence:
+    def evidence(self, feedback: bool) -> Evidence:
         """What a recipe needs to know; with or without what weights are rounded to with feedback."""
-        found = self.parts if feedback else {}
-        rounders = {name: lambda *_, parts=parts: parts for name, parts in found.items()}
-        return Evidence(sensitive=sensitive, smoothing=self.smoothing, rounders=rounders)
+        return Evidence(smoothing=self.smoothing, rounders=_known(self.parts if feedback else {}))
+
+
+def _known(parts: Mapping[str, Parts]) -> dict[str, Rounder]:
+    """Rounders of weights that are rounded already."""
+    return {name: lambda *_, made=made: made for name, made in parts.items()}
 
 
 class Ways:
@@ -108,17 +111,11 @@ class Ways:
             met = all(share <= 1 for share in judged.shares(self._precision, self._budget))
             self.attempts.append(Attempt(method, judged, found, met))
             if met:
-                sensitive = {
-                    name: [weight for kind in found.sensitive for weight in judge.names(kind, name)]
-                    for name in self._trials
-                }
-                yield (
-                    self.attempts[-1],
-                    {
-                        name: replace(seen.evidence(feedback, some), rounders=judge.rounders(name, some))
-                        for (name, seen), some in zip(self._seen.items(), sensitive.values(), strict=True)
-                    },
-                )
+                evidence = {}
+                for name, before in known.items():
+                    wide = [weight for kind in found.sensitive for weight in judge.names(kind, name)]
+                    evidence[name] = replace(before, sensitive=wide, rounders=judge.rounders(name, wide))
+                yield self.attempts[-1], evidence
 
     def refused(self, judged: Judged | None) -> None:
         """The way that was the last to pass does not after all, for its graphs are further away than weights say."""
@@ -238,8 +235,13 @@ class _Rounded:
 
     def rounders(self, component: str, sensitive: Collection[str]) -> dict[str, Rounder]:
         """What was rounded already need not be once more for each graph."""
-        held = {name: parts for (part, name, wider), parts in self._parts.items() if part == component and not wider}
-        return {name: lambda *_, parts=parts: parts for name, parts in held.items() if name not in sensitive}
+        return _known(
+            {
+                name: parts
+                for (part, name, wider), parts in self._parts.items()
+                if part == component and not wider and name not in sensitive
+            }
+        )
 
     def _values(self, component: str, one: Rounding, wider: bool) -> Array:
         """Floats of a rounded weight as the float32 graph reads it; the integers alone are held."""

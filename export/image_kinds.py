@@ -6,7 +6,7 @@ A new class is an entry of `KINDS`; one whose steps are not `precast.runtime.pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,17 @@ def _enlarged_by_256_over_224(
     )
 
 
+_CLIP = ImageKind(
+    models=("clip",),
+    size={"shortest_edge": 224},
+    resample=FILTERS["bicubic"],
+    mean=_CLIP_MEAN,
+    std=_CLIP_STD,
+    square=False,
+    rgb=True,
+    crop={"height": 224, "width": 224},
+)
+
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
         models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2"),
@@ -134,16 +145,7 @@ KINDS: Mapping[str, ImageKind] = {
         mean=_STANDARD,
         std=_STANDARD,
     ),
-    "CLIPImageProcessor": ImageKind(
-        models=("clip",),
-        size={"shortest_edge": 224},
-        resample=FILTERS["bicubic"],
-        mean=_CLIP_MEAN,
-        std=_CLIP_STD,
-        square=False,
-        rgb=True,
-        crop={"height": 224, "width": 224},
-    ),
+    "CLIPImageProcessor": _CLIP,
     "ConvNextImageProcessor": ImageKind(
         models=("convnext", "convnextv2", "cvt", "regnet", "resnet"),
         size={"shortest_edge": 384},
@@ -176,16 +178,7 @@ KINDS: Mapping[str, ImageKind] = {
         std=_STANDARD,
         again="include_top",
     ),
-    "BitImageProcessor": ImageKind(
-        models=("bit", "dinov2", "focalnet"),
-        size={"shortest_edge": 224},
-        resample=FILTERS["bicubic"],
-        mean=_CLIP_MEAN,
-        std=_CLIP_STD,
-        square=False,
-        rgb=True,
-        crop={"height": 224, "width": 224},
-    ),
+    "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
     **{
         name: ImageKind(
             models=(model,),

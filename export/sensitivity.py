@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from precast.calibration.evaluation_set import EvaluationSet
-from precast.calibration.sensitivity import Sensitivity, kind_of, sensitive_kinds
+from precast.calibration.sensitivity import FEW, Sensitivity, kind_of, sensitive_kinds
 from precast.export.evaluation import judged_reference
 from precast.export.reference import Part
 from precast.graphs.block_weight import Parts
@@ -23,7 +23,6 @@ from precast.runtime.metrics import Metric
 
 __all__ = ["sensitivity"]
 
-_EVERY = 4  # text of the evaluation set
 _CHUNK = 1 << 19  # weights that are floats at a time
 
 
@@ -62,7 +61,7 @@ def sensitivity(
             if name in parameters:  # else a table that the model computes
                 held = _RoundedWeight(part.name, found, found.parts())
                 kinds.setdefault(kind_of(part.name, name), {})[parameters[name].data_ptr()] = held
-    subset = evaluation.every(_EVERY)
+    subset = evaluation.every(FEW)
 
     def judge(chosen: Collection[str], *, few: bool = False) -> Sequence[float]:
         found = _judged(parts, [kinds[kind] for kind in chosen], subset if few else evaluation)

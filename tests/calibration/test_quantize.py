@@ -279,7 +279,7 @@ def test_a_trial_computes_what_the_variant_does(tmp_path: Path) -> None:
     path = exported(tmp_path, "bert", BASE, torch.float16)
     artifact = Artifact.open(path)
     component, variant = artifact.component_for(None), artifact.choose_variant("encoder", variant="cpu-fp32")
-    trial = Trial(artifact, component, variant, tmp_path, None)
+    trial = Trial(artifact, component, variant, tmp_path)
     runner = OnnxRuntime("CPUExecutionProvider").load(
         Path(artifact.file(variant.graph)), session=variant.session, threads=None
     )
