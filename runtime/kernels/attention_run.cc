@@ -24,7 +24,7 @@ struct Work {
   static void chunk(void* user, size_t index) {
     Work& self = *static_cast<Work*>(user);
     float* scratch = thread_scratch(self.floats);
-    if (scratch != nullptr) self.kernels.attention(self.arguments, static_cast<int64_t>(index), scratch);
+    if (scratch != nullptr) self.kernels.attention->task(self.arguments, static_cast<int64_t>(index), scratch);
     else self.out_of_memory = true;
   }
 
@@ -36,10 +36,10 @@ struct Work {
       return;
     }
     const int64_t task = static_cast<int64_t>(index), head = task / self.arguments.spans;
-    self.kernels.few(self.arguments, task, scratch);
+    self.kernels.attention->few(self.arguments, task, scratch);
     // Whoever comes last merges, in the order of the spans.
     if (self.left != nullptr && self.left[head].fetch_sub(1) == 1) {
-      self.kernels.few_merge(self.arguments, head, scratch);
+      self.kernels.attention->few_merge(self.arguments, head, scratch);
     }
   }
 };
@@ -51,7 +51,7 @@ void run_chunks(Call& call, const Kernels& kernels, AttentionCall& to) {
   if (parts < 1) parts = 1;
   to.chunk = ((to.queries + parts - 1) / parts + kChunkMultiple - 1) / kChunkMultiple * kChunkMultiple;
   to.chunks = to.chunk == 0 ? 0 : (to.queries + to.chunk - 1) / to.chunk;
-  Work work{to, kernels, kernels.attention_scratch(to), nullptr};
+  Work work{to, kernels, kernels.attention->scratch(to), nullptr};
   call.parallel(Work::chunk, static_cast<size_t>(heads * to.chunks), &work);
   call.check(!work.out_of_memory, "no memory for %zu bytes of scratch", work.floats * sizeof(float));
 }
@@ -76,7 +76,7 @@ void run_spans(Call& call, const Kernels& kernels, AttentionCall& to) {
   to.span = to.size <= 64 ? 512 : to.size <= 128 ? 256 : 128;
   to.spans = most_spans(to);
   const size_t heads = static_cast<size_t>(to.batch * to.kv_heads);
-  Work work{to, kernels, kernels.few_scratch(to), nullptr};
+  Work work{to, kernels, kernels.attention->few_scratch(to), nullptr};
   void* memory = nullptr;
   if (to.spans > 1 && heads > 0) {
     const size_t rows = heads * static_cast<size_t>(to.queries * (to.heads / to.kv_heads));

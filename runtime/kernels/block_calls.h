@@ -7,7 +7,6 @@
 namespace precast {
 
 constexpr int64_t kPanelColumns = 16;  // weight columns that lie together
-constexpr int64_t kRowTile = 4;        // rows whose quantised values lie together
 constexpr int64_t kSmallestBlock = 16;  // of 8 bits; those of 4 have at least kFold
 constexpr int64_t kFold = 32;          // products of 4 bits by 8 that a sum of 16 bits holds: 32 / 2 * 15 * 127
 
@@ -55,24 +54,24 @@ inline float zero_point(const uint8_t* zeros, int64_t c, int64_t bits, int64_t k
   return static_cast<float>(bits == 4 ? stored >> (c % 2 * 4) & 15 : static_cast<int8_t>(stored));
 }
 
-// Rows of x in 8 bits (12 beside weights of 8), a scale for each block, times weights in blocks of 4 or 8 bits, plus a
-// bias.
+// Rows of x in fewer bits times weights in blocks of 4 or 8 bits, plus a bias.
 struct BlockCall {
   const float* x;         // [rows, depth]
   const uint8_t* weight;  // panels
   const float* bias;      // [columns]; null: none
   float* out;             // [rows, columns]
-  // What `quantize` makes of x, tiles of kRowTile rows (fewer in the last) one after the other. A tile of R rows:
-  // beside weights of 8 bits in 16, where an instruction set may want another order within the four.
-  int8_t* quants;  // [depth / 4][R][4], depth rounded up to whole blocks, zeros behind the last channel
-  float* scales;   // [blocks][R][2]: the scale, the sum of the block's quants
+  uint8_t* prepared;      // what `prepare` makes of x, aligned to 64 bytes
   int64_t rows, depth, columns, block, bits, zeros;
 };
 
-// Ranges are [first, last): tiles of kRowTile rows, panels of kPanelColumns columns.
+// How rows are multiplied. Ranges are [first, last): tiles of `row_tile` rows, panels of kPanelColumns columns.
 struct BlockKernels {
-  void (*quantize)(const BlockCall&, int64_t first, int64_t last);
-  void (*product)(const BlockCall&, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile);
+  int64_t row_tile;                        // rows that lie together when they are prepared
+  int64_t task_tiles;                      // tiles of one task, at most, where rows are many
+  size_t (*prepared)(const BlockCall&);    // bytes
+  void (*prepare)(const BlockCall&, int64_t first, int64_t last);
+  void (*product)(const BlockCall&, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile, float* scratch);
+  size_t (*scratch)(const BlockCall&);     // floats of a thread's own
 };
 
 }  // namespace precast

@@ -1,5 +1,5 @@
 // Products of rows in 8 or 12 bits with weights in blocks of 4 or 8, a scale for each block of either. The layouts are
-// described in block_calls.h; the idea is that of https://arxiv.org/abs/2208.07339 with finer scales.
+// described in block_calls.h and block_rows.h; the idea is that of https://arxiv.org/abs/2208.07339 with finer scales.
 //
 // Sums within a block are exact integers on every instruction set, nothing saturates: 4 bits by 8 give at most
 // 2 * 15 * 127 a lane of 16 bits, of which eight fit; 8 by 12 bits are multiplied as 16 bits into lanes of 32.
@@ -152,7 +152,7 @@ PRECAST_INLINE void block_of_8(const uint8_t* w, const int8_t* x, int64_t block,
 // The columns of a panel of Rows rows. Block: 16, 32, or 0 for multiples of 32.
 template <int Bits, int Kind, int Block, int Rows>
 PRECAST_INLINE void panel_tile(const BlockCall& call, const PanelLayout& layout, const uint8_t* w, const int8_t* x,
-                               const float* x_scales, __m256 (&out)[kHalves][Rows]) {
+                               const RowScale* x_scales, __m256 (&out)[kHalves][Rows]) {
 #pragma GCC unroll 2
   for (int h = 0; h < kHalves; ++h) {
 #pragma GCC unroll 4
@@ -171,22 +171,22 @@ PRECAST_INLINE void panel_tile(const BlockCall& call, const PanelLayout& layout,
       for (int r = 0; r < Rows; ++r) {
         // Integers below 2^24 all of them, but for zero points that are floats: exact in float32.
         __m256 total = _mm256_cvtepi32_ps(sums[h][r]);
-        if (Kind != kMiddle || Bits == 4) total = _mm256_fnmadd_ps(zero, _mm256_broadcast_ss(x_scales + 2 * r + 1), total);
+        if (Kind != kMiddle || Bits == 4) total = _mm256_fnmadd_ps(zero, _mm256_broadcast_ss(&x_scales[r].sum), total);
         // The product of the scales first: large rows do not overflow before small weights are at them.
-        out[h][r] = _mm256_fmadd_ps(total, _mm256_mul_ps(scale, _mm256_broadcast_ss(x_scales + 2 * r)), out[h][r]);
+        out[h][r] = _mm256_fmadd_ps(total, _mm256_mul_ps(scale, _mm256_broadcast_ss(&x_scales[r].scale)), out[h][r]);
       }
     }
     w += layout.of_block;
     x += block * Rows * Bits / 4;
-    x_scales += 2 * Rows;
+    x_scales += Rows;
   }
 }
 
 template <int Bits, int Kind, int Block, int Rows>
 void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel, int64_t begin) {
   const uint8_t* w = call.weight + panel * layout.bytes;
-  const int8_t* x = call.quants + begin * layout.blocks * call.block * Bits / 4;
-  const float* x_scales = call.scales + begin * layout.blocks * 2;
+  const int8_t* x = row_quants(call) + begin * layout.blocks * call.block * Bits / 4;
+  const RowScale* x_scales = row_scales(call) + begin * layout.blocks;
   __m256 result[kHalves][Rows];
   panel_tile<Bits, Kind, Block, Rows>(call, layout, w, x, x_scales, result);
 #pragma GCC unroll 2
@@ -214,8 +214,8 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
   const int64_t depth = layout.blocks * call.block, column = panel * kPanelColumns;
   const int64_t wide = call.columns - column < kPanelColumns ? call.columns - column : kPanelColumns;
   const uint8_t* parts = call.weight + panel * layout.bytes;
-  const int8_t* x = call.quants + begin * depth * (Bits / 4);
-  const float* x_scales = call.scales + begin * layout.blocks * 2;
+  const int8_t* x = row_quants(call) + begin * depth * (Bits / 4);
+  const RowScale* x_scales = row_scales(call) + begin * layout.blocks;
   float result[Rows][kPanelColumns] = {};
   for (int64_t b = 0; b < layout.blocks; ++b) {
     int32_t sums[Rows][kPanelColumns] = {};
@@ -242,9 +242,9 @@ void panel_rows(const BlockCall& call, const PanelLayout& layout, int64_t panel,
       const float scale = from_bits((code + kScaleOffset) << kScaleShift);
       const float zero = zero_point(parts + layout.zeros, c, Bits, Kind);
       for (int r = 0; r < Rows; ++r) {
-        const float* of_row = x_scales + (b * Rows + r) * 2;
-        const float total = static_cast<float>(sums[r][c]) - zero * of_row[1];
-        result[r][c] += total * (of_row[0] * scale);
+        const RowScale& of_row = x_scales[b * Rows + r];
+        const float total = static_cast<float>(sums[r][c]) - zero * of_row.sum;
+        result[r][c] += total * (of_row.scale * scale);
       }
     }
     parts += layout.of_block;
@@ -292,10 +292,14 @@ void panels_of_bits(const BlockCall& call, int64_t first, int64_t last, int64_t 
   else panels_of_kind<Bits, kHalves>(call, first, last, first_tile, last_tile);
 }
 
-void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
+void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile, float*) {
   if (call.bits == 4) panels_of_bits<4>(call, first, last, first_tile, last_tile);
   else panels_of_bits<8>(call, first, last, first_tile, last_tile);
 }
+
+constexpr BlockKernels kBlockPanels = {
+    kRowTile, 64, integers_prepared, quantize_tiles<kWordsForm>, block_linear, no_scratch,
+};
 
 }  // namespace
 }  // namespace precast

@@ -11,9 +11,10 @@ namespace {
 
 // Bytes of weights of one task: a few microseconds for one row.
 constexpr int64_t kTaskBytes = 48 * 1024;
-// Tiles of rows of one task where they are many: what belongs to them stays in the second cache.
-constexpr int64_t kTaskTiles = 64;
-
+// Panels that some instruction sets multiply side by side: a task has whole pairs.
+constexpr int64_t kPanelsTogether = 2;
+// Rows of one task that prepares them, at least.
+constexpr int64_t kPreparedRows = 32;
 // Memory of the calling thread that all tasks of a call read; its own scratch is for its tasks.
 struct Shared {
   void* memory = nullptr;
@@ -33,26 +34,31 @@ struct Shared {
 
 struct BlockWork {
   BlockCall arguments;
-  const Kernels* kernels;
+  const BlockKernels* kernels;
   int64_t tiles, panels;
-  int64_t panels_of_task = 1;
-
-  static constexpr int64_t kQuantizedTiles = 8;  // of a task
+  int64_t panels_of_task = 1, tiles_of_task = 1, tiles_at_once = 1;
+  size_t scratch = 0;
+  std::atomic<bool> full{false};
 
   int64_t across() const { return ceiling(panels, panels_of_task); }
 
-  static void quantize(void* user, size_t index) {
+  static void prepare(void* user, size_t index) {
     const BlockWork& self = *static_cast<const BlockWork*>(user);
-    const int64_t first = static_cast<int64_t>(index) * kQuantizedTiles;
-    self.kernels->block.quantize(self.arguments, first, smaller(first + kQuantizedTiles, self.tiles));
+    const int64_t first = static_cast<int64_t>(index) * self.tiles_at_once;
+    self.kernels->prepare(self.arguments, first, smaller(first + self.tiles_at_once, self.tiles));
   }
 
   static void product(void* user, size_t index) {
-    const BlockWork& self = *static_cast<const BlockWork*>(user);
+    BlockWork& self = *static_cast<BlockWork*>(user);
     const int64_t i = static_cast<int64_t>(index);
-    const int64_t first = i % self.across() * self.panels_of_task, tile = i / self.across() * kTaskTiles;
-    self.kernels->block.product(self.arguments, first, smaller(first + self.panels_of_task, self.panels), tile,
-                                smaller(tile + kTaskTiles, self.tiles));
+    const int64_t first = i % self.across() * self.panels_of_task, tile = i / self.across() * self.tiles_of_task;
+    float* scratch = self.scratch == 0 ? nullptr : thread_scratch(self.scratch);
+    if (self.scratch != 0 && scratch == nullptr) {
+      self.full = true;
+      return;
+    }
+    self.kernels->product(self.arguments, first, smaller(first + self.panels_of_task, self.panels), tile,
+                          smaller(tile + self.tiles_of_task, self.tiles), scratch);
   }
 };
 
@@ -141,21 +147,25 @@ ort::Status* block_linear(const Node& node, ort::KernelContext* context) {
   to.out = call.output(0, shape, x.rank);
   if (!call.ok() || to.rows == 0) return call.status();
 
+  const BlockKernels* kernels = node.kernels->block;
+  if (node.kernels->block_of_many != nullptr && to.rows >= kManyRows) kernels = node.kernels->block_of_many;
   static thread_local Shared shared;
-  const PanelLayout layout(to.depth, to.block, to.bits, to.zeros);
-  const size_t scales = static_cast<size_t>(to.rows * layout.blocks) * 2 * sizeof(float);
-  const size_t quants = static_cast<size_t>(to.rows * layout.blocks * to.block) * (to.bits / 4);
-  void* memory = shared.reserve(scales + quants);
-  call.check(memory != nullptr, "no memory for %zu bytes of quantised rows", scales + quants);
+  const size_t bytes = kernels->prepared(to);
+  to.prepared = static_cast<uint8_t*>(shared.reserve(bytes));
+  call.check(to.prepared != nullptr, "no memory for %zu bytes of prepared rows", bytes);
   if (!call.ok()) return call.status();
-  to.scales = static_cast<float*>(memory);
-  to.quants = static_cast<int8_t*>(memory) + scales;
 
-  BlockWork work{to, node.kernels, ceiling(to.rows, kRowTile), ceiling(to.columns, kPanelColumns)};
-  if (layout.bytes < kTaskBytes) work.panels_of_task = kTaskBytes / layout.bytes;
-  const int64_t down = ceiling(work.tiles, kTaskTiles);
-  call.parallel(BlockWork::quantize, static_cast<size_t>(ceiling(work.tiles, BlockWork::kQuantizedTiles)), &work);
-  call.parallel(BlockWork::product, static_cast<size_t>(work.across() * down), &work);
+  BlockWork work{to, kernels, ceiling(to.rows, kernels->row_tile), ceiling(to.columns, kPanelColumns)};
+  work.scratch = kernels->scratch(to);
+  work.tiles_at_once = ceiling(kPreparedRows, kernels->row_tile);
+  // Tasks of one size, as threads share their number.
+  work.tiles_of_task = ceiling(work.tiles, ceiling(work.tiles, kernels->task_tiles));
+  const PanelLayout layout(to.depth, to.block, to.bits, to.zeros);
+  const int64_t across = ceiling(work.panels * layout.bytes, kTaskBytes);
+  work.panels_of_task = ceiling(ceiling(work.panels, across), kPanelsTogether) * kPanelsTogether;
+  call.parallel(BlockWork::prepare, static_cast<size_t>(ceiling(work.tiles, work.tiles_at_once)), &work);
+  call.parallel(BlockWork::product, static_cast<size_t>(work.across() * ceiling(work.tiles, work.tiles_of_task)), &work);
+  call.check(!work.full, "no memory for %zu floats of a thread's own", work.scratch);
   return call.status();
 }
 

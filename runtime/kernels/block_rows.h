@@ -1,5 +1,9 @@
-// Rows in integers, a scale for each block: the largest of a block becomes `most_quant`. What comes out is described in
-// block_calls.h. Infinity or NaN in a block make its scale, and with it every product, NaN.
+// Rows in integers, a scale for each block: the largest of a block becomes `most_quant`. Infinity or NaN in a block make
+// its scale, and with it every product, NaN.
+//
+// A tile of R rows lies together: of every four channels those of each row, zeros behind the last channel. Beside weights
+// of 4 bits they are bytes, [depth / 4][R][4], depth rounded up to whole blocks. Beside weights of 8 bits they are words
+// or two planes of bytes, twice as many bytes either way. In front of all of them are [blocks][R] records of `RowScale`.
 #pragma once
 
 #include "block_calls.h"
@@ -29,9 +33,36 @@ inline float from_bits(uint32_t bits) {
   return x;
 }
 
+constexpr int64_t kRowTile = 4;
+
+// Words: 16 bits each, channels 0 2 1 3 of four where instructions multiply pairs. Planes: four bytes of what is left of
+// a quant without its low bits, then four of these, which are not negative: quant = high << plane_shift + low.
+enum RowForm : int { kBytesForm, kWordsForm, kPlanesForm };
+
+inline int plane_shift(int64_t block) { return block == kSmallestBlock ? 5 : 4; }
+
+struct RowScale {
+  float scale;
+  float sum;  // of the block's quants, an integer
+};
+
+inline RowScale* row_scales(const BlockCall& call) { return reinterpret_cast<RowScale*>(call.prepared); }
+
+inline int64_t blocks_of(const BlockCall& call) { return (call.depth + call.block - 1) / call.block; }
+
+inline int8_t* row_quants(const BlockCall& call) {
+  return reinterpret_cast<int8_t*>(row_scales(call) + call.rows * blocks_of(call));
+}
+
+size_t integers_prepared(const BlockCall& call) {
+  const int64_t blocks = blocks_of(call);
+  return static_cast<size_t>(call.rows * blocks) * (sizeof(RowScale) + static_cast<size_t>(call.block * call.bits / 4));
+}
+
 // One block of one row: out[i * stride .. + 4] = the quants of x[4 * i .. + 4]. Returns their sum.
-template <bool Wide>
+template <RowForm Form>
 inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_t* out, int64_t stride) {
+  constexpr bool Wide = Form != kBytesForm;
   // As integers, the absolute values keep their order, and NaN is above infinity above everything else.
   const float most = most_quant(Wide, block);
   int32_t largest = 0;
@@ -69,9 +100,16 @@ inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_
   for (int64_t i = 0; Wide && i < block; i += 8) {
     const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), factor));
     sums = _mm256_add_epi32(sums, q);
-    // Channels 0 2 1 3 of every four, in 16 bits.
-    const __m256i pairs = _mm256_shuffle_epi32(q, 0xd8);
-    const __m256i packed = _mm256_packs_epi32(pairs, pairs);
+    __m256i packed;
+    if (Form == kPlanesForm) {
+      const __m128i shift = _mm_cvtsi32_si128(plane_shift(block));
+      const __m256i high = _mm256_sra_epi32(q, shift);
+      const __m256i words = _mm256_packs_epi32(high, _mm256_sub_epi32(q, _mm256_sll_epi32(high, shift)));
+      packed = _mm256_packs_epi16(words, words);
+    } else {
+      const __m256i pairs = _mm256_shuffle_epi32(q, 0xd8);
+      packed = _mm256_packs_epi32(pairs, pairs);
+    }
     const int64_t low = _mm256_extract_epi64(packed, 0), high = _mm256_extract_epi64(packed, 2);
     __builtin_memcpy(out + i / 4 * stride, &low, 8);
     __builtin_memcpy(out + (i / 4 + 1) * stride, &high, 8);
@@ -109,37 +147,40 @@ inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_
   return sum;
 }
 
-template <bool Wide>
+template <RowForm Form>
 void quantize_rows(const BlockCall& call, int64_t first, int64_t last) {
-  constexpr int64_t kBytes = Wide ? 2 : 1;
-  const int64_t blocks = (call.depth + call.block - 1) / call.block, depth = blocks * call.block;
+  constexpr int64_t kBytes = Form == kBytesForm ? 1 : 2;
+  const int64_t blocks = blocks_of(call), depth = blocks * call.block;
   constexpr int64_t kLargestBlock = 256;
   for (int64_t tile = first; tile < last; ++tile) {
     const int64_t begin = tile * kRowTile, rows = call.rows - begin < kRowTile ? call.rows - begin : kRowTile;
-    int8_t* quants = call.quants + begin * depth * kBytes;
-    float* scales = call.scales + begin * blocks * 2;
+    int8_t* quants = row_quants(call) + begin * depth * kBytes;
+    RowScale* scales = row_scales(call) + begin * blocks;
     for (int64_t r = 0; r < rows; ++r) {
       const float* x = call.x + (begin + r) * call.depth;
       for (int64_t b = 0; b < blocks; ++b) {
         const int64_t at = b * call.block, left = call.depth - at;
-        float* to = scales + (b * rows + r) * 2;
+        RowScale& to = scales[b * rows + r];
         int8_t* out = quants + (at * rows + r * 4) * kBytes;
-        if (left >= call.block) {
-          to[1] = static_cast<float>(quantize_block<Wide>(x + at, call.block, to, out, rows * 4 * kBytes));
-        } else {
-          float padded_block[kLargestBlock] = {};
-          for (int64_t i = 0; i < left; ++i) padded_block[i] = x[at + i];
-          to[1] = static_cast<float>(quantize_block<Wide>(padded_block, call.block, to, out, rows * 4 * kBytes));
+        float padded[kLargestBlock];
+        const float* from = x + at;
+        if (left < call.block) {
+          for (int64_t i = 0; i < call.block; ++i) padded[i] = i < left ? from[i] : 0.0f;
+          from = padded;
         }
+        to.sum = static_cast<float>(quantize_block<Form>(from, call.block, &to.scale, out, rows * 4 * kBytes));
       }
     }
   }
 }
 
+template <RowForm Wide>
 void quantize_tiles(const BlockCall& call, int64_t first, int64_t last) {
-  if (call.bits == 8) return quantize_rows<true>(call, first, last);
-  quantize_rows<false>(call, first, last);
+  if (call.bits == 8) return quantize_rows<Wide>(call, first, last);
+  quantize_rows<kBytesForm>(call, first, last);
 }
+
+size_t no_scratch(const BlockCall&) { return 0; }
 
 }  // namespace
 }  // namespace precast

@@ -2,6 +2,14 @@
 #include <cstdlib>
 #include <cstring>
 
+#ifdef PRECAST_HAVE_AVX2
+#include <cpuid.h>
+#endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "kernels.h"
 
 namespace precast {
@@ -13,17 +21,74 @@ struct Scratch {
   ~Scratch() { std::free(memory); }
 };
 
+constexpr Kernels kPortable = {"portable", &kRowsPortable, &kAttentionPortable, &kBlockPortable, &kHalfPortable};
+#ifdef PRECAST_HAVE_AVX2
+constexpr Kernels kAvx2 = {"avx2", &kRowsAvx2, &kAttentionAvx2, &kBlockAvx2, &kHalfAvx2};
+#ifdef PRECAST_HAVE_AVXVNNI
+constexpr Kernels kAvxVnni = {"avxvnni", &kRowsAvx2, &kAttentionAvx2, &kBlockAvxVnni, &kHalfAvx2};
+#endif
+#ifdef PRECAST_HAVE_AVX512
+constexpr Kernels kAvx512 = {"avx512", &kRowsAvx512, &kAttentionAvx512, &kBlockAvx2, &kHalfAvx512};
+#ifdef PRECAST_HAVE_AVX512VNNI
+constexpr Kernels kAvx512Vnni = {"avx512vnni", &kRowsAvx512, &kAttentionAvx512, &kBlockAvx512Vnni, &kHalfAvx512};
+#ifdef PRECAST_HAVE_AMX
+constexpr Kernels kAmx = {"amx", &kRowsAvx512, &kAttentionAvx512, &kBlockAvx512Vnni, &kHalfAvx512, &kBlockAmx};
+#endif
+#endif
+#endif
+#endif
+
+#ifdef PRECAST_HAVE_AVX2
+// What `__builtin_cpu_supports` has no name for in every compiler: bits of leaf 7 of CPUID.
+struct Features {
+  bool avx_vnni = false, avx512_bf16 = false, tiles = false;
+
+  Features() {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
+    tiles = (d >> 22 & 1) != 0 && (d >> 24 & 1) != 0 && tiles_granted();  // AMX-BF16, AMX-TILE
+    if (a == 0 || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return;
+    avx_vnni = (a >> 4 & 1) != 0;
+    avx512_bf16 = (a >> 5 & 1) != 0;
+  }
+
+  // The system saves their registers for a process that has asked for it.
+  static bool tiles_granted() {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+    return false;
+#endif
+  }
+};
+#endif
+
 struct List {
-  const Kernels* items[4] = {};
+  const Kernels* items[7] = {};
   List() {
     int count = 0;
-#ifdef PRECAST_HAVE_AVX512
-    if (__builtin_cpu_supports("avx512f")) items[count++] = &kAvx512;
-#endif
 #ifdef PRECAST_HAVE_AVX2
+    const Features features;
     // Every processor with AVX2 has F16C but for some that a virtual machine makes up.
-    const bool halves = __builtin_cpu_supports("f16c");
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && halves) items[count++] = &kAvx2;
+    const bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#ifdef PRECAST_HAVE_AVX512
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f");
+#ifdef PRECAST_HAVE_AVX512VNNI
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl");
+#ifdef PRECAST_HAVE_AMX
+    if (vnni && features.avx512_bf16 && features.tiles) items[count++] = &kAmx;
+#endif
+    if (vnni) items[count++] = &kAvx512Vnni;
+#endif
+    if (avx512) items[count++] = &kAvx512;
+#endif
+#ifdef PRECAST_HAVE_AVXVNNI
+    if (avx2 && features.avx_vnni) items[count++] = &kAvxVnni;
+#endif
+    if (avx2) items[count++] = &kAvx2;
 #endif
     items[count] = &kPortable;
   }

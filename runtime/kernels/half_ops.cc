@@ -24,12 +24,12 @@ struct HalfWork {
     HalfWork& self = *static_cast<HalfWork*>(user);
     const int64_t i = static_cast<int64_t>(index);
     const int64_t first = i % self.across * self.panels_of_task, row = i / self.across * self.rows_of_task;
-    float* scratch = thread_scratch(self.kernels->half.scratch);
+    float* scratch = thread_scratch(self.kernels->half->scratch);
     if (scratch == nullptr) {
       self.full = true;
       return;
     }
-    self.kernels->half.product(self.arguments, first, smaller(first + self.panels_of_task, self.panels), row,
+    self.kernels->half->product(self.arguments, first, smaller(first + self.panels_of_task, self.panels), row,
                                smaller(row + self.rows_of_task, self.arguments.rows), scratch);
   }
 };
@@ -49,7 +49,7 @@ struct EmbeddingWork {
     const int64_t first = static_cast<int64_t>(index) * kTokens;
     for (int64_t i = first; i < self.count && i < first + kTokens; ++i) {
       if (self.ids[i] < 0 || self.ids[i] >= call.columns) self.outside = true;
-      else self.kernels->half.column(call, self.ids[i], call.out + i * call.depth);
+      else self.kernels->half->column(call, self.ids[i], call.out + i * call.depth);
     }
   }
 };
@@ -104,7 +104,7 @@ ort::Status* half_linear(const Node& node, ort::KernelContext* context) {
   work.rows_of_task = ceiling(ceiling(to.rows, ceiling(to.rows, kTaskRows)), 24) * 24;
   const int64_t down = ceiling(to.rows, work.rows_of_task);
   call.parallel(HalfWork::task, static_cast<size_t>(work.across * down), &work);
-  call.check(!work.full, "no memory for %zu floats of a thread's own", node.kernels->half.scratch);
+  call.check(!work.full, "no memory for %zu floats of a thread's own", node.kernels->half->scratch);
   return call.status();
 }
 

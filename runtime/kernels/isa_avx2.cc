@@ -10,11 +10,9 @@
 
 namespace precast {
 
-extern const Kernels kAvx2 = {
-    "avx2",           norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows,
-    attention_scratch, attention_task,      few_scratch,        few_task,  few_merge,
-    {quantize_tiles, block_linear},
-    {half_product, half_column, kHalfScratch},
-};
+extern const RowKernels kRowsAvx2 = {norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows};
+extern const AttentionKernels kAttentionAvx2 = {attention_scratch, attention_task, few_scratch, few_task, few_merge};
+extern const BlockKernels kBlockAvx2 = kBlockPanels;
+extern const HalfKernels kHalfAvx2 = {half_product, half_column, kHalfScratch};
 
 }  // namespace precast

@@ -1,7 +1,6 @@
 // The kernels, compiled for AVX-512F.
 #define PRECAST_ISA_AVX512
 #include "attention.h"
-#include "block_linear.h"
 #include "few_queries.h"
 #include "gated.h"
 #include "gelu.h"
@@ -10,11 +9,8 @@
 
 namespace precast {
 
-extern const Kernels kAvx512 = {
-    "avx512",           norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows,
-    attention_scratch, attention_task,      few_scratch,        few_task,  few_merge,
-    {quantize_tiles, block_linear},
-    {half_product, half_column, kHalfScratch},
-};
+extern const RowKernels kRowsAvx512 = {norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows};
+extern const AttentionKernels kAttentionAvx512 = {attention_scratch, attention_task, few_scratch, few_task, few_merge};
+extern const HalfKernels kHalfAvx512 = {half_product, half_column, kHalfScratch};
 
 }  // namespace precast

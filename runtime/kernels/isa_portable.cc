@@ -9,11 +9,9 @@
 
 namespace precast {
 
-extern const Kernels kPortable = {
-    "portable",           norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows,
-    attention_scratch, attention_task,      few_scratch,        few_task,  few_merge,
-    {quantize_tiles, block_linear},
-    {half_product, half_column, kHalfScratch},
-};
+extern const RowKernels kRowsPortable = {norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows};
+extern const AttentionKernels kAttentionPortable = {attention_scratch, attention_task, few_scratch, few_task, few_merge};
+extern const BlockKernels kBlockPortable = kBlockPanels;
+extern const HalfKernels kHalfPortable = {half_product, half_column, kHalfScratch};
 
 }  // namespace precast

@@ -83,30 +83,40 @@ struct AttentionCall {
   float* parts;  // [batch, kv_heads, queries * heads / kv_heads, spans, size + 2]; null: one span
 };
 
-struct Kernels {
-  const char* name;
-  void (*norm)(const NormCall&, int64_t first, int64_t last);              // rows
-  void (*rms_norm)(const NormCall&, int64_t first, int64_t last);          // rows; without a mean and beta
-  void (*gelu)(const GeluCall&, int64_t first, int64_t last);              // rows
-  void (*gated)(const GatedCall&, int64_t first, int64_t last);            // rows
-  size_t (*attention_scratch)(const AttentionCall&);                       // floats
-  void (*attention)(const AttentionCall&, int64_t task, float* scratch);   // batch * heads * chunks tasks
+struct RowKernels {
+  void (*norm)(const NormCall&, int64_t first, int64_t last);      // rows
+  void (*rms_norm)(const NormCall&, int64_t first, int64_t last);  // rows; without a mean and beta
+  void (*gelu)(const GeluCall&, int64_t first, int64_t last);      // rows
+  void (*gated)(const GatedCall&, int64_t first, int64_t last);    // rows
+};
+
+struct AttentionKernels {
+  size_t (*scratch)(const AttentionCall&);                          // floats
+  void (*task)(const AttentionCall&, int64_t task, float* scratch);  // batch * heads * chunks tasks
   // The same for few queries: keys and values are read where they lie, once for all heads that share them.
   size_t (*few_scratch)(const AttentionCall&);                             // floats
   void (*few)(const AttentionCall&, int64_t task, float* scratch);         // batch * kv_heads * spans tasks
   void (*few_merge)(const AttentionCall&, int64_t index, float* scratch);  // batch * kv_heads, after its spans
-  BlockKernels block;
-  HalfKernels half;
 };
 
-// One a file compiled with the flags of its instruction set.
-extern const Kernels kPortable;
-#ifdef PRECAST_HAVE_AVX2
-extern const Kernels kAvx2;
-#endif
-#ifdef PRECAST_HAVE_AVX512
-extern const Kernels kAvx512;
-#endif
+// Rows from which on weights in blocks are widened for all of them.
+constexpr int64_t kManyRows = 8;
+
+// What one instruction set runs: it shares most parts with the one it extends.
+struct Kernels {
+  const char* name;
+  const RowKernels* rows;
+  const AttentionKernels* attention;
+  const BlockKernels* block;
+  const HalfKernels* half;
+  const BlockKernels* block_of_many = nullptr;  // takes over from kManyRows rows on
+};
+
+// Each in a file that is compiled with the flags of its instruction set.
+extern const RowKernels kRowsPortable, kRowsAvx2, kRowsAvx512;
+extern const AttentionKernels kAttentionPortable, kAttentionAvx2, kAttentionAvx512;
+extern const BlockKernels kBlockPortable, kBlockAvx2, kBlockAvxVnni, kBlockAvx512Vnni, kBlockAmx;
+extern const HalfKernels kHalfPortable, kHalfAvx2, kHalfAvx512;
 
 // The kernels this processor runs, best first, ended by null; `choose` takes the first, or the one named by
 // the environment variable PRECAST_KERNELS_ISA (null where this processor has no such).

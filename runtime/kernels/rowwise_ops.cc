@@ -97,19 +97,19 @@ ort::Status* normalise(const Node& node, ort::KernelContext* context, const char
 }  // namespace
 
 ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context) {
-  return normalise(node, context, "AddLayerNorm", true, node.kernels->norm);
+  return normalise(node, context, "AddLayerNorm", true, node.kernels->rows->norm);
 }
 
 ort::Status* layer_norm(const Node& node, ort::KernelContext* context) {
-  return normalise(node, context, "LayerNorm", false, node.kernels->norm);
+  return normalise(node, context, "LayerNorm", false, node.kernels->rows->norm);
 }
 
 ort::Status* add_rms_norm(const Node& node, ort::KernelContext* context) {
-  return normalise(node, context, "AddRMSNorm", true, node.kernels->rms_norm);
+  return normalise(node, context, "AddRMSNorm", true, node.kernels->rows->rms_norm);
 }
 
 ort::Status* rms_norm(const Node& node, ort::KernelContext* context) {
-  return normalise(node, context, "RMSNorm", false, node.kernels->rms_norm);
+  return normalise(node, context, "RMSNorm", false, node.kernels->rows->rms_norm);
 }
 
 ort::Status* gated_activation(const Node& node, ort::KernelContext* context) {
@@ -129,7 +129,7 @@ ort::Status* gated_activation(const Node& node, ort::KernelContext* context) {
   const int64_t elements = gate.elements();
   GatedCall arguments{gate.floats(), up.floats(), call.output(0, gate.dims, gate.rank), elements, kTaskElements,
                       static_cast<Activation>(which)};
-  over_rows(call, arguments, node.kernels->gated, (elements + kTaskElements - 1) / kTaskElements);
+  over_rows(call, arguments, node.kernels->rows->gated, (elements + kTaskElements - 1) / kTaskElements);
   return call.status();
 }
 
@@ -142,7 +142,7 @@ ort::Status* bias_gelu(const Node& node, ort::KernelContext* context) {
   check_vector(call, "bias", bias, width);
   if (!call.ok()) return call.status();
   GeluCall arguments{x.floats(), bias.floats(), call.output(0, x.dims, x.rank), width, node.tanh != 0};
-  over_rows(call, arguments, node.kernels->gelu, width == 0 ? 0 : x.elements() / width);
+  over_rows(call, arguments, node.kernels->rows->gelu, width == 0 ? 0 : x.elements() / width);
   return call.status();
 }
 

@@ -146,8 +146,9 @@ BASES: dict[str, tuple[Graph, ...]] = {
         _cached(2, 7, 40, True, (30, 4), window=6),
     ),
     "BlockLinear": (
-        _block(_floats(2, 3, 45), 4, 32, 0, 45, 9, _floats(9)),
+        _block(_floats(3, 13, 45), 4, 32, 0, 45, 9, _floats(9)),
         _block(_floats(5, 45), 8, 16, 1, 45, 37),
+        _block(_floats(9, 600), 8, 96, 0, 600, 37, _floats(37)),
         _block(_floats(1, 100), 4, 64, 2, 100, 33, _floats(33)),
         _block(_floats(7, 70), 8, 32, 2, 70, 16),
     ),
@@ -330,7 +331,7 @@ def run_all(library: Path, at_once: int) -> None:
     assert set(found) == set(BASES), "a new operator has a row here"
     isas = ctypes.CDLL(str(library)).precast_kernels_isa
     isas.argtypes, isas.restype = [ctypes.c_int], ctypes.c_char_p
-    names = [isas(i).decode() for i in range(4) if isas(i) is not None]
+    names = [isas(i).decode() for i in range(64) if isas(i) is not None]
     outcomes: Counter[str] = Counter()
     for operator in found.values():
         for case, graph in cases(operator, at_once):

@@ -105,8 +105,30 @@ class Weight:
         codes = np.rint(parts * (self.finest / most)) * held
         return (codes * (most / self.finest).astype(np.float64)).reshape(len(x), -1)[:, : self.depth]
 
-    def emulated(self, x: Array) -> Array:
-        return np.asarray(self.rounded_rows(x) @ self.values.astype(np.float64).T)
+    def operands(self, x: Array, isa: str) -> tuple[Array, Array]:
+        """What is multiplied of rows and weight, in float64."""
+        if not in_tiles(x, isa):
+            return self.rounded_rows(x), self.values.astype(np.float64)
+        scales = np.repeat(self.scales * np.float32(1 + 2**-7 / 3), self.block, axis=1)[:, : self.depth]
+        units = np.repeat(self.scales, self.block, axis=1)[:, : self.depth]
+        codes = np.divide(self.values, units, out=np.zeros_like(units), where=units != 0)
+        return bfloat16(x, cut=False), bfloat16(codes * scales, cut=True)
+
+    def emulated(self, x: Array, isa: str) -> Array:
+        rows, values = self.operands(x, isa)
+        return np.asarray(rows @ values.T)
+
+
+def in_tiles(x: Array, isa: str) -> bool:
+    """Whether these rows are multiplied in bfloat16."""
+    return isa == "amx" and len(x) >= 8
+
+
+def bfloat16(x: Array, *, cut: bool) -> Array:
+    """Numbers of eight bits, the nearest or what is left when the others are cut off, in float64."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32).astype(np.uint64)
+    bits += 0 if cut else 0x7FFF + (bits >> 16 & 1)
+    return np.asarray((bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64))
 
 
 def half_floats(zeros: Array, bits: int) -> Array:
@@ -129,7 +151,7 @@ def weights(draw: Any) -> tuple[Weight, Array, Array | None]:
     if kind == "floats":
         zeros = half_floats(rng.uniform(-40, 40, shape), bits)
     weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, zeros, bits, block)
-    x = rng.standard_normal((draw(st.integers(1, 9)), depth)) * rng.lognormal(0, 2, depth)
+    x = rng.standard_normal((draw(st.integers(1, 9) | st.integers(10, 70)), depth)) * rng.lognormal(0, 2, depth)
     return (
         weight,
         x.astype(np.float32),
@@ -143,9 +165,10 @@ def weights(draw: Any) -> tuple[Weight, Array, Array | None]:
 def test_block_linear(isa: str, case: tuple[Weight, Array, Array | None]) -> None:
     weight, x, bias = case
     out = weight(x, bias, isa)
-    expected = weight.emulated(x) + (0 if bias is None else bias)
+    expected = weight.emulated(x, isa) + (0 if bias is None else bias)
     # Of the sums over blocks only: within a block they are exact.
-    size = np.abs(weight.rounded_rows(x)) @ np.abs(weight.values).T.astype(np.float64) + 1
+    rows, values = weight.operands(x, isa)
+    size = np.abs(rows) @ np.abs(values).T + 1
     assert out.dtype == np.float32
     assert (np.abs(out - expected) <= 1e-6 * size).all()
 
@@ -165,12 +188,14 @@ def test_integers_are_exact(isa: str, bits: int, zeros: str, rows: int, block: i
     scales = 2.0 ** rng.integers(-2, 1, shape)
     offsets = None if zeros == "none" else rng.integers(0, 2**bits, shape)
     if zeros == "floats":
-        offsets = rng.integers(-8, 2**bits + 8, shape).astype(np.float32)
+        offsets = rng.integers(*((0, 256) if isa == "amx" else (-8, 2**bits + 8)), shape).astype(np.float32)
     weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, offsets, bits, block)
     most = int(weight.finest)
     reach = most * block // 64  # of short blocks the largest alone is at its most, or sums had more than 24 bits
     x = rng.integers(-reach, reach + 1, (rows, depth)).astype(np.float32)
     x[:, ::block] = most  # the largest of every block: its scale is one
+    if in_tiles(x, isa):
+        x = np.clip(x, -256, 256)
     plain = x.astype(np.float64) @ weight.values.astype(np.float64).T
     np.testing.assert_array_equal(weight(x, isa=isa), plain)
 
@@ -206,7 +231,17 @@ def test_peculiar_rows(isa: str, bits: int) -> None:
     assert (out[[0, 2]] == 0).all()
     assert np.isnan(out[4:6]).all()
     assert np.isfinite(out[[1, 3, 6]]).all()
-    np.testing.assert_allclose(out[[1, 3, 6]], weight.emulated(x[[1, 3, 6]]), rtol=2e-5, atol=1e-5)
+    finite = [1, 3, 6]
+    np.testing.assert_allclose(out[finite], weight.emulated(x[finite], isa), rtol=2e-5, atol=1e-5)
+    many = np.tile(x, (5, 1))
+    expected = weight.emulated(np.tile(x[finite], (5, 1)), isa)
+    out = weight(many, isa=isa)
+    assert (out[::7] == 0).all()
+    assert np.abs(out[2::7]).max() < 1e-36
+    for index, row in enumerate(finite):
+        np.testing.assert_allclose(out[row::7], expected[index::3], rtol=2e-5, atol=1e-5)
+    assert np.isnan(out[4::7]).all()
+    assert not np.isfinite(out[5::7]).any()
     largest = np.full((1, 96), np.finfo(np.float32).max, np.float32)
     tiny = Weight(np.full((8, 96), 9), np.full((8, 3), 2.0**-30), None, 4, 32)
     np.testing.assert_allclose(tiny(largest, isa=isa), np.full((1, 8), 96 * 2.0**-30 * float(largest[0, 0])), rtol=1e-6)
@@ -260,8 +295,9 @@ def test_the_same_bytes_however_many_threads_and_rows(isa: str, bits: int, rows:
     expected = weight(x, isa=isa)
     for threads in (2, 3):
         assert weight(x, isa=isa, threads=threads).tobytes() == expected.tobytes()
-    # A row's result does not depend on the rows beside it.
-    assert weight(x[-1:], isa=isa).tobytes() == expected[-1:].tobytes()
+    # A row's result does not depend on the rows beside it, only on whether they are many.
+    alone = 9 if in_tiles(x, isa) else 1
+    assert weight(x[-alone:], isa=isa).tobytes() == expected[-alone:].tobytes()
     inputs = {"x": x, "weight": weight.panels}
     shared = session("BlockLinear", inputs, isa, 2, **weight.attributes)
     with ThreadPoolExecutor(6) as pool:
