@@ -11,6 +11,7 @@ from precast.graphs.dialects.base import Dialect
 from precast.graphs.dialects.native import INT8_CACHE, NATIVE
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME, UNPACKED
 from precast.graphs.dialects.portable import PORTABLE
+from precast.graphs.passes.allow_bfloat16 import AllowBfloat16
 from precast.graphs.passes.base import GraphPass
 from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean
@@ -136,13 +137,13 @@ def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
 
 def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass, ...]:
     """Weights in blocks of 32 channels, which is what GGUF's types have, and what keeps 4 bits near the reference."""
-    fuse = FuseBias() if dialect.name == ONNXRUNTIME.name else FuseNativeBias()
+    spelled = (FuseBias(),) if dialect.name == ONNXRUNTIME.name else (FuseNativeBias(), AllowBfloat16())
     return (
         *_read(),
         *((SmoothChannels(evidence.smoothing),) if evidence.smoothing else ()),
         QuantizeWeights(bits, sensitive=evidence.sensitive, rounders=evidence.rounders),
         Lower(dialect),
-        fuse,
+        *spelled,
         *_written(),
     )
 

@@ -74,6 +74,7 @@ ort::Status* attention(const Node& node, ort::KernelContext* context) {
   to.window_right = node.window_right;
   to.scale = node.scale;
   to.softcap = node.softcap;
+  to.bfloat16 = node.bfloat16 != 0;
   const int64_t shape[3] = {to.batch, to.queries, hidden};
   to.out = call.output(0, shape, 3);
   run_attention(call, *node.kernels, to);

@@ -11,12 +11,11 @@ namespace {
 // Queries of a task are divided only where batch and heads do not give this many tasks: each copies its keys again.
 constexpr int64_t kTasks = 32;
 constexpr int64_t kSmallestChunk = 96;
-constexpr int64_t kChunkMultiple = 24;  // the query block of every instruction set
 constexpr int64_t kFewQueries = 12;
 
 struct Work {
   const AttentionCall& arguments;
-  const Kernels& kernels;
+  const AttentionKernels& kernels;
   size_t floats;
   std::atomic<int32_t>* left;  // spans to come of each key/value head; null: nothing is to be merged
   std::atomic<bool> out_of_memory{false};
@@ -24,7 +23,7 @@ struct Work {
   static void chunk(void* user, size_t index) {
     Work& self = *static_cast<Work*>(user);
     float* scratch = thread_scratch(self.floats);
-    if (scratch != nullptr) self.kernels.attention->task(self.arguments, static_cast<int64_t>(index), scratch);
+    if (scratch != nullptr) self.kernels.task(self.arguments, static_cast<int64_t>(index), scratch);
     else self.out_of_memory = true;
   }
 
@@ -36,22 +35,22 @@ struct Work {
       return;
     }
     const int64_t task = static_cast<int64_t>(index), head = task / self.arguments.spans;
-    self.kernels.attention->few(self.arguments, task, scratch);
+    self.kernels.few(self.arguments, task, scratch);
     // Whoever comes last merges, in the order of the spans.
     if (self.left != nullptr && self.left[head].fetch_sub(1) == 1) {
-      self.kernels.attention->few_merge(self.arguments, head, scratch);
+      self.kernels.few_merge(self.arguments, head, scratch);
     }
   }
 };
 
-void run_chunks(Call& call, const Kernels& kernels, AttentionCall& to) {
+void run_chunks(Call& call, const AttentionKernels& kernels, AttentionCall& to) {
   const int64_t heads = to.batch * to.heads;
   int64_t parts = heads == 0 ? 1 : (kTasks + heads - 1) / heads;
   if (parts > to.queries / kSmallestChunk) parts = to.queries / kSmallestChunk;
   if (parts < 1) parts = 1;
-  to.chunk = ((to.queries + parts - 1) / parts + kChunkMultiple - 1) / kChunkMultiple * kChunkMultiple;
+  to.chunk = ceiling(ceiling(to.queries, parts), kernels.block) * kernels.block;
   to.chunks = to.chunk == 0 ? 0 : (to.queries + to.chunk - 1) / to.chunk;
-  Work work{to, kernels, kernels.attention->scratch(to), nullptr};
+  Work work{to, kernels, kernels.scratch(to), nullptr};
   call.parallel(Work::chunk, static_cast<size_t>(heads * to.chunks), &work);
   call.check(!work.out_of_memory, "no memory for %zu bytes of scratch", work.floats * sizeof(float));
 }
@@ -72,11 +71,11 @@ int64_t most_spans(const AttentionCall& to) {
   return most;
 }
 
-void run_spans(Call& call, const Kernels& kernels, AttentionCall& to) {
+void run_spans(Call& call, const AttentionKernels& kernels, AttentionCall& to) {
   to.span = to.size <= 64 ? 512 : to.size <= 128 ? 256 : 128;
   to.spans = most_spans(to);
   const size_t heads = static_cast<size_t>(to.batch * to.kv_heads);
-  Work work{to, kernels, kernels.attention->few_scratch(to), nullptr};
+  Work work{to, kernels, kernels.few_scratch(to), nullptr};
   void* memory = nullptr;
   if (to.spans > 1 && heads > 0) {
     const size_t rows = heads * static_cast<size_t>(to.queries * (to.heads / to.kv_heads));
@@ -99,8 +98,9 @@ void run_spans(Call& call, const Kernels& kernels, AttentionCall& to) {
 
 void run_attention(Call& call, const Kernels& kernels, AttentionCall& to) {
   if (!call.ok() || to.queries == 0 || to.batch == 0) return;
-  if (to.queries <= kFewQueries) run_spans(call, kernels, to);
-  else run_chunks(call, kernels, to);
+  const bool halves = to.bfloat16 && kernels.attention_of_bfloat16 != nullptr;
+  if (to.queries <= kFewQueries) run_spans(call, *kernels.attention, to);
+  else run_chunks(call, halves ? *kernels.attention_of_bfloat16 : *kernels.attention, to);
 }
 
 }  // namespace precast

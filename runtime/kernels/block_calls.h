@@ -67,7 +67,7 @@ struct BlockCall {
 // How rows are multiplied. Ranges are [first, last): tiles of `row_tile` rows, panels of kPanelColumns columns.
 struct BlockKernels {
   int64_t row_tile;                        // rows that lie together when they are prepared
-  int64_t task_tiles;                      // tiles of one task, at most, where rows are many
+  int64_t task_bytes;                      // prepared rows of one task, about: they stay in the second cache
   size_t (*prepared)(const BlockCall&);    // bytes
   void (*prepare)(const BlockCall&, int64_t first, int64_t last);
   void (*product)(const BlockCall&, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile, float* scratch);

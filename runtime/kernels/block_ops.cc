@@ -159,7 +159,8 @@ ort::Status* block_linear(const Node& node, ort::KernelContext* context) {
   work.scratch = kernels->scratch(to);
   work.tiles_at_once = ceiling(kPreparedRows, kernels->row_tile);
   // Tasks of one size, as threads share their number.
-  work.tiles_of_task = ceiling(work.tiles, ceiling(work.tiles, kernels->task_tiles));
+  const int64_t tile_bytes = ceiling(static_cast<int64_t>(bytes), work.tiles);
+  work.tiles_of_task = ceiling(work.tiles, ceiling(work.tiles * tile_bytes, kernels->task_bytes));
   const PanelLayout layout(to.depth, to.block, to.bits, to.zeros);
   const int64_t across = ceiling(work.panels * layout.bytes, kTaskBytes);
   work.panels_of_task = ceiling(ceiling(work.panels, across), kPanelsTogether) * kPanelsTogether;

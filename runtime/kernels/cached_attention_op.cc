@@ -167,6 +167,7 @@ ort::Status* attend(const Node& node, ort::KernelContext* context, bool integers
   to.window_right = 0;
   to.scale = node.scale;
   to.softcap = node.softcap;
+  to.bfloat16 = node.bfloat16 != 0;
   to.out = call.output(0, q.dims, 3);
   const char* held[2] = {static_cast<const char*>(past_k.data), static_cast<const char*>(past_v.data)};
   Cache cache{to, {held[0], held[1]}, {to.new_k, to.new_v}, {}, integers};

@@ -32,7 +32,8 @@ constexpr Kernels kAvx512 = {"avx512", &kRowsAvx512, &kAttentionAvx512, &kBlockA
 #ifdef PRECAST_HAVE_AVX512VNNI
 constexpr Kernels kAvx512Vnni = {"avx512vnni", &kRowsAvx512, &kAttentionAvx512, &kBlockAvx512Vnni, &kHalfAvx512};
 #ifdef PRECAST_HAVE_AMX
-constexpr Kernels kAmx = {"amx", &kRowsAvx512, &kAttentionAvx512, &kBlockAvx512Vnni, &kHalfAvx512, &kBlockAmx};
+constexpr Kernels kAmx = {"amx",        &kRowsAvx512, &kAttentionAvx512, &kBlockAvx512Vnni,
+                          &kHalfAvx512, &kBlockAmx,   &kAttentionAmx};
 #endif
 #endif
 #endif

@@ -11,7 +11,9 @@
 namespace precast {
 
 extern const RowKernels kRowsAvx2 = {norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows};
-extern const AttentionKernels kAttentionAvx2 = {attention_scratch, attention_task, few_scratch, few_task, few_merge};
+extern const AttentionKernels kAttentionAvx2 = {
+    kBlock, attention_scratch, attention_task, few_scratch, few_task, few_merge,
+};
 extern const BlockKernels kBlockAvx2 = kBlockPanels;
 extern const HalfKernels kHalfAvx2 = {half_product, half_column, kHalfScratch};
 

@@ -10,7 +10,9 @@
 namespace precast {
 
 extern const RowKernels kRowsPortable = {norm_rows<norm_row>, norm_rows<rms_row>, gelu_rows, gated_rows};
-extern const AttentionKernels kAttentionPortable = {attention_scratch, attention_task, few_scratch, few_task, few_merge};
+extern const AttentionKernels kAttentionPortable = {
+    kBlock, attention_scratch, attention_task, few_scratch, few_task, few_merge,
+};
 extern const BlockKernels kBlockPortable = kBlockPanels;
 extern const HalfKernels kHalfPortable = {half_product, half_column, kHalfScratch};
 

@@ -68,6 +68,7 @@ struct AttentionCall {
   int64_t batch, queries, keys, heads, kv_heads, size;  // keys: those of the longest row
   int64_t window_left, window_right;  // positions seen before and after; -1: all
   float scale, softcap;               // softcap 0: off
+  bool bfloat16;                      // 8 bits of mantissa are enough for what is softened and for values
 
   // The cache. A row that has fewer new tokens than queries gives zeros for the others.
   const float* new_k;  // [batch, queries, kv_heads * size]
@@ -91,6 +92,7 @@ struct RowKernels {
 };
 
 struct AttentionKernels {
+  int64_t block;                                                    // queries that are computed together
   size_t (*scratch)(const AttentionCall&);                          // floats
   void (*task)(const AttentionCall&, int64_t task, float* scratch);  // batch * heads * chunks tasks
   // The same for few queries: keys and values are read where they lie, once for all heads that share them.
@@ -109,12 +111,13 @@ struct Kernels {
   const AttentionKernels* attention;
   const BlockKernels* block;
   const HalfKernels* half;
-  const BlockKernels* block_of_many = nullptr;  // takes over from kManyRows rows on
+  const BlockKernels* block_of_many = nullptr;       // takes over from kManyRows rows on
+  const AttentionKernels* attention_of_bfloat16 = nullptr;  // for many queries, where bfloat16 is allowed
 };
 
 // Each in a file that is compiled with the flags of its instruction set.
 extern const RowKernels kRowsPortable, kRowsAvx2, kRowsAvx512;
-extern const AttentionKernels kAttentionPortable, kAttentionAvx2, kAttentionAvx512;
+extern const AttentionKernels kAttentionPortable, kAttentionAvx2, kAttentionAvx512, kAttentionAmx;
 extern const BlockKernels kBlockPortable, kBlockAvx2, kBlockAvxVnni, kBlockAvx512Vnni, kBlockAmx;
 extern const HalfKernels kHalfPortable, kHalfAvx2, kHalfAvx512;
 

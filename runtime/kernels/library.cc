@@ -57,6 +57,7 @@ struct Real {
 };
 constexpr Integer kIntegers[] = {
     {"tanh", &Node::tanh, 0, 1},
+    {"bfloat16", &Node::bfloat16, 0, 1},
     {"float16", &Node::float16, 0, 1},
     {"heads", &Node::heads, 1, INT32_MAX},
     {"kv_heads", &Node::kv_heads, 0, INT32_MAX},
@@ -249,11 +250,11 @@ const auto& operators() {
       // gate, up
       {"GatedActivation", gated_activation, "ff", 2, "f", "activation"},
       // query (or packed query, key, value), key?, value?, qkv_bias?, mask?, attention_bias?
-      {"Attention", attention, "ffffif", 1, "f", "heads kv_heads scale softcap window_left window_right"},
+      {"Attention", attention, "ffffif", 1, "f", "heads kv_heads scale softcap window_left window_right bfloat16"},
       // query, key, value, past_key, past_value, past_lengths, lengths, bias? -> output, present_key, present_value
-      {"CachedAttention", cached_attention, "fffffiif", 7, "fff", "heads kv_heads scale softcap window"},
+      {"CachedAttention", cached_attention, "fffffiif", 7, "fff", "heads kv_heads scale softcap window bfloat16"},
       // The same with caches of integers, see `cache_row`.
-      {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc", "heads kv_heads scale softcap window"},
+      {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc", "heads kv_heads scale softcap window bfloat16"},
       // x, weight, bias?
       {"BlockLinear", block_linear, "fbf", 2, "f", "bits block zeros in out"},
       // ids, weight

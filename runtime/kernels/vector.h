@@ -121,16 +121,21 @@ inline void transpose_8x8(const float* const (&from)[8], const float* bias, floa
 
 // `greater` and `lesser` return their second argument where it is NaN, on every instruction set.
 
-// The sum and the largest of a vector's floats, in one order whatever the instruction set's own reductions do.
+// The sum and the largest of a vector's floats: its upper half joins the lower one until one is left.
 inline float sum_of(V v) {
-  float lanes[kWidth];
-  store(lanes, v);
-#pragma GCC unroll 16
-  for (int half = kWidth / 2; half > 0; half /= 2) {
-#pragma GCC unroll 16
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
+#if defined(PRECAST_ISA_AVX2) || defined(PRECAST_ISA_AVX512)
+#if defined(PRECAST_ISA_AVX512)
+  const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(v), upper);
+#else
+  const __m256 eight = v;
+#endif
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+#else
+  return (v[0] + v[2]) + (v[1] + v[3]);
+#endif
 }
 
 // out[i] = the sum of v[i]: one order for each, whichever of the eight it is.
@@ -157,12 +162,22 @@ inline void sums_of_eight(const V (&v)[8], float* out) {
 }
 
 inline float largest_of(V v) {
-  float lanes[kWidth];
-  store(lanes, v);
-  float best = lanes[0];
-#pragma GCC unroll 16
-  for (int i = 1; i < kWidth; ++i) best = lanes[i] > best ? lanes[i] : best;
+#if defined(PRECAST_ISA_AVX2) || defined(PRECAST_ISA_AVX512)
+#if defined(PRECAST_ISA_AVX512)
+  const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(v), 1));
+  const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(v), upper);
+#else
+  const __m256 eight = v;
+#endif
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+#else
+  float best = v[0];
+#pragma GCC unroll 4
+  for (int i = 1; i < kWidth; ++i) best = v[i] > best ? v[i] : best;
   return best;
+#endif
 }
 
 // A row's last floats, fewer than a vector: copied so that neither reads nor writes pass the end.

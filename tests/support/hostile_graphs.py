@@ -87,7 +87,7 @@ def _cached(tokens: int, slots: int, size: int, integers: bool, past: tuple[int,
     caches = (_bytes(np.int8, *held), _bytes(np.int8, *held)) if integers else (_floats(*held), _floats(*held))
     new = _floats(2, tokens, 4 * size), _floats(2, tokens, 2 * size), _floats(2, tokens, 2 * size)
     counts = _counts(*past), _counts(tokens, tokens - 1)
-    attributes = {"heads": 4, "kv_heads": 2, "scale": 0.3, "softcap": 5.0, "window": -1} | attributes
+    attributes = {"heads": 4, "kv_heads": 2, "scale": 0.3, "softcap": 5.0, "window": -1, "bfloat16": 1} | attributes
     return Graph((*new, *caches, *counts, _floats(1, 4, 1, slots)), attributes, (True,) * 3)
 
 
@@ -131,7 +131,7 @@ BASES: dict[str, tuple[Graph, ...]] = {
         Graph(
             (_floats(2, 40, 24), None, None, _floats(24), np.tile(_SEEN, 6)[:, :40], _floats(2, 1, 40, 40)), _ATTENTION
         ),
-        Graph((_floats(1, 30, 72), None, None, _floats(72)), {"heads": 1, "scale": 0.2}),
+        Graph((_floats(1, 30, 72), None, None, _floats(72)), {"heads": 1, "scale": 0.2, "bfloat16": 1}),
         Graph((_floats(1, 3, 33), _floats(1, 700, 33), _floats(1, 700, 33)), {"heads": 1, "scale": 0.2}),
     ),
     "CachedAttention": (

@@ -189,15 +189,35 @@ def test_attention(isa: str, case: dict[str, Any]) -> None:
     assert (out[exact.value == 0] == 0).all()
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(attentions())
+def test_attention_that_may_round_to_bfloat16(isa: str, case: dict[str, Any]) -> None:
+    """Softened scores and values lose at most 1/256 each; scores of 16 bits, and the power of two, another thousandth."""
+    inputs, attributes, arrays = make(case)
+    (out,) = compute("Attention", inputs, isa, bfloat16=1, **attributes)
+    options = {name: attributes[name] for name in ("heads", "kv_heads", "scale")}
+    options |= {"left": case["left"], "right": case["right"]}
+    exact = rounding.multi_head_attention(*arrays, **options).value
+    q, k, v, bias, mask, added = arrays
+    width = case["kv_heads"] * case["size"]
+    bare = None if bias is None else np.concatenate([bias[:-width], np.zeros(width, np.float32)])
+    mixed = rounding.multi_head_attention(q, k, np.abs(v), bare, mask, added, **options).value
+    assert (np.abs(out - exact) <= (2**-7 + 1e-3) * mixed + 1e-5).all()
+    assert (out[exact == 0] == 0).all()
+
+
 CASE = {
     "batch": 2, "queries": 200, "keys": 200, "size": 32, "heads": 3, "kv_heads": 3, "packed": True, "bias": True,
     "mask": "holes", "added": None, "left": -1, "right": -1, "seed": 1,
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("rounded", [0, 1])
 @pytest.mark.parametrize("isa", ISAS)
-def test_masked_keys_do_not_matter_at_all(isa: str) -> None:
+def test_masked_keys_do_not_matter_at_all(isa: str, rounded: int) -> None:
     inputs, attributes, _ = make(CASE)
+    attributes["bfloat16"] = rounded
     qkv, mask = inputs["q"], inputs["mask"]
     assert qkv is not None
     assert mask is not None
@@ -209,9 +229,11 @@ def test_masked_keys_do_not_matter_at_all(isa: str) -> None:
     np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.parametrize("rounded", [0, 1])
 @pytest.mark.parametrize("isa", ISAS)
-def test_scores_of_any_size_and_nan_keys(isa: str) -> None:
+def test_scores_of_any_size_and_nan_keys(isa: str, rounded: int) -> None:
     inputs, attributes, _ = make({**CASE, "mask": None, "bias": False})
+    attributes["bfloat16"] = rounded
     qkv = inputs["q"]
     assert qkv is not None
     (out,) = compute("Attention", {**inputs, "q": qkv * np.float32(1e4)}, isa, **attributes)
@@ -233,6 +255,7 @@ def _cases() -> Iterator[tuple[str, dict[str, Array | None], dict[str, Any]]]:
     rng = np.random.default_rng(3)
     inputs, attributes, _ = make({**CASE, "queries": 300, "keys": 300})
     yield "Attention", inputs, attributes
+    yield "Attention", inputs, {**attributes, "bfloat16": 1}
     x, w = normal(rng, 3, 77, 200), normal(rng, 200)
     yield "AddLayerNorm", {"x": x, "residual": x[:1], "weight": w}, {}
     yield "BiasGelu", {"x": x, "bias": w}, {}
@@ -251,6 +274,8 @@ def test_the_same_bytes_however_many_threads(isa: str) -> None:
 
 def test_instruction_sets_agree() -> None:
     for op, inputs, attributes in _cases():
+        if attributes.get("bfloat16"):
+            continue
         outputs = [compute(op, inputs, isa, **attributes)[0] for isa in ISAS]
         for output in outputs[1:]:
             np.testing.assert_allclose(output, outputs[0], rtol=1e-5, atol=2e-6)
