@@ -39,7 +39,7 @@ FUSED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "Rotary": ("com.microsoft::RotaryEmbedding",),
         "MoE": ("com.microsoft::MoE",),
         "SelectiveScan": ("Scan",),
-        "Gelu": ("precast.cpu::BiasGelu",),
+        "Gelu": ("precast.cpu::BiasGelu", "precast.cpu::BlockFeedForward"),
     },
     "portable": {
         "LayerNorm": ("LayerNormalization",),

@@ -18,6 +18,7 @@ from precast.graphs.passes.clean import Clean
 from precast.graphs.passes.fold_batch_norms import FoldBatchNorms
 from precast.graphs.passes.fold_constants import FoldConstants
 from precast.graphs.passes.fuse_bias import FuseBias
+from precast.graphs.passes.fuse_feed_forward import FuseFeedForward
 from precast.graphs.passes.fuse_native_bias import FuseNativeBias
 from precast.graphs.passes.lower import Lower
 from precast.graphs.passes.narrow_weights import NarrowWeights
@@ -38,7 +39,11 @@ _USED: Mapping[Role, str] = {
 # What the native dialect's graphs ask of a machine at least (precast.runtime.kernels.KNOWN).
 _KERNELS = "precast-kernels-2"
 # Operators that ask for more.
-_LATER = {"precast.cpu::HalfLinear": "precast-kernels-3", "precast.cpu::HalfEmbedding": "precast-kernels-3"}
+_LATER = {
+    "precast.cpu::HalfLinear": "precast-kernels-3",
+    "precast.cpu::HalfEmbedding": "precast-kernels-3",
+    "precast.cpu::BlockFeedForward": "precast-kernels-4",
+}
 
 
 # Maps of features are laid out for the machine's vectors, and activations join the convolutions in front of them:
@@ -137,7 +142,8 @@ def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
 
 def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass, ...]:
     """Weights in blocks of 32 channels, which is what GGUF's types have, and what keeps 4 bits near the reference."""
-    spelled = (FuseBias(),) if dialect.name == ONNXRUNTIME.name else (FuseNativeBias(), AllowBfloat16())
+    native = (FuseNativeBias(), FuseFeedForward(), AllowBfloat16())
+    spelled = (FuseBias(),) if dialect.name == ONNXRUNTIME.name else native
     return (
         *_read(),
         *((SmoothChannels(evidence.smoothing),) if evidence.smoothing else ()),

@@ -229,19 +229,6 @@ void tile_mix(const uint16_t* softened, const uint16_t* v, int64_t left, int64_t
 
 constexpr float kLargest = 3.402823466e38f;
 
-// 2^p for p <= 0, 0 from -126.5 down, with a relative error of 8e-5: a fiftieth of what bfloat16 rounds by.
-inline Side short_power_of_two(const Side& exponent) {
-  const V round = splat(kRound), lowest = splat(-127.0f);
-  const Side p = each([&](int i) { return greater(lowest, exponent.v[i]); });
-  const Side t = each([&](int i) { return add(p.v[i], round); });
-  const Side r = each([&](int i) { return sub(p.v[i], sub(t.v[i], round)); });
-  const V first = splat(0.05517167f), second = splat(0.24261112f);
-  Side y = each([&](int i) { return fma(first, r.v[i], second); });
-  y = horner(y, r, 0.69326099f);
-  y = horner(y, r, 0.99992807f);
-  return each([&](int i) { return mul(y.v[i], shift_to_exponent(t.v[i])); });
-}
-
 // Softened scores [begin, end) of a row in bfloat16, each tile's 32 at `to` + 16 times their place, and their sum.
 inline float soften_to(const float* scores, int64_t begin, int64_t end, uint16_t* to) {
   Side high = each([](int) { return splat(-kInfinity); });

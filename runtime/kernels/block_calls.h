@@ -62,6 +62,10 @@ struct BlockCall {
   float* out;             // [rows, columns]
   uint8_t* prepared;      // what `prepare` makes of x, aligned to 64 bytes
   int64_t rows, depth, columns, block, bits, zeros;
+  // Instead of `out`: GELU of the results, prepared for a product with a weight of as many channels; null: none.
+  uint8_t* activated;
+  int64_t activated_channels;  // with what is behind the last one
+  bool tanh;                   // the approximation of GELU
 };
 
 // How rows are multiplied. Ranges are [first, last): tiles of `row_tile` rows, panels of kPanelColumns columns.
@@ -72,6 +76,7 @@ struct BlockKernels {
   void (*prepare)(const BlockCall&, int64_t first, int64_t last);
   void (*product)(const BlockCall&, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile, float* scratch);
   size_t (*scratch)(const BlockCall&);     // floats of a thread's own
+  int64_t (*channels)(const BlockCall&);   // of prepared rows, where `product` takes `activated`; null: it does not
 };
 
 }  // namespace precast

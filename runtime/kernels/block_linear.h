@@ -298,7 +298,7 @@ void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t fi
 }
 
 constexpr BlockKernels kBlockPanels = {
-    kRowTile, 384 * 1024, integers_prepared, quantize_tiles<kWordsForm>, block_linear, no_scratch,
+    kRowTile, 384 * 1024, integers_prepared, quantize_tiles<kWordsForm>, block_linear, no_scratch, nullptr,
 };
 
 }  // namespace

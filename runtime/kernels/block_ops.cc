@@ -1,4 +1,4 @@
-// BlockLinear and BlockEmbedding: shapes, and columns and rows divided among threads.
+// BlockLinear, BlockFeedForward and BlockEmbedding: shapes, and columns and rows divided among threads.
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -36,9 +36,14 @@ struct BlockWork {
   BlockCall arguments;
   const BlockKernels* kernels;
   int64_t tiles, panels;
-  int64_t panels_of_task = 1, tiles_of_task = 1, tiles_at_once = 1;
+  int64_t tiles_at_once;  // of one task that prepares them
+  int64_t panels_of_task = 1, tiles_of_task = 1;
   size_t scratch = 0;
   std::atomic<bool> full{false};
+
+  BlockWork(const BlockKernels& way, const BlockCall& call)
+      : arguments(call), kernels(&way), tiles(ceiling(call.rows, way.row_tile)),
+        panels(ceiling(call.columns, kPanelColumns)), tiles_at_once(ceiling(kPreparedRows, way.row_tile)) {}
 
   int64_t across() const { return ceiling(panels, panels_of_task); }
 
@@ -59,6 +64,20 @@ struct BlockWork {
     }
     self.kernels->product(self.arguments, first, smaller(first + self.panels_of_task, self.panels), tile,
                           smaller(tile + self.tiles_of_task, self.tiles), scratch);
+  }
+};
+
+struct GeluWork {
+  GeluCall arguments;
+  const Kernels* kernels;
+  int64_t rows;
+
+  static constexpr int64_t kRows = 16;  // of one task
+
+  static void task(void* user, size_t index) {
+    const GeluWork& self = *static_cast<const GeluWork*>(user);
+    const int64_t first = static_cast<int64_t>(index) * kRows;
+    self.kernels->rows->gelu(self.arguments, first, smaller(first + kRows, self.rows));
   }
 };
 
@@ -93,18 +112,23 @@ struct EmbeddingWork {
       float scale;
       std::memcpy(&scale, &scale_bits, sizeof scale);
       const float zero = zero_point(panel + layout.zeros, c, bits, zeros);
+      float* to = out + i * depth + b * block;
       const int64_t count = smaller(block, depth - b * block);
-      for (int64_t k = 0; k < count; ++k) {
-        const int quant = bits == 4 ? panel[k / 8 * 4 * kPanelColumns + c * 4 + k % 4] >> (k / 4 % 2 * 4) & 15
-                                    : static_cast<int8_t>(panel[k / 4 * 4 * kPanelColumns + c * 4 + k % 4]);
-        out[i * depth + b * block + k] = (static_cast<float>(quant) - zero) * scale;
+      for (int64_t k = 0; k < count; k += 4) {
+        uint8_t four[4];  // channels that lie together
+        std::memcpy(four, panel + (bits == 4 ? k / 8 : k / 4) * 4 * kPanelColumns + c * 4, sizeof four);
+        const int shift = bits == 4 ? static_cast<int>(k / 4 % 2 * 4) : 0;
+        for (int64_t j = 0; j < smaller(4, count - k); ++j) {
+          const int quant = bits == 4 ? four[j] >> shift & 15 : static_cast<int8_t>(four[j]);
+          to[k + j] = (static_cast<float>(quant) - zero) * scale;
+        }
       }
     }
   }
 };
 
 // What both operators of block-wise weights check of them.
-bool check_blocks(Call& call, const Node& node, const Tensor& weight) {
+bool check_blocks(Call& call, const Node& node, const Tensor& weight, int64_t in, int64_t out) {
   call.check(node.bits == 4 || node.bits == 8, "bits must be 4 or 8, not %lld", (long long)node.bits);
   const bool smallest = node.block == kSmallestBlock && node.bits == 8;
   call.check(smallest || (node.block >= kFold && node.block <= 256 && node.block % kFold == 0),
@@ -112,13 +136,57 @@ bool check_blocks(Call& call, const Node& node, const Tensor& weight) {
   call.check(node.zeros >= kMiddle && node.zeros <= kHalves, "zeros must be 0 (none), 1 (integers) or 2 (floats), not %lld",
              (long long)node.zeros);
   if (!call.ok()) return false;
-  const PanelLayout layout(node.in, node.block, node.bits, node.zeros);
-  const int64_t panels = ceiling(node.out, kPanelColumns);
+  const PanelLayout layout(in, node.block, node.bits, node.zeros);
+  const int64_t panels = ceiling(out, kPanelColumns);
   call.check(weight.rank == 2 && weight.dims[0] == panels && weight.dims[1] == layout.bytes,
              "weight must be [%lld, %lld] bytes: %lld columns in panels of 16, %lld channels in blocks of %lld",
-             (long long)panels, (long long)layout.bytes, (long long)node.out, (long long)node.in,
+             (long long)panels, (long long)layout.bytes, (long long)out, (long long)in,
              (long long)node.block);
   return call.ok();
+}
+
+BlockCall product_of(const Node& node, const Tensor& x, const Tensor& weight, const Tensor& bias, int64_t in,
+                     int64_t out) {
+  BlockCall to{};
+  to.x = x.floats();
+  to.weight = static_cast<const uint8_t*>(weight.data);
+  to.bias = bias.floats();
+  to.rows = x.elements() / x.last();
+  to.depth = in;
+  to.columns = out;
+  to.block = node.block;
+  to.bits = node.bits;
+  to.zeros = node.zeros;
+  return to;
+}
+
+const BlockKernels& block_kernels(const Node& node, int64_t rows) {
+  const bool many = node.kernels->block_of_many != nullptr && rows >= kManyRows;
+  return many ? *node.kernels->block_of_many : *node.kernels->block;
+}
+
+// Makes what is multiplied of x, in memory that is kept; false: there is none.
+bool prepare(Call& call, const BlockKernels& kernels, Shared& shared, BlockCall& to) {
+  const size_t bytes = kernels.prepared(to);
+  to.prepared = static_cast<uint8_t*>(shared.reserve(bytes));
+  call.check(to.prepared != nullptr, "no memory for %zu bytes of prepared rows", bytes);
+  if (!call.ok()) return false;
+  BlockWork work(kernels, to);
+  call.parallel(BlockWork::prepare, static_cast<size_t>(ceiling(work.tiles, work.tiles_at_once)), &work);
+  return call.ok();
+}
+
+void multiply(Call& call, const BlockKernels& kernels, const BlockCall& to) {
+  BlockWork work(kernels, to);
+  work.scratch = kernels.scratch(to);
+  // Tasks of one size, as threads share their number.
+  const int64_t tile_bytes = ceiling(static_cast<int64_t>(kernels.prepared(to)), work.tiles);
+  work.tiles_of_task = ceiling(work.tiles, ceiling(work.tiles * tile_bytes, kernels.task_bytes));
+  const PanelLayout layout(to.depth, to.block, to.bits, to.zeros);
+  const int64_t across = ceiling(work.panels * layout.bytes, kTaskBytes);
+  work.panels_of_task = ceiling(ceiling(work.panels, across), kPanelsTogether) * kPanelsTogether;
+  call.parallel(BlockWork::product, static_cast<size_t>(work.across() * ceiling(work.tiles, work.tiles_of_task)), &work);
+  call.check(!work.full, "no memory for %zu floats of a thread's own", work.scratch);
 }
 
 }  // namespace
@@ -127,46 +195,76 @@ ort::Status* block_linear(const Node& node, ort::KernelContext* context) {
   Call call(node.api, context, "BlockLinear");
   const Tensor x = call.input(0), weight = call.input(1, ort::kUint8), bias = call.input(2);
   call.check(x && weight, "x or weight is missing");
-  if (!call.ok() || !check_blocks(call, node, weight)) return call.status();
+  if (!call.ok() || !check_blocks(call, node, weight, node.in, node.out)) return call.status();
   call.check(x.rank >= 1 && x.last() == node.in, "x must have %lld channels, as the weight has", (long long)node.in);
   call.check(!bias || bias.is_vector(node.out), "bias must be a vector of %lld elements", (long long)node.out);
   if (!call.ok()) return call.status();
   int64_t shape[kMaxRank];
   for (size_t i = 0; i < x.rank; ++i) shape[i] = x.dims[i];
   shape[x.rank - 1] = node.out;
-  BlockCall to{};
-  to.x = x.floats();
-  to.weight = static_cast<const uint8_t*>(weight.data);
-  to.bias = bias.floats();
-  to.rows = x.elements() / node.in;
-  to.depth = node.in;
-  to.columns = node.out;
-  to.block = node.block;
-  to.bits = node.bits;
-  to.zeros = node.zeros;
+  BlockCall to = product_of(node, x, weight, bias, node.in, node.out);
   to.out = call.output(0, shape, x.rank);
   if (!call.ok() || to.rows == 0) return call.status();
-
-  const BlockKernels* kernels = node.kernels->block;
-  if (node.kernels->block_of_many != nullptr && to.rows >= kManyRows) kernels = node.kernels->block_of_many;
+  const BlockKernels& kernels = block_kernels(node, to.rows);
   static thread_local Shared shared;
-  const size_t bytes = kernels->prepared(to);
-  to.prepared = static_cast<uint8_t*>(shared.reserve(bytes));
-  call.check(to.prepared != nullptr, "no memory for %zu bytes of prepared rows", bytes);
+  if (prepare(call, kernels, shared, to)) multiply(call, kernels, to);
+  return call.status();
+}
+
+// GELU(x @ up + bias) @ down + bias. What lies between is never written as floats where the product can activate it.
+ort::Status* block_feed_forward(const Node& node, ort::KernelContext* context) {
+  Call call(node.api, context, "BlockFeedForward");
+  const Tensor x = call.input(0), up = call.input(1, ort::kUint8), down = call.input(2, ort::kUint8);
+  const Tensor up_bias = call.input(3), down_bias = call.input(4);
+  call.check(x && up && down, "x, up or down is missing");
+  if (!call.ok() || !check_blocks(call, node, up, node.in, node.hidden)) return call.status();
+  if (!check_blocks(call, node, down, node.hidden, node.out)) return call.status();
+  call.check(x.rank >= 1 && x.last() == node.in, "x must have %lld channels, as the weight has", (long long)node.in);
+  call.check(!up_bias || up_bias.is_vector(node.hidden), "up's bias must be a vector of %lld elements",
+             (long long)node.hidden);
+  call.check(!down_bias || down_bias.is_vector(node.out), "down's bias must be a vector of %lld elements",
+             (long long)node.out);
+  if (!call.ok()) return call.status();
+  int64_t shape[kMaxRank];
+  for (size_t i = 0; i < x.rank; ++i) shape[i] = x.dims[i];
+  shape[x.rank - 1] = node.out;
+  float* out = call.output(0, shape, x.rank);
+  BlockCall first = product_of(node, x, up, up_bias, node.in, node.hidden);
+  BlockCall second = product_of(node, x, down, down_bias, node.hidden, node.out);
+  second.out = out;
+  if (!call.ok() || first.rows == 0) return call.status();
+  call.check(first.rows <= kMaxElements / node.hidden, "%lld rows of %lld channels are more than any memory holds",
+             (long long)first.rows, (long long)node.hidden);
   if (!call.ok()) return call.status();
 
-  BlockWork work{to, kernels, ceiling(to.rows, kernels->row_tile), ceiling(to.columns, kPanelColumns)};
-  work.scratch = kernels->scratch(to);
-  work.tiles_at_once = ceiling(kPreparedRows, kernels->row_tile);
-  // Tasks of one size, as threads share their number.
-  const int64_t tile_bytes = ceiling(static_cast<int64_t>(bytes), work.tiles);
-  work.tiles_of_task = ceiling(work.tiles, ceiling(work.tiles * tile_bytes, kernels->task_bytes));
-  const PanelLayout layout(to.depth, to.block, to.bits, to.zeros);
-  const int64_t across = ceiling(work.panels * layout.bytes, kTaskBytes);
-  work.panels_of_task = ceiling(ceiling(work.panels, across), kPanelsTogether) * kPanelsTogether;
-  call.parallel(BlockWork::prepare, static_cast<size_t>(ceiling(work.tiles, work.tiles_at_once)), &work);
-  call.parallel(BlockWork::product, static_cast<size_t>(work.across() * ceiling(work.tiles, work.tiles_of_task)), &work);
-  call.check(!work.full, "no memory for %zu floats of a thread's own", work.scratch);
+  const BlockKernels& kernels = block_kernels(node, first.rows);
+  static thread_local Shared rows, between;
+  const size_t wanted = kernels.channels != nullptr ? kernels.prepared(second)
+                                                    : static_cast<size_t>(first.rows * node.hidden) * sizeof(float);
+  uint8_t* hidden = static_cast<uint8_t*>(between.reserve(wanted));
+  call.check(hidden != nullptr, "no memory for %zu bytes between two products", wanted);
+  if (!call.ok() || !prepare(call, kernels, rows, first)) return call.status();
+  if (kernels.channels != nullptr) {
+    first.activated = second.prepared = hidden;
+    first.activated_channels = kernels.channels(second);
+    first.tanh = node.tanh != 0;
+    // Behind the last channel, where no panel writes.
+    if (first.activated_channels != ceiling(node.hidden, 2 * kPanelColumns) * 2 * kPanelColumns) {
+      std::memset(hidden, 0, wanted);
+    }
+    multiply(call, kernels, first);
+    multiply(call, kernels, second);
+    return call.status();
+  }
+  GeluWork gelu{{reinterpret_cast<float*>(hidden), up_bias.floats(), reinterpret_cast<float*>(hidden), node.hidden,
+                 node.tanh != 0},
+                node.kernels, first.rows};
+  first.out = reinterpret_cast<float*>(hidden);
+  first.bias = nullptr;
+  multiply(call, kernels, first);
+  call.parallel(GeluWork::task, static_cast<size_t>(ceiling(first.rows, GeluWork::kRows)), &gelu);
+  second.x = reinterpret_cast<float*>(hidden);
+  if (prepare(call, kernels, rows, second)) multiply(call, kernels, second);
   return call.status();
 }
 
@@ -174,7 +272,7 @@ ort::Status* block_embedding(const Node& node, ort::KernelContext* context) {
   Call call(node.api, context, "BlockEmbedding");
   const Tensor ids = call.input(0, ort::kInt64), weight = call.input(1, ort::kUint8);
   call.check(ids && weight, "ids or weight is missing");
-  if (!call.ok() || !check_blocks(call, node, weight)) return call.status();
+  if (!call.ok() || !check_blocks(call, node, weight, node.in, node.out)) return call.status();
   call.check(ids.rank < kMaxRank, "ids have %zu dimensions", ids.rank);
   if (!call.ok()) return call.status();
   int64_t shape[kMaxRank];

@@ -13,12 +13,18 @@
 namespace precast {
 namespace {
 
-// Channels whose weights are widened at a time, a multiple of every block: those of two panels stay in the first cache.
+// Channels whose weights are widened at a time: those of two panels stay in the first cache.
 constexpr int64_t kTileSpan = 512;
 
 inline int64_t tile_channels(const BlockCall& call) {
   const int64_t depth = (call.depth + call.block - 1) / call.block * call.block;
   return (depth + kTileChannels - 1) / kTileChannels * kTileChannels;
+}
+
+// A multiple of the block; all of them where sums have no other place than tiles until they are activated.
+inline int64_t tile_span(const BlockCall& call) {
+  const int64_t channels = tile_channels(call), span = kTileSpan / call.block * call.block;
+  return call.activated != nullptr || channels < span ? channels : span;
 }
 
 size_t tiles_prepared(const BlockCall& call) {
@@ -194,23 +200,86 @@ inline void sums_to(const BlockCall& call, int64_t tile, int64_t panel, const Su
   }
 }
 
+// GELU as in gelu.h, max(x, 0) - |x| Phi(-|x|), to 2e-5: the logarithm of the second factor is a polynomial of fewer
+// terms, for the approximation by tanh another one.
+template <bool Tanh>
+inline Side short_gelu(const Side& x) {
+  const V far = splat(5.5f), zero = splat(0.0f);
+  const Side a = each([&](int i) { return lesser(far, absolute(x.v[i])); });
+  const V first = splat(Tanh ? -0.001883744f : 0.003866262688f);
+  Side p = each([&](int i) { return fma(first, a.v[i], splat(Tanh ? 0.008121615477f : -0.04407930184f)); });
+  if (Tanh) p = horner(p, a, -0.04601977472f);
+  p = horner(p, a, Tanh ? -0.4667092736f : -0.4680147178f);
+  p = horner(p, a, Tanh ? -1.14775022f : -1.147372386f);
+  p = horner(p, a, Tanh ? -1.000431f : -1.000479598f);
+  const Side tail = short_power_of_two(p);
+  return each([&](int i) { return fnma(a.v[i], tail.v[i], greater(zero, x.v[i])); });
+}
+
+// GELU of the sums of a few tiles, as rows of the next product, one line of memory each: some at a time, while the next
+// tiles are multiplied.
+class Activating {
+ public:
+  explicit Activating(const BlockCall& call) : call_(call) {}
+
+  // Sums as `tiles_of` copies them, of whole tiles of rows; those of before are done.
+  void begin(int64_t tile, int64_t tiles, int64_t panel, int panels, const float* copies) {
+    const auto some = [](int64_t count) {
+      return count >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1 << (count > 0 ? count : 0)) - 1);
+    };
+    low_ = some(wide_of(call_, panel));
+    high_ = panels == 2 ? some(wide_of(call_, panel + 1)) : 0;
+    from_ = copies;
+    row_ = 0;
+    left_ = tiles * kTileHeight;
+    to_ = reinterpret_cast<uint16_t*>(call_.activated) + tile * kTileHeight * call_.activated_channels +
+          panel * kTileHeight * kTileColumnsOf;
+  }
+
+  int64_t left() const { return left_; }
+
+  PRECAST_INLINE void advance(int64_t rows) {
+    if (rows > left_) rows = left_;
+    left_ -= rows;
+    for (; rows > 0; --rows, ++row_) {
+      const int64_t tile = row_ / kTileHeight, row = row_ % kTileHeight;
+      const float* from = from_ + tile * 2 * kTileFloats + row * kTileColumnsOf;
+      const Side x{{_mm512_maskz_loadu_ps(low_, from), _mm512_maskz_loadu_ps(high_, from + kTileFloats)}};
+      const Side y = call_.tanh ? short_gelu<true>(x) : short_gelu<false>(x);
+      _mm512_storeu_si512(to_ + tile * kTileHeight * call_.activated_channels + row * kTileChannels,
+                          narrowed(y.v[0], y.v[1]));
+    }
+  }
+
+ private:
+  const BlockCall& call_;
+  const float* from_ = nullptr;
+  uint16_t* to_ = nullptr;
+  int64_t row_ = 0, left_ = 0;
+  __mmask16 low_ = 0, high_ = 0;
+};
+
 // Two tiles of rows by two panels: 4 to 7 hold the sums, 0 and 1 rows, 2 and 3 weights. Sums begin with the bias, which
 // is one row sixteen times, or with those of the span before.
 template <int Rows, int Panels, typename Next>
 void tiles_of(const BlockCall& call, int64_t tile, int64_t panel, int64_t begin, int64_t count, const uint16_t* weights,
-              const float* bias, float* copies, Next& next, int64_t groups) {
+              const float* bias, float* copies, Next& next, int64_t groups, Activating& activating) {
   const int64_t stride = kTileHeight * tile_channels(call);
   const uint16_t* rows = reinterpret_cast<const uint16_t*>(call.prepared) + tile * stride + begin * kTileHeight;
   Sums sums[4];
+  const bool activated = call.activated != nullptr;
+  // Those of the tiles before are done when these are multiplied, and their copies free again.
+  const int64_t activations = (activating.left() * kTileChannels + count - 1) / count;
   // Lines that are far apart are fetched while tiles are multiplied, or each would be waited for at the end.
-  for (int64_t r = tile * kTileHeight; r < (tile + Rows) * kTileHeight && r < call.rows; ++r) {
+  for (int64_t r = tile * kTileHeight; !activated && r < (tile + Rows) * kTileHeight && r < call.rows; ++r) {
     const float* line = call.out + r * call.columns + panel * kPanelColumns;
     __builtin_prefetch(line, 1);
     if (Panels == 2) __builtin_prefetch(line + kPanelColumns, 1);
   }
   for (int r = 0; r < Rows; ++r) {
     for (int p = 0; p < Panels; ++p) {
-      sums[2 * r + p] = sums_from(call, tile + r, panel + p, begin != 0, copies + (2 * r + p) * kTileFloats);
+      float* copy = copies + (2 * r + p) * kTileFloats;
+      sums[2 * r + p] = activated ? Sums{copy, 64} : sums_from(call, tile + r, panel + p, begin != 0, copy);
     }
   }
   written();
@@ -223,6 +292,7 @@ void tiles_of(const BlockCall& call, int64_t tile, int64_t panel, int64_t begin,
   }
   for (int64_t k = 0; k < count; k += kTileChannels, rows += kTileNumbers, weights += kTileNumbers) {
     next.advance(groups);
+    activating.advance(activations);
     _tile_loadd(2, weights, 64);
     _tile_loadd(0, rows, 64);
     _tile_dpbf16ps(4, 0, 2);
@@ -241,6 +311,9 @@ void tiles_of(const BlockCall& call, int64_t tile, int64_t panel, int64_t begin,
   if constexpr (Rows == 2) _tile_stored(6, sums[2].at, sums[2].stride);
   if constexpr (Rows == 2 && Panels == 2) _tile_stored(7, sums[3].at, sums[3].stride);
   written();
+  if (activated) {
+    return activating.begin(tile, Rows, panel, Panels, copies);
+  }
   for (int r = 0; r < Rows; ++r) {
     for (int p = 0; p < Panels; ++p) {
       const int i = 2 * r + p;
@@ -250,11 +323,12 @@ void tiles_of(const BlockCall& call, int64_t tile, int64_t panel, int64_t begin,
 }
 
 // A thread's own: copies of four tiles of sums, the bias of two panels, their weights and the next ones'.
-constexpr int64_t kTileCopies = 4 * kTileFloats, kTileBias = 2 * kPanelColumns,
-                  kTileWeights = 2 * kTileSpan * kPanelColumns;
+constexpr int64_t kTileCopies = 4 * kTileFloats, kTileBias = 2 * kPanelColumns;
 
-size_t tiles_scratch(const BlockCall&) {
-  return static_cast<size_t>(kTileCopies + kTileBias + 2 * kTileWeights / static_cast<int64_t>(sizeof(float) / sizeof(uint16_t)));
+inline int64_t tile_weights(const BlockCall& call) { return 2 * tile_span(call) * kPanelColumns; }
+
+size_t tiles_scratch(const BlockCall& call) {
+  return static_cast<size_t>(kTileCopies + kTileBias + tile_weights(call));  // two of them, of half a float each
 }
 
 // Panels and channels of one step, whose weights are widened together.
@@ -264,26 +338,28 @@ struct TileStep {
 
 template <int Panels, typename Next>
 void tiles_of_step(const BlockCall& call, const TileStep& step, int64_t first_tile, int64_t last_tile,
-                   const uint16_t* weights, const float* bias, float* copies, Next& next) {
+                   const uint16_t* weights, const float* bias, float* copies, Next& next, Activating& activating) {
   // Widening is spread evenly over the multiplications.
   const int64_t pairs = (last_tile - first_tile + 1) / 2, multiplications = pairs * (step.count / kTileChannels);
   const int64_t groups = (next.left() + multiplications - 1) / multiplications;
   int64_t tile = first_tile;
   for (; tile + 2 <= last_tile; tile += 2) {
-    tiles_of<2, Panels>(call, tile, step.panel, step.begin, step.count, weights, bias, copies, next, groups);
+    tiles_of<2, Panels>(call, tile, step.panel, step.begin, step.count, weights, bias, copies, next, groups,
+                     activating);
   }
   if (tile < last_tile) {
-    tiles_of<1, Panels>(call, tile, step.panel, step.begin, step.count, weights, bias, copies, next, groups);
+    tiles_of<1, Panels>(call, tile, step.panel, step.begin, step.count, weights, bias, copies, next, groups,
+                     activating);
   }
 }
 
 template <int Bits, int Kind>
 void tiles(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile, float* scratch) {
   const PanelLayout layout(call.depth, call.block, Bits, Kind);
-  const int64_t channels = tile_channels(call), span = kTileSpan / call.block * call.block;
+  const int64_t channels = tile_channels(call), span = tile_span(call);
   float* bias = scratch + kTileCopies;
   uint16_t* weights = reinterpret_cast<uint16_t*>(bias + kTileBias);
-  uint16_t* others = weights + kTileWeights;
+  uint16_t* others = weights + tile_weights(call);
   const auto step_at = [&](int64_t panel, int64_t begin) {
     return TileStep{panel, last - panel < 2 ? last - panel : 2, begin, channels - begin < span ? channels - begin : span};
   };
@@ -291,6 +367,7 @@ void tiles(const BlockCall& call, int64_t first, int64_t last, int64_t first_til
     return Widening<Bits, Kind>(call, layout, step.panel, step.panels, step.begin, step.count, to);
   };
   TileStep step = step_at(first, 0);
+  Activating activating(call);
   auto now = widening(step, weights);
   now.advance(now.left());
   while (step.panels > 0) {
@@ -303,14 +380,15 @@ void tiles(const BlockCall& call, int64_t first, int64_t last, int64_t first_til
     const bool ends = step.begin + step.count == channels;
     const TileStep after = ends ? step_at(step.panel + step.panels, 0) : step_at(step.panel, step.begin + step.count);
     auto next = widening(after, others);
-    if (step.panels == 2) tiles_of_step<2>(call, step, first_tile, last_tile, weights, bias, scratch, next);
-    else tiles_of_step<1>(call, step, first_tile, last_tile, weights, bias, scratch, next);
+    if (step.panels == 2) tiles_of_step<2>(call, step, first_tile, last_tile, weights, bias, scratch, next, activating);
+    else tiles_of_step<1>(call, step, first_tile, last_tile, weights, bias, scratch, next, activating);
     next.advance(next.left());
     uint16_t* const widened = others;
     others = weights;
     weights = widened;
     step = after;
   }
+  activating.advance(activating.left());
 }
 
 template <int Bits>

@@ -6,7 +6,7 @@
 namespace precast {
 
 extern const BlockKernels kBlockAvxVnni = {
-    kRowTile, 384 * 1024, integers_prepared, quantize_tiles<kPlanesForm>, block_dots, no_scratch,
+    kRowTile, 384 * 1024, integers_prepared, quantize_tiles<kPlanesForm>, block_dots, no_scratch, nullptr,
 };
 
 }  // namespace precast

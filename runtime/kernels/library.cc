@@ -68,6 +68,7 @@ constexpr Integer kIntegers[] = {
     {"block", &Node::block, INT64_MIN, INT64_MAX},  // is asked where they are used
     {"zeros", &Node::zeros, INT64_MIN, INT64_MAX},
     {"in", &Node::in, 1, INT32_MAX},
+    {"hidden", &Node::hidden, 1, INT32_MAX},
     {"out", &Node::out, 1, INT32_MAX},
 };
 constexpr float kLowest = -3.402823466e38f;
@@ -257,6 +258,8 @@ const auto& operators() {
       {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc", "heads kv_heads scale softcap window bfloat16"},
       // x, weight, bias?
       {"BlockLinear", block_linear, "fbf", 2, "f", "bits block zeros in out"},
+      // x, up, down, up_bias?, down_bias?
+      {"BlockFeedForward", block_feed_forward, "fbbff", 3, "f", "bits block zeros in hidden out tanh"},
       // ids, weight
       {"BlockEmbedding", block_embedding, "ib", 2, "f", "bits block zeros in out"},
       // x, weight, bias?

@@ -21,7 +21,7 @@ struct Node {
   int64_t window = -1;
   int64_t bfloat16 = 0;  // attention may round to bfloat16
   int64_t float16 = 0;  // 16 bits are those of float16, else of bfloat16
-  int64_t bits = 4, block = 32, in = 0, out = 0, zeros = 0;  // of weights in blocks
+  int64_t bits = 4, block = 32, in = 0, hidden = 0, out = 0, zeros = 0;  // of weights in blocks
 };
 
 ort::Status* add_layer_norm(const Node& node, ort::KernelContext* context);
@@ -34,6 +34,7 @@ ort::Status* attention(const Node& node, ort::KernelContext* context);
 ort::Status* cached_attention(const Node& node, ort::KernelContext* context);
 ort::Status* cached_attention_int8(const Node& node, ort::KernelContext* context);
 ort::Status* block_linear(const Node& node, ort::KernelContext* context);
+ort::Status* block_feed_forward(const Node& node, ort::KernelContext* context);
 ort::Status* block_embedding(const Node& node, ort::KernelContext* context);
 ort::Status* half_linear(const Node& node, ort::KernelContext* context);
 ort::Status* half_embedding(const Node& node, ort::KernelContext* context);

@@ -98,6 +98,15 @@ def _block(x: Array, bits: int, block: int, zeros: int, depth: int, columns: int
     return Graph((x, weight, *bias), attributes)
 
 
+def _feed_forward(
+    x: Array, bits: int, block: int, zeros: int, depth: int, hidden: int, columns: int, *biases: Array
+) -> Graph:
+    up = _block(x, bits, block, zeros, depth, hidden)
+    down = _block(x, bits, block, zeros, hidden, columns)
+    attributes = {**up.attributes, "hidden": hidden, "out": columns, "tanh": 1}
+    return Graph((*up.inputs, down.inputs[1], *biases), attributes)
+
+
 def _half(x: Array, float16: int, depth: int, columns: int, *bias: Array) -> Graph:
     weight = _bytes(np.uint16, -(-columns // 16), depth, 16)
     return Graph((x, weight, *bias), {"float16": float16, "in": depth, "out": columns})
@@ -151,6 +160,11 @@ BASES: dict[str, tuple[Graph, ...]] = {
         _block(_floats(9, 600), 8, 96, 0, 600, 37, _floats(37)),
         _block(_floats(1, 100), 4, 64, 2, 100, 33, _floats(33)),
         _block(_floats(7, 70), 8, 32, 2, 70, 16),
+    ),
+    "BlockFeedForward": (
+        _feed_forward(_floats(2, 3, 45), 8, 32, 0, 45, 70, 9),
+        _feed_forward(_floats(33, 45), 4, 32, 1, 45, 40, 37, _floats(40), _floats(37)),
+        _feed_forward(_floats(9, 600), 8, 16, 2, 600, 33, 17, _floats(33)),
     ),
     "BlockEmbedding": (
         _block(_counts(0, 8, 3), 4, 32, 1, 45, 9),

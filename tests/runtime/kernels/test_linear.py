@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -313,6 +314,60 @@ def test_instruction_sets_agree() -> None:
         outputs = [weight(x, isa=isa) for isa in ISAS]
         for output in outputs[1:]:
             np.testing.assert_allclose(output, outputs[0], rtol=1e-5, atol=1e-5)
+
+
+# --- two products with GELU between them ---------------------------------------------------------------------------
+
+
+def gelu(x: Array, tanh: int) -> Array:
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    return np.asarray(x / 2 * (1 + (np.tanh(inner) if tanh else np.vectorize(math.erf)(x / np.sqrt(2)))))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize(("rows", "depth", "hidden", "columns"), [(1, 64, 64, 48), (5, 45, 70, 9), (37, 600, 40, 33)])
+@pytest.mark.parametrize(("bits", "block", "symmetric"), [(8, 32, True), (8, 16, False), (4, 64, False)])
+@pytest.mark.parametrize("tanh", [0, 1])
+def test_feed_forward(
+    isa: str, rows: int, depth: int, hidden: int, columns: int, bits: int, block: int, symmetric: bool, tanh: int
+) -> None:
+    rng = np.random.default_rng(rows + bits)
+    up = Weight.of((rng.standard_normal((hidden, depth)) / depth**0.5).astype(np.float32), bits, block, symmetric)
+    down = Weight.of((rng.standard_normal((columns, hidden)) / hidden**0.5).astype(np.float32), bits, block, symmetric)
+    x = (2 * rng.standard_normal((rows, depth))).astype(np.float32)
+    biased = rows != 5
+    first = rng.standard_normal(hidden).astype(np.float32) * biased
+    second = rng.standard_normal(columns).astype(np.float32) * biased
+    between = gelu(up.emulated(x, isa) + first, tanh).astype(np.float32)
+    expected = down.emulated(between, isa) + second
+    attributes = {**up.attributes, "hidden": hidden, "out": columns, "tanh": tanh}
+    inputs = {"x": x, "up": up.panels, "down": down.panels}
+    inputs |= {"up_bias": first, "down_bias": second} if biased else {}
+    runs = {}
+    for threads in (1, 3):
+        (out,) = session("BlockFeedForward", inputs, isa, threads, **attributes).run(None, {"x": x})
+        runs[threads] = out.tobytes()
+    assert runs[1] == runs[3]
+    # What lies between is rounded anew: one that lies on an edge goes the other way, now and then.
+    np.testing.assert_allclose(out, expected, rtol=0, atol=3e-3 * np.abs(expected).max())
+    assert np.abs(out - expected).mean() < 2e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden": 0}, "hidden must be from 1 to 2147483647, not 0"),
+        ({"hidden": 81}, r"weight must be \[6, "),
+        ({"bits": 5}, "bits must be 4 or 8, not 5"),
+        ({"out": 17}, r"weight must be \[2, "),
+    ],
+)
+def test_feed_forward_of_wrong_shapes(change: dict[str, int], message: str) -> None:
+    up, down = (Weight.of(np.ones((n, k), np.float32), 8, 32, True) for n, k in ((64, 32), (9, 64)))
+    inputs = {"x": zeros(2, 32), "up": up.panels, "down": down.panels}
+    attributes = {**up.attributes, "hidden": 64, "out": 9, **change}
+    with pytest.raises(Exception, match=message):
+        session("BlockFeedForward", inputs, **attributes).run(None, {"x": inputs["x"]})
 
 
 # --- embedding ----------------------------------------------------------------------------------------------------
