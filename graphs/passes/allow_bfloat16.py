@@ -1,4 +1,4 @@
-"""Let attention round what it softens, and values, to bfloat16, where a processor multiplies tiles of it."""
+"""Let products round to bfloat16, where a processor multiplies tiles of it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,35 @@ from precast.graphs.passes.base import GraphPass
 __all__ = ["AllowBfloat16"]
 
 _ATTENTION = ("Attention", "CachedAttention", "CachedAttentionInt8")
+_PRODUCTS = ("BlockLinear", "BlockFeedForward")
 
 
 class AllowBfloat16(GraphPass):
-    """Sets ``bfloat16`` of every attention of the native dialect.
+    """Sets ``bfloat16`` of attention and of products with weights of 8 or 4 bits in the native dialect.
 
-    For graphs whose weights are rounded to 8 or 4 bits: theirs are the larger errors by far. What it changes is seen on
-    processors with AMX only; queries and keys keep 16 bits there, softmax and sums float32 (runtime/kernels/attention_tiles.h).
+    Their weights' own rounding is the larger error. What it changes is seen on processors with AMX only; queries and keys
+    keep 16 bits there, softmax and sums float32 (runtime/kernels: attention_tiles.h, block_tiles.h). A weight for which 8
+    bits were too few, which is two weights of 8 and of 4 bits whose products are added, keeps all of its 12.
     """
 
     def call(self, model: ir.Model) -> None:
         for node in model.graph.all_nodes():
-            if node.domain == DOMAIN and node.op_type in _ATTENTION:
-                node.attributes["bfloat16"] = ir.AttrInt64("bfloat16", 1)
-                self.changed += 1
+            if node.domain != DOMAIN or node.op_type not in (*_ATTENTION, *_PRODUCTS):
+                continue
+            if node.op_type == "BlockLinear" and _is_half_of_a_weight(node):
+                self.declined["BlockLinear: its weight has 12 bits"] += 1
+                continue
+            node.attributes["bfloat16"] = ir.AttrInt64("bfloat16", 1)
+            self.changed += 1
+
+
+def _is_half_of_a_weight(node: ir.Node) -> bool:
+    """Whether the product is added to another one of the same rows, one of 8 bits and one of 4."""
+    for use in node.outputs[0].uses():
+        if use.node.domain == "" and use.node.op_type == "Add":
+            sources = [value and value.producer() for value in use.node.inputs]
+            pair = [source for source in sources if source is not None and source.op_type == "BlockLinear"]
+            if len(pair) == 2 and pair[0].inputs[0] is pair[1].inputs[0]:
+                if {source.attributes.get_int("bits") for source in pair} == {4, 8}:
+                    return True
+    return False

@@ -161,7 +161,7 @@ BlockCall product_of(const Node& node, const Tensor& x, const Tensor& weight, co
 }
 
 const BlockKernels& block_kernels(const Node& node, int64_t rows) {
-  const bool many = node.kernels->block_of_many != nullptr && rows >= kManyRows;
+  const bool many = node.bfloat16 != 0 && node.kernels->block_of_many != nullptr && rows >= kManyRows;
   return many ? *node.kernels->block_of_many : *node.kernels->block;
 }
 

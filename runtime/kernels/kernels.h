@@ -111,7 +111,7 @@ struct Kernels {
   const AttentionKernels* attention;
   const BlockKernels* block;
   const HalfKernels* half;
-  const BlockKernels* block_of_many = nullptr;       // takes over from kManyRows rows on
+  const BlockKernels* block_of_many = nullptr;  // takes over from kManyRows rows on, where bfloat16 is allowed
   const AttentionKernels* attention_of_bfloat16 = nullptr;  // for many queries, where bfloat16 is allowed
 };
 

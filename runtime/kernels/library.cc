@@ -257,9 +257,9 @@ const auto& operators() {
       // The same with caches of integers, see `cache_row`.
       {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc", "heads kv_heads scale softcap window bfloat16"},
       // x, weight, bias?
-      {"BlockLinear", block_linear, "fbf", 2, "f", "bits block zeros in out"},
+      {"BlockLinear", block_linear, "fbf", 2, "f", "bits block zeros in out bfloat16"},
       // x, up, down, up_bias?, down_bias?
-      {"BlockFeedForward", block_feed_forward, "fbbff", 3, "f", "bits block zeros in hidden out tanh"},
+      {"BlockFeedForward", block_feed_forward, "fbbff", 3, "f", "bits block zeros in hidden out tanh bfloat16"},
       // ids, weight
       {"BlockEmbedding", block_embedding, "ib", 2, "f", "bits block zeros in out"},
       // x, weight, bias?

@@ -67,6 +67,7 @@ def calls(draw: Any) -> tuple[dict[str, Array], dict[str, Any]]:
         "lengths": lengths.astype(np.int64),
     }
     at = {"heads": kv_heads * group, "kv_heads": kv_heads, "scale": size**-0.5, "window": window, "softcap": 0.0}
+    at["bfloat16"] = draw(st.integers(0, 1))
     return feeds, at
 
 
@@ -84,6 +85,9 @@ def test_the_same_as_over_the_floats_it_stands_for(
     out, *present = narrow(isa, threads, {name: array.copy() for name, array in feeds.items()}, in_place, **at)
     # Every float is the same: not one bit of the attention may differ.
     assert out.tobytes() == expected[0].tobytes()
+    exact = compute("CachedAttention", floats, isa, 3, threads, **{**at, "bfloat16": 0})[0]
+    values = max(np.abs(floats["value"]).max(), np.nan_to_num(np.abs(floats["past_value"])).max())
+    assert np.abs(out - exact).max() <= (2**-7 + 1e-3) * values
     for name, held in zip(("key", "value"), present, strict=True):
         wanted = before[f"past_{name}"].copy()
         slots = held.shape[2]

@@ -77,6 +77,7 @@ class Weight:
         self.values = blocks.dequantized(stored, self.scales, packed, bits, self.depth)
         self.attributes = {"bits": bits, "block": block, "in": self.depth, "out": self.rows}
         self.attributes["zeros"] = blocks.KINDS.index(kind)
+        self.attributes["bfloat16"] = 1
 
     @classmethod
     def of(cls, array: Array, bits: int, block: int, symmetric: bool) -> Weight:
@@ -304,6 +305,15 @@ def test_the_same_bytes_however_many_threads_and_rows(isa: str, bits: int, rows:
     with ThreadPoolExecutor(6) as pool:
         runs = [pool.submit(shared.run, None, {"x": x}) for _ in range(18)]
         assert {run.result()[0].tobytes() for run in runs} == {expected.tobytes()}
+
+
+def test_many_rows_keep_their_bits_where_bfloat16_is_not_allowed() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 300)).astype(np.float32)
+    weight = Weight.of(rng.standard_normal((50, 300)).astype(np.float32), 8, 32, True)
+    weight.attributes["bfloat16"] = 0
+    for isa in ISAS:
+        np.testing.assert_allclose(weight(x, isa=isa), weight.emulated(x, "portable"), rtol=1e-5, atol=1e-5)
 
 
 def test_instruction_sets_agree() -> None:
