@@ -15,8 +15,8 @@ __all__ = ["Inputs"]
 
 _SMALL = 1024  # numbers up to which a list is cheaper to check than an array
 _KEPT = 64
-# Many tokenizers give these to models that take none; upstream's models ignore them too.
-_TOLERATED = ("attention_mask", "token_type_ids")
+# Many tokenizers and image processors give these to models that take none; upstream's models ignore them too.
+_TOLERATED = ("attention_mask", "token_type_ids", "pixel_mask")
 _FAMILIES = {"i": "iub", "u": "iub", "b": "iub", "f": "fiub"}
 _NOUNS = {"i": "integers", "u": "integers", "b": "integers", "f": "numbers"}
 
