@@ -16,9 +16,8 @@ import torch
 import transformers
 from PIL import Image
 from sklearn.datasets import load_sample_images
-from support import oracle, trained_detector
+from support import tiny_artifacts, trained_detector
 from support.command_line import good, refused
-from support.tokenizer_samples import write_json
 from support.workers import once
 from transformers.models.conditional_detr.image_processing_pil_conditional_detr import ConditionalDetrImageProcessorPil
 from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil
@@ -28,7 +27,6 @@ from transformers.models.yolos.image_processing_pil_yolos import YolosImageProce
 
 import precast
 from precast.export.exporter import export_model
-from precast.export.heads import OBJECT_DETECTION
 from precast.export.image_kinds import KINDS
 from precast.runtime.errors import ArtifactError, InputError
 from precast.runtime.processors.image import ImageProcessor
@@ -38,7 +36,7 @@ from precast.runtime.tasks._boxes import Detection
 DETECTORS: dict[str, Any] = {
     "yolos": YolosImageProcessorPil,
     "detr": DetrImageProcessorPil,
-    "table-transformer": DetrImageProcessorPil,
+    "conditional_detr": ConditionalDetrImageProcessorPil,
 }
 
 
@@ -53,22 +51,6 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     flower.save(folder / "flower.png", exif=exif)
     flower.resize((150, 211)).convert("L").save(folder / "small.png")
     return [str(folder / name) for name in ("china.png", "flower.png", "small.png")]
-
-
-def _make(model_type: str, folder: Path) -> None:
-    labels = {"id2label": {0: "cat", 1: "dog", 2: "sea"}, "label2id": {"cat": 0, "dog": 1, "sea": 2}}
-    oracle.save_checkpoint(folder, *oracle.upstream(model_type, OBJECT_DETECTION, {"num_labels": 3, **labels}))
-    kind = DETECTORS[model_type].__name__.removesuffix("Pil")
-    size = {"shortest_edge": 100, "longest_edge": 140}
-    write_json(folder / "preprocessor_config.json", {"image_processor_type": kind, "size": size})
-
-
-def checkpoint(model_type: str) -> Path:
-    return once(f"checkpoint-detector-{model_type}", partial(_make, model_type))
-
-
-def artifact(model_type: str) -> Path:
-    return once(f"artifact-detector-{model_type}", partial(export_model, checkpoint(model_type)))
 
 
 def upstreams(source: Path, kind: Any) -> Any:
@@ -97,8 +79,8 @@ def exact_corners(theirs: Any, path: str, threshold: float) -> Any:
 
 @pytest.mark.parametrize("model_type", list(DETECTORS))
 def test_objects_are_upstreams(model_type: str, photographs: list[str]) -> None:
-    theirs = upstreams(checkpoint(model_type), DETECTORS[model_type])
-    ours = precast.pipeline("object-detection", artifact(model_type))
+    theirs = upstreams(tiny_artifacts.detector_checkpoint(model_type), DETECTORS[model_type])
+    ours = precast.pipeline("object-detection", tiny_artifacts.detector(model_type))
     for threshold in (0.0, 0.1):
         found = ours(photographs, threshold=threshold)
         for path, objects in zip(photographs, found, strict=True):
@@ -112,9 +94,11 @@ def test_objects_are_upstreams(model_type: str, photographs: list[str]) -> None:
 
 def test_pictures_padded_in_a_batch_give_what_each_gives() -> None:
     """The mask tells a picture from its padding."""
-    source = artifact("detr")
+    source = tiny_artifacts.detector("detr")
     model: Any = precast.AutoModelForObjectDetection.from_pretrained(source)
-    upstream = transformers.AutoModelForObjectDetection.from_pretrained(checkpoint("detr")).eval()
+    upstream = transformers.AutoModelForObjectDetection.from_pretrained(
+        tiny_artifacts.detector_checkpoint("detr")
+    ).eval()
     pictures = [Image.fromarray(each) for each in load_sample_images().images]
     pictures[1] = pictures[1].resize((200, 300))
     given = model.image_processor(pictures)
@@ -131,7 +115,7 @@ def test_pictures_padded_in_a_batch_give_what_each_gives() -> None:
     with pytest.raises(InputError, match="every picture needs one real pixel at least; the pixel_mask of row 0 is all"):
         model(pixel_values=given["pixel_values"], pixel_mask=blind)
     # A model without masks ignores them, as upstream's.
-    other = precast.load(artifact("yolos"))
+    other = precast.load(tiny_artifacts.detector("yolos"))
     np.testing.assert_array_equal(other(**given)["logits"], other(pixel_values=given["pixel_values"])["logits"])
 
 
@@ -194,21 +178,21 @@ def test_what_was_drawn_is_found() -> None:
 
 
 def test_arguments_are_named(photographs: list[str]) -> None:
-    ours = precast.pipeline("object-detection", artifact("yolos"))
+    ours = precast.pipeline("object-detection", tiny_artifacts.detector("yolos"))
     with pytest.raises(InputError, match="threshold must be a number, mostly of 0 to 1; received 'high'"):
         ours(photographs[0], threshold="high")
     with pytest.raises(InputError, match=r"takes the arguments threshold.*; received 'top_k'"):
         ours(photographs[0], top_k=3)
     bare = ImageProcessor((Resize("nearest", height=30, width=30),))
     with pytest.raises(InputError, match="needs an image processor of a detector"):
-        precast.pipeline("object-detection", artifact("yolos"), image_processor=bare)
+        precast.pipeline("object-detection", tiny_artifacts.detector("yolos"), image_processor=bare)
 
 
 # Drawn into pictures, on the command line.
 
 
 def test_results_are_drawn(photographs: list[str], tmp_path: Path) -> None:
-    source = artifact("yolos")
+    source = tiny_artifacts.detector("yolos")
     common = ("run", "object-detection", source)
     expected = precast.pipeline("object-detection", source)(photographs[0], threshold=0.0)
     target = tmp_path / "out.png"
@@ -228,7 +212,7 @@ def test_results_are_drawn(photographs: list[str], tmp_path: Path) -> None:
 
 
 def test_places_that_cannot_be_written_are_told(photographs: list[str], tmp_path: Path) -> None:
-    common = ("run", "object-detection", artifact("yolos"))
+    common = ("run", "object-detection", tiny_artifacts.detector("yolos"))
     missing = tmp_path / "none" / "out.png"
     assert f"there is no folder {missing.parent}" in refused(*common, photographs[0], "--save", missing)
     assert "--save writes .png" in refused(*common, photographs[0], "--save", tmp_path / "out.txt")
@@ -238,7 +222,14 @@ def test_places_that_cannot_be_written_are_told(photographs: list[str], tmp_path
     (tmp_path / "empty").mkdir()
     assert "holds no pictures" in refused(*common, tmp_path / "empty", "--save", tmp_path / "out")
     assert "give these as inputs, not on stdin" in refused(*common, "--save", tmp_path / "out")
-    texts = ("run", "image-classification", artifact("yolos"), photographs[0], "--save", tmp_path / "x.png")
+    texts = (
+        "run",
+        "image-classification",
+        tiny_artifacts.detector("yolos"),
+        photographs[0],
+        "--save",
+        tmp_path / "x.png",
+    )
     assert "Results of image-classification are not drawn into pictures" in refused(*texts)
     if os.geteuid():
         (tmp_path / "shut").mkdir(mode=0o500)
