@@ -44,13 +44,13 @@ class SinePlaces(nn.Module):
         angles: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.half, self.scale, self.angles = size // 2, scale, angles
+        self.share, self.scale, self.angles = size // 2, scale, angles
 
         def periods() -> Tensor:
-            exponent = torch.arange(0, self.half, 2, dtype=angles or torch.float64) / self.half
+            exponent = torch.arange(0, self.share, 2, dtype=angles or torch.float64) / self.share
             return temperature**exponent
 
-        self.periods = Table((self.half // 2,), periods)
+        self.periods = Table((self.share // 2,), periods)
 
     def forward(self, mask: Tensor) -> Tensor:
         periods = self.periods()
@@ -62,7 +62,7 @@ class SinePlaces(nn.Module):
         whole = count[:, -1:] if axis == 1 else count[:, :, -1:]
         angles = (count / (whole + _EPSILON) * self.scale).unsqueeze(-1) / periods.to(count.dtype)
         angles = angles.to(periods.dtype)
-        return torch.stack((angles.sin(), angles.cos()), dim=-1).view(*count.shape, self.half)
+        return torch.stack((angles.sin(), angles.cos()), dim=-1).view(*count.shape, self.share)
 
 
 class LearnedPlaces(nn.Module):

@@ -28,20 +28,18 @@ class Bicubic(nn.Module):
         self.sides = (sides, sides) if isinstance(sides, int) else sides
         self.antialias = antialias
 
-    def forward(self, table: Tensor, rows: int, columns: int) -> Tensor:
-        return self.read(table, self.weights(table, rows, columns))
-
     def weights(self, like: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         """How much new rows have of old ones [R, G], and new columns [F, C]: for several tables of one size."""
         return self._weights(rows, like, 0), self._weights(columns, like, 1)
 
-    def read(self, table: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
-        """A table [1, G * F, H] as a map [H, R, C]."""
+    def forward(self, table: Tensor, rows: int, columns: int, weights: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """A table [1, G * F, H] as a map [H, R, C]; ``weights``: those of this size, where they are there already."""
         (height, across), width = self.sides, table.shape[-1]
         # Layouts in which no product wants a copy of what the call's sizes are in.
         grid = table.view(height, across, width).transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        down = weights[0] @ grid.view(height, width * across)
-        return (down.view(-1, width, across) @ weights[1]).transpose(0, 1)
+        down = (self._weights(rows, table, 0) if weights is None else weights[0]) @ grid.view(height, width * across)
+        down = down.view(rows, width, across)
+        return (down @ (self._weights(columns, table, 1) if weights is None else weights[1])).transpose(0, 1)
 
     def _weights(self, size: int, like: Tensor, axis: int) -> Tensor:
         """How much each of ``size`` new places has of each old one; ``axis``: along which the new ones are."""

@@ -34,7 +34,7 @@ __all__ = ["BACKBONE", "FAMILY", "INERT", "Spec", "body", "detector_heads", "nam
 # What losses and training read.
 INERT = frozenset("auxiliary_loss class_cost bbox_cost giou_cost mask_loss_coefficient dice_loss_coefficient".split())
 INERT |= frozenset("bbox_loss_coefficient giou_loss_coefficient eos_coefficient init_xavier_std".split())
-INERT |= frozenset("activation_dropout init_std use_pretrained_backbone max_position_embeddings".split())
+INERT |= frozenset("activation_dropout init_std max_position_embeddings".split())
 INERT |= frozenset({"decoder_layerdrop", "encoder_layerdrop"})
 _EPSILON = 1e-5
 

@@ -79,7 +79,11 @@ class _Body(nn.Module):
 
         def placed(table: Tensor) -> Tensor:
             first, patches, last = table[:, :1], table[:, 1 : -self.objects], table[:, -self.objects :]
-            grid = self.resize.read(patches, weights).permute(1, 2, 0).clone(memory_format=torch.contiguous_format)
+            grid = (
+                self.resize(patches, rows, columns, weights)
+                .permute(1, 2, 0)
+                .clone(memory_format=torch.contiguous_format)
+            )
             return torch.cat((first, grid.view(1, rows * columns, -1), last), dim=1)
 
         return [placed(table) for table in tables]

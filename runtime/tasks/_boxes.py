@@ -57,7 +57,7 @@ class Detection(NamedTuple):
 
     def labels(self, logits: np.ndarray) -> int:
         """How many labels there are names of."""
-        return logits.shape[-1] - (self.scores == "softmax")
+        return int(logits.shape[-1]) - (self.scores == "softmax")
 
 
 def _corners(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
