@@ -21,6 +21,7 @@ __all__ = [
     "MASKED_LM",
     "MULTIPLE_CHOICE",
     "NEXT_SENTENCE",
+    "OBJECT_DETECTION",
     "QUESTION_ANSWERING",
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
@@ -72,6 +73,7 @@ NEXT_SENTENCE = _BY_TASK["next-sentence-prediction"]
 CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
+OBJECT_DETECTION = _BY_TASK["object-detection"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from precast.runtime.errors import CheckpointError, ConfigError, UnsupportedModelError, listing
 from precast.runtime.fields import Document, Fields, is_number
@@ -18,7 +19,9 @@ from precast.runtime.processors.image_steps import (
     MOST_EDGE,
     Crop,
     Divide,
+    Fit,
     Normalise,
+    Pad,
     Resize,
     Rgb,
     Scale,
@@ -26,7 +29,7 @@ from precast.runtime.processors.image_steps import (
 )
 from precast.runtime.strict_json import parse_value
 
-__all__ = ["FILES", "KINDS", "ImageKind", "image_steps", "read_folder"]
+__all__ = ["FILES", "KINDS", "ImageKind", "image_reading", "image_steps", "read_folder"]
 
 # As upstream looks for them: a section of the first, or the second whole.
 FILES = ("processor_config.json", "preprocessor_config.json")
@@ -46,6 +49,10 @@ class ImageKind:
         square: an edge given as one number is that of a square, not the shortest one.
         resized: the steps that a size stands for, of (fields, sizes, filter, file).
         again: the key that says whether numbers are divided by the standard deviations once more, as by default.
+        normalised: the default of ``do_normalize``.
+        longest: the longest edge beside a ``size`` that is one number, where checkpoints do not say it.
+        pads: the default of ``do_pad``; None: pictures are never padded.
+        detection: how objects are made of a detector's outputs.
     """
 
     models: tuple[str, ...]
@@ -56,11 +63,18 @@ class ImageKind:
     square: bool = True
     rgb: bool = False
     crop: Mapping[str, int] | None = None
-    resized: Callable[[Fields, Mapping[str, int], str, str], tuple[Resize | Crop, ...]] | None = None
+    resized: Callable[[Fields, Mapping[str, int], str, str], tuple[_Resized, ...]] | None = None
     again: str | None = None
+    normalised: bool = True
+    longest: int | None = None
+    pads: bool | None = None
+    detection: Mapping[str, Any] | None = None
 
 
-def _plain(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
+_Resized: TypeAlias = "Resize | Fit | Crop"
+
+
+def _plain(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     if set(sizes) == {"height", "width"}:
         return (Resize(name, height=sizes["height"], width=sizes["width"]),)
     if set(sizes) == {"shortest_edge"}:
@@ -77,7 +91,7 @@ def _share(fields: Fields, default: float) -> float | None:
     return share
 
 
-def _cut_below_384(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
+def _cut_below_384(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     """The middle of a picture that was larger; from an edge of 384 on the whole of it, made a square."""
     if set(sizes) != {"shortest_edge"}:
         raise UnsupportedModelError(f"{file}: size is a shortest_edge here; it has {listing(sizes)}")
@@ -89,7 +103,7 @@ def _cut_below_384(fields: Fields, sizes: Mapping[str, int], name: str, file: st
     return (Resize(name, shortest=int(edge / (share or 224 / 256))), Crop(edge, edge))
 
 
-def _enlarged(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
+def _enlarged(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     """So much larger that a crop keeps 0.9 of the shortest edge, or what crop_pct says."""
     share = _share(fields, 0.9)
     if share is None:
@@ -100,9 +114,22 @@ def _enlarged(fields: Fields, sizes: Mapping[str, int], name: str, file: str) ->
     return _plain(fields, larger, name, file)
 
 
-def _enlarged_by_256_over_224(
-    fields: Fields, sizes: Mapping[str, int], name: str, file: str
-) -> tuple[Resize | Crop, ...]:
+def _bounded(fields: Fields, sizes: Mapping[str, int], name: str, file: str, multiple: int = 1) -> tuple[_Resized, ...]:
+    """To a shortest edge, but not beyond a longest one; or within a height and a width."""
+    given = set(sizes)
+    if {"shortest_edge", "longest_edge"} <= given:
+        return (Fit(name, sizes["shortest_edge"], sizes["longest_edge"], multiple=multiple),)
+    if {"max_height", "max_width"} <= given:
+        return (Fit(name, height=sizes["max_height"], width=sizes["max_width"]),)
+    if {"height", "width"} <= given:
+        return (Resize(name, height=sizes["height"], width=sizes["width"]),)
+    raise UnsupportedModelError(
+        f"{file}: size is a shortest_edge and a longest_edge, a max_height and a max_width, or a height and a width, "
+        f"here; it has {listing(sizes)}"
+    )
+
+
+def _enlarged_by_256_over_224(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     return _plain(
         fields,
         {key: int((256 / 224) * edge) if key == "shortest_edge" else edge for key, edge in sizes.items()},
@@ -121,6 +148,21 @@ _CLIP = ImageKind(
     rgb=True,
     crop={"height": 224, "width": 224},
 )
+
+_DETR = ImageKind(
+    models=("detr", "table-transformer"),
+    size={"shortest_edge": 800, "longest_edge": 1333},
+    resample=FILTERS["bilinear"],
+    mean=_IMAGENET_MEAN,
+    std=_IMAGENET_STD,
+    square=False,
+    resized=_bounded,
+    longest=1333,
+    pads=True,
+    detection={"scores": "softmax"},
+)
+# Of models whose classes do not exclude each other.
+_BEST_100 = {"scores": "sigmoid", "most": 100}
 
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
@@ -195,13 +237,26 @@ KINDS: Mapping[str, ImageKind] = {
             ("PoolFormerImageProcessor", "poolformer", _enlarged),
         )
     },
+    "YolosImageProcessor": replace(_DETR, models=("yolos",), resized=partial(_bounded, multiple=16)),
+    "DetrImageProcessor": _DETR,
+    "ConditionalDetrImageProcessor": replace(_DETR, models=("conditional_detr",), detection=_BEST_100),
+    "DeformableDetrImageProcessor": replace(_DETR, models=("deformable_detr",), detection=_BEST_100),
+    "RTDetrImageProcessor": replace(
+        _DETR,
+        models=("rt_detr",),
+        size={"height": 640, "width": 640},
+        normalised=False,
+        longest=None,
+        pads=False,
+        detection={"scores": "sigmoid"},
+    ),
 }
 # Switches that ask for what no step does.
-_UNDONE = ("do_pad", "use_square_size", "do_flip_channel_order", "do_grayscale", "do_rotate", "do_thumbnail")
+_UNDONE = ("use_square_size", "do_flip_channel_order", "do_grayscale", "do_rotate", "do_thumbnail")
 
 
-def read_folder(folder: Path, model_type: str) -> tuple[Step, ...]:
-    """As `image_steps`, of a checkpoint's folder."""
+def read_folder(folder: Path, model_type: str) -> dict[str, Any]:
+    """As `image_reading`, of a checkpoint's folder."""
 
     def read(name: str) -> Any:
         try:
@@ -211,7 +266,21 @@ def read_folder(folder: Path, model_type: str) -> tuple[Step, ...]:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder / name} cannot be read: {error!s:.200}. Download it again.") from error
 
-    return image_steps(read, model_type)
+    return image_reading(read, model_type)
+
+
+def image_reading(read: Callable[[str], Any], model_type: str) -> dict[str, Any]:
+    """What an artifact says of a checkpoint's image processor: its ``steps``, and how objects are made of a detector's
+    outputs (``detection``), where its class says so.
+
+    Raises:
+        what `image_steps` raises.
+    """
+    steps = image_steps(read, model_type)
+    fields, name = _fields(read)
+    detection = _kind(fields, model_type, name).detection
+    said: dict[str, Any] = {"steps": [step.to_json() for step in steps]}
+    return said | ({} if detection is None else {"detection": dict(detection)})
 
 
 def image_steps(read: Callable[[str], Any], model_type: str) -> tuple[Step, ...]:
@@ -224,11 +293,14 @@ def image_steps(read: Callable[[str], Any], model_type: str) -> tuple[Step, ...]
         UnsupportedModelError: there is none, its class is not known, or it asks for what no step does.
         ConfigError: a setting is of the wrong type.
     """
-    name, stated = _stated(read)
-    fields = Fields(
-        stated, document=Document(name, ConfigError, "Correct it in the checkpoint, and export that again.")
-    )
+    fields, name = _fields(read)
     return _steps(fields, _kind(fields, model_type, name), name)
+
+
+def _fields(read: Callable[[str], Any]) -> tuple[Fields, str]:
+    name, stated = _stated(read)
+    document = Document(name, ConfigError, "Correct it in the checkpoint, and export that again.")
+    return Fields(stated, document=document), name
 
 
 def _stated(read: Callable[[str], Any]) -> tuple[str, Any]:
@@ -261,6 +333,7 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     for name in _UNDONE:
         if _switch(fields, name, False):
             raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
+    padding = _padding(fields, kind, file)
     square = _switch(fields, "default_to_square", kind.square)
     steps: list[Step] = []
     if _switch(fields, "do_convert_rgb", kind.rgb):
@@ -275,15 +348,33 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     if _switch(fields, "do_rescale", True):
         by = _or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
         steps.append(Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0))
-    if _switch(fields, "do_normalize", True):
+    if _switch(fields, "do_normalize", kind.normalised):
         steps.append(Normalise(*_normalisation(fields, kind)))
     if kind.again is not None and _switch(fields, kind.again, True):
         steps.append(Divide(_normalisation(fields, kind)[1]))
-    return tuple(steps)
+    return (*steps, *padding)
 
 
-def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[Resize | Crop, ...]:
-    sizes = _size(fields, "size", kind.size, square=square)
+def _padding(fields: Fields, kind: ImageKind, file: str) -> tuple[Pad, ...]:
+    """To a size that is stated, or to the largest of pictures that go together."""
+    older = "pad_and_return_pixel_mask"  # as the key was called
+    key = older if kind.pads is not None and older in fields and "do_pad" not in fields else "do_pad"
+    if not _switch(fields, key, bool(kind.pads)):
+        return ()
+    if kind.pads is None:
+        raise UnsupportedModelError(f"{file} asks for do_pad, which is not done here")
+    sizes = _size(fields, "pad_size", {}, square=True)
+    if sizes and set(sizes) != {"height", "width"}:
+        raise UnsupportedModelError(f"{file}: pad_size is a height and a width, and it has {listing(sizes)}")
+    return (Pad(**sizes),)
+
+
+def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[_Resized, ...]:
+    longest = {}
+    if kind.longest is not None:
+        rule = f"1 to {MOST_EDGE} pixels, or null"
+        longest["longest_edge"] = _or(fields, "max_size", rule, _is_edge, kind.longest)
+    sizes = _size(fields, "size", kind.size, square=square, beside=longest)
     number = _or(
         fields, "resample", "one of Pillow's filters, 0 to 5", lambda v: type(v) is int and 0 <= v <= 5, kind.resample
     )
@@ -291,14 +382,24 @@ def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[R
     return (kind.resized or _plain)(fields, sizes, name, file)
 
 
-def _size(fields: Fields, key: str, default: Mapping[str, int] | None, *, square: bool) -> Mapping[str, int]:
-    def edge(value: Any) -> bool:
-        return type(value) is int and 1 <= value <= MOST_EDGE
+def _is_edge(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= MOST_EDGE
+
+
+def _size(
+    fields: Fields,
+    key: str,
+    default: Mapping[str, int] | None,
+    *,
+    square: bool,
+    beside: Mapping[str, int] | None = None,
+) -> Mapping[str, int]:
+    """A size by name; ``beside``: what goes with a shortest edge that is given as one number."""
 
     def accept(value: Any) -> bool:
         if isinstance(value, dict):
-            return bool(value) and all(edge(one) for one in value.values())
-        return edge(value) or (isinstance(value, list) and len(value) == 2 and all(map(edge, value)))
+            return bool(value) and all(map(_is_edge, value.values()))
+        return _is_edge(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_edge, value)))
 
     found = _or(fields, key, f"a size: 1 to {MOST_EDGE} pixels, or an object of these by name", accept, default)
     if found is None:
@@ -306,7 +407,7 @@ def _size(fields: Fields, key: str, default: Mapping[str, int] | None, *, square
     if isinstance(found, list):
         return {"height": found[0], "width": found[1]}
     if isinstance(found, int):
-        return {"height": found, "width": found} if square else {"shortest_edge": found}
+        return {"height": found, "width": found} if square else {"shortest_edge": found, **(beside or {})}
     sizes: Mapping[str, int] = found
     return sizes
 

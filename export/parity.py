@@ -55,13 +55,14 @@ _SHAPES = (
     (1, 0, "none"),
 )
 
-# And of pictures whose size a call may choose, by height: as small as may be, odd, even, and as large as most are.
+# And of pictures whose size a call may choose, by height: as small as may be, odd, even, and as large as most are;
+# padded, where a mask says what of them is padding.
 _PICTURES = (
     (1, 1, "none"),
     (2, 2, "none"),
-    (3, 7, "none"),
-    (1, 33, "none"),
-    (2, 64, "none"),
+    (3, 7, "right"),
+    (1, 33, "right"),
+    (2, 64, "right"),
     (1, 127, "none"),
     (1, 224, "none"),
 )

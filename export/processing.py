@@ -16,7 +16,7 @@ import numpy as np
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
 from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
-from precast.export.image_kinds import FILES, image_steps
+from precast.export.image_kinds import FILES, image_reading
 from precast.export.reference import Reference
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import UnsupportedModelError
@@ -99,15 +99,15 @@ def _text(
 
 
 def _image(checkpoint: Checkpoint, reference: Reference, port: str) -> dict[str, Any]:
-    """The steps of the image processor, or why there are none: the model takes pixel values all the same."""
+    """The image processor as data, or why there are none: the model takes pixel values all the same."""
     try:
-        steps = image_steps(checkpoint.read_json, reference.model_type)
+        said = image_reading(checkpoint.read_json, reference.model_type)
     except UnsupportedModelError as error:
         return {"port": port, "missing": str(error)}
     for name in FILES:
         if checkpoint.has(name):
             checkpoint.note_used(name)
-    return {"port": port, "steps": [step.to_json() for step in steps]}
+    return {"port": port, **said}
 
 
 def _write_json(writer: ArtifactWriter, name: str, value: Any) -> None:

@@ -209,10 +209,10 @@ class AutoImageProcessor(_AutoProcessor["ImageProcessor"]):
         if folder.is_file():
             raise InputError(f"{source!r} holds a model without an image processor.")
         try:
-            steps = read_folder(folder, str(_json(folder / "config.json").get("model_type")))
+            said = read_folder(folder, str(_json(folder / "config.json").get("model_type")))
         except UnsupportedModelError as error:
             raise InputError(f"{source!r} has no image processor that is known here: {error}.") from error
-        return ImageProcessor(steps)
+        return ImageProcessor.from_data({"port": "pixel_values", **said})
 
 
 class AutoModel:

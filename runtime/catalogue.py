@@ -130,6 +130,16 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "object-detection",
+        endings=("ForObjectDetection",),
+        auto="AutoModelForObjectDetection",
+        gives="``logits`` over the labels of each object a picture may hold, and ``pred_boxes``.",
+        outs=(
+            Out("logits", ("batch", "queries", "labels"), "logits"),
+            Out("pred_boxes", ("batch", "queries", 4), "boxes"),
+        ),
+    ),
+    TaskFacts(
         "zero-shot-image-classification",
         endings=("Model",),
         auto="AutoModelForZeroShotImageClassification",

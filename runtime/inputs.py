@@ -15,8 +15,8 @@ __all__ = ["Inputs"]
 
 _SMALL = 1024  # numbers up to which a list is cheaper to check than an array
 _KEPT = 64
-# Many tokenizers give these to models that take none; upstream's models ignore them too.
-_TOLERATED = ("attention_mask", "token_type_ids")
+# Many tokenizers and image processors give these to models that take none; upstream's models ignore them too.
+_TOLERATED = ("attention_mask", "token_type_ids", "pixel_mask")
 _FAMILIES = {"i": "iub", "u": "iub", "b": "iub", "f": "fiub"}
 _NOUNS = {"i": "integers", "u": "integers", "b": "integers", "f": "numbers"}
 
@@ -49,6 +49,7 @@ class Inputs:
         self._bounds = [(port.name, port.below) for port in ports if port.below is not None]
         self._finite = tuple(port.name for port in ports if port.kind in FINITE)
         self._masks = tuple(port.name for port in ports if port.kind == "mask")
+        self._pixel_masks = tuple(port.name for port in ports if port.kind == "pixel_mask")
         bare = tuple(port.name for port in ports if port.default is None and port.name not in optional)
         self._needed = () if partial else bare
         self._partial = partial
@@ -115,6 +116,11 @@ class Inputs:
         for name in self._masks:
             if name in checked:
                 _check_mask(name, checked[name], small)
+        for name in self._pixel_masks:
+            if name in checked and not (seen := checked[name].any(axis=(1, 2))).all():
+                raise InputError(
+                    f"every picture needs one real pixel at least; the {name} of row {seen.argmin()} is all zero."
+                )
         if self._hidden:
             self._show(checked)
         for name in self._finite:

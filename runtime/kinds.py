@@ -48,6 +48,16 @@ def _mask(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
     return mask.reshape(sizes)
 
 
+def _pixel_mask(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    """Pictures that are smaller than their batch, but for the last one; padding is at the right and at the bottom."""
+    mask = np.ones(sizes, dtype=np.int64)
+    if padding != "none":
+        for row in mask[: max(1, len(mask) - 1)]:
+            height, width = (int(rng.integers(max(1, size // 2), size + 1)) for size in row.shape)
+            row[height:], row[:, width:] = 0, 0
+    return mask
+
+
 def _counts(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
     return np.ones(sizes, dtype=np.int64)
 
@@ -88,7 +98,7 @@ KINDS: Mapping[str, Kind] = {
     "positions": Kind(_ids),
     "number": Kind(_counts),
     "pixels": Kind(_normal, _pictures, pad=None),
-    "pixel_mask": Kind(_mask),
+    "pixel_mask": Kind(_pixel_mask),
     "waveform": Kind(_quiet, _silence),
     "features": Kind(_normal),
     "boxes": Kind(_boxes),

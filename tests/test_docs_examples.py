@@ -32,6 +32,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "llm": tiny_artifacts.language_model,
     "vit": lambda: tiny_artifacts.pictures("vit"),
     "vit-base": tiny_artifacts.picture_features,
+    "detr": lambda: tiny_artifacts.detector("detr"),
     "clip": lambda: tiny_artifacts.pictures("clip"),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,

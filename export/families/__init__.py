@@ -67,6 +67,7 @@ class Family:
         generation: keys of config.json that only `generate` reads, and what upstream takes where they are absent.
         unloaded: patterns of tensors in checkpoints that upstream's classes do not load; recorded. Any other name that
             no rule explains is an error.
+        body: makes its network of maps for a spec, to stand inside others' models (`precast.export.backbones`).
         refused: endings of architectures that look like a head and are none, and what each one is.
     """
 
@@ -83,6 +84,7 @@ class Family:
     unloaded: tuple[str, ...] = LOSSES
     refused: Mapping[str, str] = field(default_factory=dict)
     model_type: str | None = None
+    body: Callable[[Any], Any] | None = None
 
     def read(self, config: Mapping[str, Any]) -> Spec:
         """The spec of a config.json; raises ConfigError."""

@@ -101,6 +101,7 @@ FAMILY = Family(
     spec=Spec,
     heads=map_heads(_body, lambda spec: spec.hidden_sizes[-1]),
     weights=lambda spec: residual_names("resnet", "stem.0"),
+    body=_body,
     inert=BACKBONE_KEYS,
     tiny={"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [2, 1]},
     variations=(

@@ -81,8 +81,17 @@ def run(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads. Default: all there are.")] = None,
     variant: Annotated[str | None, typer.Option(help="One of the artifact's. Default: the most exact.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line for each input.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Draw the result into the picture: a file, or a folder for several."),
+    ] = None,
 ) -> None:
     """Answer a task with an artifact, without PyTorch: one result a line, in the order of the inputs."""
+    from precast.runtime.cli.drawn import Drawn, pictures_in
+    from precast.runtime.loading import load
+    from precast.runtime.readers.image import ImageReader
+    from precast.runtime.tasks import TASKS, pipeline
+
     parameters = parameters_of(param or [])
     given = {
         "candidate_labels": candidate_labels,
@@ -110,14 +119,14 @@ def run(
     if "-" in inputs and sys.stdin.isatty():
         note("Reading lines from the terminal; Ctrl-D ends.")
         batch_size = 1  # each line is answered at once
+    name = TASKS.resolve(task)
+    if issubclass(TASKS[name].reads, ImageReader):
+        inputs = pictures_in(inputs)
+    drawn = None if save is None else Drawn(name, inputs, save)
     items: Iterable[Any] = _items(inputs)
     if input_json:
         items = map(_decoded, items)
 
-    from precast.runtime.loading import load
-    from precast.runtime.tasks import TASKS, pipeline
-
-    name = TASKS.resolve(task)
     generates = hasattr(TASKS[name], "stream")
     if (generation or stream) and not generates:
         option = next(iter(generation), "stream").replace("_", "-")
@@ -139,6 +148,8 @@ def run(
     # An iterator in, an iterator out: answers come as soon as they are there, and one text is like many.
     results = answer(iter(items))
     for result in results:
+        if drawn is not None:
+            drawn.add(result)
         if as_json:
             write_json(result, compact=True)
         elif generates:
@@ -234,6 +245,7 @@ def register(app: typer.Typer) -> None:
         epilog='\b\nExample:\n  precast run text-classification sst2 "We are very happy." --top-k 2\n'
         "  cat lines.txt | precast run ner my-ner --aggregation-strategy simple --json\n"
         "  precast run image-classification my-vit cat.jpg --top-k 1\n"
+        "  precast run object-detection my-detr photos/ --save drawn/\n"
         '  precast run question-answering my-qa "Who wrote it?" --context-file book.txt\n'
         '  precast run text-generation my-llama "Once upon a time" --stream --max-new-tokens 60\n'
         '  precast run translation my-nllb "Hello" --param src_lang=eng_Latn --param tgt_lang=fra_Latn',

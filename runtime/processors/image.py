@@ -11,12 +11,14 @@ import numpy as np
 
 from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fields import Fields
-from precast.runtime.processors.image_steps import Step, pixels, read_steps
+from precast.runtime.processors.image_steps import Pad, Step, pixels, read_steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageProcessor", "Pixels", "is_picture", "open_picture"]
+__all__ = ["MASK", "ImageProcessor", "Pixels", "is_picture", "open_picture"]
+
+MASK = "pixel_mask"
 
 
 class Pixels(dict[str, np.ndarray]):
@@ -31,24 +33,33 @@ class Pixels(dict[str, np.ndarray]):
 
 class ImageProcessor:
     """Pictures to model inputs, by the steps an artifact lists; upstream's call and result. Safe to call from many
-    threads."""
+    threads.
 
-    def __init__(self, steps: Sequence[Step], port: str = "pixel_values") -> None:
+    ``detection``: how its class makes objects of a detector's outputs (`precast.runtime.tasks._boxes`), or None.
+    """
+
+    def __init__(
+        self, steps: Sequence[Step], port: str = "pixel_values", detection: Mapping[str, Any] | None = None
+    ) -> None:
         self.steps = tuple(steps)
         self.port = port
-        self.model_input_names = [port]
+        self.detection = detection
+        self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
+        self.model_input_names = [port] if self._pad is None else [port, MASK]
 
     @classmethod
     def from_data(cls, said: Mapping[str, Any]) -> ImageProcessor:
         """From ``processing["image"]`` of a manifest."""
         fields = Fields(dict(said), "processing.image")
-        return cls(read_steps(fields), fields.text("port"))
+        detection = fields.data("detection") if "detection" in fields else None
+        return cls(read_steps(fields), fields.text("port"), detection)
 
     def __repr__(self) -> str:
         return f"ImageProcessor({', '.join(step.to_json()['op'] for step in self.steps)})"
 
     def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> Pixels:
-        """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays.
+        """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays; with
+        ``pixel_mask [N, H, W]``, 1 where a picture is and 0 where it was padded, where pictures are padded.
 
         Raises:
             InputError: something is no picture, or they differ in size; or an argument is unknown.
@@ -61,14 +72,25 @@ class ImageProcessor:
         if not given:
             raise InputError("An image processor needs at least one picture.")
         made = [self.pixels(open_picture(one)) for one in given]
+        if self._pad is not None:
+            padded, masks = self._pad(made)
+            return Pixels({self.port: np.stack(padded), MASK: np.stack(masks)})
         shapes = sorted({one.shape for one in made})
         if len(shapes) > 1:
             raise InputError(f"Pictures of one call become one size; received some that become {shapes}.")
         return Pixels({self.port: np.stack(made)})
 
     def pixels(self, picture: Image) -> np.ndarray:
-        """Pixel values ``[C, H, W]`` of one picture."""
+        """Pixel values ``[C, H, W]`` of one picture, as it is before it is padded."""
         return pixels(picture, self.steps)
+
+    def row(self, picture: Image) -> dict[str, np.ndarray]:
+        """Model inputs of one picture: its pixel values, and their mask where a part of them is padding."""
+        made = self.pixels(picture)
+        if self._pad is None or not self._pad.height:
+            return {self.port: made}
+        [padded], [mask] = self._pad([made])
+        return {self.port: padded, MASK: mask}
 
 
 def is_picture(value: Any) -> bool:

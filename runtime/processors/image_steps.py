@@ -25,7 +25,9 @@ __all__ = [
     "STEPS",
     "Crop",
     "Divide",
+    "Fit",
     "Normalise",
+    "Pad",
     "Resize",
     "Rgb",
     "Scale",
@@ -93,6 +95,66 @@ class Resize(NamedTuple):
         else:
             size = (self.width, self.height)
         return picture.resize(size, resample=FILTERS[self.filter])
+
+
+class Fit(NamedTuple):
+    """As large as bounds allow, in proportion: to a ``shortest`` edge, but no edge longer than ``longest``; or as large
+    as fits into ``height`` and ``width``.
+
+    ``multiple``: edges are rounded down to a multiple of so many pixels.
+    """
+
+    filter: str
+    shortest: int = 0
+    longest: int = 0
+    height: int = 0
+    width: int = 0
+    multiple: int = 1
+
+    @classmethod
+    def read(cls, fields: Fields) -> Fit:
+        names = ("shortest", "longest", "height", "width")
+        sizes = {name: _edge(fields, name) for name in names if name in fields}
+        if set(sizes) not in ({"height", "width"}, {"shortest", "longest"}):
+            fields.fail("", "given either shortest and longest, or height and width", sorted(sizes))
+        multiple = _edge(fields, "multiple") if "multiple" in fields else 1
+        return cls(fields.choice("filter", FILTERS), **sizes, multiple=multiple)
+
+    def to_json(self) -> dict[str, Any]:
+        size = (
+            {"shortest": self.shortest, "longest": self.longest}
+            if self.shortest
+            else {"height": self.height, "width": self.width}
+        )
+        steps = {"multiple": self.multiple} if self.multiple > 1 else {}
+        return {"op": "fit", **size, **steps, "filter": self.filter}
+
+    def __call__(self, picture: Image) -> Image:
+        width, height = self._edges(*picture.size)
+        if not (width and height):
+            raise InputError(
+                f"A picture of {picture.size[0]} x {picture.size[1]} would become one of {width} x {height}. Cut it."
+            )
+        return picture.resize((width, height), resample=FILTERS[self.filter])
+
+    def _edges(self, width: int, height: int) -> tuple[int, int]:
+        """The new width and height, each rounded where upstream rounds."""
+        if not self.shortest:
+            share = min(self.height / height, self.width / width)
+            return int(width * share), int(height * share)
+        low, high = float(min(width, height)), float(max(width, height))
+        edge, exact = self.shortest, float(self.shortest)
+        if high / low * edge > self.longest:
+            exact = self.longest * low / high
+            edge = round(exact)
+        # Upright pictures that are to be rounded to a multiple are worked out though they have the size already.
+        if height == edge <= width or (self.multiple == 1 and width == edge <= height):
+            made = (width, height)
+        elif width < height:
+            made = (edge, int(exact * height / width))
+        else:
+            made = (int(exact * width / height), edge)
+        return made[0] - made[0] % self.multiple, made[1] - made[1] % self.multiple
 
 
 class Crop(NamedTuple):
@@ -180,15 +242,53 @@ class Divide(NamedTuple):
         return made
 
 
-Step: TypeAlias = "Rgb | Resize | Crop | Scale | Normalise | Divide"
+class Pad(NamedTuple):
+    """Zeros at the right and at the bottom: to ``height`` and ``width``, or of pictures of one call to the largest. A
+    mask of the picture's own pixels goes with it."""
+
+    height: int = 0
+    width: int = 0
+
+    @classmethod
+    def read(cls, fields: Fields) -> Pad:
+        sizes = {name: _edge(fields, name) for name in ("height", "width") if name in fields}
+        if len(sizes) == 1:
+            fields.fail("", "given both height and width, or neither", sorted(sizes))
+        return cls(**sizes)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "pad"} | ({"height": self.height, "width": self.width} if self.height else {})
+
+    def __call__(self, pictures: Sequence[Array]) -> tuple[list[Array], list[Array]]:
+        """Pixel values [C, H, W] and their masks [H, W] of pictures [C, h, w], all of one size."""
+        shapes = np.array([picture.shape[1:] for picture in pictures])
+        height, width = (self.height, self.width) if self.height else map(int, shapes.max(axis=0))
+        if (shapes > (height, width)).any():
+            own = " x ".join(map(str, shapes.max(axis=0)[::-1]))
+            raise InputError(f"Pictures are padded to {width} x {height} here; received one that becomes {own}.")
+        padded, masks = [], []
+        for picture in pictures:
+            rows, columns = picture.shape[1:]
+            mask = np.zeros((height, width), np.int64)
+            mask[:rows, :columns] = 1
+            whole = np.zeros((len(picture), height, width), picture.dtype)
+            whole[:, :rows, :columns] = picture
+            padded.append(picture if mask.all() else whole)
+            masks.append(mask)
+        return padded, masks
+
+
+Step: TypeAlias = "Rgb | Resize | Fit | Crop | Scale | Normalise | Divide | Pad"
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
     "resize": Resize,
+    "fit": Fit,
     "crop": Crop,
     "scale": Scale,
     "normalise": Normalise,
     "divide": Divide,
+    "pad": Pad,
 }
 # A picture becomes an array once, and numbers once: steps come in this order, each once at most.
 _ORDER = tuple(STEPS)
@@ -208,7 +308,7 @@ def read_steps(fields: Fields) -> tuple[Step, ...]:
 
 
 def pixels(picture: Image, steps: Sequence[Step]) -> Array:
-    """Pixel values [C, H, W] of a picture: float32, or uint8 where no step makes numbers of it.
+    """Pixel values [C, H, W] of a picture, not padded: float32, or uint8 where no step makes numbers of it.
 
     Raises:
         InputError: the picture has other channels than the steps are for.
@@ -220,7 +320,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
             numbers.append(step)
         elif isinstance(step, Crop):
             array = step(_array(picture))
-        else:
+        elif not isinstance(step, Pad):
             picture = step(picture)
     array = _array(picture) if array is None else array
     if numbers:

@@ -46,7 +46,8 @@ class ImageReader(Reader):
 
     def row(self, item: Any) -> Row:
         """One picture as model inputs."""
-        return {self.image_processor.port: self.image_processor.pixels(open_picture(item, upright=True))}
+        row: Row = self.image_processor.row(open_picture(item, upright=True))
+        return row
 
     def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

@@ -42,7 +42,10 @@ def test_low_precision_is_judged_by_the_metric_of_its_task(monkeypatch: pytest.M
     for precision in ("int8", "int4"):
         assert metric_for(precision, "text2text-generation", "a toy") == "divergence"
         assert metric_for(precision, "feature-extraction", "a toy") == "cosine"
-        assert all(metric_for(precision, facts.name, "a toy") for facts in CATALOGUE.values() if facts.endings)
+        headed = [facts for facts in CATALOGUE.values() if facts.endings]
+        # How much a detector's boxes may move is not measured yet: it is refused.
+        assert [facts.name for facts in headed if facts.metric is None] == ["object-detection"]
+        assert all(metric_for(precision, facts.name, "a toy") for facts in headed if facts.metric is not None)
         # A new task may come without one.
         monkeypatch.setitem(CATALOGUE, "fill-mask", CATALOGUE["fill-mask"]._replace(metric=None))
         with pytest.raises(InputError, match=rf"'{precision}' is judged .* text-generation, .* so far, .* toy is none"):

@@ -71,6 +71,9 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
         for name, value in model.named_buffers():
             if name.endswith(("final_logits_bias", "running_mean")):
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))
+            elif name.endswith((".weight", ".bias")):  # of norms that are frozen
+                noise = torch.randn(value.shape, generator=generator)
+                value.copy_(1 + 0.2 * noise if name.endswith(".weight") else 0.3 * noise)
             elif name.endswith("running_var"):
                 value.copy_(torch.exp(0.3 * torch.randn(value.shape, generator=generator)))
 

@@ -12,7 +12,7 @@ import transformers
 
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import BASE, CAUSAL_LM, HEADS, SEQ2SEQ_LM, Head
+from precast.export.heads import BASE, CAUSAL_LM, HEADS, OBJECT_DETECTION, SEQ2SEQ_LM, Head
 from support import oracle
 from support.tokenizer_samples import byte_level, wordpiece, write_json
 from support.workers import once
@@ -66,6 +66,16 @@ def pictures_checkpoint(model_type: str) -> tuple[Path, Any]:
     return folder, kind.from_pretrained(folder, attn_implementation="eager").eval()
 
 
+def detector(model_type: str) -> Path:
+    """The artifact of `detector_checkpoint`. Do not change it: copy it first."""
+    return _exported(f"detector-{model_type}", partial(_make_detector, model_type))
+
+
+def detector_checkpoint(model_type: str) -> Path:
+    """A tiny detector of three labels with its image processor, every weight random. Do not change it."""
+    return once(f"checkpoint-detector-{model_type}", partial(_make_detector, model_type))
+
+
 def plain(model_type: str, head: Head, **overrides: int) -> Path:
     """The artifact of a tiny model without a tokenizer, every weight random. Do not change it: copy it first."""
 
@@ -99,6 +109,15 @@ def _make_pictures(model_type: str, folder: Path) -> None:
     sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}}
     size = sizes.get(model_type, {"height": 30, "width": 30})
     settings = {"image_processor_type": kinds[model_type], "size": size, "crop_size": {"height": 30, "width": 30}}
+    write_json(folder / "preprocessor_config.json", settings)
+
+
+def _make_detector(model_type: str, folder: Path) -> None:
+    labels = {"id2label": {0: "cat", 1: "dog", 2: "sea"}, "label2id": {"cat": 0, "dog": 1, "sea": 2}}
+    oracle.save_checkpoint(folder, *oracle.upstream(model_type, OBJECT_DETECTION, {"num_labels": 3, **labels}))
+    kinds = {"yolos": "Yolos", "detr": "Detr", "conditional_detr": "ConditionalDetr"}
+    size = {"shortest_edge": 100, "longest_edge": 140}
+    settings = {"image_processor_type": f"{kinds[model_type]}ImageProcessor", "size": size}
     write_json(folder / "preprocessor_config.json", settings)
 
 

@@ -16,14 +16,19 @@ from support.tokenizer_samples import write_json
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.conditional_detr.image_processing_pil_conditional_detr import ConditionalDetrImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.deformable_detr.image_processing_pil_deformable_detr import DeformableDetrImageProcessorPil
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
+from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 from transformers.models.levit.image_processing_pil_levit import LevitImageProcessorPil
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
 from transformers.models.poolformer.image_processing_pil_poolformer import PoolFormerImageProcessorPil
+from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 import precast
 from precast.export.image_kinds import FILES, KINDS, image_steps, read_folder
@@ -34,6 +39,11 @@ from precast.runtime.processors.image import ImageProcessor, open_picture
 from precast.runtime.processors.image_steps import read_steps
 
 UPSTREAM: dict[str, Any] = {
+    "ConditionalDetrImageProcessor": ConditionalDetrImageProcessorPil,
+    "DeformableDetrImageProcessor": DeformableDetrImageProcessorPil,
+    "DetrImageProcessor": DetrImageProcessorPil,
+    "RTDetrImageProcessor": RTDetrImageProcessorPil,
+    "YolosImageProcessor": YolosImageProcessorPil,
     "BeitImageProcessor": BeitImageProcessorPil,
     "BitImageProcessor": BitImageProcessorPil,
     "CLIPImageProcessor": CLIPImageProcessorPil,
@@ -93,6 +103,18 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("PoolFormerImageProcessor", {"size": {"shortest_edge": 41}, "crop_size": 41, "crop_pct": 0.95}),
     ("PoolFormerImageProcessor", {"size": {"height": 41, "width": 41}, "crop_size": 41, "crop_pct": None}),
     ("PoolFormerImageProcessor", {"size": {"height": 41, "width": 50}, "do_center_crop": False}),
+    *[
+        (name, settings)
+        for name in ("DetrImageProcessor", "YolosImageProcessor")
+        for settings in (
+            {"size": 64, "max_size": 100},
+            {"size": {"shortest_edge": 61, "longest_edge": 200}, "resample": 3},
+            {"size": {"shortest_edge": 40, "longest_edge": 1000}, "do_pad": False},
+            {"size": {"max_height": 140, "max_width": 150}, "do_normalize": False},
+            {"size": {"height": 37, "width": 23}, "pad_size": {"height": 40, "width": 50}},
+        )
+    ],
+    ("RTDetrImageProcessor", {"size": {"height": 37, "width": 23}, "do_normalize": True, "do_pad": True}),
 ]
 # A strip so much longer than wide becomes a picture of a hundred million pixels on the way.
 LONG = 50
@@ -107,10 +129,17 @@ def test_pixels_are_upstreams(name: str, settings: dict[str, Any]) -> None:
         if 200 < edge < 384 and max(width, height) / min(width, height) > LONG and settings.get("do_resize", True):
             continue
         given_ = picture(width, height, seed=number)
-        expected = theirs(given_, return_tensors="np")["pixel_values"]
-        found = mine(given_)["pixel_values"]
-        assert found.dtype == expected.dtype and found.shape == expected.shape
-        np.testing.assert_array_equal(found, expected, err_msg=f"{width} x {height}")
+        longest = dict(theirs.size).get("longest_edge")
+        if name.startswith("Yolos") and longest and longest * min(width, height) / max(width, height) < 16:
+            with pytest.raises(InputError, match=r"would become one of .* Cut it"):
+                mine(given_)
+            continue
+        expected = theirs(given_, return_tensors="np")
+        found = mine(given_)
+        assert set(found) == set(expected)
+        for key, value in found.items():
+            assert value.dtype == expected[key].dtype and value.shape == expected[key].shape
+            np.testing.assert_array_equal(value, expected[key], err_msg=f"{key} of {width} x {height}")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK"])
@@ -148,6 +177,22 @@ def test_several_pictures_are_one_array() -> None:
         InputError, match=r"become one size; received some that become \[\(3, 20, 64\), \(3, 40, 31\)\]"
     ):
         bare([picture(31, 40), picture(64, 20)])
+
+
+def test_several_pictures_are_padded_as_upstreams() -> None:
+    settings = {"size": {"shortest_edge": 40, "longest_edge": 70}}
+    given_ = [picture(31, 40), picture(64, 20), picture(50, 50)]
+    for name in ("DetrImageProcessor", "YolosImageProcessor"):
+        expected = UPSTREAM[name](**settings)(given_, return_tensors="np")
+        found = ours({"image_processor_type": name, **settings})(given_)
+        assert set(found) == set(expected) == {"pixel_values", "pixel_mask"}
+        for key, value in found.items():
+            np.testing.assert_array_equal(value, expected[key])
+    # One that is padded to a size of its own says so to the model.
+    fixed = ours({"image_processor_type": "DetrImageProcessor", **settings, "pad_size": {"height": 80, "width": 80}})
+    row = fixed.row(given_[0])
+    assert row["pixel_values"].shape == (3, 80, 80) and row["pixel_mask"].sum() == 40 * 51
+    assert fixed.model_input_names == ["pixel_values", "pixel_mask"]
 
 
 @given(width=st.integers(1, 90), height=st.integers(1, 90), want=st.tuples(st.integers(1, 90), st.integers(1, 90)))
@@ -234,7 +279,7 @@ def test_settings_of_the_wrong_type_are_refused(settings: Any, message: str) -> 
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([{"op": "blur"}], r"steps\[0\].op must be one of crop, divide, normalise, resize, rgb, scale, got 'blur'"),
+        ([{"op": "blur"}], r"steps\[0\].op must be one of crop, divide, fit, normalise, pad, resize.* 'blur'"),
         ([{"op": "resize", "height": 3, "filter": "box"}], "given either height and width, or shortest"),
         ([{"op": "resize", "shortest": 1 << 20, "filter": "box"}], "shortest must be an integer from 1 to 16384"),
         ([{"op": "resize", "shortest": 3, "filter": 2}], "filter must be one of"),
@@ -245,7 +290,9 @@ def test_settings_of_the_wrong_type_are_refused(settings: Any, message: str) -> 
         ([{"op": "normalise", "mean": [], "std": []}], "mean must be a list of 1 to 16 numbers"),
         ([{"op": "normalise", "mean": [1], "std": [0]}], "std must be a list of 1 to 16 numbers that are not 0"),
         ([{"op": "normalise", "mean": [1], "std": [1, 1]}], "std must be 1 numbers, as many as mean has"),
-        ([{"op": "scale", "by": 1}, {"op": "rgb"}], "steps must be in the order rgb, resize, crop, scale, normalise"),
+        ([{"op": "scale", "by": 1}, {"op": "rgb"}], "steps must be in the order rgb, resize, fit, crop, scale, norm"),
+        ([{"op": "fit", "shortest": 3, "filter": "box"}], "given either shortest and longest, or height and width"),
+        ([{"op": "pad", "height": 3}], "given both height and width, or neither"),
         ([{"op": "scale", "by": 1}, {"op": "scale", "by": 1}], "steps must be in the order"),
         ("resize", "steps must be a list"),
         ([3], r"steps\[0\] must be an object"),
@@ -312,6 +359,9 @@ def test_modes_that_steps_do_not_know_are_refused() -> None:
     strip = ours({"image_processor_type": "CLIPImageProcessor", "size": 224})
     with pytest.raises(InputError, match="would become 22400 pixels long, where 16384 are the most"):
         strip(picture(100, 1))
+    small = ours({"image_processor_type": "DetrImageProcessor", "pad_size": {"height": 90, "width": 40}})
+    with pytest.raises(InputError, match="are padded to 40 x 90 here; received one that becomes 1066 x 800"):
+        small(picture(40, 30))
 
 
 def test_arguments_are_refused_by_name() -> None:

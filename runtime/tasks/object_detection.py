@@ -1,0 +1,68 @@
+"""Object detection: what is in a picture, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime import arguments
+from precast.runtime.errors import InputError
+from precast.runtime.fields import is_number
+from precast.runtime.processors.image import open_picture
+from precast.runtime.tasks._boxes import Detection
+from precast.runtime.tasks._pictures import PictureTask
+from precast.runtime.tasks.base import Request, Row, id2label
+
+__all__ = ["PIPELINE", "ObjectDetection"]
+
+_USUAL = 0.5
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+class ObjectDetection(PictureTask):
+    """A picture -> ``[{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}]`` of each object whose score is
+    above ``threshold`` (0.5), in pixels of the picture."""
+
+    name = "object-detection"
+
+    def __init__(self, model: Any, **defaults: Any) -> None:
+        super().__init__(model, **defaults)
+        said = getattr(self.reader.image_processor, "detection", None)
+        if said is None:
+            raise InputError(
+                f"{self.name} needs an image processor of a detector, whose class says how scores are made of logits; "
+                "this one's does not. Pass another: pipeline(..., image_processor=...)."
+            )
+        self._detection = Detection.read(said)
+
+    def check(self, *, threshold: float | None = None, timeout: float | None = None) -> dict[str, Any]:
+        # timeout: of downloads, in upstream's call; here pictures are files.
+        if threshold is None:
+            return {}
+        number = arguments.listed(threshold)
+        if not is_number(number):
+            raise InputError(f"threshold must be a number, mostly of 0 to 1; received {threshold!r:.80}.")
+        return {"threshold": float(number)}
+
+    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
+        return [self._request(open_picture(item, upright=True)) for item in items]
+
+    def _request(self, picture: Any) -> Request:
+        return Request([self.reader.row(picture)], {"size": picture.size})
+
+    def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> dict[str, np.ndarray]:
+        return {name: np.asarray(outputs[name][index], np.float32) for name in ("logits", "pred_boxes")}
+
+    def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        logits, boxes = kept[0]["logits"], kept[0]["pred_boxes"]
+        found = self._detection(logits, boxes, request.state["size"]).above(parameters.get("threshold", _USUAL))
+        names = id2label(self.model.config, self._detection.labels(logits))
+        return [
+            {"score": float(score), "label": names[label], "box": dict(zip(_EDGES, map(int, corners), strict=True))}
+            for score, label, corners in zip(*found, strict=True)
+        ]
+
+
+PIPELINE = ObjectDetection
