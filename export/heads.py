@@ -18,6 +18,7 @@ __all__ = [
     "CAUSAL_LM",
     "HEADS",
     "IMAGE_CLASSIFICATION",
+    "IMAGE_TO_IMAGE",
     "MASKED_LM",
     "MULTIPLE_CHOICE",
     "NEXT_SENTENCE",
@@ -25,6 +26,7 @@ __all__ = [
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
+    "VIDEO_CLASSIFICATION",
     "ZERO_SHOT_IMAGE",
     "ClassifierHead",
     "EncoderWithHead",
@@ -72,6 +74,8 @@ NEXT_SENTENCE = _BY_TASK["next-sentence-prediction"]
 CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
+IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]
+VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 
 

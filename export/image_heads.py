@@ -8,7 +8,16 @@ from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["FirstState", "ImageClassification", "ImageFeatures", "ImageModel", "MeanState", "both", "both_outs"]
+__all__ = [
+    "FirstState",
+    "ImageClassification",
+    "ImageFeatures",
+    "ImageModel",
+    "MeanState",
+    "VideoClassification",
+    "both",
+    "both_outs",
+]
 
 
 class ImageModel(nn.Module):
@@ -87,6 +96,12 @@ class ImageClassification(Component):
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         return {"logits": self.classifier(self.pooler(self.model(pixel_values)))}
+
+
+class VideoClassification(ImageClassification):
+    """The same of the frames of a video, [B, F, C, H, W]."""
+
+    task = "video-classification"
 
 
 class ImageFeatures(Component):

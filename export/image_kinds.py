@@ -6,7 +6,7 @@ A new class is an entry of `KINDS`; one whose steps are not `precast.runtime.pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from precast.runtime.processors.image_steps import (
     MOST_EDGE,
     Crop,
     Divide,
+    Mirror,
     Normalise,
     Resize,
     Rgb,
@@ -46,18 +47,20 @@ class ImageKind:
         square: an edge given as one number is that of a square, not the shortest one.
         resized: the steps that a size stands for, of (fields, sizes, filter, file).
         again: the key that says whether numbers are divided by the standard deviations once more, as by default.
+        made: makes all its steps of (fields, file), where these are not those of other classes.
     """
 
     models: tuple[str, ...]
-    size: Mapping[str, int]
-    resample: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    size: Mapping[str, int] = field(default_factory=dict)
+    resample: int = FILTERS["bilinear"]
+    mean: tuple[float, ...] = _STANDARD
+    std: tuple[float, ...] = _STANDARD
     square: bool = True
     rgb: bool = False
     crop: Mapping[str, int] | None = None
     resized: Callable[[Fields, Mapping[str, int], str, str], tuple[Resize | Crop, ...]] | None = None
     again: str | None = None
+    made: Callable[[Fields, str], tuple[Step, ...]] | None = None
 
 
 def _plain(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
@@ -109,6 +112,25 @@ def _enlarged_by_256_over_224(
         name,
         file,
     )
+
+
+def _rescaled(fields: Fields) -> tuple[Scale, ...]:
+    """Numbers times a factor, as nearly all classes have it."""
+    if not _switch(fields, "do_rescale", True):
+        return ()
+    by = _or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
+    return (Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0),)
+
+
+def _mirrored(fields: Fields, file: str) -> tuple[Step, ...]:
+    """A picture of any size, made one of whole windows."""
+    steps: list[Step] = [Rgb()] if _switch(fields, "do_convert_rgb", False) else []
+    if _switch(fields, "do_pad", True):
+        # The older name counts where the other is not there.
+        name = next((key for key in ("size_divisor", "pad_size") if key in fields), "size_divisor")
+        rule = f"an integer from 1 to {MOST_EDGE}"
+        steps.append(Mirror(_or(fields, name, rule, lambda v: type(v) is int and 1 <= v <= MOST_EDGE, 8)))
+    return (*steps, *_rescaled(fields))
 
 
 _CLIP = ImageKind(
@@ -179,6 +201,7 @@ KINDS: Mapping[str, ImageKind] = {
         again="include_top",
     ),
     "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
+    "Swin2SRImageProcessor": ImageKind(models=("swin2sr",), made=_mirrored),
     **{
         name: ImageKind(
             models=(model,),
@@ -258,6 +281,8 @@ def _kind(fields: Fields, model_type: str, file: str) -> ImageKind:
 
 
 def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    if kind.made is not None:
+        return kind.made(fields, file)
     for name in _UNDONE:
         if _switch(fields, name, False):
             raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
@@ -272,9 +297,7 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
         if set(sizes) != {"height", "width"}:
             raise UnsupportedModelError(f"{file}: crop_size is a height and a width, and it has {listing(sizes)}")
         steps.append(Crop(sizes["height"], sizes["width"]))
-    if _switch(fields, "do_rescale", True):
-        by = _or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
-        steps.append(Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0))
+    steps += _rescaled(fields)
     if _switch(fields, "do_normalize", True):
         steps.append(Normalise(*_normalisation(fields, kind)))
     if kind.again is not None and _switch(fields, kind.again, True):

@@ -126,7 +126,9 @@ def _allowed(signature: Signature, shapes: Sequence[tuple[int, int, str]]) -> li
     """The shapes a model takes, 0 replaced by its longest length; of a model of one size only rows count."""
     free = _free(signature)
     masked = any(port.kind in ("mask", "pixel_mask") for port in signature.given)
-    longest = min([LONGEST, *(most for name in free if (most := signature.dim(name).most) is not None)])
+    longest = min(
+        [signature.largest or LONGEST, *(most for name in free if (most := signature.dim(name).most) is not None)]
+    )
     taken = [(batch, length or longest, padding) for batch, length, padding in shapes if length <= longest]
     return [(batch, length if free else 1, padding if masked else "none") for batch, length, padding in taken]
 

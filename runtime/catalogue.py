@@ -140,6 +140,21 @@ _ROWS = (
         ),
         metric="divergence",
     ),
+    TaskFacts(
+        "video-classification",
+        endings=("ForVideoClassification",),
+        auto="AutoModelForVideoClassification",
+        gives="``logits`` over the labels of a video.",
+        outs=(Out("logits", ("batch", "labels"), "logits"),),
+        metric="divergence",
+    ),
+    TaskFacts(
+        "image-to-image",
+        endings=("ForImageSuperResolution",),
+        auto="AutoModelForImageToImage",
+        gives="``reconstruction``: the picture itself, enlarged or restored.",
+        outs=(Out("reconstruction", ("batch", "channels", "rows", "columns"), "scores", axis=-3),),
+    ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),
 )

@@ -28,14 +28,14 @@ from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Port
 
-__all__ = ["FAMILY", "Merge", "Place", "Spec", "names", "swin_heads"]
+__all__ = ["FAMILY", "Merge", "Place", "Spec", "names", "numbers", "swin_heads"]
 
 _NORM = 1e-5  # epsilon of the norms outside of layers, whatever that of layers is
 _INERT = """_out_features _out_indices drop_path_rate encoder_stride hidden_size num_layers out_features out_indices
     stage_names"""
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
+def numbers(value: Any) -> tuple[int, ...]:
     if not value or not all(type(one) is int and one > 0 for one in value):
         raise ValueError("it is a list of numbers from 1 on, one for each stage")
     return tuple(value)
@@ -46,8 +46,8 @@ class Spec(LabelSpec):
     """Defaults are Swin-tiny's."""
 
     embed_dim: int = hf(default=96)
-    depths: tuple[int, ...] = hf(default=(2, 2, 6, 2), read=_numbers)
-    num_heads: tuple[int, ...] = hf(default=(3, 6, 12, 24), read=_numbers)
+    depths: tuple[int, ...] = hf(default=(2, 2, 6, 2), read=numbers)
+    num_heads: tuple[int, ...] = hf(default=(3, 6, 12, 24), read=numbers)
     window_size: int = hf(default=7)
     mlp_ratio: float = hf(default=4.0)
     qkv_bias: bool = hf(default=True)

@@ -25,6 +25,7 @@ __all__ = [
     "STEPS",
     "Crop",
     "Divide",
+    "Mirror",
     "Normalise",
     "Resize",
     "Rgb",
@@ -119,6 +120,24 @@ class Crop(NamedTuple):
         return cut
 
 
+class Mirror(NamedTuple):
+    """Up to the next ``multiple`` of both sides, which is another one whole where a side is one already; what is behind
+    the edge is the picture mirrored there."""
+
+    multiple: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Mirror:
+        return cls(_edge(fields, "multiple"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "mirror", "multiple": self.multiple}
+
+    def __call__(self, picture: Array) -> Array:
+        beyond = [(0, self.multiple - side % self.multiple) for side in picture.shape[:2]]
+        return np.pad(picture, [*beyond, (0, 0)], mode="symmetric")
+
+
 class Scale(NamedTuple):
     """Every number times one factor, and one number ``plus``."""
 
@@ -180,12 +199,13 @@ class Divide(NamedTuple):
         return made
 
 
-Step: TypeAlias = "Rgb | Resize | Crop | Scale | Normalise | Divide"
+Step: TypeAlias = "Rgb | Resize | Crop | Mirror | Scale | Normalise | Divide"
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
     "resize": Resize,
     "crop": Crop,
+    "mirror": Mirror,
     "scale": Scale,
     "normalise": Normalise,
     "divide": Divide,
@@ -218,8 +238,8 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
-        elif isinstance(step, Crop):
-            array = step(_array(picture))
+        elif isinstance(step, (Crop, Mirror)):
+            array = step(_array(picture) if array is None else array)
         else:
             picture = step(picture)
     array = _array(picture) if array is None else array

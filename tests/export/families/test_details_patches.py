@@ -285,3 +285,52 @@ def test_stages_whose_sizes_do_not_fit_are_refused(values: dict[str, Any], messa
     config, model = upstream("cvt", IMAGE_CLASSIFICATION)
     with pytest.raises(ConfigError, match=message):
         build({**config, **values}, sources(model))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"upsampler": "nearest+conv", "upscale": 4},
+        {"upsampler": "", "upscale": 1, "num_channels_out": 1},
+        {"upsampler": "pixelshuffle", "upscale": 8},
+        {"upsampler": "pixelshuffledirect", "upscale": 5, "image_size": [16, 8], "patch_size": [1, 1]},
+        {"upsampler": "pixelshuffle_aux", "upscale": 4},
+    ],
+    ids=str,
+)
+def test_every_upsampler_is_upstreams(values: dict[str, Any], tmp_path: Path) -> None:
+    """Of the model in float64, and of what is exported, for pictures of several sizes."""
+    sizes = {"embed_dim": 12, "depths": [1], "num_heads": [2], "window_size": 4, "image_size": 16}
+    config, narrow = made("Swin2SRForImageSuperResolution", "swin2sr", **{**sizes, **values})
+    ours = build(config, sources(widened(narrow)), dtype=torch.float64)
+    save_checkpoint(tmp_path / "checkpoint", config, narrow)
+    export_model(tmp_path / "checkpoint", tmp_path / "artifact")
+    served = precast.load(tmp_path / "artifact")
+    model = widened(narrow)
+    for rows, columns in ((4, 4), (4, 12), (20, 8)):
+        pixels = torch.rand(2, 3, rows, columns, dtype=torch.float64)
+        with float64():
+            expected = model(pixels).reconstruction
+            assert apart(ours.model(pixels)["reconstruction"], expected) <= 1
+        found = served(pixel_values=pixels.float().numpy())["reconstruction"]
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-4 * float(expected.abs().max()))
+    with pytest.raises(InputError, match="height is 4 at least, a multiple of 4; received 6"):
+        served(pixel_values=np.zeros((1, 3, 6, 8), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"upscale": 5}, "'upscale' 5 must be 3 or a power of 2 with 'upsampler' 'pixelshuffle'"),
+        ({"upsampler": "nearest+conv"}, "'upscale' 2 must be 4 with 'upsampler' 'nearest.conv'"),
+        ({"upsampler": "pixelshuffle_aux", "num_channels": 1}, "'num_channels' 1 must be 3"),
+        ({"upsampler": "cubic"}, "'upsampler' is 'cubic', and only 'pixelshuffle' or"),
+        ({"window_size": 80}, "'window_size' 80 must be 1 to 'image_size' 64"),
+        ({"patch_size": 2}, "'patch_size' is 2, and only 1 or"),
+        ({"depths": [1], "num_heads": [1, 2]}, r"'num_heads' \(1, 2\) must be as many as 'depths' \(1,\)"),
+    ],
+    ids=str,
+)
+def test_what_enlarges_no_picture_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_family("swin2sr").read({"model_type": "swin2sr", **values})

@@ -23,6 +23,7 @@ from transformers.models.levit.image_processing_pil_levit import LevitImageProce
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
 from transformers.models.poolformer.image_processing_pil_poolformer import PoolFormerImageProcessorPil
+from transformers.models.swin2sr.image_processing_pil_swin2sr import Swin2SRImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import precast
@@ -44,6 +45,7 @@ UPSTREAM: dict[str, Any] = {
     "MobileNetV1ImageProcessor": MobileNetV1ImageProcessorPil,
     "MobileNetV2ImageProcessor": MobileNetV2ImageProcessorPil,
     "PoolFormerImageProcessor": PoolFormerImageProcessorPil,
+    "Swin2SRImageProcessor": Swin2SRImageProcessorPil,
     "ViTImageProcessor": ViTImageProcessorPil,
 }
 
@@ -93,6 +95,13 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("PoolFormerImageProcessor", {"size": {"shortest_edge": 41}, "crop_size": 41, "crop_pct": 0.95}),
     ("PoolFormerImageProcessor", {"size": {"height": 41, "width": 41}, "crop_size": 41, "crop_pct": None}),
     ("PoolFormerImageProcessor", {"size": {"height": 41, "width": 50}, "do_center_crop": False}),
+    (
+        "Swin2SRImageProcessor",
+        {"size_divisor": 7},
+    ),
+    ("Swin2SRImageProcessor", {"pad_size": 31, "rescale_factor": 1 / 127.5, "do_convert_rgb": True}),
+    ("Swin2SRImageProcessor", {"do_pad": False}),
+    ("Swin2SRImageProcessor", {"do_rescale": False}),
 ]
 # A strip so much longer than wide becomes a picture of a hundred million pixels on the way.
 LONG = 50
@@ -103,7 +112,7 @@ def test_pixels_are_upstreams(name: str, settings: dict[str, Any]) -> None:
     theirs = UPSTREAM[name](**settings)
     mine = ours({"image_processor_type": name, **settings})
     for number, (width, height) in enumerate(SIZES):
-        edge = dict(theirs.size).get("shortest_edge") or 0
+        edge = dict(theirs.size or {}).get("shortest_edge") or 0
         if 200 < edge < 384 and max(width, height) / min(width, height) > LONG and settings.get("do_resize", True):
             continue
         given_ = picture(width, height, seed=number)
