@@ -18,6 +18,7 @@ from precast.runtime.processors.image_steps import (
     MOST_EDGE,
     Crop,
     Divide,
+    Frames,
     Mirror,
     Normalise,
     Resize,
@@ -47,6 +48,7 @@ class ImageKind:
         square: an edge given as one number is that of a square, not the shortest one.
         resized: the steps that a size stands for, of (fields, sizes, filter, file).
         again: the key that says whether numbers are divided by the standard deviations once more, as by default.
+        frames: pictures are those of a video.
         made: makes all its steps of (fields, file), where these are not those of other classes.
     """
 
@@ -60,6 +62,7 @@ class ImageKind:
     crop: Mapping[str, int] | None = None
     resized: Callable[[Fields, Mapping[str, int], str, str], tuple[Resize | Crop, ...]] | None = None
     again: str | None = None
+    frames: bool = False
     made: Callable[[Fields, str], tuple[Step, ...]] | None = None
 
 
@@ -201,6 +204,13 @@ KINDS: Mapping[str, ImageKind] = {
         again="include_top",
     ),
     "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
+    "VideoMAEImageProcessor": ImageKind(
+        models=("timesformer", "videomae"),
+        size={"shortest_edge": 224},
+        square=False,
+        crop={"height": 224, "width": 224},
+        frames=True,
+    ),
     "Swin2SRImageProcessor": ImageKind(models=("swin2sr",), made=_mirrored),
     **{
         name: ImageKind(
@@ -302,6 +312,8 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
         steps.append(Normalise(*_normalisation(fields, kind)))
     if kind.again is not None and _switch(fields, kind.again, True):
         steps.append(Divide(_normalisation(fields, kind)[1]))
+    if kind.frames:
+        steps.append(Frames())
     return tuple(steps)
 
 

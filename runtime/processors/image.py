@@ -11,7 +11,7 @@ import numpy as np
 
 from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fields import Fields
-from precast.runtime.processors.image_steps import Step, pixels, read_steps
+from precast.runtime.processors.image_steps import Frames, Step, pixels, read_steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,6 +37,7 @@ class ImageProcessor:
         self.steps = tuple(steps)
         self.port = port
         self.model_input_names = [port]
+        self.frames = any(isinstance(step, Frames) for step in self.steps)
 
     @classmethod
     def from_data(cls, said: Mapping[str, Any]) -> ImageProcessor:
@@ -48,7 +49,8 @@ class ImageProcessor:
         return f"ImageProcessor({', '.join(step.to_json()['op'] for step in self.steps)})"
 
     def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> Pixels:
-        """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays.
+        """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays. Of
+        frames ``[N, F, C, H, W]``: a list is one video, a list of lists several.
 
         Raises:
             InputError: something is no picture, or they differ in size; or an argument is unknown.
@@ -60,11 +62,24 @@ class ImageProcessor:
         given = images if isinstance(images, (list, tuple)) else [images]
         if not given:
             raise InputError("An image processor needs at least one picture.")
-        made = [self.pixels(open_picture(one)) for one in given]
+        if self.frames:
+            videos = given if all(isinstance(one, (list, tuple)) for one in given) else [given]
+            made = [self._stacked(video) for video in videos]
+        else:
+            made = [self.pixels(open_picture(one)) for one in given]
+        return Pixels({self.port: self._one(made)})
+
+    def _stacked(self, video: Any) -> np.ndarray:
+        if not video:
+            raise InputError("A video needs at least one frame.")
+        return self._one([self.pixels(open_picture(one)) for one in video])
+
+    @staticmethod
+    def _one(made: list[np.ndarray]) -> np.ndarray:
         shapes = sorted({one.shape for one in made})
         if len(shapes) > 1:
             raise InputError(f"Pictures of one call become one size; received some that become {shapes}.")
-        return Pixels({self.port: np.stack(made)})
+        return np.stack(made)
 
     def pixels(self, picture: Image) -> np.ndarray:
         """Pixel values ``[C, H, W]`` of one picture."""

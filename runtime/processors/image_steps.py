@@ -25,6 +25,7 @@ __all__ = [
     "STEPS",
     "Crop",
     "Divide",
+    "Frames",
     "Mirror",
     "Normalise",
     "Resize",
@@ -199,7 +200,18 @@ class Divide(NamedTuple):
         return made
 
 
-Step: TypeAlias = "Rgb | Resize | Crop | Mirror | Scale | Normalise | Divide"
+class Frames(NamedTuple):
+    """Pictures are frames of a video, which are one input together."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Frames:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "frames"}
+
+
+Step: TypeAlias = "Rgb | Resize | Crop | Mirror | Scale | Normalise | Divide | Frames"
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
@@ -209,6 +221,7 @@ STEPS: Mapping[str, type[Any]] = {
     "scale": Scale,
     "normalise": Normalise,
     "divide": Divide,
+    "frames": Frames,
 }
 # A picture becomes an array once, and numbers once: steps come in this order, each once at most.
 _ORDER = tuple(STEPS)
@@ -240,7 +253,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
             numbers.append(step)
         elif isinstance(step, (Crop, Mirror)):
             array = step(_array(picture) if array is None else array)
-        else:
+        elif not isinstance(step, Frames):
             picture = step(picture)
     array = _array(picture) if array is None else array
     if numbers:

@@ -11,10 +11,10 @@ from precast.runtime.errors import InputError
 from precast.runtime.processors.image import is_picture, open_picture
 from precast.runtime.readers.base import Reader, Row
 
-__all__ = ["ImageReader"]
+__all__ = ["PATCH", "ImageReader"]
 
 # A patch of so many pixels takes a model about as long as a token.
-_PATCH = 16 * 16
+PATCH = 16 * 16
 
 
 class ImageReader(Reader):
@@ -53,7 +53,7 @@ class ImageReader(Reader):
 
     def cost(self, row: Row) -> int:
         height, width = row[self.image_processor.port].shape[1:]
-        return max(1, int(height * width) // _PATCH)
+        return max(1, int(height * width) // PATCH)
 
     def group(self, row: Row) -> Hashable:
         return row[self.image_processor.port].shape
