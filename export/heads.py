@@ -20,6 +20,7 @@ __all__ = [
     "IMAGE_CLASSIFICATION",
     "IMAGE_TO_IMAGE",
     "MASKED_LM",
+    "MASK_GENERATION",
     "MULTIPLE_CHOICE",
     "NEXT_SENTENCE",
     "QUESTION_ANSWERING",
@@ -75,6 +76,7 @@ CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
 IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]
+MASK_GENERATION = _BY_TASK["mask-generation"]
 VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 

@@ -141,6 +141,16 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "mask-generation",
+        endings=("Model",),
+        auto="AutoModelForMaskGeneration",
+        gives="``pred_masks`` for each prompt of points or boxes, and ``iou_scores``, how good the model holds them.",
+        outs=(
+            Out("iou_scores", ("batch", "prompts", "masks"), "scores"),
+            Out("pred_masks", ("batch", "prompts", "masks", "rows", "columns"), "scores", axis=-3),
+        ),
+    ),
+    TaskFacts(
         "video-classification",
         endings=("ForVideoClassification",),
         auto="AutoModelForVideoClassification",

@@ -93,6 +93,8 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
             with torch.no_grad():
                 made |= part.module(**{port.name: made[port.name] for port in part.signature.ports})
         for name in (name for part in ours.parts for name in part.signature.outputs):
+            if name not in expected and any(name in part.signature.hidden for part in ours.parts):
+                continue  # what components make for each other, and upstream keeps to itself
             excess = apart(made[name], expected[name])
             assert excess <= 1, f"{name} of {shape}: {excess:.2f} times the gate"
 
