@@ -21,6 +21,7 @@ from precast.runtime.processors.image_steps import (
     Frames,
     Mirror,
     Normalise,
+    Pad,
     Resize,
     Rgb,
     Scale,
@@ -49,7 +50,7 @@ class ImageKind:
         resized: the steps that a size stands for, of (fields, sizes, filter, file).
         again: the key that says whether numbers are divided by the standard deviations once more, as by default.
         frames: pictures are those of a video.
-        made: makes all its steps of (fields, file), where these are not those of other classes.
+        made: makes all its steps of (fields, itself, file), where these are not those of other classes.
     """
 
     models: tuple[str, ...]
@@ -63,7 +64,7 @@ class ImageKind:
     resized: Callable[[Fields, Mapping[str, int], str, str], tuple[Resize | Crop, ...]] | None = None
     again: str | None = None
     frames: bool = False
-    made: Callable[[Fields, str], tuple[Step, ...]] | None = None
+    made: Callable[[Fields, ImageKind, str], tuple[Step, ...]] | None = None
 
 
 def _plain(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
@@ -125,7 +126,7 @@ def _rescaled(fields: Fields) -> tuple[Scale, ...]:
     return (Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0),)
 
 
-def _mirrored(fields: Fields, file: str) -> tuple[Step, ...]:
+def _mirrored(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     """A picture of any size, made one of whole windows."""
     steps: list[Step] = [Rgb()] if _switch(fields, "do_convert_rgb", False) else []
     if _switch(fields, "do_pad", True):
@@ -134,6 +135,27 @@ def _mirrored(fields: Fields, file: str) -> tuple[Step, ...]:
         rule = f"an integer from 1 to {MOST_EDGE}"
         steps.append(Mirror(_or(fields, name, rule, lambda v: type(v) is int and 1 <= v <= MOST_EDGE, 8)))
     return (*steps, *_rescaled(fields))
+
+
+def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """A picture whose longest edge is that of a square, and the square."""
+    steps: list[Step] = [Rgb()] if _switch(fields, "do_convert_rgb", kind.rgb) else []
+    if _switch(fields, "do_center_crop", False):
+        raise UnsupportedModelError(f"{file} asks for do_center_crop, which is not done here")
+    if _switch(fields, "do_resize", True):
+        sizes = _size(fields, "size", kind.size, square=True)
+        if set(sizes) != {"longest_edge"}:
+            raise UnsupportedModelError(f"{file}: size is a longest_edge here; it has {listing(sizes)}")
+        steps.append(Resize(_filter(fields, kind), longest=sizes["longest_edge"]))
+    steps += _rescaled(fields)
+    if _switch(fields, "do_normalize", True):
+        steps.append(Normalise(*_normalisation(fields, kind)))
+    if _switch(fields, "do_pad", True):
+        sizes = _size(fields, "pad_size", kind.crop, square=True)
+        if set(sizes) != {"height", "width"}:
+            raise UnsupportedModelError(f"{file}: pad_size is a height and a width, and it has {listing(sizes)}")
+        steps.append(Pad(sizes["height"], sizes["width"]))
+    return tuple(steps)
 
 
 _CLIP = ImageKind(
@@ -204,6 +226,15 @@ KINDS: Mapping[str, ImageKind] = {
         again="include_top",
     ),
     "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
+    "SamImageProcessor": ImageKind(
+        models=("sam",),
+        size={"longest_edge": 1024},
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        rgb=True,
+        crop={"height": 1024, "width": 1024},  # what it is padded to
+        made=_longest_padded,
+    ),
     "VideoMAEImageProcessor": ImageKind(
         models=("timesformer", "videomae"),
         size={"shortest_edge": 224},
@@ -292,7 +323,7 @@ def _kind(fields: Fields, model_type: str, file: str) -> ImageKind:
 
 def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     if kind.made is not None:
-        return kind.made(fields, file)
+        return kind.made(fields, kind, file)
     for name in _UNDONE:
         if _switch(fields, name, False):
             raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
@@ -319,11 +350,14 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
 
 def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[Resize | Crop, ...]:
     sizes = _size(fields, "size", kind.size, square=square)
+    return (kind.resized or _plain)(fields, sizes, _filter(fields, kind), file)
+
+
+def _filter(fields: Fields, kind: ImageKind) -> str:
     number = _or(
         fields, "resample", "one of Pillow's filters, 0 to 5", lambda v: type(v) is int and 0 <= v <= 5, kind.resample
     )
-    name = next(name for name, value in FILTERS.items() if value == number)
-    return (kind.resized or _plain)(fields, sizes, name, file)
+    return next(name for name, value in FILTERS.items() if value == number)
 
 
 def _size(fields: Fields, key: str, default: Mapping[str, int] | None, *, square: bool) -> Mapping[str, int]:

@@ -28,6 +28,7 @@ __all__ = [
     "Frames",
     "Mirror",
     "Normalise",
+    "Pad",
     "Resize",
     "Rgb",
     "Scale",
@@ -64,37 +65,43 @@ class Rgb(NamedTuple):
 
 
 class Resize(NamedTuple):
-    """To ``height`` and ``width``, or to a ``shortest`` edge, the other in proportion, rounded down."""
+    """To ``height`` and ``width``, or to a ``shortest`` edge, the other in proportion, rounded down, or to a
+    ``longest`` one, the other rounded."""
 
     filter: str
     height: int = 0
     width: int = 0
     shortest: int = 0
+    longest: int = 0
 
     @classmethod
     def read(cls, fields: Fields) -> Resize:
-        sizes = {name: _edge(fields, name) for name in ("height", "width", "shortest") if name in fields}
-        if set(sizes) not in ({"height", "width"}, {"shortest"}):
-            fields.fail("", "given either height and width, or shortest", sorted(sizes))
+        sizes = {name: _edge(fields, name) for name in ("height", "width", "shortest", "longest") if name in fields}
+        if set(sizes) not in ({"height", "width"}, {"shortest"}, {"longest"}):
+            fields.fail("", "given either height and width, or shortest, or longest", sorted(sizes))
         return cls(fields.choice("filter", FILTERS), **sizes)
 
     def to_json(self) -> dict[str, Any]:
-        size = {"shortest": self.shortest} if self.shortest else {"height": self.height, "width": self.width}
-        return {"op": "resize", **size, "filter": self.filter}
+        edges = {"height": self.height, "width": self.width, "shortest": self.shortest, "longest": self.longest}
+        return {"op": "resize", **{name: edge for name, edge in edges.items() if edge}, "filter": self.filter}
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of what becomes of a picture."""
+        if self.longest:
+            scale = self.longest / max(width, height)
+            return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+        if not self.shortest:
+            return self.width, self.height
+        longest = int(self.shortest * max(width, height) / min(width, height))
+        if longest > MOST_EDGE:
+            raise InputError(
+                f"A picture of {width} x {height} would become {longest} pixels long, where {MOST_EDGE} are the "
+                "most. Cut it."
+            )
+        return (self.shortest, longest) if width <= height else (longest, self.shortest)
 
     def __call__(self, picture: Image) -> Image:
-        width, height = picture.size
-        if self.shortest:
-            longest = int(self.shortest * max(width, height) / min(width, height))
-            if longest > MOST_EDGE:
-                raise InputError(
-                    f"A picture of {width} x {height} would become {longest} pixels long, where {MOST_EDGE} are the "
-                    "most. Cut it."
-                )
-            size = (self.shortest, longest) if width <= height else (longest, self.shortest)
-        else:
-            size = (self.width, self.height)
-        return picture.resize(size, resample=FILTERS[self.filter])
+        return picture.resize(self.size(*picture.size), resample=FILTERS[self.filter])
 
 
 class Crop(NamedTuple):
@@ -200,6 +207,29 @@ class Divide(NamedTuple):
         return made
 
 
+class Pad(NamedTuple):
+    """Zeros behind the right edge and the bottom, up to ``height`` and ``width``."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Pad:
+        return cls(_edge(fields, "height"), _edge(fields, "width"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "pad", "height": self.height, "width": self.width}
+
+    def __call__(self, picture: Array) -> Array:
+        """Values [H, W, C] of any type."""
+        height, width = picture.shape[:2]
+        if height > self.height or width > self.width:
+            raise InputError(
+                f"A picture is padded to {self.width} x {self.height} here, and this one is larger: {width} x {height}."
+            )
+        return np.pad(picture, [(0, self.height - height), (0, self.width - width), (0, 0)])
+
+
 class Frames(NamedTuple):
     """Pictures are frames of a video, which are one input together."""
 
@@ -211,7 +241,7 @@ class Frames(NamedTuple):
         return {"op": "frames"}
 
 
-Step: TypeAlias = "Rgb | Resize | Crop | Mirror | Scale | Normalise | Divide | Frames"
+Step: TypeAlias = "Rgb | Resize | Crop | Mirror | Scale | Normalise | Divide | Pad | Frames"
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
@@ -221,6 +251,7 @@ STEPS: Mapping[str, type[Any]] = {
     "scale": Scale,
     "normalise": Normalise,
     "divide": Divide,
+    "pad": Pad,
     "frames": Frames,
 }
 # A picture becomes an array once, and numbers once: steps come in this order, each once at most.
@@ -248,16 +279,21 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     """
     numbers: list[Scale | Normalise | Divide] = []
     array: Array | None = None
+    behind: list[Pad] = []
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
         elif isinstance(step, (Crop, Mirror)):
             array = step(_array(picture) if array is None else array)
+        elif isinstance(step, Pad):
+            behind.append(step)
         elif not isinstance(step, Frames):
             picture = step(picture)
     array = _array(picture) if array is None else array
     if numbers:
         array = _looked_up(array, numbers)
+    for pad in behind:
+        array = pad(array)
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 

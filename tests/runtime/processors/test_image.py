@@ -23,6 +23,7 @@ from transformers.models.levit.image_processing_pil_levit import LevitImageProce
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
 from transformers.models.poolformer.image_processing_pil_poolformer import PoolFormerImageProcessorPil
+from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.models.swin2sr.image_processing_pil_swin2sr import Swin2SRImageProcessorPil
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -46,6 +47,7 @@ UPSTREAM: dict[str, Any] = {
     "MobileNetV1ImageProcessor": MobileNetV1ImageProcessorPil,
     "MobileNetV2ImageProcessor": MobileNetV2ImageProcessorPil,
     "PoolFormerImageProcessor": PoolFormerImageProcessorPil,
+    "SamImageProcessor": SamImageProcessorPil,
     "Swin2SRImageProcessor": Swin2SRImageProcessorPil,
     "VideoMAEImageProcessor": VideoMAEImageProcessorPil,
     "ViTImageProcessor": ViTImageProcessorPil,
@@ -103,6 +105,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("Swin2SRImageProcessor", {"pad_size": 31, "rescale_factor": 1 / 127.5, "do_convert_rgb": True}),
     ("VideoMAEImageProcessor", {"size": {"shortest_edge": 40}, "crop_size": 31, "image_std": [0.4, 0.5, 0.6]}),
+    ("SamImageProcessor", {"size": {"longest_edge": 64}, "pad_size": {"height": 70, "width": 66}}),
+    ("SamImageProcessor", {"size": {"longest_edge": 51}, "do_pad": False, "resample": 3, "do_normalize": False}),
     ("Swin2SRImageProcessor", {"do_pad": False}),
     ("Swin2SRImageProcessor", {"do_rescale": False}),
 ]
