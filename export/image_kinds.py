@@ -15,7 +15,9 @@ from precast.runtime.fields import Document, Fields, is_number
 from precast.runtime.processors.image_steps import (
     FILTERS,
     MOST_CHANNELS,
+    MOST_COLOURS,
     MOST_EDGE,
+    Colours,
     Crop,
     Divide,
     Frames,
@@ -29,7 +31,7 @@ from precast.runtime.processors.image_steps import (
 )
 from precast.runtime.strict_json import parse_value
 
-__all__ = ["FILES", "KINDS", "ImageKind", "image_steps", "read_folder"]
+__all__ = ["FILES", "KINDS", "ImageKind", "image_steps", "read_folder", "reads_colours"]
 
 # As upstream looks for them: a section of the first, or the second whole.
 FILES = ("processor_config.json", "preprocessor_config.json")
@@ -137,6 +139,22 @@ def _mirrored(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     return (*steps, *_rescaled(fields))
 
 
+def _nearest_colours(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """Pixels as numbers of the checkpoint's own colours."""
+    if not _switch(fields, "do_color_quantize", True):
+        raise UnsupportedModelError(f"{file} asks for no do_color_quantize, and its model reads colours by number")
+    plain = _steps(fields, replace(kind, made=None), file)
+
+    def colours(value: Any) -> bool:
+        return isinstance(value, list) and 1 <= len(value) <= MOST_COLOURS and all(map(colour, value))
+
+    def colour(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 3 and all(map(is_number, value))
+
+    clusters = fields.take("clusters", f"a list of 1 to {MOST_COLOURS} colours of three numbers", colours)
+    return (*plain, Colours(tuple(tuple(map(float, colour)) for colour in clusters)))
+
+
 def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     """A picture whose longest edge is that of a square, and the square."""
     steps: list[Step] = [Rgb()] if _switch(fields, "do_convert_rgb", kind.rgb) else []
@@ -226,6 +244,11 @@ KINDS: Mapping[str, ImageKind] = {
         again="include_top",
     ),
     "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
+    "ImageGPTImageProcessor": ImageKind(
+        models=("imagegpt",),
+        size={"height": 256, "width": 256},
+        made=_nearest_colours,
+    ),
     "SamImageProcessor": ImageKind(
         models=("sam",),
         size={"longest_edge": 1024},
@@ -262,6 +285,11 @@ KINDS: Mapping[str, ImageKind] = {
 }
 # Switches that ask for what no step does.
 _UNDONE = ("do_pad", "use_square_size", "do_flip_channel_order", "do_grayscale", "do_rotate", "do_thumbnail")
+
+
+def reads_colours(model_type: str) -> bool:
+    """Whether ids of a model are no tokens of a text, but colours of a picture."""
+    return any(model_type in kind.models and kind.made is _nearest_colours for kind in KINDS.values())
 
 
 def read_folder(folder: Path, model_type: str) -> tuple[Step, ...]:

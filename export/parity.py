@@ -24,7 +24,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.gates import EAGER, LEAST, measure
 from precast.runtime.kinds import absent, edges, sample
 from precast.runtime.parity import Case, Recorded, finished
-from precast.runtime.ports import OPTIONAL
+from precast.runtime.ports import OPTIONAL, Port
 
 __all__ = [
     "ReferenceRunner",
@@ -98,10 +98,15 @@ def cases(
         made.append(Case(f"{name}~{again}" if again else name, inputs, component))
     sizes = _sizes(signature, 1, 1)
     rare = [(port.name, *edge) for port in signature.given for edge in edges(port, sizes)]
-    rare += [(port.name, "absent", absent(port, sizes)) for port in signature.given if port.kind in OPTIONAL]
+    rare += [(port.name, "absent", absent(port, sizes)) for port in signature.given if _left_out(port)]
     usual = {port.name: sample(rng, port, sizes) for port in signature.given} if rare else {}
     made += [Case(f"{port}-{name}", {**usual, port: value}, component) for port, name, value in rare]
     return made
+
+
+def _left_out(port: Port) -> bool:
+    """Whether it is a prompt that a call may leave out."""
+    return port.default is not None and port.kind in (*OPTIONAL, "pixels")
 
 
 def _end(signature: Signature, inputs: Mapping[str, Array]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fields import Fields
-from precast.runtime.processors.image_steps import Frames, Step, pixels, read_steps
+from precast.runtime.processors.image_steps import Colours, Frames, Step, pixels, read_steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,10 +33,11 @@ class ImageProcessor:
     """Pictures to model inputs, by the steps an artifact lists; upstream's call and result. Safe to call from many
     threads."""
 
-    def __init__(self, steps: Sequence[Step], port: str = "pixel_values") -> None:
+    def __init__(self, steps: Sequence[Step], port: str | None = None) -> None:
         self.steps = tuple(steps)
-        self.port = port
-        self.model_input_names = [port]
+        numbered = any(isinstance(step, Colours) for step in self.steps)
+        self.port = port if port is not None else "input_ids" if numbered else "pixel_values"
+        self.model_input_names = [self.port]
         self.frames = any(isinstance(step, Frames) for step in self.steps)
 
     @classmethod

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "FILTERS",
     "MOST_CHANNELS",
+    "MOST_COLOURS",
     "MOST_EDGE",
     "STEPS",
+    "Colours",
     "Crop",
     "Divide",
     "Frames",
@@ -41,6 +43,7 @@ __all__ = [
 FILTERS: Mapping[str, int] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 MOST_EDGE = 1 << 14  # pixels of an edge: a picture of more is no model's
 MOST_CHANNELS = 16
+MOST_COLOURS = 1 << 16
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -230,6 +233,37 @@ class Pad(NamedTuple):
         return np.pad(picture, [(0, self.height - height), (0, self.width - width), (0, 0)])
 
 
+class Colours(NamedTuple):
+    """The number of the nearest of some colours, pixel by pixel."""
+
+    among: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def read(cls, fields: Fields) -> Colours:
+        def listed(value: Any) -> bool:
+            return isinstance(value, (list, tuple)) and 1 <= len(value) <= MOST_COLOURS and all(map(colour, value))
+
+        def colour(value: Any) -> bool:
+            return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(is_number, value))
+
+        among = fields.take("among", f"a list of 1 to {MOST_COLOURS} colours of three numbers", listed)
+        return cls(tuple(tuple(colour) for colour in among))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "colours", "among": [list(colour) for colour in self.among]}
+
+    def __call__(self, picture: Array) -> Array:
+        """Values [H, W, 3] -> numbers [H * W], of equally near ones the first."""
+        if picture.shape[2] != 3:
+            raise InputError(
+                f'A picture has 3 channels here; received one of {picture.shape[2]}. Convert it: image.convert("RGB").'
+            )
+        colours, pixels = np.array(self.among, np.float64), picture.reshape(-1, 3)
+        apart = np.square(pixels).sum(axis=1)[:, None] - 2 * (pixels @ colours.T) + np.square(colours).sum(axis=1)
+        nearest: Array = apart.argmin(axis=1)
+        return nearest
+
+
 class Frames(NamedTuple):
     """Pictures are frames of a video, which are one input together."""
 
@@ -241,7 +275,7 @@ class Frames(NamedTuple):
         return {"op": "frames"}
 
 
-Step: TypeAlias = "Rgb | Resize | Crop | Mirror | Scale | Normalise | Divide | Pad | Frames"
+Step: TypeAlias = "Rgb | Resize | Crop | Mirror | Scale | Normalise | Divide | Pad | Colours | Frames"
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
@@ -252,6 +286,7 @@ STEPS: Mapping[str, type[Any]] = {
     "normalise": Normalise,
     "divide": Divide,
     "pad": Pad,
+    "colours": Colours,
     "frames": Frames,
 }
 # A picture becomes an array once, and numbers once: steps come in this order, each once at most.
@@ -272,7 +307,8 @@ def read_steps(fields: Fields) -> tuple[Step, ...]:
 
 
 def pixels(picture: Image, steps: Sequence[Step]) -> Array:
-    """Pixel values [C, H, W] of a picture: float32, or uint8 where no step makes numbers of it.
+    """Pixel values [C, H, W] of a picture: float32, or uint8 where no step makes numbers of it; of `Colours` their
+    numbers [H * W].
 
     Raises:
         InputError: the picture has other channels than the steps are for.
@@ -280,6 +316,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     numbers: list[Scale | Normalise | Divide] = []
     array: Array | None = None
     behind: list[Pad] = []
+    colours: Colours | None = None
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
@@ -287,6 +324,8 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
             array = step(_array(picture) if array is None else array)
         elif isinstance(step, Pad):
             behind.append(step)
+        elif isinstance(step, Colours):
+            colours = step
         elif not isinstance(step, Frames):
             picture = step(picture)
     array = _array(picture) if array is None else array
@@ -294,6 +333,8 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
         array = _looked_up(array, numbers)
     for pad in behind:
         array = pad(array)
+    if colours is not None:
+        return colours(array)
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 

@@ -52,7 +52,10 @@ class ImageReader(Reader):
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def cost(self, row: Row) -> int:
-        height, width = row[self.image_processor.port].shape[1:]
+        values = row[self.image_processor.port]
+        if values.ndim == 1:  # numbers of colours, as many as tokens
+            return len(values)
+        height, width = values.shape[1:]
         return max(1, int(height * width) // PATCH)
 
     def group(self, row: Row) -> Hashable:

@@ -19,6 +19,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
+from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
 from transformers.models.levit.image_processing_pil_levit import LevitImageProcessorPil
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
@@ -70,7 +71,7 @@ def ours(settings: dict[str, Any], model_type: str = "vit") -> ImageProcessor:
 
 SIZES = [(30, 30), (61, 40), (40, 61), (1, 1), (3, 200), (200, 3), (224, 224), (641, 427)]
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    *[(name, {}) for name in KINDS],
+    *[(name, {}) for name in UPSTREAM],
     *[("ViTImageProcessor", {"resample": number, "size": {"height": 37, "width": 23}}) for number in range(6)],
     ("ViTImageProcessor", {"size": 48, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
     ("ViTImageProcessor", {"size": [20, 33]}),
@@ -250,7 +251,7 @@ def test_settings_of_the_wrong_type_are_refused(settings: Any, message: str) -> 
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([{"op": "blur"}], r"steps\[0\].op must be one of crop, .*, scale, got 'blur'"),
+        ([{"op": "blur"}], r"steps\[0\].op must be one of .*, crop, .*, scale, got 'blur'"),
         ([{"op": "resize", "height": 3, "filter": "box"}], "given either height and width, or shortest"),
         ([{"op": "resize", "shortest": 1 << 20, "filter": "box"}], "shortest must be an integer from 1 to 16384"),
         ([{"op": "resize", "shortest": 3, "filter": 2}], "filter must be one of"),
@@ -400,3 +401,22 @@ def test_frames_are_one_input_together() -> None:
         mine([frames, []])
     with pytest.raises(InputError, match=r"become one size; received some that become \[\(2, 3, 24, 24\), \(4, 3"):
         mine([frames[:2], frames[2:]])
+
+
+def test_colours_are_upstreams() -> None:
+    rng = np.random.default_rng(0)
+    settings: dict[str, Any] = {"clusters": (2 * rng.random((64, 3)) - 1).tolist(), "size": {"height": 12, "width": 9}}
+    assert set(KINDS) == {*UPSTREAM, "ImageGPTImageProcessor"}
+    for more in ({}, {"do_normalize": False, "resample": 3}):
+        theirs = ImageGPTImageProcessorPil(**settings, **more)
+        mine = ours({"image_processor_type": "ImageGPTImageProcessor", **settings, **more}, "imagegpt")
+        for number, (width, height) in enumerate(SIZES):
+            given_ = picture(width, height, seed=number)
+            expected = theirs(given_, return_tensors="np")["input_ids"]
+            found = ImageProcessor(mine.steps)(given_)
+            assert list(found) == ["input_ids"] and found["input_ids"].dtype == np.int64
+            np.testing.assert_array_equal(found["input_ids"], expected)
+    with pytest.raises(ConfigError, match="clusters must be a list of 1 to 65536 colours of three numbers"):
+        ours({"image_processor_type": "ImageGPTImageProcessor", "clusters": [[1, 2]]}, "imagegpt")
+    with pytest.raises(UnsupportedModelError, match="no do_color_quantize"):
+        ours({"image_processor_type": "ImageGPTImageProcessor", "do_color_quantize": False}, "imagegpt")
