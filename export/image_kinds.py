@@ -189,7 +189,7 @@ _CLIP = ImageKind(
 
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
-        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2"),
+        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2", "mgp-str"),
         size={"height": 224, "width": 224},
         resample=FILTERS["bilinear"],
         mean=_STANDARD,

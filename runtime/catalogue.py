@@ -42,7 +42,7 @@ _TEXT = ("batch", "sequence")
 _ROWS = (
     TaskFacts(
         "feature-extraction",
-        endings=("Model",),
+        endings=("Model", "ForSceneTextRecognition"),  # which upstream's AutoModel makes of its models, too
         auto="AutoModel",
         gives="The encoder itself: ``last_hidden_state`` and, where there is one, ``pooler_output``.",
         outs=(
