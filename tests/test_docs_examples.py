@@ -33,6 +33,9 @@ SHELF: dict[str, Callable[[], Path]] = {
     "vit": lambda: tiny_artifacts.pictures("vit"),
     "vit-base": tiny_artifacts.picture_features,
     "clip": lambda: tiny_artifacts.pictures("clip"),
+    "swin2sr": lambda: tiny_artifacts.pictures("swin2sr"),
+    "videomae": lambda: tiny_artifacts.pictures("videomae"),
+    "sam": lambda: tiny_artifacts.pictures("sam"),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
 }
