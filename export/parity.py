@@ -261,8 +261,8 @@ def _answers(part: Part, seed: int, behind: Sequence[Sequence[Case]]) -> list[Ca
     length = part.signature.largest or 1
     least = min(_numbers(part, length).values()) * widest
     have = sum(min(_numbers(part, 1).values()) * _rows(case) for case in own)
-    example = part.signature.example()
-    read = sum(example[port.name][:1].numel() for port in part.signature.ports)  # type: ignore[index, union-attr]
+    example: dict[str, Any] = dict(part.signature.example())
+    read = sum(int(example[port.name][:1].numel()) for port in part.signature.ports)
     more = min(-(-max(0, LEAST - have) // least), _CALL // (max(1, read // _PATCH) * widest))
     shapes = ((widest, length, "none"),) * more
     own += cases(part.signature, shapes=shapes, seed=seed + 1, component=part.name)[:more]

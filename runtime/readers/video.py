@@ -113,7 +113,7 @@ def _from_file(value: str | bytes | os.PathLike[str]) -> Iterator[np.ndarray]:
         with ExitStack() as stack:
             # Opened here: a name is a file's, never one of the protocols that the library knows.
             source = BytesIO(value) if isinstance(value, bytes) else stack.enter_context(open(value, "rb"))
-            container = stack.enter_context(av.open(source, options={"protocol_whitelist": "none"}))
+            container: Any = stack.enter_context(av.open(source, options={"protocol_whitelist": "none"}))
             if not container.streams.video:
                 raise InputError(f"{name} has no pictures, only {len(container.streams)} other streams.")
             for frame in container.decode(video=0):

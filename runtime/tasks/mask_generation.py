@@ -223,7 +223,8 @@ def _runs(mask: Array) -> list[int]:
     ends = np.flatnonzero(np.concatenate(([flat[0]], flat[1:] != flat[:-1], [True])))
     first: list[int] = [0] if flat[0] else []
     starts = ends if flat[0] else np.concatenate(([0], ends))
-    return first + np.diff(starts).tolist()
+    lengths: list[int] = np.diff(starts).tolist()
+    return first + lengths
 
 
 def _mask(runs: Sequence[int], size: tuple[int, int]) -> Array:
