@@ -175,7 +175,7 @@ class _Vision(Component):
     def __init__(self, spec: VisionSpec) -> None:
         super().__init__()
         size, width, epsilon, side = spec.hidden_size, spec.output_channels, spec.layer_norm_eps, spec.side
-        self.width, self.side = width, side
+        self.width, self.side, self.heads = width, side, spec.num_attention_heads
         inner = int(size * spec.mlp_ratio) if spec.mlp_dim is None else spec.mlp_dim
         windows = Windows(side, side, size=spec.window_size) if spec.window_size else None
         layers = [
@@ -204,6 +204,10 @@ class _Vision(Component):
 
     def outs(self) -> tuple[Out, ...]:
         return (Out("image_embeddings", ("batch", self.width, self.side, self.side), "features"),)
+
+    def largest(self) -> int:
+        """So many pictures that scores of all pairs of patches, in float64, take 2 GB at most."""
+        return max(1, (2 << 30) // (8 * self.heads * self.side**4))
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         rows = self.model(pixel_values)

@@ -15,7 +15,7 @@ from precast.export.families import vit
 from precast.export.image_heads import ImageFeatures, ImageModel, MeanState, VideoClassification
 from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
-from precast.export.weights import Compute, Rename, Rule, Within
+from precast.export.weights import Compute, Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Port
 
@@ -103,6 +103,9 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
     biases = tuple(Rename(f"attention.attention.{key}_bias", f"attention.{key}_proj.bias") for key in "qv")
     return (
         Rename("videomae.*", "*"),
+        # What only the training of the encoder needs.
+        Ignore("encoder_to_decoder.*"),
+        Ignore("mask_token"),
         Within("encoder.layer.{}.", biases),  # as transformers 4 names them
         *vit.model_names("videomae"),
         Compute((projection,), projection, shape, lambda kernels: kernels.transpose(1, 2).reshape(shape)),
@@ -124,9 +127,9 @@ FAMILY = replace(
     tiny={key: value for key, value in vit.FAMILY.tiny.items() if key != "pooler_output_size"}
     | {"num_frames": 4, "image_size": 12},
     variations=(
-        # Odd sizes: 3 heads of 7 channels, 5 frames in tubes of 2, no biases, one channel.
+        # Odd sizes: 3 heads of 7 channels, 7 frames in tubes of 3, no biases, one channel.
         {"hidden_size": 21, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 37}
-        | {"image_size": 13, "patch_size": 5, "num_channels": 1, "qv_bias": False, "num_labels": 5, "num_frames": 6}
+        | {"image_size": 13, "patch_size": 5, "num_channels": 1, "qv_bias": False, "num_labels": 5, "num_frames": 7}
         | {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "use_mean_pooling": False, "tubelet_size": 3},
     ),
 )

@@ -16,7 +16,7 @@ from support.oracle import TensorSource, apart, float64, randomise, save_checkpo
 import precast
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import BASE, IMAGE_CLASSIFICATION
+from precast.export.heads import BASE, IMAGE_CLASSIFICATION, VIDEO_CLASSIFICATION
 from precast.export.reference import build
 from precast.runtime.artifact import Artifact
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
@@ -174,12 +174,18 @@ SWIN = (
     [
         ("dinov2", {"use_swiglu_ffn": True}, OLDER),
         ("swin", {}, SWIN),
+        (
+            "videomae",
+            {},
+            ((r"attention\.query\.bias", "attention.q_bias"), (r"attention\.value\.bias", "attention.v_bias")),
+        ),
         ("beit", {"use_shared_relative_position_bias": True}, (*OLDER, *BEIT)),
     ],
 )
 def test_names_of_transformers_4(model_type: str, overrides: dict[str, Any], names: Sequence[tuple[str, Any]]) -> None:
     """Of layers and projections; one tensor of gate and input; tables beside what they are computed of."""
-    config, model = upstream(model_type, IMAGE_CLASSIFICATION, overrides)
+    head = VIDEO_CLASSIFICATION if model_type == "videomae" else IMAGE_CLASSIFICATION
+    config, model = upstream(model_type, head, overrides)
     tensors = sources(model)
     older: dict[str, TensorSource] = {}
     for name, value in tensors.items():
@@ -334,3 +340,34 @@ def test_every_upsampler_is_upstreams(values: dict[str, Any], tmp_path: Path) ->
 def test_what_enlarges_no_picture_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_family("swin2sr").read({"model_type": "swin2sr", **values})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values", "message"),
+    [
+        ("sam", {"vision_config": {"output_channels": 128}}, r"must be one number; received \[128, 256\]"),
+        ("sam", {"vision_config": {"image_size": 512}}, "have 32 patches a side, those of prompt_encoder_config 64"),
+        ("sam", {"mask_decoder_config": {"iou_head_depth": 1}}, "'iou_head_depth' 2 or more"),
+        ("sam", {"prompt_encoder_config": {"num_point_embeddings": 3}}, "num_point_embeddings' is 3, and only 4"),
+        ("videomae", {"num_frames": 2, "tubelet_size": 3}, "'tubelet_size' 3 must be 1 to 'num_frames' 2"),
+        ("timesformer", {"attention_type": "time_only"}, "'attention_type' is 'time_only', and only 'divided"),
+        ("mgp-str", {"hidden_size": 20}, "'hidden_size' 20 must be a multiple of 8"),
+        ("mgp-str", {"image_size": [32, 3]}, "must fit into 'image_size'"),
+        ("mgp-str", {"distilled": True}, "'distilled' is True, and only False"),
+    ],
+    ids=str,
+)
+def test_sizes_that_make_no_model_are_refused(model_type: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_family(model_type).read({"model_type": model_type, **values})
+
+
+def test_what_only_training_makes_is_no_head() -> None:
+    for name, model_type, values in (
+        ("VideoMAEForPreTraining", "videomae", {**TINY, "image_size": 12, "patch_size": 6, "num_frames": 4}),
+        ("ImageGPTForCausalImageModeling", "imagegpt", {"n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": 33}),
+    ):
+        config, model = made(name, model_type, **values)
+        with pytest.raises(UnsupportedTaskError, match=rf"{name} is .*task='feature-extraction'"):
+            build(config, sources(model))
+        assert build(config, sources(model), "feature-extraction").signature.outputs == ("last_hidden_state",)

@@ -3,6 +3,9 @@ the same processor and model, and what it made of the reconstruction."""
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from support import tiny_artifacts
+from support.command_line import good
 from transformers.models.swin2sr.image_processing_pil_swin2sr import Swin2SRImageProcessorPil
 
 import precast
@@ -64,6 +68,18 @@ def test_the_class_is_upstreams() -> None:
     assert model.tasks == ("image-to-image",)
     inputs = model.image_processor(PHOTOGRAPHS[0])
     assert model(**inputs).reconstruction.shape == (1, 3, 112, 128)
+
+
+def test_on_the_command_line(enlarge: Any, tmp_path: Path) -> None:
+    PHOTOGRAPHS[0].save(tmp_path / "china.png")
+    artifact = tiny_artifacts.pictures("swin2sr")
+    address = json.loads(good("run", "image-to-image", artifact, str(tmp_path / "china.png"), "--json"))
+    kind, content = address.split(",")
+    assert kind == "data:image/png;base64"
+    with Image.open(BytesIO(b64decode(content))) as found:
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(enlarge(PHOTOGRAPHS[0])))
+    shown = good("run", "image-to-image", artifact, str(tmp_path / "china.png"))
+    assert shown == "RGB picture of 128 x 112; --json prints its PNG\n"
 
 
 def test_what_is_no_picture_is_refused(enlarge: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +15,7 @@ import transformers
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from support import tiny_artifacts
+from support.command_line import good
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil, _post_process_for_mask_generation
 
 import precast
@@ -158,6 +161,17 @@ def test_prompts_that_are_left_out_are_none(prompts: dict[str, Any]) -> None:
         expected = theirs(**{name: torch.from_numpy(value) for name, value in given.items()})
     for name in ("iou_scores", "pred_masks"):
         np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=0, atol=2e-5)
+
+
+def test_on_the_command_line(generate: Any, tmp_path: Path) -> None:
+    PHOTOGRAPHS[0].save(tmp_path / "china.png")
+    asked = ("--param", "points_per_crop=3", "--param", "pred_iou_thresh=0", "--param", "stability_score_thresh=0")
+    command = ("run", "mask-generation", tiny_artifacts.pictures("sam"), str(tmp_path / "china.png"), *asked)
+    expected = generate(PHOTOGRAPHS[0], points_per_crop=3, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+    lines = good(*command).splitlines()
+    assert len(lines) == len(expected["masks"]) and lines[0].startswith(f"{expected['scores'][0]:.4f}  ")
+    found = json.loads(good(*command, "--json"))
+    np.testing.assert_array_equal(found["masks"], expected["masks"])
 
 
 def test_what_cannot_be_asked_for_is_refused(generate: Any) -> None:
