@@ -130,8 +130,10 @@ class Spec(Base):
                 f"pictures of vision_config have {vision.side} patches a side, those of prompt_encoder_config "
                 f"{prompts.side}: they must be the same"
             )
-        if decoder.num_multimask_outputs < 1 or decoder.iou_head_depth < 2:
-            raise ConfigError("'num_multimask_outputs' must be 1 or more, 'iou_head_depth' 2 or more")
+        if min(decoder.num_multimask_outputs, decoder.num_hidden_layers) < 1 or decoder.iou_head_depth < 2:
+            raise ConfigError(
+                "'num_multimask_outputs' and 'num_hidden_layers' must be 1 or more, 'iou_head_depth' 2 or more"
+            )
 
 
 class _VisionAttention(SelfAttention):
@@ -280,7 +282,10 @@ class _Attention(nn.Module):
         self.out_proj = nn.Linear(width, spec.hidden_size)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
+        return self.over(self.q_proj(query), self.k_proj(key), self.v_proj(value), mask)
+
+    def over(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The same of what is projected."""
         return self.out_proj(attention(query, key, value, mask=mask, heads=self.heads, scale=self.scale))
 
 
@@ -301,17 +306,36 @@ class _TwoWayLayer(nn.Module):
     def forward(
         self, tokens: Tensor, rows: Tensor, placed: Tensor, grid: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Tokens [B, T, H], rows [B, S, H], what tokens were and where rows are, added to queries and keys."""
+        """Tokens [B * P, T, H], rows [B * P, S, H], what tokens were and where rows are, added to queries and keys.
+
+        The first layer's rows are [B, S, H]: those of a picture, which no prompt has changed."""
         if self.first:
             tokens = self.layer_norm1(self.self_attn(tokens, tokens, tokens, mask))
         else:
             query = tokens + placed
             tokens, _ = self.layer_norm1.add(self.self_attn(query, query, tokens, mask), tokens)
-        key = rows + grid
-        tokens, _ = self.layer_norm2.add(self.cross_attn_token_to_image(tokens + placed, key, rows), tokens)
+        key, attn = rows + grid, self.cross_attn_token_to_image
+        query, key_of_rows, value = attn.q_proj(tokens + placed), attn.k_proj(key), attn.v_proj(rows)
+        if self.first:  # all prompts of a picture are queries of one row
+            seen = attn.over(query.view(rows.shape[0], -1, query.shape[2]), key_of_rows, value).view(tokens.shape)
+        else:
+            seen = attn.over(query, key_of_rows, value)
+        tokens, _ = self.layer_norm2.add(seen, tokens)
         tokens, _ = self.layer_norm3.add(self.mlp(tokens), tokens)
-        rows, _ = self.layer_norm4.add(self.cross_attn_image_to_token(key, tokens + placed, tokens, mask), rows)
+        attn = self.cross_attn_image_to_token
+        query = attn.q_proj(key)
+        if self.first:
+            query, rows = _each(query, tokens), _each(rows, tokens)
+        seen = attn.over(query, attn.k_proj(tokens + placed), attn.v_proj(tokens), mask)
+        rows, _ = self.layer_norm4.add(seen, rows)
         return tokens, rows
+
+
+def _each(rows: Tensor, tokens: Tensor) -> Tensor:
+    """Rows [B, S, H] once for every prompt, of which there are tokens [B * P, T, H]: [B * P, S, H]."""
+    batch, length, width = rows.shape
+    prompts = tokens.shape[0] // batch
+    return rows[:, None].expand(-1, prompts, -1, -1).reshape(tokens.shape[0], length, width)
 
 
 class _FeedForward(nn.Module):
@@ -382,7 +406,6 @@ class _Masks(Component):
         mask = torch.cat((torch.ones_like(own[..., 0], dtype=torch.bool), there), dim=1).to(torch.int64)
         placed, grid = torch.cat((own, found), dim=1), self.prompts.grid()
         rows = rows_of(image_embeddings + self.prompts.dense(input_masks))
-        rows = rows[:, None].expand(-1, prompts, -1, -1).reshape(batch * prompts, side * side, size)
         tokens = placed
         for layer in self.layers:
             tokens, rows = layer(tokens, rows, placed, grid, mask)
