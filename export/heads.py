@@ -19,6 +19,7 @@ __all__ = [
     "HEADS",
     "IMAGE_CLASSIFICATION",
     "IMAGE_TO_IMAGE",
+    "MASKED_IMAGE",
     "MASKED_LM",
     "MASK_GENERATION",
     "MULTIPLE_CHOICE",
@@ -76,6 +77,7 @@ CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
 IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]
+MASKED_IMAGE = _BY_TASK["masked-image-modeling"]
 MASK_GENERATION = _BY_TASK["mask-generation"]
 VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]

@@ -159,6 +159,13 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "masked-image-modeling",
+        endings=("ForMaskedImageModeling",),
+        auto="AutoModelForMaskedImageModeling",
+        gives="``reconstruction`` of a picture of which ``bool_masked_pos`` hides some patches.",
+        outs=(Out("reconstruction", ("batch", "channels", "rows", "columns"), "scores", axis=-3),),
+    ),
+    TaskFacts(
         "image-to-image",
         endings=("ForImageSuperResolution",),
         auto="AutoModelForImageToImage",

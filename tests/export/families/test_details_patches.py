@@ -16,7 +16,7 @@ from support.oracle import TensorSource, apart, float64, randomise, save_checkpo
 import precast
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import BASE, IMAGE_CLASSIFICATION, VIDEO_CLASSIFICATION
+from precast.export.heads import BASE, IMAGE_CLASSIFICATION, MASKED_IMAGE, VIDEO_CLASSIFICATION
 from precast.export.reference import build
 from precast.runtime.artifact import Artifact
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
@@ -40,16 +40,22 @@ SWIN_SIZES = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_si
 @pytest.mark.parametrize(
     ("name", "model_type"), [("ViT", "vit"), ("DeiT", "deit"), ("Swin", "swin"), ("Swinv2", "swinv2")]
 )
-def test_what_only_masked_pictures_need_is_left_out(name: str, model_type: str) -> None:
+def test_a_masked_picture_is_drawn_whole_or_seen(name: str, model_type: str) -> None:
+    """By the head that its checkpoint names; and without it, of a picture that hides nothing."""
     sizes = SWIN_SIZES if model_type.startswith("swin") else {**TINY, **SQUARE}
     config, model = made(f"{name}ForMaskedImageModeling", model_type, **sizes)
     model = widened(model)
+    drawing = build(config, sources(model), dtype=torch.float64)
+    assert drawing.head is MASKED_IMAGE and drawing.ignored == ()
     ours = build(config, sources(model), "feature-extraction", dtype=torch.float64)
     assert set(ours.ignored) == {f"{model_type}.embeddings.mask_token", "decoder.0.weight", "decoder.0.bias"}
     pixels = torch.randn(2, 3, config["image_size"], config["image_size"], dtype=torch.float64)
     with float64():
         expected = getattr(model, model_type)(pixels)
+        drawn = model(pixels).reconstruction
     assert apart(ours.model(pixels)["last_hidden_state"], expected[0]) <= 1
+    nothing = torch.zeros(2, drawing.model.patches, dtype=torch.int64)
+    assert apart(drawing.model(pixels, nothing)["reconstruction"], drawn) <= 1
 
 
 def test_a_masked_picture_is_seen_whole_where_nothing_is_masked() -> None:
