@@ -18,7 +18,10 @@ __all__ = [
     "CAUSAL_LM",
     "HEADS",
     "IMAGE_CLASSIFICATION",
+    "IMAGE_TO_IMAGE",
+    "MASKED_IMAGE",
     "MASKED_LM",
+    "MASK_GENERATION",
     "MULTIPLE_CHOICE",
     "NEXT_SENTENCE",
     "OBJECT_DETECTION",
@@ -26,6 +29,7 @@ __all__ = [
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
+    "VIDEO_CLASSIFICATION",
     "ZERO_SHOT_IMAGE",
     "ClassifierHead",
     "EncoderWithHead",
@@ -74,6 +78,10 @@ CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
 OBJECT_DETECTION = _BY_TASK["object-detection"]
+IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]
+MASKED_IMAGE = _BY_TASK["masked-image-modeling"]
+MASK_GENERATION = _BY_TASK["mask-generation"]
+VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["FirstState", "ImageClassification", "ImageFeatures", "ImageModel", "MeanState", "both", "both_outs"]
+__all__ = [
+    "FirstState",
+    "ImageClassification",
+    "ImageFeatures",
+    "ImageModel",
+    "MaskedImage",
+    "MeanState",
+    "VideoClassification",
+    "both",
+    "both_outs",
+]
 
 
 class ImageModel(nn.Module):
@@ -34,8 +45,9 @@ class ImageModel(nn.Module):
         made: tuple[Port, ...] = self.embeddings.ports()  # type: ignore[operator]
         return made
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        x = self.embeddings(pixel_values)
+    def forward(self, pixel_values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Of patches that a mask [B, P] hides, embeddings have a token for each instead."""
+        x = self.embeddings(pixel_values) if mask is None else self.embeddings(pixel_values, mask)
         bias = None if self.relative is None else self.relative()
         return self.stack(x if self.before is None else self.before(x), bias=bias)
 
@@ -87,6 +99,43 @@ class ImageClassification(Component):
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         return {"logits": self.classifier(self.pooler(self.model(pixel_values)))}
+
+
+class VideoClassification(ImageClassification):
+    """The same of the frames of a video, [B, F, C, H, W]."""
+
+    task = "video-classification"
+
+
+class MaskedImage(Component):
+    """Pixels and which patches are hidden, [B, P] -> {"reconstruction": [B, C, I, I]}, as its decoder draws each of the
+    last states: ``stride`` pixels a side. https://arxiv.org/abs/2111.09886
+
+    Args:
+        width: channels of the states. skip: how many of them are no patches. patches: how many may be hidden.
+    """
+
+    task = "masked-image-modeling"
+
+    def __init__(
+        self, model: ImageModel, width: int, *, stride: int, channels: int, patches: int, skip: int = 0
+    ) -> None:
+        super().__init__()
+        self.model, self.stride, self.patches, self.skip = model, stride, patches, skip
+        self.decoder = nn.Conv2d(width, stride**2 * channels, 1)
+
+    def ports(self) -> tuple[Port, ...]:
+        shape = ("batch", self.patches)
+        return (*self.model.ports(), Port("bool_masked_pos", "int64", shape, "labels", default=0, below=2))
+
+    def outs(self) -> tuple[Out, ...]:
+        return CATALOGUE[self.task].outs
+
+    def forward(self, pixel_values: Tensor, bool_masked_pos: Tensor) -> dict[str, Tensor]:
+        states = self.model(pixel_values, bool_masked_pos)[:, self.skip :].transpose(1, 2)
+        side = int(states.shape[2] ** 0.5)
+        drawn = self.decoder(states.reshape(states.shape[0], states.shape[1], side, side))
+        return {"reconstruction": F.pixel_shuffle(drawn, self.stride)}
 
 
 class ImageFeatures(Component):

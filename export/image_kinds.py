@@ -6,7 +6,7 @@ A new class is an entry of `KINDS`; one whose steps are not `precast.runtime.pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,10 +16,15 @@ from precast.runtime.fields import Document, Fields, is_number
 from precast.runtime.processors.image_steps import (
     FILTERS,
     MOST_CHANNELS,
+    MOST_COLOURS,
     MOST_EDGE,
+    Colours,
     Crop,
     Divide,
+    Extend,
     Fit,
+    Frames,
+    Mirror,
     Normalise,
     Pad,
     Resize,
@@ -29,7 +34,7 @@ from precast.runtime.processors.image_steps import (
 )
 from precast.runtime.strict_json import parse_value
 
-__all__ = ["FILES", "KINDS", "ImageKind", "image_reading", "image_steps", "read_folder"]
+__all__ = ["FILES", "KINDS", "ImageKind", "image_reading", "image_steps", "read_folder", "reads_colours"]
 
 # As upstream looks for them: a section of the first, or the second whole.
 FILES = ("processor_config.json", "preprocessor_config.json")
@@ -53,13 +58,15 @@ class ImageKind:
         longest: the longest edge beside a ``size`` that is one number, where checkpoints do not say it.
         pads: the default of ``do_pad``; None: pictures are never padded.
         detection: how objects are made of a detector's outputs.
+        frames: pictures are those of a video.
+        made: makes all its steps of (fields, itself, file), where these are not those of other classes.
     """
 
     models: tuple[str, ...]
-    size: Mapping[str, int]
-    resample: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    size: Mapping[str, int] = field(default_factory=dict)
+    resample: int = FILTERS["bilinear"]
+    mean: tuple[float, ...] = _STANDARD
+    std: tuple[float, ...] = _STANDARD
     square: bool = True
     rgb: bool = False
     crop: Mapping[str, int] | None = None
@@ -69,6 +76,8 @@ class ImageKind:
     longest: int | None = None
     pads: bool | None = None
     detection: Mapping[str, Any] | None = None
+    frames: bool = False
+    made: Callable[[Fields, ImageKind, str], tuple[Step, ...]] | None = None
 
 
 _Resized: TypeAlias = "Resize | Fit | Crop"
@@ -138,6 +147,62 @@ def _enlarged_by_256_over_224(fields: Fields, sizes: Mapping[str, int], name: st
     )
 
 
+def _rescaled(fields: Fields) -> tuple[Scale, ...]:
+    """Numbers times a factor, as nearly all classes have it."""
+    if not _switch(fields, "do_rescale", True):
+        return ()
+    by = _or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
+    return (Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0),)
+
+
+def _mirrored(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """A picture of any size, made one of whole windows."""
+    steps: list[Step] = [Rgb()] if _switch(fields, "do_convert_rgb", False) else []
+    if _switch(fields, "do_pad", True):
+        # The older name counts where the other is not there.
+        name = next((key for key in ("size_divisor", "pad_size") if key in fields), "size_divisor")
+        rule = f"an integer from 1 to {MOST_EDGE}"
+        steps.append(Mirror(_or(fields, name, rule, lambda v: type(v) is int and 1 <= v <= MOST_EDGE, 8)))
+    return (*steps, *_rescaled(fields))
+
+
+def _nearest_colours(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """Pixels as numbers of the checkpoint's own colours."""
+    if not _switch(fields, "do_color_quantize", True):
+        raise UnsupportedModelError(f"{file} asks for no do_color_quantize, and its model reads colours by number")
+    plain = _steps(fields, replace(kind, made=None), file)
+
+    def colours(value: Any) -> bool:
+        return isinstance(value, list) and 1 <= len(value) <= MOST_COLOURS and all(map(colour, value))
+
+    def colour(value: Any) -> bool:
+        return isinstance(value, list) and len(value) == 3 and all(map(is_number, value))
+
+    clusters = fields.take("clusters", f"a list of 1 to {MOST_COLOURS} colours of three numbers", colours)
+    return (*plain, Colours(tuple(tuple(map(float, colour)) for colour in clusters)))
+
+
+def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """A picture whose longest edge is that of a square, and the square."""
+    steps: list[Step] = [Rgb()] if _switch(fields, "do_convert_rgb", kind.rgb) else []
+    if _switch(fields, "do_center_crop", False):
+        raise UnsupportedModelError(f"{file} asks for do_center_crop, which is not done here")
+    if _switch(fields, "do_resize", True):
+        sizes = _size(fields, "size", kind.size, square=True)
+        if set(sizes) != {"longest_edge"}:
+            raise UnsupportedModelError(f"{file}: size is a longest_edge here; it has {listing(sizes)}")
+        steps.append(Resize(_filter(fields, kind), longest=sizes["longest_edge"]))
+    steps += _rescaled(fields)
+    if _switch(fields, "do_normalize", True):
+        steps.append(Normalise(*_normalisation(fields, kind)))
+    if _switch(fields, "do_pad", True):
+        sizes = _size(fields, "pad_size", kind.crop, square=True)
+        if set(sizes) != {"height", "width"}:
+            raise UnsupportedModelError(f"{file}: pad_size is a height and a width, and it has {listing(sizes)}")
+        steps.append(Extend(sizes["height"], sizes["width"]))
+    return tuple(steps)
+
+
 _CLIP = ImageKind(
     models=("clip",),
     size={"shortest_edge": 224},
@@ -166,7 +231,7 @@ _BEST_100 = {"scores": "sigmoid", "most": 100}
 
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
-        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2"),
+        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2", "mgp-str"),
         size={"height": 224, "width": 224},
         resample=FILTERS["bilinear"],
         mean=_STANDARD,
@@ -221,6 +286,28 @@ KINDS: Mapping[str, ImageKind] = {
         again="include_top",
     ),
     "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
+    "ImageGPTImageProcessor": ImageKind(
+        models=("imagegpt",),
+        size={"height": 256, "width": 256},
+        made=_nearest_colours,
+    ),
+    "SamImageProcessor": ImageKind(
+        models=("sam",),
+        size={"longest_edge": 1024},
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        rgb=True,
+        crop={"height": 1024, "width": 1024},  # what it is padded to
+        made=_longest_padded,
+    ),
+    "VideoMAEImageProcessor": ImageKind(
+        models=("timesformer", "videomae"),
+        size={"shortest_edge": 224},
+        square=False,
+        crop={"height": 224, "width": 224},
+        frames=True,
+    ),
+    "Swin2SRImageProcessor": ImageKind(models=("swin2sr",), made=_mirrored),
     **{
         name: ImageKind(
             models=(model,),
@@ -253,6 +340,11 @@ KINDS: Mapping[str, ImageKind] = {
 }
 # Switches that ask for what no step does.
 _UNDONE = ("use_square_size", "do_flip_channel_order", "do_grayscale", "do_rotate", "do_thumbnail")
+
+
+def reads_colours(model_type: str) -> bool:
+    """Whether ids of a model are no tokens of a text, but colours of a picture."""
+    return any(model_type in kind.models and kind.made is _nearest_colours for kind in KINDS.values())
 
 
 def read_folder(folder: Path, model_type: str) -> dict[str, Any]:
@@ -330,6 +422,8 @@ def _kind(fields: Fields, model_type: str, file: str) -> ImageKind:
 
 
 def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    if kind.made is not None:
+        return kind.made(fields, kind, file)
     for name in _UNDONE:
         if _switch(fields, name, False):
             raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
@@ -345,13 +439,13 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
         if set(sizes) != {"height", "width"}:
             raise UnsupportedModelError(f"{file}: crop_size is a height and a width, and it has {listing(sizes)}")
         steps.append(Crop(sizes["height"], sizes["width"]))
-    if _switch(fields, "do_rescale", True):
-        by = _or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
-        steps.append(Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0))
+    steps += _rescaled(fields)
     if _switch(fields, "do_normalize", kind.normalised):
         steps.append(Normalise(*_normalisation(fields, kind)))
     if kind.again is not None and _switch(fields, kind.again, True):
         steps.append(Divide(_normalisation(fields, kind)[1]))
+    if kind.frames:
+        steps.append(Frames())
     return (*steps, *padding)
 
 
@@ -375,11 +469,14 @@ def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[_
         rule = f"1 to {MOST_EDGE} pixels, or null"
         longest["longest_edge"] = _or(fields, "max_size", rule, _is_edge, kind.longest)
     sizes = _size(fields, "size", kind.size, square=square, beside=longest)
+    return (kind.resized or _plain)(fields, sizes, _filter(fields, kind), file)
+
+
+def _filter(fields: Fields, kind: ImageKind) -> str:
     number = _or(
         fields, "resample", "one of Pillow's filters, 0 to 5", lambda v: type(v) is int and 0 <= v <= 5, kind.resample
     )
-    name = next(name for name, value in FILTERS.items() if value == number)
-    return (kind.resized or _plain)(fields, sizes, name, file)
+    return next(name for name, value in FILTERS.items() if value == number)
 
 
 def _is_edge(value: Any) -> bool:

@@ -22,8 +22,9 @@ from precast.export.signatures import Signature
 from precast.runtime.artifact import StateSpec
 from precast.runtime.backends.base import Array
 from precast.runtime.gates import EAGER, LEAST, measure
-from precast.runtime.kinds import edges, sample
+from precast.runtime.kinds import absent, edges, sample
 from precast.runtime.parity import Case, Recorded, finished
+from precast.runtime.ports import OPTIONAL, Port
 
 __all__ = [
     "ReferenceRunner",
@@ -98,9 +99,15 @@ def cases(
         made.append(Case(f"{name}~{again}" if again else name, inputs, component))
     sizes = _sizes(signature, 1, 1)
     rare = [(port.name, *edge) for port in signature.given for edge in edges(port, sizes)]
+    rare += [(port.name, "absent", absent(port, sizes)) for port in signature.given if _left_out(port)]
     usual = {port.name: sample(rng, port, sizes) for port in signature.given} if rare else {}
     made += [Case(f"{port}-{name}", {**usual, port: value}, component) for port, name, value in rare]
     return made
+
+
+def _left_out(port: Port) -> bool:
+    """Whether it is a prompt that a call may leave out."""
+    return port.default is not None and port.kind in (*OPTIONAL, "pixels")
 
 
 def _end(signature: Signature, inputs: Mapping[str, Array]) -> None:
@@ -127,7 +134,9 @@ def _allowed(signature: Signature, shapes: Sequence[tuple[int, int, str]]) -> li
     """The shapes a model takes, 0 replaced by its longest length; of a model of one size only rows count."""
     free = _free(signature)
     masked = any(port.kind in ("mask", "pixel_mask") for port in signature.given)
-    longest = min([LONGEST, *(most for name in free if (most := signature.dim(name).most) is not None)])
+    longest = min(
+        [signature.largest or LONGEST, *(most for name in free if (most := signature.dim(name).most) is not None)]
+    )
     taken = [(batch, length or longest, padding) for batch, length, padding in shapes if length <= longest]
     return [(batch, length if free else 1, padding if masked else "none") for batch, length, padding in taken]
 
@@ -172,7 +181,8 @@ def _many(part: Part) -> list[tuple[int, int, str]]:
         texts = max(texts, -(-(LEAST - have) // numbers(name, length)))
     sizes = _sizes(signature, 1, length)
     read = sum(math.prod(sizes[dim] if isinstance(dim, str) else dim for dim in port.shape) for port in signature.given)
-    tokens = length if _free(signature) and not pictures else max(1, read // _PATCH)
+    counted = _free(signature) and not pictures and signature.largest is None
+    tokens = length if counted else max(1, read // _PATCH)
     texts = min(texts, max(_FEWEST, _BUDGET * 10 // max(1, _weights(part))) // tokens)
     rows = max(1, _CALL // tokens)
     return [(min(rows, texts - start), length, "none") for start in range(0, texts, rows)]
@@ -236,11 +246,33 @@ def cases_for(parts: Sequence[Part]) -> list[Case]:
         if len({port.shape[0] for port in part.signature.ports if port.origin is not None}) > 1:
             # What counts rows of one beside rows of another has many numbers only where both have many rows.
             calls.append(tuple(max(each, key=_rows) for each in behind))
+        if part.signature.given:
+            made += _answers(part, number, behind)
+            continue
         for index, before in enumerate(calls):
-            given = (
-                cases(part.signature, shapes=((1, 1, "none"),), seed=index)[0].inputs if part.signature.given else {}
-            )
-            made.append(Case(f"{part.name}-{index}", given, part.name, tuple(case.name for case in before)))
+            made.append(Case(f"{part.name}-{index}", {}, part.name, tuple(case.name for case in before)))
+    return made
+
+
+def _answers(part: Part, seed: int, behind: Sequence[Sequence[Case]]) -> list[Case]:
+    """Cases of a part that reads other components beside what a call brings itself: each of its own is behind cases of
+    as many rows, and of small outputs there are more, behind those that have most."""
+    widest = max(_rows(max(each, key=_rows)) for each in behind)
+    own = cases(part.signature, shapes=_usual(part.signature), seed=seed, component=part.name)
+    length = part.signature.largest or 1
+    least = min(_numbers(part, length).values()) * widest
+    have = sum(min(_numbers(part, 1).values()) * _rows(case) for case in own)
+    example: dict[str, Any] = dict(part.signature.example())
+    read = sum(int(example[port.name][:1].numel()) for port in part.signature.ports)
+    more = min(-(-max(0, LEAST - have) // least), _CALL // (max(1, read // _PATCH) * widest))
+    shapes = ((widest, length, "none"),) * more
+    own += cases(part.signature, shapes=shapes, seed=seed + 1, component=part.name)[:more]
+    made = []
+    for index, case in enumerate(own):
+        before = [next((one for one in each if _rows(one) == _rows(case)), None) for each in behind]
+        if all(before):
+            after = tuple(one.name for one in before if one is not None)
+            made.append(replace(case, name=f"{part.name}-{index}-{case.name}", after=after))
     return made
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
 from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
-from precast.export.image_kinds import FILES, image_reading
+from precast.export.image_kinds import FILES, image_reading, reads_colours
 from precast.export.reference import Reference
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import UnsupportedModelError
@@ -42,6 +42,9 @@ def write_processing(
         processing |= _generation(checkpoint, config, writer)
     files: dict[str, bytes] = {}
     text, image = (_port(reference, kind) for kind in ("ids", "pixels"))
+    pixels_by_number = text is not None and image is None and reads_colours(reference.model_type)
+    if pixels_by_number:
+        text, image = None, text
     if text is not None:
         processing["text"], files = _text(checkpoint, reference, writer, text)
         # As readers of formats before this one know it.

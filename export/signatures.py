@@ -43,6 +43,11 @@ class Component(nn.Module):
         hold it."""
         return {}
 
+    def largest(self) -> int | None:
+        """The size up to which parity tries it, where a larger one would take the float64 judge too long: of pictures
+        of which every pixel is a place of attention, or becomes many. None: as everything is."""
+        return None
+
     def states(self) -> Mapping[str, State]:
         """What it remembers between calls, by the port that takes it; each has a successor among the outputs."""
         return {}
@@ -56,13 +61,15 @@ def dims_of(*modules: nn.Module | None) -> dict[str, Dim]:
 
 @dataclass(frozen=True)
 class Signature:
-    """The ports, outputs and dimensions of one component, and what it remembers and which ids end a row, by port."""
+    """The ports, outputs and dimensions of one component, what it remembers and which ids end a row, by port, and the
+    largest size it is tried with."""
 
     ports: tuple[Port, ...]
     outs: tuple[Out, ...]
     dims: Mapping[str, Dim] = field(default_factory=dict)
     states: Mapping[str, State] = field(default_factory=dict)
     ends: Mapping[str, int] = field(default_factory=dict)
+    largest: int | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -138,4 +145,5 @@ class Signature:
 def signature(component: nn.Module) -> Signature:
     """What a component says of itself."""
     assert isinstance(component, Component), f"{type(component).__name__} says no ports"
-    return Signature(component.ports(), component.outs(), component.dims(), component.states(), component.ends())
+    own = component
+    return Signature(own.ports(), own.outs(), own.dims(), own.states(), own.ends(), own.largest())

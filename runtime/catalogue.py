@@ -42,7 +42,7 @@ _TEXT = ("batch", "sequence")
 _ROWS = (
     TaskFacts(
         "feature-extraction",
-        endings=("Model",),
+        endings=("Model", "ForSceneTextRecognition"),  # which upstream's AutoModel makes of its models, too
         auto="AutoModel",
         gives="The encoder itself: ``last_hidden_state`` and, where there is one, ``pooler_output``.",
         outs=(
@@ -149,6 +149,38 @@ _ROWS = (
             Out("logits_per_text", ("texts", "images"), "logits"),
         ),
         metric="divergence",
+    ),
+    TaskFacts(
+        "mask-generation",
+        endings=("Model",),
+        auto="AutoModelForMaskGeneration",
+        gives="``pred_masks`` for each prompt of points or boxes, and ``iou_scores``, how good the model holds them.",
+        outs=(
+            Out("iou_scores", ("batch", "prompts", "masks"), "scores"),
+            Out("pred_masks", ("batch", "prompts", "masks", "rows", "columns"), "scores", axis=-3),
+        ),
+    ),
+    TaskFacts(
+        "video-classification",
+        endings=("ForVideoClassification",),
+        auto="AutoModelForVideoClassification",
+        gives="``logits`` over the labels of a video.",
+        outs=(Out("logits", ("batch", "labels"), "logits"),),
+        metric="divergence",
+    ),
+    TaskFacts(
+        "masked-image-modeling",
+        endings=("ForMaskedImageModeling",),
+        auto="AutoModelForMaskedImageModeling",
+        gives="``reconstruction`` of a picture of which ``bool_masked_pos`` hides some patches.",
+        outs=(Out("reconstruction", ("batch", "channels", "rows", "columns"), "scores", axis=-3),),
+    ),
+    TaskFacts(
+        "image-to-image",
+        endings=("ForImageSuperResolution",),
+        auto="AutoModelForImageToImage",
+        gives="``reconstruction``: the picture itself, enlarged or restored.",
+        outs=(Out("reconstruction", ("batch", "channels", "rows", "columns"), "scores", axis=-3),),
     ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, closest, listing
-from precast.runtime.ports import FINITE, FREE, Dim, Port
+from precast.runtime.ports import FINITE, FREE, OPTIONAL, Dim, Port
 
 __all__ = ["Inputs"]
 
@@ -61,6 +61,7 @@ class Inputs:
             for axis, name in enumerate(ports[0].shape if self._one_shape else ())
             if name in dims and not hidden
         ]
+        self._prompts = tuple(port for port in ports if port.kind in OPTIONAL)
         self._leading = next((port.name for port in ports if port.kind == "ids"), self.names[0] if ports else "")
         self._constants: dict[tuple[str, tuple[int, ...]], Array] = {}
 
@@ -129,6 +130,8 @@ class Inputs:
                     f"input {name!r} holds NaN or infinity; every {self._ports[name].noun} is a finite number."
                 )
         if len(checked) < len(self._ports):
+            if self._prompts:
+                sizes = self._prompted(dict(sizes))
             for name, port in self._ports.items():
                 if name in checked or port.default is None:
                     continue
@@ -174,6 +177,15 @@ class Inputs:
         if not self._hidden:
             for dim, size in sizes.items():
                 self._check_size(dim, size)
+        return sizes
+
+    def _prompted(self, sizes: dict[str, int]) -> Mapping[str, int]:
+        """With those of prompts that are left out, where what they are for is given."""
+        for port in self._prompts:
+            if port.default is not None and port.shape[0] in sizes:
+                for dim in port.shape:
+                    if isinstance(dim, str):
+                        sizes.setdefault(dim, 1)
         return sizes
 
     def _check_size(self, name: str, size: int) -> None:

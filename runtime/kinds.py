@@ -10,11 +10,12 @@ import numpy as np
 from precast.runtime.backends.base import Array
 from precast.runtime.ports import Port
 
-__all__ = ["KINDS", "PADDINGS", "Kind", "edges", "kind_of", "sample"]
+__all__ = ["KINDS", "PADDINGS", "Kind", "absent", "edges", "kind_of", "sample"]
 
 Rng = np.random.Generator
 Sizes = tuple[int, ...]
 
+_PICTURE = 1024  # pixels of a picture's side that points lie in
 PADDINGS = ("none", "right", "left")
 
 
@@ -70,6 +71,10 @@ def _quiet(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
     return 0.1 * _normal(rng, sizes, port, padding)
 
 
+def _points(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+    return _PICTURE * rng.random(sizes, dtype=np.float32)
+
+
 def _boxes(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
     corners = np.sort(rng.random((*sizes[:-1], 2, sizes[-1] // 2), dtype=np.float32), axis=-2)
     return corners.reshape(sizes)
@@ -102,7 +107,7 @@ KINDS: Mapping[str, Kind] = {
     "waveform": Kind(_quiet, _silence),
     "features": Kind(_normal),
     "boxes": Kind(_boxes),
-    "points": Kind(_boxes),
+    "points": Kind(_points),
     "state": Kind(_zeros),
 }
 _UNKNOWN = Kind(lambda rng, sizes, port, padding: np.ones(sizes, dtype=port.dtype))
@@ -121,6 +126,11 @@ def sample(rng: Rng, port: Port, sizes: Mapping[str, int], padding: str = "none"
 def edges(port: Port, sizes: Mapping[str, int]) -> Iterator[tuple[str, Array]]:
     """Values of a port that are rare and legal, at named sizes."""
     yield from kind_of(port).edges(_at(port, sizes))
+
+
+def absent(port: Port, sizes: Mapping[str, int]) -> Array:
+    """What stands for a port that is left out."""
+    return np.full(_at(port, sizes), port.default, dtype=port.dtype)
 
 
 def _at(port: Port, sizes: Mapping[str, int]) -> Sizes:

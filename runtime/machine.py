@@ -26,6 +26,7 @@ _FOR = {
     "gpu": "run artifacts on an NVIDIA GPU",
     "export": "export checkpoints",
     "vision": "images",
+    "video": "videos",
     "audio": "sound",
     "report": "pages with charts of a benchmark",
     "demo": "precast demo without the Hub",

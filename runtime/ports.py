@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from precast.runtime.outs import Out, Shape
 
-__all__ = ["DTYPES", "FINITE", "FREE", "KINDS", "Dim", "Out", "Port", "Shape", "beyond_text", "merged"]
+__all__ = ["DTYPES", "FINITE", "FREE", "KINDS", "OPTIONAL", "Dim", "Out", "Port", "Shape", "beyond_text", "merged"]
 
 
 # What the numbers of a port or an output mean: what one of its elements is called.
@@ -36,6 +36,8 @@ KINDS: Mapping[str, str] = {
 }
 # Kinds of which NaN and infinity are refused.
 FINITE = frozenset(("pixels", "waveform", "features", "boxes", "points"))
+# Kinds of prompts, which a call may leave out: one that is not there then has the size 1 where nothing says another.
+OPTIONAL = frozenset(("points", "boxes"))
 # Kinds that readers of formats before 1.3 knew under the names of their inputs.
 _TEXT = frozenset(("", "ids", "types", "mask", "positions", "number", "state", "states", "embedding", "logits"))
 DTYPES = frozenset(

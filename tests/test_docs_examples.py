@@ -18,6 +18,7 @@ from support.docs.pages import PAGES, examples
 import precast
 from precast.calibration.corpus import PASSAGES
 from precast.export.exporter import export_model
+from precast.export.heads import MASKED_IMAGE
 
 # What a page calls an artifact -> where a tiny one is. Made on first use; those of earlier formats are there already.
 SHELF: dict[str, Callable[[], Path]] = {
@@ -34,6 +35,10 @@ SHELF: dict[str, Callable[[], Path]] = {
     "vit-base": tiny_artifacts.picture_features,
     "detr": lambda: tiny_artifacts.detector("detr"),
     "clip": lambda: tiny_artifacts.pictures("clip"),
+    "simmim": lambda: tiny_artifacts.plain("swin", MASKED_IMAGE, encoder_stride=8),
+    "swin2sr": lambda: tiny_artifacts.pictures("swin2sr"),
+    "videomae": lambda: tiny_artifacts.pictures("videomae"),
+    "sam": lambda: tiny_artifacts.pictures("sam"),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
 }

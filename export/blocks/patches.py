@@ -8,13 +8,22 @@ from torch import Tensor, nn
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["Patches", "rows_of"]
+__all__ = ["Patches", "hidden", "rows_of"]
 
 
 def rows_of(grid: Tensor) -> Tensor:
     """A map [B, H, R, C] as rows, [B, R * C, H]; by a view, which needs no decomposition where it is traced."""
     batch, width, rows, columns = grid.shape
     return grid.view(batch, width, rows * columns).transpose(1, 2)
+
+
+def hidden(rows: Tensor, mask: Tensor | None, token: Tensor | None) -> Tensor:
+    """Rows [B, P, H], those that a mask [B, P] of zeros and ones hides replaced by a token [1, 1, H]."""
+    if mask is None:
+        return rows
+    assert token is not None, "there is no token for what is hidden"
+    share = mask[..., None].to(rows.dtype)
+    return rows * (1 - share) + token * share
 
 
 class Patches(nn.Module):
@@ -26,6 +35,7 @@ class Patches(nn.Module):
         placed: there are positions.
         resize: makes a map [H, R, C] of the patches' positions [1, P, H] for a grid of R x C patches, so that a picture
             may have any size from one patch on; None: it has the one whose positions were learned.
+        masked: patches may be hidden, and one token stands for each of them.
         registers: of a picture of any size, tokens behind the others that have no positions.
             https://arxiv.org/abs/2309.16588
     """
@@ -42,6 +52,7 @@ class Patches(nn.Module):
         placed: bool = True,
         resize: nn.Module | None = None,
         registers: int = 0,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         if not 0 < patch <= image:
@@ -53,6 +64,7 @@ class Patches(nn.Module):
         places = len(tokens) + (image // patch) ** 2
         self.positions = nn.Parameter(torch.empty(1, places, size)) if placed else None
 
+        self.mask_token = nn.Parameter(torch.empty(1, 1, size)) if masked else None
         self.registers = nn.Parameter(torch.empty(1, registers, size)) if registers else None
 
     def ports(self) -> tuple[Port, ...]:
@@ -64,10 +76,10 @@ class Patches(nn.Module):
         """Where sizes are free: what is no whole patch at the right and at the bottom is left out."""
         return {} if self.resize is None else dict.fromkeys(("height", "width"), Dim(least=self.patch))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         grid, count = self.projection(pixels), len(self.tokens)
         if self.resize is None or self.positions is None:
-            patches = rows_of(grid)
+            patches = hidden(rows_of(grid), mask, self.mask_token)
             x = torch.cat((*self._expanded(pixels), patches), dim=1)
             return x if self.positions is None else x + self.positions
         grid = grid + self.resize(self.positions[:, count:], grid.shape[2], grid.shape[3])

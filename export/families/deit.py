@@ -15,6 +15,7 @@ from precast.runtime.ports import Out
 
 __all__ = ["FAMILY"]
 
+_TOKENS = "cls_token", "distillation_token"
 _TEACHER = "distillation_classifier"
 
 
@@ -35,7 +36,7 @@ class _WithTeacher(ImageClassification):
 
 
 def _body(spec: vit.Spec) -> ImageModel:
-    return vit.body(spec, ("cls_token", "distillation_token"))
+    return vit.body(spec, _TOKENS)
 
 
 def _base(spec: vit.Spec, absent: frozenset[str]) -> nn.Module:
@@ -49,7 +50,7 @@ def _classifier(spec: vit.Spec, absent: frozenset[str]) -> nn.Module:
 
 def _weights(spec: vit.Spec) -> tuple[Rule, ...]:
     return (
-        *vit.model_names("deit"),
+        *vit.model_names("deit", masked=True),
         Rename("embeddings.distillation_token", "model.embeddings.distillation_token"),
         Rename("cls_classifier.*", "classifier.*"),
     )
@@ -57,7 +58,11 @@ def _weights(spec: vit.Spec) -> tuple[Rule, ...]:
 
 FAMILY = replace(
     vit.FAMILY,
-    heads={heads.BASE: _base, heads.IMAGE_CLASSIFICATION: _classifier},
+    heads={
+        heads.BASE: _base,
+        heads.MASKED_IMAGE: lambda spec, absent: vit.masked(spec, _TOKENS),
+        heads.IMAGE_CLASSIFICATION: _classifier,
+    },
     weights=_weights,
     optional=("pooler", _TEACHER),
     tiny={**vit.FAMILY.tiny, "architectures": ["DeiTForImageClassification"]},

@@ -23,6 +23,7 @@ def _classifier(spec: vit.Spec, absent: frozenset[str]) -> nn.Module:
 
 FAMILY = replace(
     vit.FAMILY,
+    spec=vit.Spec,
     heads={heads.BASE: _base, heads.IMAGE_CLASSIFICATION: _classifier},
     weights=lambda spec: vit.model_names("ijepa"),
     optional=(),

@@ -16,26 +16,26 @@ from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import head_size
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm, normed_sum
-from precast.export.blocks.patches import rows_of
+from precast.export.blocks.patches import hidden, rows_of
 from precast.export.blocks.relative import TableBias, grid_offsets
 from precast.export.blocks.tables import Table
 from precast.export.blocks.windows import WindowAttention, Windows
 from precast.export.families import Family, LabelSpec, vit
-from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel, MeanState
+from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel, MaskedImage, MeanState
 from precast.export.skeletons.encoder import PreNormLayer
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Port
 
-__all__ = ["FAMILY", "Merge", "Place", "Spec", "names", "swin_heads"]
+__all__ = ["FAMILY", "Merge", "Place", "Spec", "names", "numbers", "swin_heads"]
 
 _NORM = 1e-5  # epsilon of the norms outside of layers, whatever that of layers is
-_INERT = """_out_features _out_indices drop_path_rate encoder_stride hidden_size num_layers out_features out_indices
+_INERT = """_out_features _out_indices drop_path_rate hidden_size num_layers out_features out_indices
     stage_names"""
 
 
-def _numbers(value: Any) -> tuple[int, ...]:
+def numbers(value: Any) -> tuple[int, ...]:
     if not value or not all(type(one) is int and one > 0 for one in value):
         raise ValueError("it is a list of numbers from 1 on, one for each stage")
     return tuple(value)
@@ -46,8 +46,8 @@ class Spec(LabelSpec):
     """Defaults are Swin-tiny's."""
 
     embed_dim: int = hf(default=96)
-    depths: tuple[int, ...] = hf(default=(2, 2, 6, 2), read=_numbers)
-    num_heads: tuple[int, ...] = hf(default=(3, 6, 12, 24), read=_numbers)
+    depths: tuple[int, ...] = hf(default=(2, 2, 6, 2), read=numbers)
+    num_heads: tuple[int, ...] = hf(default=(3, 6, 12, 24), read=numbers)
     window_size: int = hf(default=7)
     mlp_ratio: float = hf(default=4.0)
     qkv_bias: bool = hf(default=True)
@@ -57,6 +57,7 @@ class Spec(LabelSpec):
     image_size: int = hf(default=224)
     patch_size: int = hf(default=4)
     num_channels: int = hf(default=3)
+    encoder_stride: int = hf(default=32)
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.num_heads):
@@ -84,8 +85,9 @@ class Place:
 class _Embeddings(nn.Module):
     """Pixels [B, C, I, I] -> normalised patches [B, P, H]; the last ones are filled up with zeros."""
 
-    def __init__(self, spec: Spec) -> None:
+    def __init__(self, spec: Spec, masked: bool) -> None:
         super().__init__()
+        self.mask_token = nn.Parameter(torch.empty(1, 1, spec.embed_dim)) if masked else None
         self.image, self.channels, self.beyond = spec.image_size, spec.num_channels, -spec.image_size % spec.patch_size
         self.projection = nn.Conv2d(
             spec.num_channels, spec.embed_dim, kernel_size=spec.patch_size, stride=spec.patch_size
@@ -97,10 +99,10 @@ class _Embeddings(nn.Module):
     def ports(self) -> tuple[Port, ...]:
         return (Port("pixel_values", "float32", ("batch", self.channels, self.image, self.image), "pixels"),)
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.beyond:
             pixels = F.pad(pixels, (0, self.beyond, 0, self.beyond))
-        x = self.norm(rows_of(self.projection(pixels)))
+        x = hidden(self.norm(rows_of(self.projection(pixels))), mask, self.mask_token)
         return x if self.positions is None else x + self.positions
 
 
@@ -167,23 +169,30 @@ class _Stages(nn.Module):
 def swin_heads(
     layer: Callable[[Any, Place], nn.Module], merge: Callable[[int, int], nn.Module]
 ) -> dict[heads.Head, Callable[[Any, frozenset[str]], nn.Module]]:
-    """States and their mean, and classes of it.
+    """States and their mean, pictures drawn of them, and classes of the mean.
 
     Args:
         layer: a layer at its place. merge: what stands between stages, of a side and of channels.
     """
 
-    def body(spec: Spec) -> ImageModel:
-        return ImageModel(_Embeddings(spec), _Stages(spec, layer, merge))
+    def body(spec: Spec, masked: bool = False) -> ImageModel:
+        return ImageModel(_Embeddings(spec, masked), _Stages(spec, layer, merge))
 
     def base(spec: Spec, absent: frozenset[str]) -> nn.Module:
         return ImageFeatures(body(spec), MeanState())
 
-    def classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
-        width = spec.embed_dim * 2 ** (len(spec.depths) - 1)
-        return ImageClassification(body(spec), nn.Linear(width, spec.labels), MeanState())
+    def width(spec: Spec) -> int:
+        return spec.embed_dim * 2 ** (len(spec.depths) - 1)
 
-    return {heads.BASE: base, heads.IMAGE_CLASSIFICATION: classifier}
+    def classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
+        return ImageClassification(body(spec), nn.Linear(width(spec), spec.labels), MeanState())
+
+    def masked(spec: Spec, absent: frozenset[str]) -> nn.Module:
+        patches = (-(-spec.image_size // spec.patch_size)) ** 2
+        stride, channels = spec.encoder_stride, spec.num_channels
+        return MaskedImage(body(spec, masked=True), width(spec), stride=stride, channels=channels, patches=patches)
+
+    return {heads.BASE: base, heads.MASKED_IMAGE: masked, heads.IMAGE_CLASSIFICATION: classifier}
 
 
 def _layer(spec: Spec, place: Place) -> nn.Module:
@@ -218,8 +227,7 @@ def names(prefix: str) -> tuple[Rule, ...]:
     """Names outside of the layers, of a model that upstream's heads hold as ``prefix``."""
     return (
         Rename(f"{prefix}.*", "*"),
-        Ignore("embeddings.mask_token"),
-        Ignore("decoder.*"),
+        *vit.mask_names(masked=True),
         Ignore("*.relative_position_index"),
         Rename("embeddings.patch_embeddings.projection.*", "model.embeddings.projection.*"),
         Rename("embeddings.position_embeddings", "model.embeddings.positions"),

@@ -19,11 +19,11 @@ from precast.export.spec import hf
 from precast.export.weights import Compute, Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "Spec"]
+__all__ = ["FAMILY", "HIDDEN", "Cosine", "Layer", "Spec", "attention_names"]
 
 _NORM = 1e-5
 _LONGEST = math.log(100)  # of the logarithms of scales
-_HIDDEN = -200.0  # upstream adds its mask of -100 twice
+HIDDEN = -200.0  # upstream adds its mask of -100 twice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Spec(swin.Spec):
         return min(side, self.window_size), side > self.window_size
 
 
-class _Cosine(nn.Module):
+class Cosine(nn.Module):
     """Queries and keys [..., N * D] of length 1 in each head, those of queries times the head's scale."""
 
     def __init__(self, heads: int) -> None:
@@ -62,7 +62,7 @@ class _Cosine(nn.Module):
         return query.view(*query.shape[:-2], -1), key.view(*key.shape[:-2], -1)
 
 
-class _Layer(nn.Module):
+class Layer(nn.Module):
     """x = x + norm(attention(x)); x = x + norm(mlp(x))."""
 
     def __init__(self, attention: nn.Module, attention_norm: nn.Module, mlp: nn.Module, mlp_norm: nn.Module) -> None:
@@ -83,13 +83,13 @@ def _layer(spec: Spec, place: swin.Place) -> nn.Module:
     attention = WindowAttention(
         width,
         heads=place.heads,
-        windows=Windows(place.side, place.side, size=size, shift=shift, hidden=_HIDDEN),
+        windows=Windows(place.side, place.side, size=size, shift=shift, hidden=HIDDEN),
         relative=TableBias(index, (2 * size - 1) ** 2, place.heads),
         bias=spec.qkv_bias,
         key_bias=False,
-        cosine=_Cosine(place.heads),
+        cosine=Cosine(place.heads),
     )
-    return _Layer(
+    return Layer(
         attention,
         LayerNorm(width, spec.layer_norm_eps),
         MLP(width, int(spec.mlp_ratio * width), spec.hidden_act),
@@ -111,27 +111,30 @@ def _offsets(size: int, trained: int) -> Tensor:
     return torch.cartesian_prod(logs, logs).to(torch.float64)
 
 
-def _stage_names(spec: Spec, stage: int) -> Within:
-    """Of a stage's layers: what attention computes of its weights alone is computed here."""
-    (size, _), heads = spec.window(stage), spec.num_heads[stage]
-    offsets = (size, spec.pretrained_window_sizes[stage])
+def attention_names(size: int, trained: int, heads: int) -> tuple[Rule, ...]:
+    """Of a layer whose windows have a size and had another one in training, or 0: what its attention computes of its
+    weights alone is computed here."""
     network = tuple(
         f"self_attn.self.continuous_position_bias_mlp.{name}" for name in ("0.weight", "0.bias", "2.weight")
     )
 
     def biases(first: Tensor, bias: Tensor, second: Tensor) -> Tensor:
-        return 16 * torch.sigmoid(torch.relu(_offsets(*offsets) @ first.t() + bias) @ second.t())
+        return 16 * torch.sigmoid(torch.relu(_offsets(size, trained) @ first.t() + bias) @ second.t())
 
     def scales(logarithms: Tensor) -> Tensor:
         return logarithms.clamp(max=_LONGEST).exp().flatten()
 
     parts = {"query": "q", "key": "k", "value": "v"}
-    rules = (
+    return (
         *(Rename(f"self_attn.self.{part}.*", f"self_attn.{key}_proj.*") for part, key in parts.items()),
         Compute(("self_attn.self.logit_scale",), "self_attn.cosine.scale", (heads,), scales),
         Compute(network, "self_attn.relative.table.weight", ((2 * size - 1) ** 2, heads), biases),
     )
-    return Within(f"model.stack.stages.{stage}.layers.{{}}.", rules)
+
+
+def _stage_names(spec: Spec, stage: int) -> Within:
+    names = attention_names(spec.window(stage)[0], spec.pretrained_window_sizes[stage], spec.num_heads[stage])
+    return Within(f"model.stack.stages.{stage}.layers.{{}}.", names)
 
 
 def _weights(spec: Spec) -> tuple[Rule, ...]:

@@ -10,12 +10,23 @@ from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.patches import Patches
 from precast.export.families import Family, LabelSpec
-from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel
+from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel, MaskedImage
 from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 
-__all__ = ["FAMILY", "Pooler", "Sizes", "Spec", "body", "layer_names", "model_names"]
+__all__ = [
+    "FAMILY",
+    "MaskedSpec",
+    "Pooler",
+    "Sizes",
+    "Spec",
+    "body",
+    "layer_names",
+    "mask_names",
+    "masked",
+    "model_names",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +51,13 @@ class Spec(Sizes):
     pooler_act: Activation = hf(default=activation("tanh"), read=activation)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MaskedSpec(Spec):
+    """And what draws masked pictures."""
+
+    encoder_stride: int = hf(default=16)
+
+
 class Pooler(nn.Module):
     """act(dense(first token)), [B, S, H] -> [B, P]."""
 
@@ -52,10 +70,15 @@ class Pooler(nn.Module):
         return self.act(self.dense(states[:, 0]))
 
 
-def body(spec: Spec, tokens: tuple[str, ...] = ("cls_token",)) -> ImageModel:
-    """Layers over patches and ``tokens`` in front of them."""
+def body(spec: Spec, tokens: tuple[str, ...] = ("cls_token",), masked: bool = False) -> ImageModel:
+    """Layers over patches, which may be ``masked``, and ``tokens`` in front of them."""
     patches = Patches(
-        spec.hidden_size, image=spec.image_size, patch=spec.patch_size, channels=spec.num_channels, tokens=tokens
+        spec.hidden_size,
+        image=spec.image_size,
+        patch=spec.patch_size,
+        channels=spec.num_channels,
+        tokens=tokens,
+        masked=masked,
     )
     return ImageModel(patches, stack(spec, bias=spec.qkv_bias))
 
@@ -66,6 +89,18 @@ def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
 
 def _classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
     return ImageClassification(body(spec), nn.Linear(spec.hidden_size, spec.labels))
+
+
+def masked(spec: MaskedSpec, tokens: tuple[str, ...] = ("cls_token",)) -> nn.Module:
+    """What draws the patches of a picture of which some are hidden."""
+    return MaskedImage(
+        body(spec, tokens, masked=True),
+        spec.hidden_size,
+        stride=spec.encoder_stride,
+        channels=spec.num_channels,
+        patches=(spec.image_size // spec.patch_size) ** 2,
+        skip=len(tokens),
+    )
 
 
 def layer_names(old: str, new: str) -> Within:
@@ -88,12 +123,18 @@ def layer_names(old: str, new: str) -> Within:
     )
 
 
-def model_names(prefix: str) -> tuple[Rule, ...]:
-    """Names of a model that upstream's heads hold as ``prefix``; what only masked pictures need is dropped."""
+def mask_names(masked: bool) -> tuple[Rule, ...]:
+    """Of what only masked pictures need, which is dropped where there is no head for these."""
+    if not masked:
+        return Ignore("embeddings.mask_token"), Ignore("decoder.*")
+    return Rename("embeddings.mask_token", "model.embeddings.mask_token"), Rename("decoder.0.*", "decoder.*")
+
+
+def model_names(prefix: str, masked: bool = False) -> tuple[Rule, ...]:
+    """Names of a model that upstream's heads hold as ``prefix``; ``masked``: there is a head for masked pictures."""
     return (
         Rename(f"{prefix}.*", "*"),
-        Ignore("embeddings.mask_token"),
-        Ignore("decoder.*"),
+        *mask_names(masked),
         Rename("embeddings.patch_embeddings.projection.*", "model.embeddings.projection.*"),
         Rename("embeddings.cls_token", "model.embeddings.cls_token"),
         Rename("embeddings.position_embeddings", "model.embeddings.positions"),
@@ -104,12 +145,15 @@ def model_names(prefix: str) -> tuple[Rule, ...]:
 
 
 FAMILY = Family(
-    spec=Spec,
-    heads={heads.BASE: _base, heads.IMAGE_CLASSIFICATION: _classifier},
-    weights=lambda spec: model_names("vit"),
+    spec=MaskedSpec,
+    heads={
+        heads.BASE: _base,
+        heads.MASKED_IMAGE: lambda spec, absent: masked(spec),
+        heads.IMAGE_CLASSIFICATION: _classifier,
+    },
+    weights=lambda spec: model_names("vit", masked=True),
     optional=("pooler",),
     final_norm=True,
-    inert=frozenset({"encoder_stride"}),
     tiny={"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     | {"image_size": 30, "patch_size": 6, "pooler_output_size": 32},
     variations=(

@@ -69,6 +69,7 @@ FAMILY = replace(
     vit.FAMILY,
     spec=Spec,
     heads={heads.BASE: _base},
+    weights=lambda spec: vit.model_names("vit"),
     optional=(),
     inert=frozenset(
         """decoder_hidden_size decoder_intermediate_size decoder_num_attention_heads decoder_num_hidden_layers

@@ -25,5 +25,9 @@ def base(spec: vit.Spec, absent: frozenset[str]) -> nn.Module:
 
 
 FAMILY = replace(
-    vit.FAMILY, spec=Spec, heads={**vit.FAMILY.heads, heads.BASE: base}, optional=(), inert=frozenset[str]()
+    vit.FAMILY,
+    spec=Spec,
+    heads={heads.BASE: base, heads.IMAGE_CLASSIFICATION: vit.FAMILY.heads[heads.IMAGE_CLASSIFICATION]},
+    weights=lambda spec: vit.model_names("vit"),
+    optional=(),
 )

@@ -16,9 +16,9 @@ _PRODUCTS = ("BlockLinear", "BlockFeedForward")
 class AllowBfloat16(GraphPass):
     """Sets ``bfloat16`` of attention and of products with weights of 8 or 4 bits in the native dialect.
 
-    Their weights' own rounding is the larger error. What it changes is seen on processors with AMX only; queries and keys
-    keep 16 bits there, softmax and sums float32 (runtime/kernels: attention_tiles.h, block_tiles.h). A weight for which 8
-    bits were too few, which is two weights of 8 and of 4 bits whose products are added, keeps all of its 12.
+    Their weights' own rounding is the larger error. What it changes is seen on processors with AMX only; queries and
+    keys keep 16 bits there, softmax and sums float32 (runtime/kernels: attention_tiles.h, block_tiles.h). A weight for
+    which 8 bits were too few, which is two of 8 and of 4 bits whose products are added, keeps all of its 12.
     """
 
     def call(self, model: ir.Model) -> None:
@@ -35,10 +35,9 @@ class AllowBfloat16(GraphPass):
 def _is_half_of_a_weight(node: ir.Node) -> bool:
     """Whether the product is added to another one of the same rows, one of 8 bits and one of 4."""
     for use in node.outputs[0].uses():
-        if use.node.domain == "" and use.node.op_type == "Add":
-            sources = [value and value.producer() for value in use.node.inputs]
-            pair = [source for source in sources if source is not None and source.op_type == "BlockLinear"]
-            if len(pair) == 2 and pair[0].inputs[0] is pair[1].inputs[0]:
-                if {source.attributes.get_int("bits") for source in pair} == {4, 8}:
-                    return True
+        sources = [value and value.producer() for value in use.node.inputs] if use.node.op_type == "Add" else []
+        pair = [source for source in sources if source is not None and source.op_type == "BlockLinear"]
+        bits = {source.attributes.get_int("bits") for source in pair}
+        if len(pair) == 2 and pair[0].inputs[0] is pair[1].inputs[0] and bits == {4, 8}:
+            return True
     return False

@@ -9,8 +9,10 @@ import os
 import sys
 import time
 import warnings
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -57,7 +59,10 @@ def note(text: str) -> None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as what JSON can hold: arrays and tuples as lists, NaN and infinities as null."""
+    """``value`` as what JSON can hold: arrays and tuples as lists, NaN and infinities as null, a picture as the address
+    of its PNG (``data:image/png;base64,...``)."""
+    if hasattr(value, "save") and hasattr(value, "getbands"):  # Pillow's, without importing it
+        return _address(value)
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, without importing it
         value = value.tolist()
     if isinstance(value, Mapping):
@@ -69,6 +74,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _address(picture: Any) -> str:
+    content = BytesIO()
+    picture.save(content, "PNG")
+    return f"data:image/png;base64,{b64encode(content.getvalue()).decode()}"
 
 
 def write_json(document: Any, *, compact: bool = False) -> None:

@@ -221,10 +221,15 @@ def _lines(result: Any) -> Iterator[str]:
     elif isinstance(result, Mapping) and isinstance(result.get("labels"), list):
         for label, score in zip(result["labels"], result["scores"], strict=True):
             yield f"{score:.4f}  {label}"
+    elif isinstance(result, Mapping) and isinstance(result.get("masks"), list):
+        for mask, score in zip(result["masks"], result["scores"], strict=True):
+            yield f"{score:.4f}  {int(mask.sum())} of {mask.size} pixels"
     elif isinstance(result, Mapping):
         score = result.get("score")
         rest = "  ".join(f"{name}: {value}" for name, value in result.items() if name != "score")
         yield rest if score is None else f"{score:.4f}  {rest}"
+    elif hasattr(result, "getbands"):
+        yield f"{result.mode} picture of {result.width} x {result.height}; --json prints its PNG"
     elif hasattr(result, "tolist") or (isinstance(result, list) and result):
         yield _array(result)
     else:

@@ -14,8 +14,8 @@ from pathlib import Path
 __all__ = ["ISA", "KNOWN", "available", "isas", "library_path", "why_not"]
 
 # What a variant that needs these operators says in its manifest; the number rises with operators that are new. All that
-# earlier ones brought are there still: 2 attention over caches, RMS norms, weights in blocks; 3 weights in 16 bits; 4 two
-# products with GELU between them.
+# earlier ones brought are there still: 2 attention over caches, RMS norms, weights in blocks; 3 weights in 16 bits; 4
+# two products with GELU between them.
 KNOWN = ("precast-kernels-2", "precast-kernels-3", "precast-kernels-4")
 ISA = KNOWN[-1]
 _NAME = "libprecast_kernels.so"

@@ -11,7 +11,7 @@ import numpy as np
 
 from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fields import Fields
-from precast.runtime.processors.image_steps import Pad, Step, pixels, read_steps
+from precast.runtime.processors.image_steps import Colours, Frames, Pad, Step, pixels, read_steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,13 +39,15 @@ class ImageProcessor:
     """
 
     def __init__(
-        self, steps: Sequence[Step], port: str = "pixel_values", detection: Mapping[str, Any] | None = None
+        self, steps: Sequence[Step], port: str | None = None, detection: Mapping[str, Any] | None = None
     ) -> None:
         self.steps = tuple(steps)
-        self.port = port
+        numbered = any(isinstance(step, Colours) for step in self.steps)
+        self.port = port if port is not None else "input_ids" if numbered else "pixel_values"
         self.detection = detection
         self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
-        self.model_input_names = [port] if self._pad is None else [port, MASK]
+        self.model_input_names = [self.port] if self._pad is None else [self.port, MASK]
+        self.frames = any(isinstance(step, Frames) for step in self.steps)
 
     @classmethod
     def from_data(cls, said: Mapping[str, Any]) -> ImageProcessor:
@@ -59,7 +61,8 @@ class ImageProcessor:
 
     def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> Pixels:
         """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays; with
-        ``pixel_mask [N, H, W]``, 1 where a picture is and 0 where it was padded, where pictures are padded.
+        ``pixel_mask [N, H, W]``, 1 where a picture is and 0 where it was padded, where pictures are padded. Of frames
+        ``[N, F, C, H, W]``: a list is one video, a list of lists several.
 
         Raises:
             InputError: something is no picture, or they differ in size; or an argument is unknown.
@@ -71,14 +74,27 @@ class ImageProcessor:
         given = images if isinstance(images, (list, tuple)) else [images]
         if not given:
             raise InputError("An image processor needs at least one picture.")
-        made = [self.pixels(open_picture(one)) for one in given]
+        if self.frames:
+            videos = given if all(isinstance(one, (list, tuple)) for one in given) else [given]
+            made = [self._stacked(video) for video in videos]
+        else:
+            made = [self.pixels(open_picture(one)) for one in given]
         if self._pad is not None:
             padded, masks = self._pad(made)
             return Pixels({self.port: np.stack(padded), MASK: np.stack(masks)})
+        return Pixels({self.port: self._one(made)})
+
+    def _stacked(self, video: Any) -> np.ndarray:
+        if not video:
+            raise InputError("A video needs at least one frame.")
+        return self._one([self.pixels(open_picture(one)) for one in video])
+
+    @staticmethod
+    def _one(made: list[np.ndarray]) -> np.ndarray:
         shapes = sorted({one.shape for one in made})
         if len(shapes) > 1:
             raise InputError(f"Pictures of one call become one size; received some that become {shapes}.")
-        return Pixels({self.port: np.stack(made)})
+        return np.stack(made)
 
     def pixels(self, picture: Image) -> np.ndarray:
         """Pixel values ``[C, H, W]`` of one picture, as it is before it is padded."""

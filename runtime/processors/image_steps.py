@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 __all__ = [
     "FILTERS",
     "MOST_CHANNELS",
+    "MOST_COLOURS",
     "MOST_EDGE",
     "STEPS",
+    "Colours",
     "Crop",
     "Divide",
+    "Extend",
     "Fit",
+    "Frames",
+    "Mirror",
     "Normalise",
     "Pad",
     "Resize",
@@ -40,6 +45,7 @@ __all__ = [
 FILTERS: Mapping[str, int] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 MOST_EDGE = 1 << 14  # pixels of an edge: a picture of more is no model's
 MOST_CHANNELS = 16
+MOST_COLOURS = 1 << 16
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -64,37 +70,43 @@ class Rgb(NamedTuple):
 
 
 class Resize(NamedTuple):
-    """To ``height`` and ``width``, or to a ``shortest`` edge, the other in proportion, rounded down."""
+    """To ``height`` and ``width``, or to a ``shortest`` edge, the other in proportion, rounded down, or to a
+    ``longest`` one, the other rounded."""
 
     filter: str
     height: int = 0
     width: int = 0
     shortest: int = 0
+    longest: int = 0
 
     @classmethod
     def read(cls, fields: Fields) -> Resize:
-        sizes = {name: _edge(fields, name) for name in ("height", "width", "shortest") if name in fields}
-        if set(sizes) not in ({"height", "width"}, {"shortest"}):
-            fields.fail("", "given either height and width, or shortest", sorted(sizes))
+        sizes = {name: _edge(fields, name) for name in ("height", "width", "shortest", "longest") if name in fields}
+        if set(sizes) not in ({"height", "width"}, {"shortest"}, {"longest"}):
+            fields.fail("", "given either height and width, or shortest, or longest", sorted(sizes))
         return cls(fields.choice("filter", FILTERS), **sizes)
 
     def to_json(self) -> dict[str, Any]:
-        size = {"shortest": self.shortest} if self.shortest else {"height": self.height, "width": self.width}
-        return {"op": "resize", **size, "filter": self.filter}
+        edges = {"height": self.height, "width": self.width, "shortest": self.shortest, "longest": self.longest}
+        return {"op": "resize", **{name: edge for name, edge in edges.items() if edge}, "filter": self.filter}
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of what becomes of a picture."""
+        if self.longest:
+            scale = self.longest / max(width, height)
+            return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+        if not self.shortest:
+            return self.width, self.height
+        longest = int(self.shortest * max(width, height) / min(width, height))
+        if longest > MOST_EDGE:
+            raise InputError(
+                f"A picture of {width} x {height} would become {longest} pixels long, where {MOST_EDGE} are the "
+                "most. Cut it."
+            )
+        return (self.shortest, longest) if width <= height else (longest, self.shortest)
 
     def __call__(self, picture: Image) -> Image:
-        width, height = picture.size
-        if self.shortest:
-            longest = int(self.shortest * max(width, height) / min(width, height))
-            if longest > MOST_EDGE:
-                raise InputError(
-                    f"A picture of {width} x {height} would become {longest} pixels long, where {MOST_EDGE} are the "
-                    "most. Cut it."
-                )
-            size = (self.shortest, longest) if width <= height else (longest, self.shortest)
-        else:
-            size = (self.width, self.height)
-        return picture.resize(size, resample=FILTERS[self.filter])
+        return picture.resize(self.size(*picture.size), resample=FILTERS[self.filter])
 
 
 class Fit(NamedTuple):
@@ -179,6 +191,24 @@ class Crop(NamedTuple):
             top : top + rows, left : left + columns
         ]
         return cut
+
+
+class Mirror(NamedTuple):
+    """Up to the next ``multiple`` of both sides, which is another one whole where a side is one already; what is behind
+    the edge is the picture mirrored there."""
+
+    multiple: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Mirror:
+        return cls(_edge(fields, "multiple"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "mirror", "multiple": self.multiple}
+
+    def __call__(self, picture: Array) -> Array:
+        beyond = [(0, self.multiple - side % self.multiple) for side in picture.shape[:2]]
+        return np.pad(picture, [*beyond, (0, 0)], mode="symmetric")
 
 
 class Scale(NamedTuple):
@@ -278,16 +308,85 @@ class Pad(NamedTuple):
         return padded, masks
 
 
-Step: TypeAlias = "Rgb | Resize | Fit | Crop | Scale | Normalise | Divide | Pad"
+class Extend(NamedTuple):
+    """Zeros behind the right edge and the bottom, up to ``height`` and ``width``."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Extend:
+        return cls(_edge(fields, "height"), _edge(fields, "width"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "extend", "height": self.height, "width": self.width}
+
+    def __call__(self, picture: Array) -> Array:
+        """Values [H, W, C] of any type."""
+        height, width = picture.shape[:2]
+        if height > self.height or width > self.width:
+            raise InputError(
+                f"A picture is padded to {self.width} x {self.height} here, and this one is larger: {width} x {height}."
+            )
+        return np.pad(picture, [(0, self.height - height), (0, self.width - width), (0, 0)])
+
+
+class Colours(NamedTuple):
+    """The number of the nearest of some colours, pixel by pixel."""
+
+    among: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def read(cls, fields: Fields) -> Colours:
+        def listed(value: Any) -> bool:
+            return isinstance(value, (list, tuple)) and 1 <= len(value) <= MOST_COLOURS and all(map(colour, value))
+
+        def colour(value: Any) -> bool:
+            return isinstance(value, (list, tuple)) and len(value) == 3 and all(map(is_number, value))
+
+        among = fields.take("among", f"a list of 1 to {MOST_COLOURS} colours of three numbers", listed)
+        return cls(tuple(tuple(colour) for colour in among))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "colours", "among": [list(colour) for colour in self.among]}
+
+    def __call__(self, picture: Array) -> Array:
+        """Values [H, W, 3] -> numbers [H * W], of equally near ones the first."""
+        if picture.shape[2] != 3:
+            raise InputError(
+                f'A picture has 3 channels here; received one of {picture.shape[2]}. Convert it: image.convert("RGB").'
+            )
+        colours, pixels = np.array(self.among, np.float64), picture.reshape(-1, 3)
+        apart = np.square(pixels).sum(axis=1)[:, None] - 2 * (pixels @ colours.T) + np.square(colours).sum(axis=1)
+        nearest: Array = apart.argmin(axis=1)
+        return nearest
+
+
+class Frames(NamedTuple):
+    """Pictures are frames of a video, which are one input together."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Frames:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "frames"}
+
+
+Step: TypeAlias = "Rgb | Resize | Fit | Crop | Mirror | Scale | Normalise | Divide | Extend | Colours | Frames | Pad"
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
     "resize": Resize,
     "fit": Fit,
     "crop": Crop,
+    "mirror": Mirror,
     "scale": Scale,
     "normalise": Normalise,
     "divide": Divide,
+    "extend": Extend,
+    "colours": Colours,
+    "frames": Frames,
     "pad": Pad,
 }
 # A picture becomes an array once, and numbers once: steps come in this order, each once at most.
@@ -308,23 +407,34 @@ def read_steps(fields: Fields) -> tuple[Step, ...]:
 
 
 def pixels(picture: Image, steps: Sequence[Step]) -> Array:
-    """Pixel values [C, H, W] of a picture, not padded: float32, or uint8 where no step makes numbers of it.
+    """Pixel values [C, H, W] of a picture, not padded: float32, or uint8 where no step makes numbers of it; of
+    `Colours` their numbers [H * W].
 
     Raises:
         InputError: the picture has other channels than the steps are for.
     """
     numbers: list[Scale | Normalise | Divide] = []
     array: Array | None = None
+    behind: list[Pad] = []
+    colours: Colours | None = None
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
-        elif isinstance(step, Crop):
-            array = step(_array(picture))
-        elif not isinstance(step, Pad):
+        elif isinstance(step, (Crop, Mirror)):
+            array = step(_array(picture) if array is None else array)
+        elif isinstance(step, Extend):
+            behind.append(step)
+        elif isinstance(step, Colours):
+            colours = step
+        elif not isinstance(step, (Frames, Pad)):
             picture = step(picture)
     array = _array(picture) if array is None else array
     if numbers:
         array = _looked_up(array, numbers)
+    for pad in behind:
+        array = pad(array)
+    if colours is not None:
+        return colours(array)
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 

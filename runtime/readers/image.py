@@ -11,10 +11,10 @@ from precast.runtime.errors import InputError
 from precast.runtime.processors.image import is_picture, open_picture
 from precast.runtime.readers.base import Reader, Row
 
-__all__ = ["ImageReader"]
+__all__ = ["PATCH", "ImageReader"]
 
 # A patch of so many pixels takes a model about as long as a token.
-_PATCH = 16 * 16
+PATCH = 16 * 16
 
 
 class ImageReader(Reader):
@@ -53,8 +53,11 @@ class ImageReader(Reader):
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
     def cost(self, row: Row) -> int:
-        height, width = row[self.image_processor.port].shape[1:]
-        return max(1, int(height * width) // _PATCH)
+        values = row[self.image_processor.port]
+        if values.ndim == 1:  # numbers of colours, as many as tokens
+            return len(values)
+        height, width = values.shape[1:]
+        return max(1, int(height * width) // PATCH)
 
     def group(self, row: Row) -> Hashable:
         return row[self.image_processor.port].shape

@@ -106,9 +106,20 @@ def _make_pictures(model_type: str, folder: Path) -> None:
         overrides["text_config"] = {**text, **tokens}
     oracle.save_checkpoint(folder, *oracle.upstream(model_type, _last_head(model_type), overrides))
     kinds = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor", "resnet": "ConvNextImageProcessor"}
+    kinds |= {"swin2sr": "Swin2SRImageProcessor", "videomae": "VideoMAEImageProcessor"}
+    kinds |= {"timesformer": "VideoMAEImageProcessor", "sam": "SamImageProcessor"}
+    kinds["imagegpt"] = "ImageGPTImageProcessor"
     sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}}
     size = sizes.get(model_type, {"height": 30, "width": 30})
-    settings = {"image_processor_type": kinds[model_type], "size": size, "crop_size": {"height": 30, "width": 30}}
+    crop = {"height": 30, "width": 30}
+    if model_type in ("videomae", "timesformer"):
+        size, crop = {"shortest_edge": 15}, {"height": 12, "width": 12}
+    settings = {"image_processor_type": kinds[model_type], "size": size, "crop_size": crop}
+    if model_type == "imagegpt":
+        colours = [[x / 2, y / 2, z / 2] for x in (-2, -1, 1, 2) for y in (-2, -1, 1, 2) for z in (-2, -1, 1, 2)]
+        settings |= {"clusters": colours, "size": {"height": 8, "width": 8}}
+    if model_type == "sam":
+        settings |= {"size": {"longest_edge": 24}, "pad_size": {"height": 24, "width": 24}}
     write_json(folder / "preprocessor_config.json", settings)
 
 

@@ -16,7 +16,7 @@ from support.oracle import TensorSource, apart, float64, randomise, save_checkpo
 import precast
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import BASE, IMAGE_CLASSIFICATION
+from precast.export.heads import BASE, IMAGE_CLASSIFICATION, MASKED_IMAGE, VIDEO_CLASSIFICATION
 from precast.export.reference import build
 from precast.runtime.artifact import Artifact
 from precast.runtime.errors import ConfigError, InputError, UnsupportedTaskError, WeightsError
@@ -40,16 +40,22 @@ SWIN_SIZES = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4], "window_si
 @pytest.mark.parametrize(
     ("name", "model_type"), [("ViT", "vit"), ("DeiT", "deit"), ("Swin", "swin"), ("Swinv2", "swinv2")]
 )
-def test_what_only_masked_pictures_need_is_left_out(name: str, model_type: str) -> None:
+def test_a_masked_picture_is_drawn_whole_or_seen(name: str, model_type: str) -> None:
+    """By the head that its checkpoint names; and without it, of a picture that hides nothing."""
     sizes = SWIN_SIZES if model_type.startswith("swin") else {**TINY, **SQUARE}
     config, model = made(f"{name}ForMaskedImageModeling", model_type, **sizes)
     model = widened(model)
+    drawing = build(config, sources(model), dtype=torch.float64)
+    assert drawing.head is MASKED_IMAGE and drawing.ignored == ()
     ours = build(config, sources(model), "feature-extraction", dtype=torch.float64)
     assert set(ours.ignored) == {f"{model_type}.embeddings.mask_token", "decoder.0.weight", "decoder.0.bias"}
     pixels = torch.randn(2, 3, config["image_size"], config["image_size"], dtype=torch.float64)
     with float64():
         expected = getattr(model, model_type)(pixels)
+        drawn = model(pixels).reconstruction
     assert apart(ours.model(pixels)["last_hidden_state"], expected[0]) <= 1
+    nothing = torch.zeros(2, drawing.model.patches, dtype=torch.int64)
+    assert apart(drawing.model(pixels, nothing)["reconstruction"], drawn) <= 1
 
 
 def test_a_masked_picture_is_seen_whole_where_nothing_is_masked() -> None:
@@ -174,12 +180,18 @@ SWIN = (
     [
         ("dinov2", {"use_swiglu_ffn": True}, OLDER),
         ("swin", {}, SWIN),
+        (
+            "videomae",
+            {},
+            ((r"attention\.query\.bias", "attention.q_bias"), (r"attention\.value\.bias", "attention.v_bias")),
+        ),
         ("beit", {"use_shared_relative_position_bias": True}, (*OLDER, *BEIT)),
     ],
 )
 def test_names_of_transformers_4(model_type: str, overrides: dict[str, Any], names: Sequence[tuple[str, Any]]) -> None:
     """Of layers and projections; one tensor of gate and input; tables beside what they are computed of."""
-    config, model = upstream(model_type, IMAGE_CLASSIFICATION, overrides)
+    head = VIDEO_CLASSIFICATION if model_type == "videomae" else IMAGE_CLASSIFICATION
+    config, model = upstream(model_type, head, overrides)
     tensors = sources(model)
     older: dict[str, TensorSource] = {}
     for name, value in tensors.items():
@@ -285,3 +297,83 @@ def test_stages_whose_sizes_do_not_fit_are_refused(values: dict[str, Any], messa
     config, model = upstream("cvt", IMAGE_CLASSIFICATION)
     with pytest.raises(ConfigError, match=message):
         build({**config, **values}, sources(model))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"upsampler": "nearest+conv", "upscale": 4},
+        {"upsampler": "", "upscale": 1, "num_channels_out": 1},
+        {"upsampler": "pixelshuffle", "upscale": 8},
+        {"upsampler": "pixelshuffledirect", "upscale": 5, "image_size": [16, 8], "patch_size": [1, 1]},
+        {"upsampler": "pixelshuffle_aux", "upscale": 4},
+    ],
+    ids=str,
+)
+def test_every_upsampler_is_upstreams(values: dict[str, Any], tmp_path: Path) -> None:
+    """Of the model in float64, and of what is exported, for pictures of several sizes."""
+    sizes = {"embed_dim": 12, "depths": [1], "num_heads": [2], "window_size": 4, "image_size": 16}
+    config, narrow = made("Swin2SRForImageSuperResolution", "swin2sr", **{**sizes, **values})
+    ours = build(config, sources(widened(narrow)), dtype=torch.float64)
+    save_checkpoint(tmp_path / "checkpoint", config, narrow)
+    export_model(tmp_path / "checkpoint", tmp_path / "artifact")
+    served = precast.load(tmp_path / "artifact")
+    model = widened(narrow)
+    for rows, columns in ((4, 4), (4, 12), (20, 8)):
+        pixels = torch.rand(2, 3, rows, columns, dtype=torch.float64)
+        with float64():
+            expected = model(pixels).reconstruction
+            assert apart(ours.model(pixels)["reconstruction"], expected) <= 1
+        found = served(pixel_values=pixels.float().numpy())["reconstruction"]
+        np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=1e-4 * float(expected.abs().max()))
+    with pytest.raises(InputError, match="height is 4 at least, a multiple of 4; received 6"):
+        served(pixel_values=np.zeros((1, 3, 6, 8), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"upscale": 5}, "'upscale' 5 must be 3 or a power of 2 with 'upsampler' 'pixelshuffle'"),
+        ({"upsampler": "nearest+conv"}, "'upscale' 2 must be 4 with 'upsampler' 'nearest.conv'"),
+        ({"upsampler": "pixelshuffle_aux", "num_channels": 1}, "'num_channels' 1 must be 3"),
+        ({"upsampler": "cubic"}, "'upsampler' is 'cubic', and only 'pixelshuffle' or"),
+        ({"window_size": 80}, "'window_size' 80 must be 1 to 'image_size' 64"),
+        ({"patch_size": 2}, "'patch_size' is 2, and only 1 or"),
+        ({"depths": [1], "num_heads": [1, 2]}, r"'num_heads' \(1, 2\) must be as many as 'depths' \(1,\)"),
+    ],
+    ids=str,
+)
+def test_what_enlarges_no_picture_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_family("swin2sr").read({"model_type": "swin2sr", **values})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values", "message"),
+    [
+        ("sam", {"vision_config": {"output_channels": 128}}, r"must be one number; received \[128, 256\]"),
+        ("sam", {"vision_config": {"image_size": 512}}, "have 32 patches a side, those of prompt_encoder_config 64"),
+        ("sam", {"mask_decoder_config": {"iou_head_depth": 1}}, "'iou_head_depth' 2 or more"),
+        ("sam", {"prompt_encoder_config": {"num_point_embeddings": 3}}, "num_point_embeddings' is 3, and only 4"),
+        ("videomae", {"num_frames": 2, "tubelet_size": 3}, "'tubelet_size' 3 must be 1 to 'num_frames' 2"),
+        ("timesformer", {"attention_type": "time_only"}, "'attention_type' is 'time_only', and only 'divided"),
+        ("mgp-str", {"hidden_size": 20}, "'hidden_size' 20 must be a multiple of 8"),
+        ("mgp-str", {"image_size": [32, 3]}, "must fit into 'image_size'"),
+        ("mgp-str", {"distilled": True}, "'distilled' is True, and only False"),
+    ],
+    ids=str,
+)
+def test_sizes_that_make_no_model_are_refused(model_type: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        find_family(model_type).read({"model_type": model_type, **values})
+
+
+def test_what_only_training_makes_is_no_head() -> None:
+    for name, model_type, values in (
+        ("VideoMAEForPreTraining", "videomae", {**TINY, "image_size": 12, "patch_size": 6, "num_frames": 4}),
+        ("ImageGPTForCausalImageModeling", "imagegpt", {"n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": 33}),
+    ):
+        config, model = made(name, model_type, **values)
+        with pytest.raises(UnsupportedTaskError, match=rf"{name} is .*task='feature-extraction'"):
+            build(config, sources(model))
+        assert build(config, sources(model), "feature-extraction").signature.outputs == ("last_hidden_state",)

@@ -193,7 +193,7 @@ def test_attention(isa: str, case: dict[str, Any]) -> None:
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(attentions())
 def test_attention_that_may_round_to_bfloat16(isa: str, case: dict[str, Any]) -> None:
-    """Softened scores and values lose at most 1/256 each; scores of 16 bits, and the power of two, another thousandth."""
+    """Softened scores and values lose at most 1/256 each; scores of 16 bits, and powers of two, another thousandth."""
     inputs, attributes, arrays = make(case)
     (out,) = compute("Attention", inputs, isa, bfloat16=1, **attributes)
     options = {name: attributes[name] for name in ("heads", "kv_heads", "scale")}

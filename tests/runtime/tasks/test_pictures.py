@@ -16,6 +16,7 @@ from support.command_line import good, refused
 from support.tokenizer_samples import write_json
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import precast
@@ -49,6 +50,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def upstreams(task: str, name: str) -> Any:
     source, model = tiny_artifacts.pictures_checkpoint(name)
     kinds = {"vit": ViTImageProcessorPil, "clip": CLIPImageProcessorPil, "resnet": ConvNextImageProcessorPil}
+    kinds["imagegpt"] = ImageGPTImageProcessorPil
     kind: Any = kinds[name]
     tokenizer = {"tokenizer": transformers.AutoTokenizer.from_pretrained(source)} if name == "clip" else {}
     return transformers.pipeline(task, model=model, image_processor=kind.from_pretrained(source), **tokenizer)
@@ -78,7 +80,7 @@ def zero_shot() -> Any:
     return precast.pipeline("zero-shot-image-classification", tiny_artifacts.pictures("clip"))
 
 
-@pytest.mark.parametrize("model_type", ["vit", "resnet"])
+@pytest.mark.parametrize("model_type", ["vit", "resnet", "imagegpt"])
 def test_classes_are_upstreams(model_type: str, pictures: list[str]) -> None:
     classifier = precast.pipeline("image-classification", tiny_artifacts.pictures(model_type))
     theirs = upstreams("image-classification", model_type)
@@ -221,6 +223,8 @@ def test_the_manifest_says_how_inputs_are_read() -> None:
     assert said["text"]["port"] == "input_ids" and "tokenizer.json" in said["text"]["files"]
     assert [step["op"] for step in said["image"]["steps"]] == ["rgb", "resize", "crop", "scale", "normalise"]
     assert said["image"]["port"] == "pixel_values" and said["tokenizer"] == {"included": True}
+    said = Artifact.open(tiny_artifacts.pictures("imagegpt")).manifest.processing
+    assert said["image"]["port"] == "input_ids" and not {"text", "tokenizer"} & set(said)
     said = Artifact.open(tiny_artifacts.pictures("vit")).manifest.processing
     assert set(said) >= {"image"} and not {"text", "tokenizer"} & set(said)
 

@@ -1,0 +1,135 @@
+"""VideoMAE: ViT over tubes of a video, patches of a few frames at once. https://arxiv.org/abs/2203.12602"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from precast.export import heads
+from precast.export.blocks.norms import LayerNorm
+from precast.export.blocks.patches import rows_of
+from precast.export.blocks.tables import Table
+from precast.export.families import vit
+from precast.export.image_heads import ImageFeatures, ImageModel, MeanState, VideoClassification
+from precast.export.skeletons.stack import stack
+from precast.export.spec import hf
+from precast.export.weights import Compute, Ignore, Rename, Rule, Within
+from precast.runtime.errors import ConfigError
+from precast.runtime.ports import Port
+
+__all__ = ["FAMILY", "Spec"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec(vit.Sizes):
+    num_frames: int = hf(default=16)
+    tubelet_size: int = hf(default=2)
+    qv_bias: bool = hf(("qkv_bias", "qv_bias"), default=True)
+    use_mean_pooling: bool = hf(default=True)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.tubelet_size <= self.num_frames:
+            raise ConfigError(f"'tubelet_size' {self.tubelet_size} must be 1 to 'num_frames' {self.num_frames}")
+
+    @property
+    def tubes(self) -> int:
+        """How many there are one after the other; frames that fill none are not seen."""
+        return self.num_frames // self.tubelet_size
+
+
+class _Tubes(nn.Module):
+    """Pixels [B, F, C, I, I] -> a row for each tube, with fixed positions, [B, F / T * (I / P)^2, H].
+
+    Frames of a tube are channels of one picture, so that patches are taken of pictures."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.spec, size = spec, spec.hidden_size
+        channels = spec.tubelet_size * spec.num_channels
+        self.projection = nn.Conv2d(channels, size, kernel_size=spec.patch_size, stride=spec.patch_size)
+        places = spec.tubes * (spec.image_size // spec.patch_size) ** 2
+        self.positions = Table((1, places, size), lambda: _waves(places, size)[None])
+
+    def ports(self) -> tuple[Port, ...]:
+        spec = self.spec
+        shape = ("batch", spec.num_frames, spec.num_channels, spec.image_size, spec.image_size)
+        return (Port("pixel_values", "float32", shape, "pixels"),)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        spec, batch = self.spec, pixels.shape[0]
+        if spec.num_frames % spec.tubelet_size:
+            pixels = pixels[:, : spec.tubes * spec.tubelet_size]
+        pictures = pixels.reshape(batch * spec.tubes, -1, spec.image_size, spec.image_size)
+        return rows_of(self.projection(pictures)).reshape(batch, -1, spec.hidden_size) + self.positions()
+
+
+def _waves(places: int, size: int) -> Tensor:
+    """Sines in even channels and cosines in odd ones, in float32 as models were trained with them, [S, H].
+    https://arxiv.org/abs/1706.03762"""
+    channel = torch.arange(size, dtype=torch.float64)
+    angles = torch.arange(places, dtype=torch.float64)[:, None] / 10000 ** (2 * (channel // 2) / size)
+    return torch.where(channel % 2 == 0, angles.sin(), angles.cos()).to(torch.float32).to(torch.float64)
+
+
+class _NormedMean(MeanState):
+    """States [B, S, H] -> norm(mean), [B, H]."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.norm = LayerNorm(spec.hidden_size, 1e-5)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.norm(super().forward(states))
+
+
+def _body(spec: Spec) -> ImageModel:
+    return ImageModel(_Tubes(spec), stack(spec, bias=spec.qv_bias, key_bias=False, normed=not spec.use_mean_pooling))
+
+
+def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    return ImageFeatures(_body(spec), None)
+
+
+def _classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    pooler = _NormedMean(spec) if spec.use_mean_pooling else None
+    return VideoClassification(_body(spec), nn.Linear(spec.hidden_size, spec.labels), pooler)
+
+
+def _weights(spec: Spec) -> tuple[Rule, ...]:
+    projection = "model.embeddings.projection.weight"
+    shape = (spec.hidden_size, spec.tubelet_size * spec.num_channels, spec.patch_size, spec.patch_size)
+    biases = tuple(Rename(f"attention.attention.{key}_bias", f"attention.{key}_proj.bias") for key in "qv")
+    return (
+        Rename("videomae.*", "*"),
+        # What only the training of the encoder needs.
+        Ignore("encoder_to_decoder.*"),
+        Ignore("mask_token"),
+        Within("encoder.layer.{}.", biases),  # as transformers 4 names them
+        *vit.model_names("videomae"),
+        Compute((projection,), projection, shape, lambda kernels: kernels.transpose(1, 2).reshape(shape)),
+        Rename("fc_norm.*", "pooler.norm.*"),
+    )
+
+
+FAMILY = replace(
+    vit.FAMILY,
+    spec=Spec,
+    heads={heads.BASE: _base, heads.VIDEO_CLASSIFICATION: _classifier},
+    weights=_weights,
+    optional=(),
+    inert=frozenset(
+        """decoder_hidden_size decoder_intermediate_size decoder_num_attention_heads decoder_num_hidden_layers
+        norm_pix_loss""".split()
+    ),
+    refused={"ForPreTraining": "an encoder with what training alone needs: the encoder is task='feature-extraction'"},
+    tiny={key: value for key, value in vit.FAMILY.tiny.items() if key != "pooler_output_size"}
+    | {"num_frames": 4, "image_size": 12},
+    variations=(
+        # Odd sizes: 3 heads of 7 channels, 7 frames in tubes of 3, no biases, one channel.
+        {"hidden_size": 21, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 37}
+        | {"image_size": 13, "patch_size": 5, "num_channels": 1, "qv_bias": False, "num_labels": 5, "num_frames": 7}
+        | {"hidden_act": "gelu_new", "layer_norm_eps": 1e-5, "use_mean_pooling": False, "tubelet_size": 3},
+    ),
+)
