@@ -16,12 +16,14 @@ from precast.runtime.ports import Out, Port
 __all__ = [
     "BASE",
     "CAUSAL_LM",
+    "DEPTH_ESTIMATION",
     "HEADS",
     "IMAGE_CLASSIFICATION",
     "MASKED_LM",
     "MULTIPLE_CHOICE",
     "NEXT_SENTENCE",
     "QUESTION_ANSWERING",
+    "SEMANTIC_SEGMENTATION",
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
@@ -72,6 +74,8 @@ NEXT_SENTENCE = _BY_TASK["next-sentence-prediction"]
 CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
+SEMANTIC_SEGMENTATION = _BY_TASK["semantic-segmentation"]
+DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 
 

@@ -88,6 +88,7 @@ def _translations() -> dict[Any, Any]:
         _ATEN.group_norm.default: _group_norm,
         torch.ops.precast.convolution.default: _convolution,
         torch.ops.precast.halved.default: _halved,
+        torch.ops.precast.resized.default: _resized,
     }
     return made | plain
 
@@ -128,6 +129,15 @@ def _halved(x: Any) -> Any:
     padded = _ONNX.Pad(x, pads, zero, _ONNX.Constant(value_ints=[2, 3]))
     largest, _places = _ONNX.MaxPool(padded, kernel_shape=[3, 3], strides=[2, 2])
     return largest
+
+
+def _resized(x: Any, like: Any, factor: int, aligned: bool) -> Any:
+    """To the size of another map, or to so many times its own."""
+    where = {"mode": "linear", "coordinate_transformation_mode": "align_corners" if aligned else "half_pixel"}
+    if like is None:
+        return _ONNX.Resize(x, None, _ONNX.Constant(value_floats=[1.0, 1.0, float(factor), float(factor)]), **where)
+    sizes = _ONNX.Concat(_ONNX.Shape(x, end=2), _ONNX.Shape(like, start=2), axis=0)
+    return _ONNX.Resize(x, None, None, sizes, **where)
 
 
 def _conv2d(*given: Any) -> Any:

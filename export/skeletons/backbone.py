@@ -53,6 +53,13 @@ class Backbone(nn.Module):
         """What makes upstream's hidden states."""
         return [*([self.stem] if self.stem_is_state else []), *self.stages]
 
+    def maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """What each of `counted` makes."""
+        made = [self.stem(pixel_values)]
+        for stage in self.stages:
+            made.append(stage(made[-1]))
+        return made if self.stem_is_state else made[1:]
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.stem(pixel_values)
         for stage in self.stages:
