@@ -18,6 +18,8 @@ from precast.runtime.processors.image_steps import (
     MOST_EDGE,
     Crop,
     Divide,
+    Fit,
+    Flip,
     Normalise,
     Resize,
     Rgb,
@@ -46,6 +48,8 @@ class ImageKind:
         square: an edge given as one number is that of a square, not the shortest one.
         resized: the steps that a size stands for, of (fields, sizes, filter, file).
         again: the key that says whether numbers are divided by the standard deviations once more, as by default.
+        crops: it looks for ``do_center_crop``. normalises: what ``do_normalize`` is by default; None: it is not looked
+            for. flips: what ``do_flip_channel_order`` is by default; None: nothing does that.
     """
 
     models: tuple[str, ...]
@@ -56,8 +60,11 @@ class ImageKind:
     square: bool = True
     rgb: bool = False
     crop: Mapping[str, int] | None = None
-    resized: Callable[[Fields, Mapping[str, int], str, str], tuple[Resize | Crop, ...]] | None = None
+    resized: Callable[[Fields, Mapping[str, int], str, str], tuple[Resize | Fit | Crop, ...]] | None = None
     again: str | None = None
+    crops: bool = True
+    normalises: bool | None = True
+    flips: bool | None = None
 
 
 def _plain(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Crop, ...]:
@@ -109,6 +116,21 @@ def _enlarged_by_256_over_224(
         name,
         file,
     )
+
+
+def _divided(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Fit, ...]:
+    """Sides rounded down to whole multiples; what size says is not looked at."""
+    return (Fit(name, _edge(fields, "size_divisor", 32)),)
+
+
+def _fitted(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[Resize | Fit | Crop, ...]:
+    """Near to a height and a width, in proportion or not, and multiples of a number."""
+    if set(sizes) != {"height", "width"}:
+        raise UnsupportedModelError(f"{file}: size is a height and a width here; it has {listing(sizes)}")
+    multiple, kept = _edge(fields, "ensure_multiple_of", 1), _switch(fields, "keep_aspect_ratio", False)
+    if multiple == 1 and not kept:
+        return _plain(fields, sizes, name, file)
+    return (Fit(name, multiple, sizes["height"], sizes["width"], kept),)
 
 
 _CLIP = ImageKind(
@@ -178,6 +200,44 @@ KINDS: Mapping[str, ImageKind] = {
         std=_STANDARD,
         again="include_top",
     ),
+    "SegformerImageProcessor": ImageKind(
+        models=("segformer", "upernet"),
+        size={"height": 512, "width": 512},
+        resample=FILTERS["bilinear"],
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        crops=False,
+    ),
+    "GLPNImageProcessor": ImageKind(
+        models=("glpn",),
+        size={},
+        resample=FILTERS["bilinear"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        resized=_divided,
+        crops=False,
+        normalises=False,
+    ),
+    "DPTImageProcessor": ImageKind(
+        models=("dpt", "depth_anything"),
+        size={"height": 384, "width": 384},
+        resample=FILTERS["bicubic"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        resized=_fitted,
+        crops=False,
+    ),
+    "MobileViTImageProcessor": ImageKind(
+        models=("mobilevit", "mobilevitv2"),
+        size={"shortest_edge": 224},
+        resample=FILTERS["bicubic"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        square=False,
+        crop={"height": 256, "width": 256},
+        normalises=None,
+        flips=True,
+    ),
     "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
     **{
         name: ImageKind(
@@ -197,7 +257,8 @@ KINDS: Mapping[str, ImageKind] = {
     },
 }
 # Switches that ask for what no step does.
-_UNDONE = ("do_pad", "use_square_size", "do_flip_channel_order", "do_grayscale", "do_rotate", "do_thumbnail")
+_FLIP = "do_flip_channel_order"
+_UNDONE = ("do_pad", "use_square_size", _FLIP, "do_grayscale", "do_rotate", "do_thumbnail")
 
 
 def read_folder(folder: Path, model_type: str) -> tuple[Step, ...]:
@@ -259,7 +320,7 @@ def _kind(fields: Fields, model_type: str, file: str) -> ImageKind:
 
 def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     for name in _UNDONE:
-        if _switch(fields, name, False):
+        if (kind.flips is None or name != _FLIP) and _switch(fields, name, False):
             raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
     square = _switch(fields, "default_to_square", kind.square)
     steps: list[Step] = []
@@ -267,22 +328,24 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
         steps.append(Rgb())
     if _switch(fields, "do_resize", True):
         steps += _resize(fields, kind, square, file)
-    if _switch(fields, "do_center_crop", kind.crop is not None):
+    if kind.crops and _switch(fields, "do_center_crop", kind.crop is not None):
         sizes = _size(fields, "crop_size", kind.crop, square=True)
         if set(sizes) != {"height", "width"}:
             raise UnsupportedModelError(f"{file}: crop_size is a height and a width, and it has {listing(sizes)}")
         steps.append(Crop(sizes["height"], sizes["width"]))
+    if kind.flips is not None and _switch(fields, _FLIP, kind.flips):
+        steps.append(Flip())
     if _switch(fields, "do_rescale", True):
         by = _or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
         steps.append(Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0))
-    if _switch(fields, "do_normalize", True):
+    if kind.normalises is not None and _switch(fields, "do_normalize", kind.normalises):
         steps.append(Normalise(*_normalisation(fields, kind)))
     if kind.again is not None and _switch(fields, kind.again, True):
         steps.append(Divide(_normalisation(fields, kind)[1]))
     return tuple(steps)
 
 
-def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[Resize | Crop, ...]:
+def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[Resize | Fit | Crop, ...]:
     sizes = _size(fields, "size", kind.size, square=square)
     number = _or(
         fields, "resample", "one of Pillow's filters, 0 to 5", lambda v: type(v) is int and 0 <= v <= 5, kind.resample
@@ -309,6 +372,12 @@ def _size(fields: Fields, key: str, default: Mapping[str, int] | None, *, square
         return {"height": found, "width": found} if square else {"shortest_edge": found}
     sizes: Mapping[str, int] = found
     return sizes
+
+
+def _edge(fields: Fields, key: str, default: int) -> int:
+    rule = f"a number of pixels, 1 to {MOST_EDGE}, or null"
+    value: int = _or(fields, key, rule, lambda v: type(v) is int and 1 <= v <= MOST_EDGE, default)
+    return value
 
 
 def _normalisation(fields: Fields, kind: ImageKind) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -18,11 +18,15 @@ from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPi
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
+from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
+from transformers.models.glpn.image_processing_pil_glpn import GLPNImageProcessorPil
 from transformers.models.levit.image_processing_pil_levit import LevitImageProcessorPil
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
+from transformers.models.mobilevit.image_processing_pil_mobilevit import MobileViTImageProcessorPil
 from transformers.models.poolformer.image_processing_pil_poolformer import PoolFormerImageProcessorPil
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import precast
@@ -39,11 +43,15 @@ UPSTREAM: dict[str, Any] = {
     "CLIPImageProcessor": CLIPImageProcessorPil,
     "ConvNextImageProcessor": ConvNextImageProcessorPil,
     "DeiTImageProcessor": DeiTImageProcessorPil,
+    "DPTImageProcessor": DPTImageProcessorPil,
     "EfficientNetImageProcessor": EfficientNetImageProcessorPil,
+    "GLPNImageProcessor": GLPNImageProcessorPil,
     "LevitImageProcessor": LevitImageProcessorPil,
     "MobileNetV1ImageProcessor": MobileNetV1ImageProcessorPil,
     "MobileNetV2ImageProcessor": MobileNetV2ImageProcessorPil,
+    "MobileViTImageProcessor": MobileViTImageProcessorPil,
     "PoolFormerImageProcessor": PoolFormerImageProcessorPil,
+    "SegformerImageProcessor": SegformerImageProcessorPil,
     "ViTImageProcessor": ViTImageProcessorPil,
 }
 
@@ -60,6 +68,15 @@ def ours(settings: dict[str, Any], model_type: str = "vit") -> ImageProcessor:
     steps = image_steps({FILES[1]: settings}.get, model_type)
     data = json.loads(json.dumps({"port": "pixel_values", "steps": [step.to_json() for step in steps]}))
     return ImageProcessor.from_data(data)
+
+
+def pixels_or_refusal(theirs: Any, given_: Image.Image) -> np.ndarray | str:
+    """Upstream's pixels, or what it says of a picture that it would make one without any."""
+    try:
+        made: np.ndarray = theirs(given_, return_tensors="np")["pixel_values"]
+    except ValueError as error:
+        return str(error)
+    return made
 
 
 SIZES = [(30, 30), (61, 40), (40, 61), (1, 1), (3, 200), (200, 3), (224, 224), (641, 427)]
@@ -93,6 +110,15 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("PoolFormerImageProcessor", {"size": {"shortest_edge": 41}, "crop_size": 41, "crop_pct": 0.95}),
     ("PoolFormerImageProcessor", {"size": {"height": 41, "width": 41}, "crop_size": 41, "crop_pct": None}),
     ("PoolFormerImageProcessor", {"size": {"height": 41, "width": 50}, "do_center_crop": False}),
+    ("SegformerImageProcessor", {"size": 57, "do_reduce_labels": True, "do_center_crop": True, "crop_size": 31}),
+    ("GLPNImageProcessor", {"size_divisor": 1, "resample": 3}),
+    ("GLPNImageProcessor", {"size_divisor": 3, "do_normalize": True, "image_mean": [0.1, 0.2, 0.3], "image_std": 0.5}),
+    ("DPTImageProcessor", {"size": {"height": 57, "width": 90}, "ensure_multiple_of": 4}),
+    ("DPTImageProcessor", {"size": 57, "keep_aspect_ratio": True, "resample": 2}),
+    ("DPTImageProcessor", {"size": {"height": 98, "width": 126}, "keep_aspect_ratio": True, "ensure_multiple_of": 14}),
+    ("MobileViTImageProcessor", {"size": 57, "crop_size": 48, "do_normalize": True}),
+    ("MobileViTImageProcessor", {"do_flip_channel_order": False, "do_center_crop": False, "do_rescale": False}),
+    ("MobileViTImageProcessor", {"size": {"height": 37, "width": 23}, "crop_size": {"height": 41, "width": 20}}),
 ]
 # A strip so much longer than wide becomes a picture of a hundred million pixels on the way.
 LONG = 50
@@ -103,11 +129,16 @@ def test_pixels_are_upstreams(name: str, settings: dict[str, Any]) -> None:
     theirs = UPSTREAM[name](**settings)
     mine = ours({"image_processor_type": name, **settings})
     for number, (width, height) in enumerate(SIZES):
-        edge = dict(theirs.size).get("shortest_edge") or 0
+        edge = dict(theirs.size or {}).get("shortest_edge") or 0
         if 200 < edge < 384 and max(width, height) / min(width, height) > LONG and settings.get("do_resize", True):
             continue
         given_ = picture(width, height, seed=number)
-        expected = theirs(given_, return_tensors="np")["pixel_values"]
+        expected = pixels_or_refusal(theirs, given_)
+        if isinstance(expected, str):
+            assert "Size must contain" in expected
+            with pytest.raises(InputError, match="where sides are multiples of"):
+                mine(given_)
+            continue
         found = mine(given_)["pixel_values"]
         assert found.dtype == expected.dtype and found.shape == expected.shape
         np.testing.assert_array_equal(found, expected, err_msg=f"{width} x {height}")
@@ -234,18 +265,26 @@ def test_settings_of_the_wrong_type_are_refused(settings: Any, message: str) -> 
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
-        ([{"op": "blur"}], r"steps\[0\].op must be one of crop, divide, normalise, resize, rgb, scale, got 'blur'"),
+        (
+            [{"op": "blur"}],
+            r"steps\[0\].op must be one of crop, divide, fit, flip, normalise, resize, rgb, scale, got 'blur'",
+        ),
         ([{"op": "resize", "height": 3, "filter": "box"}], "given either height and width, or shortest"),
         ([{"op": "resize", "shortest": 1 << 20, "filter": "box"}], "shortest must be an integer from 1 to 16384"),
         ([{"op": "resize", "shortest": 3, "filter": 2}], "filter must be one of"),
         ([{"op": "resize", "shortest": 3, "filter": "box", "gap": 2}], "gap is not a field"),
+        ([{"op": "fit", "multiple": 3, "height": 4, "filter": "box"}], "given both height and width, or neither"),
+        ([{"op": "fit", "multiple": 0, "filter": "box"}], "multiple must be an integer from 1 to 16384"),
         ([{"op": "crop", "height": True, "width": 3}], "height must be an integer from 1 to 16384"),
         ([{"op": "scale"}], "by is missing"),
         ([{"op": "scale", "by": "1"}], "by must be a number"),
         ([{"op": "normalise", "mean": [], "std": []}], "mean must be a list of 1 to 16 numbers"),
         ([{"op": "normalise", "mean": [1], "std": [0]}], "std must be a list of 1 to 16 numbers that are not 0"),
         ([{"op": "normalise", "mean": [1], "std": [1, 1]}], "std must be 1 numbers, as many as mean has"),
-        ([{"op": "scale", "by": 1}, {"op": "rgb"}], "steps must be in the order rgb, resize, crop, scale, normalise"),
+        (
+            [{"op": "scale", "by": 1}, {"op": "rgb"}],
+            "steps must be in the order rgb, resize, fit, crop, flip, scale, normalise",
+        ),
         ([{"op": "scale", "by": 1}, {"op": "scale", "by": 1}], "steps must be in the order"),
         ("resize", "steps must be a list"),
         ([3], r"steps\[0\] must be an object"),
