@@ -135,10 +135,11 @@ class _Stage(nn.Module):
 
 
 def body(spec: MixSpec) -> Backbone:
-    """The stages; a picture leaves every one of them a key."""
+    """The stages; a picture leaves every one of them a key, and the last one two places a side: of one, torch would
+    trace another product than of several."""
     sizes = pairwise((spec.num_channels, *spec.hidden_sizes))
     stages = [_Stage(spec, number, channels) for number, (channels, _) in enumerate(sizes)]
-    least = 1
+    least = 2
     for ratio, patch, stride in reversed([*zip(spec.sr_ratios, spec.patch_sizes, spec.strides, strict=True)]):
         least = max(1, (max(least, ratio) - 1) * stride + patch % 2)
     return Backbone(nn.Identity(), stages, channels=spec.num_channels, least=least, stem_is_state=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import json
 import math
 import os
@@ -56,8 +58,18 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def is_picture(value: Any) -> bool:
+    """Whether a value is a Pillow image, without importing Pillow."""
+    return hasattr(value, "getbands") and hasattr(value, "save")
+
+
 def plain(value: Any) -> Any:
-    """``value`` as what JSON can hold: arrays and tuples as lists, NaN and infinities as null."""
+    """``value`` as what JSON can hold: arrays and tuples as lists, NaN and infinities as null, pictures as PNG files
+    that are data: URLs."""
+    if is_picture(value):
+        file = io.BytesIO()
+        value.save(file, "PNG")
+        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, without importing it
         value = value.tolist()
     if isinstance(value, Mapping):

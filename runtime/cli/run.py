@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from precast.runtime.cli.console import guarded, note, write, write_json
+from precast.runtime.cli.console import guarded, is_picture, note, write, write_json
 from precast.runtime.cli.generation import StreamedText, generation_arguments, parameters_of, shown
 from precast.runtime.errors import InputError, listing
 
@@ -212,12 +212,19 @@ def _lines(result: Any) -> Iterator[str]:
             yield f"{score:.4f}  {label}"
     elif isinstance(result, Mapping):
         score = result.get("score")
-        rest = "  ".join(f"{name}: {value}" for name, value in result.items() if name != "score")
+        rest = "  ".join(f"{name}: {_shown(value)}" for name, value in result.items() if name != "score")
         yield rest if score is None else f"{score:.4f}  {rest}"
     elif hasattr(result, "tolist") or (isinstance(result, list) and result):
         yield _array(result)
     else:
         yield str(result)
+
+
+def _shown(value: Any) -> Any:
+    """One value of an answer, to read: of an array or a picture, how large it is."""
+    if is_picture(value):
+        return "a picture of {} x {}".format(*value.size)
+    return _array(value) if hasattr(value, "tolist") and getattr(value, "ndim", 0) else value
 
 
 def _array(value: Any) -> str:
