@@ -1,5 +1,5 @@
-"""GLPN: the stages of SegFormer, and a decoder that goes from the last to the first, weighing what each says against what
-those behind it said. https://arxiv.org/abs/2201.07436"""
+"""GLPN: the stages of SegFormer, and a decoder that goes from the last to the first, weighing what each says against
+what those behind it said. https://arxiv.org/abs/2201.07436"""
 
 from __future__ import annotations
 

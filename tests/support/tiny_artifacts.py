@@ -96,7 +96,8 @@ def _make_pictures(model_type: str, folder: Path) -> None:
         overrides["text_config"] = {**text, **tokens}
     oracle.save_checkpoint(folder, *oracle.upstream(model_type, _last_head(model_type), overrides))
     kinds = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor", "resnet": "ConvNextImageProcessor"}
-    sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}}
+    kinds |= {"segformer": "SegformerImageProcessor", "glpn": "GLPNImageProcessor"}
+    sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}, "segformer": {"height": 70, "width": 90}}
     size = sizes.get(model_type, {"height": 30, "width": 30})
     settings = {"image_processor_type": kinds[model_type], "size": size, "crop_size": {"height": 30, "width": 30}}
     write_json(folder / "preprocessor_config.json", settings)
