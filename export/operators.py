@@ -487,26 +487,29 @@ def halved(x: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("precast::resized", mutates_args=())
-def _resized(x: Tensor, like: Tensor | None, factor: int, aligned: bool) -> Tensor:
-    if like is None:
-        return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=aligned)
-    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=aligned).clone()
+def _resized(x: Tensor, like: Tensor | None, factor: int, multiple: int, aligned: bool) -> Tensor:
+    sides = [-(-side * factor // multiple) * multiple for side in x.shape[2:]] if like is None else like.shape[2:]
+    return F.interpolate(x, size=sides, mode="bilinear", align_corners=aligned).clone()
 
 
 @_resized.register_fake
-def _(x: Tensor, like: Tensor | None, factor: int, aligned: bool) -> Tensor:
-    sides = [side * factor for side in x.shape[2:]] if like is None else like.shape[2:]
-    return x.new_empty((*x.shape[:2], *sides))
+def _(x: Tensor, like: Tensor | None, factor: int, multiple: int, aligned: bool) -> Tensor:
+    if like is not None:
+        return x.new_empty((*x.shape[:2], *like.shape[2:]))
+    return x.new_empty((*x.shape[:2], *((side * factor + multiple - 1) // multiple * multiple for side in x.shape[2:])))
 
 
-def resized(x: Tensor, like: Tensor | None = None, *, factor: int = 1, aligned: bool = False) -> Tensor:
+def resized(
+    x: Tensor, like: Tensor | None = None, *, factor: int = 1, multiple: int = 1, aligned: bool = False
+) -> Tensor:
     """A map at another size, bilinearly, [B, C, H, W] -> [B, C, H', W'].
 
     Args:
-        like: the map [B, D, H', W'] whose size it gets; None: it becomes ``factor`` times as large.
+        like: the map [B, D, H', W'] whose size it gets; None: it becomes ``factor`` times as large, rounded up to a
+            ``multiple``.
         aligned: the middles of the corner places stay where they are, not their outer edges.
     """
-    made: Tensor = torch.ops.precast.resized(x, like, factor, aligned)
+    made: Tensor = torch.ops.precast.resized(x, like, factor, multiple, aligned)
     return made
 
 

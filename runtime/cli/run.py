@@ -224,7 +224,7 @@ def _shown(value: Any) -> Any:
     """One value of an answer, to read: of an array or a picture, how large it is."""
     if is_picture(value):
         return "a picture of {} x {}".format(*value.size)
-    return _array(value) if hasattr(value, "tolist") and getattr(value, "ndim", 0) else value
+    return _array(value) if getattr(value, "shape", ()) else value
 
 
 def _array(value: Any) -> str:
