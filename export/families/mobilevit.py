@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import SelfAttention, head_size
-from precast.export.blocks.convolution import COUNTERS, ConvNorm, pooled
+from precast.export.blocks.convolution import COUNTERS, ConvNorm
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm
 from precast.export.families import Family, LabelSpec, vit
-from precast.export.head_sets.dense import SemanticSegmentation
+from precast.export.head_sets.dense import AtrousPyramid, SemanticSegmentation
 from precast.export.head_sets.maps import MeanPool, map_heads
 from precast.export.operators import resized
 from precast.export.skeletons.backbone import Backbone
@@ -90,7 +89,8 @@ class _Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, size, height, width = x.shape
-        side, down, across = self.patch, -(-height // self.patch), -(-width // self.patch)
+        side = self.patch
+        down, across = ((edge + side - 1) // side for edge in (height, width))
         grid = resized(x, multiple=side).view(batch, size, down, side, across, side)
         rows = grid.permute(0, 3, 5, 2, 4, 1).clone(memory_format=torch.contiguous_format)
         rows = self.layers(rows.view(batch * side * side, down * across, size))
@@ -128,29 +128,6 @@ class _Stage(nn.Module):
         return self.fusion(torch.cat((x, self.back(self.patches(self.into(self.local(x))))), dim=1))
 
 
-class _Decoder(nn.Module):
-    """The last map [B, C, H, W], read with gaps of several sizes and as a whole -> logits [B, L, H, W].
-    https://arxiv.org/abs/1706.05587"""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        channels, size = spec.neck_hidden_sizes[5], spec.aspp_out_channels
-        self.near = nn.ModuleList(
-            [
-                ConvNorm(channels, size, act=F.relu),
-                *(ConvNorm(channels, size, 3, dilation=rate, act=F.relu) for rate in spec.atrous_rates),
-            ]
-        )
-        self.whole = ConvNorm(channels, size, act=F.relu)
-        self.project = ConvNorm(5 * size, size, act=F.relu)
-        self.classifier = nn.Conv2d(size, spec.labels, 1)
-
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        x = maps[-1]
-        whole = self.whole(pooled(x)).expand(-1, -1, *x.shape[2:])
-        return self.classifier(self.project(torch.cat((*(each(x) for each in self.near), whole), dim=1)))
-
-
 def _stages(spec: Spec) -> Iterator[nn.Module]:
     """Once maps are as small as ``output_stride`` says, gaps between what a kernel reads grow instead."""
     (first, second), (_, third), *others = pairwise(spec.neck_hidden_sizes[:6])
@@ -169,7 +146,8 @@ def _body(spec: Spec, last: bool = True) -> Backbone:
 
 
 def _segmentation(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return SemanticSegmentation(_body(spec, last=False), _Decoder(spec))
+    decoder = AtrousPyramid(spec.neck_hidden_sizes[5], spec.aspp_out_channels, spec.labels, spec.atrous_rates)
+    return SemanticSegmentation(_body(spec, last=False), decoder)
 
 
 def _weights(spec: Spec) -> tuple[Rule, ...]:
