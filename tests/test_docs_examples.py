@@ -33,6 +33,8 @@ SHELF: dict[str, Callable[[], Path]] = {
     "vit": lambda: tiny_artifacts.pictures("vit"),
     "vit-base": tiny_artifacts.picture_features,
     "clip": lambda: tiny_artifacts.pictures("clip"),
+    "segformer": lambda: tiny_artifacts.pictures("segformer"),
+    "glpn": lambda: tiny_artifacts.pictures("glpn"),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
 }
