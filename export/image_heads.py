@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from precast.export.signatures import Component
@@ -35,9 +37,18 @@ class ImageModel(nn.Module):
         return made
 
     def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.stack(*self._given(pixel_values))
+
+    def states(self, pixel_values: Tensor, layers: Sequence[int], *, normed: bool = False) -> list[Tensor]:
+        """Those of some layers; see `Stack.states`."""
+        made: list[Tensor] = self.stack.states(*self._given(pixel_values), layers=layers, normed=normed)  # type: ignore[operator]
+        return made
+
+    def _given(self, pixel_values: Tensor) -> tuple[Tensor, None, Tensor | None]:
+        """What goes into the layers: states, no mask, what is added to scores."""
         x = self.embeddings(pixel_values)
         bias = None if self.relative is None else self.relative()
-        return self.stack(x if self.before is None else self.before(x), bias=bias)
+        return x if self.before is None else self.before(x), None, bias
 
 
 class FirstState(nn.Module):

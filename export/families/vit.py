@@ -52,12 +52,12 @@ class Pooler(nn.Module):
         return self.act(self.dense(states[:, 0]))
 
 
-def body(spec: Spec, tokens: tuple[str, ...] = ("cls_token",)) -> ImageModel:
-    """Layers over patches and ``tokens`` in front of them."""
+def body(spec: Spec, tokens: tuple[str, ...] = ("cls_token",), *, normed: bool = True) -> ImageModel:
+    """Layers over patches and ``tokens`` in front of them; ``normed``: a norm follows the last one."""
     patches = Patches(
         spec.hidden_size, image=spec.image_size, patch=spec.patch_size, channels=spec.num_channels, tokens=tokens
     )
-    return ImageModel(patches, stack(spec, bias=spec.qkv_bias))
+    return ImageModel(patches, stack(spec, bias=spec.qkv_bias, normed=normed))
 
 
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export.blocks.convolution import ConvNorm, pooled
+from precast.export.head_sets.fusion import PatchMaps
 from precast.export.signatures import Component
 from precast.export.skeletons.backbone import Backbone
 from precast.runtime.catalogue import CATALOGUE
@@ -18,11 +19,12 @@ __all__ = ["AtrousPyramid", "DensePrediction", "DepthEstimation", "SemanticSegme
 
 
 class DensePrediction(Component):
-    """One output, which ``decoder`` makes of the maps [B, C, H', W'] of all stages."""
+    """One output, which ``decoder`` makes of the maps [B, C, H', W'] of all stages, or of
+    some layers."""
 
     task: str
 
-    def __init__(self, model: Backbone, decoder: nn.Module) -> None:
+    def __init__(self, model: Backbone | PatchMaps, decoder: nn.Module) -> None:
         super().__init__()
         self.model, self.decoder = model, decoder
 
