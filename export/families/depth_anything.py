@@ -17,6 +17,7 @@ from precast.export.spec import Spec as Base
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
+from precast.runtime.ports import Dim
 
 __all__ = ["FAMILY"]
 
@@ -76,6 +77,11 @@ class _Decoder(nn.Module):
         self.third = nn.Conv2d(narrow, 1, 1)
         self.act = F.relu if spec.depth_estimation_type == "relative" else torch.sigmoid
         self.most = 1 if spec.max_depth is None else spec.max_depth
+        self.least = spec.patch_size * (1 + int(1 / min(1, *spec.reassemble_factors)))
+
+    def bounds(self) -> dict[str, Dim]:
+        """Of a picture: the smallest map has two places a side. Of one, torch would trace another product."""
+        return {"height": Dim(self.least), "width": Dim(self.least)}
 
     def forward(self, maps: list[Tensor], pixel_values: Tensor) -> Tensor:
         height, width = (side // self.patch * self.patch for side in pixel_values.shape[2:])
