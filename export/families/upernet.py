@@ -75,7 +75,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
             for number, index in enumerate(spec.backbone.taps)
         ),
         Within("backbone.", convnext.FAMILY.weights(spec.backbone), to=""),
-        *pyramid_names(),
+        *pyramid_names("decoder"),
     )
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precast.export.blocks.convolution import ConvNorm
+from precast.export.blocks.convolution import ConvNorm, Enlarge, enlarging
 from precast.export.image_heads import ImageModel
 from precast.export.operators import resized
-from precast.export.weights import Compute, Rename, Rule
+from precast.export.weights import Rename, Rule
 from precast.runtime.errors import ConfigError
 
 __all__ = ["FusionNeck", "PatchMaps", "neck_names"]
@@ -51,27 +50,11 @@ class PatchMaps(ImageModel):
         return made
 
 
-class _Enlarge(nn.Module):
-    """Each place of a map becomes ``factor`` x ``factor`` ones: a transposed convolution without overlaps."""
-
-    def __init__(self, channels: int, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-        self.convolution = nn.Conv2d(channels, channels * factor**2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        factor = self.factor
-        x = self.convolution(x).view(batch, channels, factor, factor, height, width).permute(0, 1, 4, 2, 5, 3)
-        x = x.clone(memory_format=torch.contiguous_format)
-        return x.view(batch, channels, height * factor, width * factor)
-
-
 def _scaled(channels: int, factor: float) -> nn.Module:
     if factor == 1:
         return nn.Identity()
     if factor > 1:
-        return _Enlarge(channels, int(factor))
+        return Enlarge(channels, int(factor))
     return nn.Conv2d(channels, channels, 3, stride=int(1 / factor), padding=1)
 
 
@@ -152,25 +135,10 @@ class FusionNeck(nn.Module):
 def neck_names(sizes: Sequence[int], factors: Sequence[float], norm: bool) -> tuple[Rule, ...]:
     """Names of a neck, as those of `FusionNeck` behind ``decoder.neck``."""
     new = "decoder.neck"
-    kernels: list[Rule] = []
-    for number, (size, factor) in enumerate(zip(sizes, factors, strict=True)):
-        if factor > 1:
-            old, area = f"{new}.scales.{number}", int(factor) ** 2
-            # [C, D, f, f] -> [D * f * f, C, 1, 1], and a bias for each place.
-            kernels += [
-                Compute(
-                    (f"{old}.weight",),
-                    f"{old}.convolution.weight",
-                    (size * area, size, 1, 1),
-                    lambda weight: weight.flatten(1).t()[:, :, None, None],
-                ),
-                Compute(
-                    (f"{old}.bias",),
-                    f"{old}.convolution.bias",
-                    (size * area,),
-                    lambda bias, area=area: bias.repeat_interleave(area),
-                ),
-            ]
+    stages = enumerate(zip(sizes, factors, strict=True))
+    kernels = [
+        rule for number, (size, by) in stages if by > 1 for rule in enlarging(f"{new}.scales.{number}", size, int(by))
+    ]
     parts = ("convolution", "norm") if norm else ("convolution",)
     theirs = {"convolution": "convolution", "norm": "batch_norm"}
     return (

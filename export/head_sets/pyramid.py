@@ -96,15 +96,15 @@ class PyramidDecoder(nn.Module):
         return self.classifier(self.fusion(torch.cat((largest, *others), dim=1)))
 
 
-def pyramid_names() -> tuple[Rule, ...]:
-    """Names of a decoder behind ``decode_head``, as those of `PyramidDecoder`."""
+def pyramid_names(new: str) -> tuple[Rule, ...]:
+    """Names of a decoder behind ``decode_head``, as those of `PyramidDecoder` behind ``new``."""
     parts = {"psp_bottleneck": "bottleneck", "lateral_convs": "laterals", "fpn_convs": "outputs"}
     parts |= {"fpn_bottleneck": "fusion"}
     return (
-        Rename("decode_head.*", "decoder.*"),
-        Rename("decoder.psp_modules.blocks.{}.conv.*", "decoder.means.{}.*"),
-        Rename("decoder.psp_modules.{}.1.*", "decoder.means.{}.*"),
-        *(Rename(f"decoder.{old}.*", f"decoder.{new}.*") for old, new in parts.items()),
-        Rename("decoder.*.conv.*", "decoder.*.convolution.*"),
-        *(Rename(f"decoder.*.{old}.*", "decoder.*.norm.*") for old in ("bn", "batch_norm", "normalization")),
+        Rename("decode_head.*", f"{new}.*"),
+        Rename(f"{new}.psp_modules.blocks.{{}}.conv.*", f"{new}.means.{{}}.*"),
+        Rename(f"{new}.psp_modules.{{}}.1.*", f"{new}.means.{{}}.*"),
+        *(Rename(f"{new}.{old}.*", f"{new}.{ours}.*") for old, ours in parts.items()),
+        Rename(f"{new}.*.conv.*", f"{new}.*.convolution.*"),
+        *(Rename(f"{new}.*.{old}.*", f"{new}.*.norm.*") for old in ("bn", "batch_norm", "normalization")),
     )
