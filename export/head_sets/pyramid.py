@@ -35,9 +35,9 @@ class StageMaps(Backbone):
         )
         self.read, self.norms = tuple(stages), nn.ModuleList(norms)
 
-    def maps(self, pixel_values: Tensor) -> list[Tensor]:
+    def maps(self, pixel_values: Tensor, count: int | None = None) -> list[Tensor]:
         """Those that are read."""
-        made = super().maps(pixel_values)
+        made = super().maps(pixel_values, 1 + max(self.read) if count is None else count)
         return [norm(made[number]) for number, norm in zip(self.read, self.norms, strict=True)]
 
 

@@ -42,13 +42,14 @@ class Stack(nn.Module):
         layers: Sequence[int],
         normed: bool = False,
     ) -> list[Tensor]:
-        """What some layers make, in rising order, each counted from 1; 0 is what goes into the first.
+        """What some layers make, in rising order, each counted from 1; 0 is what goes into the first. Those behind the
+        last of them are not computed.
 
         Args:
             normed: the norm behind the last layer follows each of them.
         """
         made, update = [], None
-        for number, layer in enumerate([None, *self.layers]):
+        for number, layer in enumerate([None, *self.layers][: max(layers) + 1]):
             if layer is not None:
                 x, update = layer(x, update, mask, bias)
             if number in layers:
