@@ -16,6 +16,7 @@ from precast.runtime.ports import Out, Port
 __all__ = [
     "BASE",
     "CAUSAL_LM",
+    "DEPTH_ESTIMATION",
     "HEADS",
     "IMAGE_CLASSIFICATION",
     "IMAGE_TO_IMAGE",
@@ -26,6 +27,7 @@ __all__ = [
     "NEXT_SENTENCE",
     "OBJECT_DETECTION",
     "QUESTION_ANSWERING",
+    "SEMANTIC_SEGMENTATION",
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
@@ -82,6 +84,8 @@ IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]
 MASKED_IMAGE = _BY_TASK["masked-image-modeling"]
 MASK_GENERATION = _BY_TASK["mask-generation"]
 VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
+SEMANTIC_SEGMENTATION = _BY_TASK["semantic-segmentation"]
+DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 
 

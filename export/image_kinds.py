@@ -23,8 +23,10 @@ from precast.runtime.processors.image_steps import (
     Divide,
     Extend,
     Fit,
+    Flip,
     Frames,
     Mirror,
+    Multiples,
     Normalise,
     Pad,
     Resize,
@@ -54,12 +56,13 @@ class ImageKind:
         square: an edge given as one number is that of a square, not the shortest one.
         resized: the steps that a size stands for, of (fields, sizes, filter, file).
         again: the key that says whether numbers are divided by the standard deviations once more, as by default.
-        normalised: the default of ``do_normalize``.
         longest: the longest edge beside a ``size`` that is one number, where checkpoints do not say it.
         pads: the default of ``do_pad``; None: pictures are never padded.
         detection: how objects are made of a detector's outputs.
         frames: pictures are those of a video.
         made: makes all its steps of (fields, itself, file), where these are not those of other classes.
+        crops: it looks for ``do_center_crop``. normalises: what ``do_normalize`` is by default; None: it is not looked
+            for. flips: what ``do_flip_channel_order`` is by default; None: nothing does that.
     """
 
     models: tuple[str, ...]
@@ -72,15 +75,17 @@ class ImageKind:
     crop: Mapping[str, int] | None = None
     resized: Callable[[Fields, Mapping[str, int], str, str], tuple[_Resized, ...]] | None = None
     again: str | None = None
-    normalised: bool = True
     longest: int | None = None
     pads: bool | None = None
     detection: Mapping[str, Any] | None = None
     frames: bool = False
     made: Callable[[Fields, ImageKind, str], tuple[Step, ...]] | None = None
+    crops: bool = True
+    normalises: bool | None = True
+    flips: bool | None = None
 
 
-_Resized: TypeAlias = "Resize | Fit | Crop"
+_Resized: TypeAlias = "Resize | Fit | Multiples | Crop"
 
 
 def _plain(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
@@ -203,6 +208,21 @@ def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, .
     return tuple(steps)
 
 
+def _divided(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
+    """Sides rounded down to whole multiples; what size says is not looked at."""
+    return (Multiples(name, _edge(fields, "size_divisor", 32)),)
+
+
+def _fitted(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
+    """Near to a height and a width, in proportion or not, and multiples of a number."""
+    if set(sizes) != {"height", "width"}:
+        raise UnsupportedModelError(f"{file}: size is a height and a width here; it has {listing(sizes)}")
+    multiple, kept = _edge(fields, "ensure_multiple_of", 1), _switch(fields, "keep_aspect_ratio", False)
+    if multiple == 1 and not kept:
+        return _plain(fields, sizes, name, file)
+    return (Multiples(name, multiple, sizes["height"], sizes["width"], kept),)
+
+
 _CLIP = ImageKind(
     models=("clip",),
     size={"shortest_edge": 224},
@@ -285,6 +305,44 @@ KINDS: Mapping[str, ImageKind] = {
         std=_STANDARD,
         again="include_top",
     ),
+    "SegformerImageProcessor": ImageKind(
+        models=("segformer", "upernet"),
+        size={"height": 512, "width": 512},
+        resample=FILTERS["bilinear"],
+        mean=_IMAGENET_MEAN,
+        std=_IMAGENET_STD,
+        crops=False,
+    ),
+    "GLPNImageProcessor": ImageKind(
+        models=("glpn",),
+        size={},
+        resample=FILTERS["bilinear"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        resized=_divided,
+        crops=False,
+        normalises=False,
+    ),
+    "DPTImageProcessor": ImageKind(
+        models=("dpt", "depth_anything"),
+        size={"height": 384, "width": 384},
+        resample=FILTERS["bicubic"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        resized=_fitted,
+        crops=False,
+    ),
+    "MobileViTImageProcessor": ImageKind(
+        models=("mobilevit", "mobilevitv2"),
+        size={"shortest_edge": 224},
+        resample=FILTERS["bicubic"],
+        mean=_STANDARD,
+        std=_STANDARD,
+        square=False,
+        crop={"height": 256, "width": 256},
+        normalises=None,
+        flips=True,
+    ),
     "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
     "ImageGPTImageProcessor": ImageKind(
         models=("imagegpt",),
@@ -332,14 +390,15 @@ KINDS: Mapping[str, ImageKind] = {
         _DETR,
         models=("rt_detr",),
         size={"height": 640, "width": 640},
-        normalised=False,
+        normalises=False,
         longest=None,
         pads=False,
         detection={"scores": "sigmoid"},
     ),
 }
 # Switches that ask for what no step does.
-_UNDONE = ("use_square_size", "do_flip_channel_order", "do_grayscale", "do_rotate", "do_thumbnail")
+_FLIP = "do_flip_channel_order"
+_UNDONE = ("use_square_size", _FLIP, "do_grayscale", "do_rotate", "do_thumbnail")
 
 
 def reads_colours(model_type: str) -> bool:
@@ -425,7 +484,7 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     if kind.made is not None:
         return kind.made(fields, kind, file)
     for name in _UNDONE:
-        if _switch(fields, name, False):
+        if (kind.flips is None or name != _FLIP) and _switch(fields, name, False):
             raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
     padding = _padding(fields, kind, file)
     square = _switch(fields, "default_to_square", kind.square)
@@ -434,13 +493,15 @@ def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
         steps.append(Rgb())
     if _switch(fields, "do_resize", True):
         steps += _resize(fields, kind, square, file)
-    if _switch(fields, "do_center_crop", kind.crop is not None):
+    if kind.crops and _switch(fields, "do_center_crop", kind.crop is not None):
         sizes = _size(fields, "crop_size", kind.crop, square=True)
         if set(sizes) != {"height", "width"}:
             raise UnsupportedModelError(f"{file}: crop_size is a height and a width, and it has {listing(sizes)}")
         steps.append(Crop(sizes["height"], sizes["width"]))
+    if kind.flips is not None and _switch(fields, _FLIP, kind.flips):
+        steps.append(Flip())
     steps += _rescaled(fields)
-    if _switch(fields, "do_normalize", kind.normalised):
+    if kind.normalises is not None and _switch(fields, "do_normalize", kind.normalises):
         steps.append(Normalise(*_normalisation(fields, kind)))
     if kind.again is not None and _switch(fields, kind.again, True):
         steps.append(Divide(_normalisation(fields, kind)[1]))
@@ -507,6 +568,12 @@ def _size(
         return {"height": found, "width": found} if square else {"shortest_edge": found, **(beside or {})}
     sizes: Mapping[str, int] = found
     return sizes
+
+
+def _edge(fields: Fields, key: str, default: int) -> int:
+    rule = f"a number of pixels, 1 to {MOST_EDGE}, or null"
+    value: int = _or(fields, key, rule, lambda v: type(v) is int and 1 <= v <= MOST_EDGE, default)
+    return value
 
 
 def _normalisation(fields: Fields, kind: ImageKind) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -28,6 +28,7 @@ __all__ = [
     "gated_activation",
     "halved",
     "mixture_of_experts",
+    "resized",
     "rms_norm",
     "rotary",
     "rotary_angles",
@@ -482,6 +483,33 @@ def halved(x: Tensor) -> Tensor:
     """The largest in windows of 3 at every second place, [B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)], zeros around
     the picture, as many as TensorFlow's SAME has: pools pad with what is never the largest."""
     made: Tensor = torch.ops.precast.halved(x)
+    return made
+
+
+@torch.library.custom_op("precast::resized", mutates_args=())
+def _resized(x: Tensor, like: Tensor | None, factor: int, multiple: int, aligned: bool) -> Tensor:
+    sides = [-(-side * factor // multiple) * multiple for side in x.shape[2:]] if like is None else like.shape[2:]
+    return F.interpolate(x, size=sides, mode="bilinear", align_corners=aligned).clone()
+
+
+@_resized.register_fake
+def _(x: Tensor, like: Tensor | None, factor: int, multiple: int, aligned: bool) -> Tensor:
+    if like is not None:
+        return x.new_empty((*x.shape[:2], *like.shape[2:]))
+    return x.new_empty((*x.shape[:2], *((side * factor + multiple - 1) // multiple * multiple for side in x.shape[2:])))
+
+
+def resized(
+    x: Tensor, like: Tensor | None = None, *, factor: int = 1, multiple: int = 1, aligned: bool = False
+) -> Tensor:
+    """A map at another size, bilinearly, [B, C, H, W] -> [B, C, H', W'].
+
+    Args:
+        like: the map [B, D, H', W'] whose size it gets; None: it becomes ``factor`` times as large, rounded up to a
+            ``multiple``.
+        aligned: the middles of the corner places stay where they are, not their outer edges.
+    """
+    made: Tensor = torch.ops.precast.resized(x, like, factor, multiple, aligned)
     return made
 
 

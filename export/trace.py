@@ -88,6 +88,7 @@ def _translations() -> dict[Any, Any]:
         _ATEN.group_norm.default: _group_norm,
         torch.ops.precast.convolution.default: _convolution,
         torch.ops.precast.halved.default: _halved,
+        torch.ops.precast.resized.default: _resized,
     }
     return made | plain
 
@@ -128,6 +129,19 @@ def _halved(x: Any) -> Any:
     padded = _ONNX.Pad(x, pads, zero, _ONNX.Constant(value_ints=[2, 3]))
     largest, _places = _ONNX.MaxPool(padded, kernel_shape=[3, 3], strides=[2, 2])
     return largest
+
+
+def _resized(x: Any, like: Any, factor: int, multiple: int, aligned: bool) -> Any:
+    """To the size of another map, to so many times its own, or to the next multiple of a number."""
+    where = {"mode": "linear", "coordinate_transformation_mode": "align_corners" if aligned else "half_pixel"}
+    if like is None and multiple == 1:
+        return _ONNX.Resize(x, None, _ONNX.Constant(value_floats=[1.0, 1.0, float(factor), float(factor)]), **where)
+    sides = _ONNX.Shape(x if like is None else like, start=2)
+    if like is None:
+        times, beyond = (_ONNX.Constant(value_ints=[value]) for value in (factor, multiple - 1))
+        step = _ONNX.Constant(value_ints=[multiple])
+        sides = _ONNX.Mul(_ONNX.Div(_ONNX.Add(_ONNX.Mul(sides, times), beyond), step), step)
+    return _ONNX.Resize(x, None, None, _ONNX.Concat(_ONNX.Shape(x, end=2), sides, axis=0), **where)
 
 
 def _conv2d(*given: Any) -> Any:

@@ -3,6 +3,7 @@ over later. Each check returns the value it lets through, as Python's own type."
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from precast.runtime.errors import InputError, closest, listing
 
-__all__ = ["call", "choice", "entries", "flag", "listed", "mapping", "path", "text", "threads", "whole"]
+__all__ = ["call", "choice", "entries", "flag", "listed", "mapping", "number", "path", "text", "threads", "whole"]
 
 _MOST_THREADS = 4096
 
@@ -21,6 +22,14 @@ def whole(name: str, value: Any, least: int = 1, *, instead: str = "") -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise InputError(f"{name} must be an integer of at least {least}{instead}; received {value!r:.80}.")
     return number
+
+
+def number(name: str, value: Any) -> float:
+    """A finite number."""
+    found = listed(value)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found):
+        raise InputError(f"{name} must be a number; received {value!r:.80}.")
+    return float(found)
 
 
 def threads(value: Any) -> int | None:

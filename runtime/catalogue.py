@@ -182,6 +182,22 @@ _ROWS = (
         gives="``reconstruction``: the picture itself, enlarged or restored.",
         outs=(Out("reconstruction", ("batch", "channels", "rows", "columns"), "scores", axis=-3),),
     ),
+    TaskFacts(
+        "semantic-segmentation",
+        endings=("ForSemanticSegmentation",),
+        auto="AutoModelForSemanticSegmentation",
+        gives="``logits`` over the labels of every place of a picture, of which there are fewer than pixels.",
+        outs=(Out("logits", ("batch", "labels", "rows", "columns"), "logits", axis=-3),),
+        metric="divergence",
+    ),
+    TaskFacts("image-segmentation", served_by=("semantic-segmentation",)),
+    TaskFacts(
+        "depth-estimation",
+        endings=("ForDepthEstimation",),
+        auto="AutoModelForDepthEstimation",
+        gives="``predicted_depth`` of every place of a picture.",
+        outs=(Out("predicted_depth", ("batch", "rows", "columns"), "scores"),),
+    ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),
 )

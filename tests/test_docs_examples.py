@@ -39,6 +39,8 @@ SHELF: dict[str, Callable[[], Path]] = {
     "swin2sr": lambda: tiny_artifacts.pictures("swin2sr"),
     "videomae": lambda: tiny_artifacts.pictures("videomae"),
     "sam": lambda: tiny_artifacts.pictures("sam"),
+    "segformer": lambda: tiny_artifacts.pictures("segformer"),
+    "glpn": lambda: tiny_artifacts.pictures("glpn"),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
 }

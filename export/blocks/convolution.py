@@ -9,9 +9,20 @@ from torch import Tensor, nn
 from precast.export.blocks.activations import Activation
 from precast.export.blocks.norms import LayerNorm
 from precast.export.operators import convolution
-from precast.export.weights import Ignore
+from precast.export.weights import Compute, Flatten, Ignore, Rule, Split
 
-__all__ = ["COUNTERS", "BatchNorm", "ConvNorm", "Convolution", "GroupNorm", "MapNorm", "SqueezeExcite", "pooled"]
+__all__ = [
+    "COUNTERS",
+    "BatchNorm",
+    "ConvNorm",
+    "Convolution",
+    "Enlarge",
+    "GroupNorm",
+    "MapNorm",
+    "SqueezeExcite",
+    "enlarging",
+    "pooled",
+]
 
 # How many batches a norm has seen in training: no number that a call needs.
 COUNTERS = Ignore("*num_batches_tracked")
@@ -31,6 +42,22 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+class Enlarge(nn.Module):
+    """Each place of a map becomes ``factor`` x ``factor`` ones: a transposed convolution without overlaps."""
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.convolution = nn.Conv2d(channels, channels * factor**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        factor = self.factor
+        x = self.convolution(x).view(batch, channels, factor, factor, height, width).permute(0, 1, 4, 2, 5, 3)
+        x = x.clone(memory_format=torch.contiguous_format)
+        return x.view(batch, channels, height * factor, width * factor)
 
 
 class GroupNorm(nn.Module):
@@ -144,3 +171,28 @@ class MapNorm(LayerNorm):
 def pooled(x: Tensor) -> Tensor:
     """The mean of every channel over the picture, [B, C, H, W] -> [B, C, 1, 1]."""
     return x.mean((2, 3), keepdim=True)
+
+
+def enlarging(name: str, channels: int, factor: int, norm: str | None = None, eps: float = 1e-5) -> tuple[Rule, ...]:
+    """Of a transposed convolution, [C, D, f, f] of as many channels, the kernels [D * f * f, C, 1, 1] of `Enlarge`.
+
+    Args:
+        name: of both, without ``.weight``. norm: that of a batch norm behind it, which goes into the kernels.
+    """
+    parts = () if norm is None else [f"{norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")]
+
+    def kernels(weight: Tensor, bias: Tensor, *statistics: Tensor) -> Tensor:
+        weight = weight.permute(1, 2, 3, 0)
+        if statistics:
+            scale, shift, mean, variance = statistics
+            by = scale / torch.sqrt(variance + eps)
+            weight, bias = weight * by[:, None, None, None], (bias - mean) * by + shift
+        every = torch.cat((weight, bias[:, None, None, None].expand(-1, factor, factor, 1)), dim=3)
+        return every.reshape(channels * factor**2, channels + 1, 1, 1)
+
+    made, new = f"{name}.kernels", f"{name}.convolution"
+    return (
+        Compute((f"{name}.weight", f"{name}.bias", *parts), made, (channels * factor**2, channels + 1, 1, 1), kernels),
+        Split(made, (f"{new}.weight", f"{new}.bias"), axis=1, shares=(channels, 1)),
+        Flatten(f"{new}.bias"),
+    )

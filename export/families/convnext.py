@@ -23,7 +23,7 @@ from precast.export.spec import hf
 from precast.export.weights import Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "Layer", "Spec", "StageSpec", "stage_heads", "weights"]
+__all__ = ["FAMILY", "Layer", "Spec", "StageSpec", "body", "stage_heads", "weights"]
 
 _EPSILON = 1e-6  # of every norm but the last
 
@@ -93,23 +93,33 @@ def _layer(spec: Spec, size: int) -> Layer:
     return Layer(size, MLP(size, 4 * size, spec.hidden_act), scaled=spec.layer_scale_init_value > 0)
 
 
-def stage_heads(layer: Callable[[Any, int], nn.Module]) -> Mapping[Head, Callable[[Any, frozenset[str]], nn.Module]]:
-    """The heads of stages of ``layer`` (spec, channels)."""
+def stage_body(spec: StageSpec, layer: Callable[[Any, int], nn.Module]) -> Backbone:
+    """Stages of ``layer`` (spec, channels)."""
 
-    def stages(spec: StageSpec) -> Iterator[nn.Module]:
+    def stages() -> Iterator[nn.Module]:
         sizes = pairwise((spec.hidden_sizes[0], *spec.hidden_sizes))
         for number, ((before, size), depth) in enumerate(zip(sizes, spec.depths, strict=True)):
             halved = (MapNorm(before, _EPSILON), nn.Conv2d(before, size, 2, stride=2)) if number else ()
             yield nn.Sequential(nn.Sequential(*halved), nn.Sequential(*(layer(spec, size) for _ in range(depth))))
 
-    def body(spec: StageSpec) -> Backbone:
-        size, patch = spec.hidden_sizes[0], spec.patch_size
-        stem = nn.Sequential(nn.Conv2d(spec.num_channels, size, patch, stride=patch), MapNorm(size, _EPSILON))
-        least = patch * 2 ** (spec.num_stages - 1)
-        return Backbone(stem, stages(spec), channels=spec.num_channels, least=least)
+    size, patch = spec.hidden_sizes[0], spec.patch_size
+    stem = nn.Sequential(nn.Conv2d(spec.num_channels, size, patch, stride=patch), MapNorm(size, _EPSILON))
+    least = patch * 2 ** (spec.num_stages - 1)
+    return Backbone(stem, stages(), channels=spec.num_channels, least=least)
+
+
+def body(spec: Spec) -> Backbone:
+    """Stages of the first version."""
+    return stage_body(spec, _layer)
+
+
+def stage_heads(layer: Callable[[Any, int], nn.Module]) -> Mapping[Head, Callable[[Any, frozenset[str]], nn.Module]]:
+    """The heads of stages of ``layer`` (spec, channels)."""
 
     return map_heads(
-        body, lambda spec: spec.hidden_sizes[-1], lambda spec: NormPool(spec.hidden_sizes[-1], spec.layer_norm_eps)
+        lambda spec: stage_body(spec, layer),
+        lambda spec: spec.hidden_sizes[-1],
+        lambda spec: NormPool(spec.hidden_sizes[-1], spec.layer_norm_eps),
     )
 
 

@@ -19,7 +19,7 @@ from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
 from precast.export.weights import FoldScale, Rename, Rule, Split, Within
 
-__all__ = ["FAMILY", "Spec", "names"]
+__all__ = ["FAMILY", "Spec", "body", "names"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,8 @@ class _FirstAndMean(nn.Module):
         return torch.cat((states[:, 0], self.mean(states)), dim=1)
 
 
-def _body(spec: Spec) -> ImageModel:
+def body(spec: Spec, normed: bool = True) -> ImageModel:
+    """Layers over patches of a picture of any size; ``normed``: a norm follows the last one."""
     side = spec.image_size // max(spec.patch_size, 1)
     patches = Patches(
         spec.hidden_size,
@@ -79,16 +80,17 @@ def _body(spec: Spec) -> ImageModel:
         # As many weights as without the gate, in whole eights.
         return GatedMLP(spec.hidden_size, -(-(spec.intermediate_size * 2 // 3) // 8) * 8, F.silu, bias=True)
 
-    return ImageModel(patches, stack(spec, bias=spec.qkv_bias, mlp=gated if spec.use_swiglu_ffn else None))
+    mlp = gated if spec.use_swiglu_ffn else None
+    return ImageModel(patches, stack(spec, bias=spec.qkv_bias, mlp=mlp, normed=normed))
 
 
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return ImageFeatures(_body(spec), FirstState())
+    return ImageFeatures(body(spec), FirstState())
 
 
 def _classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
     classifier = nn.Linear(2 * spec.hidden_size, spec.labels)
-    return ImageClassification(_body(spec), classifier, _FirstAndMean(spec.registers))
+    return ImageClassification(body(spec), classifier, _FirstAndMean(spec.registers))
 
 
 def names(prefix: str) -> tuple[Rule, ...]:

@@ -9,9 +9,11 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from precast.export import heads
 from precast.export.blocks.convolution import COUNTERS
 from precast.export.families import Family
 from precast.export.families.mobilenet_v1 import MobileSpec, convolved
+from precast.export.head_sets.dense import AtrousPyramid, SemanticSegmentation
 from precast.export.head_sets.maps import MeanPool, map_heads
 from precast.export.skeletons.backbone import Backbone
 from precast.export.spec import hf
@@ -22,7 +24,7 @@ __all__ = ["FAMILY", "Spec"]
 # Channels behind the stem and each layer, and the strides of the layers.
 _CHANNELS = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
 _STRIDES = (2, 1, 2, 1, 1, 2, 1, 1, 1, 1, 1, 1, 2, 1, 1, 1)
-_FIRST, _LAST = 32, 1280
+_FIRST, _LAST, _DECODED = 32, 1280, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +94,14 @@ def _layers(spec: Spec) -> Iterator[nn.Module]:
             total *= stride
 
 
-def _body(spec: Spec) -> Backbone:
-    last = convolved(spec, spec.width(_CHANNELS[-1]), spec.last)
+def _body(spec: Spec, whole: bool = True) -> Backbone:
+    last = convolved(spec, spec.width(_CHANNELS[-1]), spec.last) if whole else None
     return Backbone(_stem(spec), _layers(spec), last, channels=spec.num_channels, stem_is_state=False)
+
+
+def _segmentation(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    decoder = AtrousPyramid(spec.width(_CHANNELS[-1]), _DECODED, spec.labels, whole_first=True)
+    return SemanticSegmentation(_body(spec, whole=False), decoder)
 
 
 def _weights(spec: Spec) -> tuple[Rule, ...]:
@@ -107,12 +114,19 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         Within("conv_stem.", names, to="model.stem."),
         Within("layer.{}.", names, to="model.stages.{}."),
         Rename("conv_1x1.*", "model.last.*"),
+        Rename("segmentation_head.classifier.convolution.*", "decoder.classifier.*"),
+        Rename("segmentation_head.conv_pool.*", "decoder.whole.*"),
+        Rename("segmentation_head.conv_aspp.*", "decoder.near.0.*"),
+        Rename("segmentation_head.conv_projection.*", "decoder.project.*"),
     )
 
 
 FAMILY = Family(
     spec=Spec,
-    heads=map_heads(_body, lambda spec: spec.last, lambda spec: MeanPool(keep=False)),
+    heads={
+        **map_heads(_body, lambda spec: spec.last, lambda spec: MeanPool(keep=False)),
+        heads.SEMANTIC_SEGMENTATION: _segmentation,
+    },
     weights=_weights,
     inert=frozenset({"image_size", "semantic_loss_ignore_index"}),
     tiny={"depth_multiplier": 0.05, "min_depth": 4, "depth_divisible_by": 3, "expand_ratio": 2.0}

@@ -70,8 +70,10 @@ class Pooler(nn.Module):
         return self.act(self.dense(states[:, 0]))
 
 
-def body(spec: Spec, tokens: tuple[str, ...] = ("cls_token",), masked: bool = False) -> ImageModel:
-    """Layers over patches, which may be ``masked``, and ``tokens`` in front of them."""
+def body(
+    spec: Spec, tokens: tuple[str, ...] = ("cls_token",), masked: bool = False, *, normed: bool = True
+) -> ImageModel:
+    """Layers over patches, which may be ``masked``, and ``tokens`` in front; ``normed``: a norm ends them."""
     patches = Patches(
         spec.hidden_size,
         image=spec.image_size,
@@ -80,7 +82,7 @@ def body(spec: Spec, tokens: tuple[str, ...] = ("cls_token",), masked: bool = Fa
         tokens=tokens,
         masked=masked,
     )
-    return ImageModel(patches, stack(spec, bias=spec.qkv_bias))
+    return ImageModel(patches, stack(spec, bias=spec.qkv_bias, normed=normed))
 
 
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:

@@ -53,6 +53,14 @@ class Backbone(nn.Module):
         """What makes upstream's hidden states."""
         return [*([self.stem] if self.stem_is_state else []), *self.stages]
 
+    def maps(self, pixel_values: Tensor, count: int | None = None) -> list[Tensor]:
+        """What each of `counted` makes, or of the first ``count`` of these."""
+        made = [self.stem(pixel_values)]
+        wanted = len(self.counted()) if count is None else count
+        for stage in self.stages[: wanted - int(self.stem_is_state)]:
+            made.append(stage(made[-1]))
+        return made if self.stem_is_state else made[1:]
+
     def forward(self, pixel_values: Tensor) -> Tensor:
         x = self.stem(pixel_values)
         for stage in self.stages:

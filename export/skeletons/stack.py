@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,6 +32,31 @@ class Stack(nn.Module):
         for layer in self.layers:
             x, update = layer(x, update, mask, bias)
         return normed_sum(self.norm, x, update)[0]
+
+    def states(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+        *,
+        layers: Sequence[int],
+        normed: bool = False,
+    ) -> list[Tensor]:
+        """What some layers make, in rising order, each counted from 1; 0 is what goes into the first. Those behind the
+        last of them are not computed.
+
+        Args:
+            normed: the norm behind the last layer follows each of them.
+        """
+        made, update = [], None
+        for number, layer in enumerate([None, *self.layers][: max(layers) + 1]):
+            if layer is not None:
+                x, update = layer(x, update, mask, bias)
+            if number in layers:
+                state, x = normed_sum(self.norm if normed else None, x, update)
+                update = None
+                made.append(state)
+        return made
 
 
 def stack(

@@ -58,10 +58,15 @@ def note(text: str) -> None:
     sys.stderr.flush()
 
 
+def is_picture(value: Any) -> bool:
+    """Whether a value is a Pillow image, without importing Pillow."""
+    return hasattr(value, "getbands") and hasattr(value, "save")
+
+
 def plain(value: Any) -> Any:
     """``value`` as what JSON can hold: arrays and tuples as lists, NaN and infinities as null, a picture as the address
     of its PNG (``data:image/png;base64,...``)."""
-    if hasattr(value, "save") and hasattr(value, "getbands"):  # Pillow's, without importing it
+    if is_picture(value):
         return _address(value)
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, without importing it
         value = value.tolist()

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from precast.runtime.cli.console import guarded, note, write, write_json
+from precast.runtime.cli.console import guarded, is_picture, note, write, write_json
 from precast.runtime.cli.generation import StreamedText, generation_arguments, parameters_of, shown
 from precast.runtime.errors import InputError, listing
 
@@ -226,7 +226,7 @@ def _lines(result: Any) -> Iterator[str]:
             yield f"{score:.4f}  {int(mask.sum())} of {mask.size} pixels"
     elif isinstance(result, Mapping):
         score = result.get("score")
-        rest = "  ".join(f"{name}: {value}" for name, value in result.items() if name != "score")
+        rest = "  ".join(f"{name}: {_shown(value)}" for name, value in result.items() if name != "score")
         yield rest if score is None else f"{score:.4f}  {rest}"
     elif hasattr(result, "getbands"):
         yield f"{result.mode} picture of {result.width} x {result.height}; --json prints its PNG"
@@ -234,6 +234,13 @@ def _lines(result: Any) -> Iterator[str]:
         yield _array(result)
     else:
         yield str(result)
+
+
+def _shown(value: Any) -> Any:
+    """One value of an answer, to read: of an array or a picture, how large it is."""
+    if is_picture(value):
+        return "a picture of {} x {}".format(*value.size)
+    return _array(value) if getattr(value, "shape", ()) else value
 
 
 def _array(value: Any) -> str:

@@ -29,8 +29,10 @@ __all__ = [
     "Divide",
     "Extend",
     "Fit",
+    "Flip",
     "Frames",
     "Mirror",
+    "Multiples",
     "Normalise",
     "Pad",
     "Resize",
@@ -169,6 +171,47 @@ class Fit(NamedTuple):
         return made[0] - made[0] % self.multiple, made[1] - made[1] % self.multiple
 
 
+class Multiples(NamedTuple):
+    """To sides that are multiples of a number: its own ones, rounded down; or those nearest to ``height`` and
+    ``width``, where ``proportional`` has both sides scaled alike, by the one of the two factors that is nearer to 1."""
+
+    filter: str
+    multiple: int
+    height: int = 0
+    width: int = 0
+    proportional: bool = False
+
+    @classmethod
+    def read(cls, fields: Fields) -> Multiples:
+        sizes = {name: _edge(fields, name) for name in ("height", "width") if name in fields}
+        if len(sizes) == 1:
+            fields.fail("", "given both height and width, or neither", sorted(sizes))
+        multiple, name = _edge(fields, "multiple"), fields.choice("filter", FILTERS)
+        return cls(name, multiple, **sizes, proportional=fields.flag("proportional", False))
+
+    def to_json(self) -> dict[str, Any]:
+        size = {"height": self.height, "width": self.width} if self.height else {}
+        kept = {"proportional": True} if self.proportional else {}
+        return {"op": "multiples", "multiple": self.multiple, **size, **kept, "filter": self.filter}
+
+    def __call__(self, picture: Image) -> Image:
+        width, height = picture.size
+        if self.height:
+            down, across = self.height / height, self.width / width
+            if self.proportional:
+                down = across = across if abs(1 - across) < abs(1 - down) else down
+            sides = [round(by * side / self.multiple) for by, side in ((down, height), (across, width))]
+        else:
+            sides = [height // self.multiple, width // self.multiple]
+        rows, columns = (side * self.multiple for side in sides)
+        if min(rows, columns) < 1 or max(rows, columns) > MOST_EDGE:
+            raise InputError(
+                f"A picture of {width} x {height} would become one of {columns} x {rows}, where sides are multiples of "
+                f"{self.multiple} from that to {MOST_EDGE}. Give one that is larger, or less long."
+            )
+        return picture.resize((columns, rows), resample=FILTERS[self.filter])
+
+
 class Crop(NamedTuple):
     """The middle of a picture; of a smaller one, with black around it."""
 
@@ -209,6 +252,20 @@ class Mirror(NamedTuple):
     def __call__(self, picture: Array) -> Array:
         beyond = [(0, self.multiple - side % self.multiple) for side in picture.shape[:2]]
         return np.pad(picture, [*beyond, (0, 0)], mode="symmetric")
+
+
+class Flip(NamedTuple):
+    """Channels in the other order: RGB becomes BGR."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Flip:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "flip"}
+
+    def __call__(self, picture: Array) -> Array:
+        return picture[..., ::-1]
 
 
 class Scale(NamedTuple):
@@ -373,14 +430,19 @@ class Frames(NamedTuple):
         return {"op": "frames"}
 
 
-Step: TypeAlias = "Rgb | Resize | Fit | Crop | Mirror | Scale | Normalise | Divide | Extend | Colours | Frames | Pad"
+Step: TypeAlias = (
+    "Rgb | Resize | Fit | Multiples | Crop | Mirror | Flip | Scale | Normalise | Divide "
+    "| Extend | Colours | Frames | Pad"
+)
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
     "resize": Resize,
     "fit": Fit,
+    "multiples": Multiples,
     "crop": Crop,
     "mirror": Mirror,
+    "flip": Flip,
     "scale": Scale,
     "normalise": Normalise,
     "divide": Divide,
@@ -420,7 +482,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
-        elif isinstance(step, (Crop, Mirror)):
+        elif isinstance(step, (Crop, Mirror, Flip)):
             array = step(_array(picture) if array is None else array)
         elif isinstance(step, Extend):
             behind.append(step)

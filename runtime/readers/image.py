@@ -11,10 +11,16 @@ from precast.runtime.errors import InputError
 from precast.runtime.processors.image import is_picture, open_picture
 from precast.runtime.readers.base import Reader, Row
 
-__all__ = ["PATCH", "ImageReader"]
+__all__ = ["PATCH", "ImageReader", "PictureRow"]
 
 # A patch of so many pixels takes a model about as long as a token.
 PATCH = 16 * 16
+
+
+class PictureRow(dict[str, np.ndarray]):
+    """A row that knows the ``size`` of the picture it was made of, upright: height, width."""
+
+    size: tuple[int, int] = (0, 0)
 
 
 class ImageReader(Reader):
@@ -47,6 +53,13 @@ class ImageReader(Reader):
     def row(self, item: Any) -> Row:
         """One picture as model inputs."""
         row: Row = self.image_processor.row(open_picture(item, upright=True))
+        return row
+
+    def sized_row(self, item: Any) -> PictureRow:
+        """The same, and how large that picture is."""
+        picture = open_picture(item, upright=True)
+        row = PictureRow({self.image_processor.port: self.image_processor.pixels(picture)})
+        row.size = (picture.height, picture.width)
         return row
 
     def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from precast.runtime.errors import InputError
-from precast.runtime.readers.image import ImageReader
-from precast.runtime.tasks.base import Request, Task
+from precast.runtime.readers.image import ImageReader, PictureRow
+from precast.runtime.tasks.base import Request, Row, Task
 
-__all__ = ["PictureTask"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["PictureTask", "SizedPictureTask", "grey"]
 
 
 class PictureTask(Task[ImageReader]):
@@ -25,3 +30,23 @@ class PictureTask(Task[ImageReader]):
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
         return [Request([self.reader.row(item)]) for item in items]
+
+
+class SizedPictureTask(PictureTask):
+    """Whose results lie upon the picture: its rows know how large that was."""
+
+    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
+        return [Request([self.reader.sized_row(item)]) for item in items]
+
+    @staticmethod
+    def size_of(row: Row) -> tuple[int, int]:
+        """Height and width of the picture a row was made of, upright."""
+        assert isinstance(row, PictureRow), "rows are made by `prepare`"
+        return row.size
+
+
+def grey(values: np.ndarray) -> Image:
+    """uint8 [H, W] as a picture."""
+    from PIL import Image
+
+    return Image.fromarray(values)

@@ -109,7 +109,8 @@ def _make_pictures(model_type: str, folder: Path) -> None:
     kinds |= {"swin2sr": "Swin2SRImageProcessor", "videomae": "VideoMAEImageProcessor"}
     kinds |= {"timesformer": "VideoMAEImageProcessor", "sam": "SamImageProcessor"}
     kinds["imagegpt"] = "ImageGPTImageProcessor"
-    sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}}
+    kinds |= {"segformer": "SegformerImageProcessor", "glpn": "GLPNImageProcessor"}
+    sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}, "segformer": {"height": 70, "width": 90}}
     size = sizes.get(model_type, {"height": 30, "width": 30})
     crop = {"height": 30, "width": 30}
     if model_type in ("videomae", "timesformer"):

@@ -1,0 +1,86 @@
+"""Maps of numbers at the size of a picture, in float32: what torch makes of them by ``interpolate``.
+
+The outer edges of the first and last places stay where they are, and nothing is smoothed where a map is made smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+
+__all__ = ["bicubic", "likeliest", "smallest_integers"]
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+_BAND = 1 << 22  # numbers at most that are held at a picture's size, of all classes
+_SLOPE = np.float32(-0.75)  # of the cubic kernel at its first zero
+
+
+def likeliest(scores: Array, height: int, width: int) -> Array:
+    """Scores of classes [L, H, W] -> the number of the largest at every place of the map at another size
+    [height, width], resampled bilinearly."""
+    made = np.empty((height, width), smallest_integers(len(scores)))
+    for rows, values in _bands(np.asarray(scores, np.float32), height, width):
+        made[rows] = values.argmax(0)
+    return made
+
+
+def smallest_integers(count: int) -> np.dtype[Any]:
+    """The smallest type of the numbers 0 to ``count - 1``."""
+    return np.min_scalar_type(max(count - 1, 0))
+
+
+def bicubic(values: Array, height: int, width: int) -> Array:
+    """[H, W] -> [height, width]."""
+    values = np.asarray(values, np.float32)
+    for size, axis in ((width, 1), (height, 0)):
+        count = values.shape[axis]
+        where = _centres(count, size)
+        first = np.floor(where)
+        weights = _cubic(where - first)
+        shape = (-1, 1) if axis == 0 else (1, -1)
+        near = (np.clip(first.astype(np.int64) + offset, 0, count - 1) for offset in (-1, 0, 1, 2))
+        parts = [values.take(index, axis) * weight.reshape(shape) for index, weight in zip(near, weights, strict=True)]
+        values = parts[0] + parts[1] + parts[2] + parts[3]
+    return values
+
+
+def _bands(maps: Array, height: int, width: int) -> Iterator[tuple[slice, Array]]:
+    """Maps [L, H, W] at another size, a few rows [L, R, width] at a time."""
+    up, low, down = _neighbours(maps.shape[1], height)
+    left, right, across = _neighbours(maps.shape[2], width)
+    step = max(1, _BAND // (len(maps) * width))
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        first = int(up[rows.start])
+        seen = maps[:, first : int(low[rows.stop - 1]) + 1]
+        wide = seen[:, :, left] * (1 - across) + seen[:, :, right] * across
+        share = down[rows, None]
+        yield rows, wide[:, up[rows] - first] * (1 - share) + wide[:, low[rows] - first] * share
+
+
+def _centres(count: int, size: int) -> Array:
+    """Where the middles of ``size`` places lie among ``count`` ones."""
+    scale = np.float32(count) / np.float32(size)
+    return scale * (np.arange(size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+
+
+def _neighbours(count: int, size: int) -> tuple[Array, Array, Array]:
+    """The place before each of ``size`` new ones, the one behind it, and the share of the latter."""
+    where = np.maximum(_centres(count, size), np.float32(0))
+    before = np.minimum(where.astype(np.int64), count - 1)
+    return before, np.minimum(before + 1, count - 1), np.clip(where - before.astype(np.float32), 0, 1)
+
+
+def _cubic(beyond: Array) -> list[Array]:
+    """Weights of the four places around one that lies ``beyond`` the second of them."""
+
+    def inner(x: Array) -> Array:
+        return ((_SLOPE + 2) * x - (_SLOPE + 3)) * x * x + 1
+
+    def outer(x: Array) -> Array:
+        return ((_SLOPE * x - 5 * _SLOPE) * x + 8 * _SLOPE) * x - 4 * _SLOPE
+
+    return [outer(beyond + 1), inner(beyond), inner(1 - beyond), outer(2 - beyond)]
