@@ -24,14 +24,21 @@ if TYPE_CHECKING:
 
     # generated: auto
     AutoModelForCausalLM = AutoModel
+    AutoModelForDepthEstimation = AutoModel
     AutoModelForImageClassification = AutoModel
+    AutoModelForImageToImage = AutoModel
+    AutoModelForMaskGeneration = AutoModel
+    AutoModelForMaskedImageModeling = AutoModel
     AutoModelForMaskedLM = AutoModel
     AutoModelForMultipleChoice = AutoModel
     AutoModelForNextSentencePrediction = AutoModel
+    AutoModelForObjectDetection = AutoModel
     AutoModelForQuestionAnswering = AutoModel
+    AutoModelForSemanticSegmentation = AutoModel
     AutoModelForSeq2SeqLM = AutoModel
     AutoModelForSequenceClassification = AutoModel
     AutoModelForTokenClassification = AutoModel
+    AutoModelForVideoClassification = AutoModel
     AutoModelForZeroShotImageClassification = AutoModel
     # end
 
