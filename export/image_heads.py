@@ -37,18 +37,20 @@ class ImageModel(nn.Module):
         return made
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.stack(*self._given(pixel_values))
+        x, bias = self._given(pixel_values)
+        return self.stack(x, bias=bias)
 
     def states(self, pixel_values: Tensor, layers: Sequence[int], *, normed: bool = False) -> list[Tensor]:
         """Those of some layers; see `Stack.states`."""
-        made: list[Tensor] = self.stack.states(*self._given(pixel_values), layers=layers, normed=normed)  # type: ignore[operator]
+        x, bias = self._given(pixel_values)
+        made: list[Tensor] = self.stack.states(x, bias=bias, layers=layers, normed=normed)  # type: ignore[operator]
         return made
 
-    def _given(self, pixel_values: Tensor) -> tuple[Tensor, None, Tensor | None]:
-        """What goes into the layers: states, no mask, what is added to scores."""
+    def _given(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What goes into the layers: states, and what is added to scores."""
         x = self.embeddings(pixel_values)
         bias = None if self.relative is None else self.relative()
-        return x if self.before is None else self.before(x), None, bias
+        return x if self.before is None else self.before(x), bias
 
 
 class FirstState(nn.Module):
