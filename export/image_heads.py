@@ -49,18 +49,20 @@ class ImageModel(nn.Module):
 
     def forward(self, pixel_values: Tensor, mask: Tensor | None = None) -> Tensor:
         """Of patches that a mask [B, P] hides, embeddings have a token for each instead."""
-        return self.stack(*self._given(pixel_values, mask))
+        x, bias = self._given(pixel_values, mask)
+        return self.stack(x, bias=bias)
 
     def states(self, pixel_values: Tensor, layers: Sequence[int], *, normed: bool = False) -> list[Tensor]:
         """Those of some layers; see `Stack.states`."""
-        made: list[Tensor] = self.stack.states(*self._given(pixel_values), layers=layers, normed=normed)  # type: ignore[operator]
+        x, bias = self._given(pixel_values)
+        made: list[Tensor] = self.stack.states(x, bias=bias, layers=layers, normed=normed)  # type: ignore[operator]
         return made
 
-    def _given(self, pixel_values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, None, Tensor | None]:
-        """What goes into the layers: states, no mask of tokens, what is added to scores."""
+    def _given(self, pixel_values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What goes into the layers: states, and what is added to scores."""
         x = self.embeddings(pixel_values) if mask is None else self.embeddings(pixel_values, mask)
         bias = None if self.relative is None else self.relative()
-        return x if self.before is None else self.before(x), None, bias
+        return x if self.before is None else self.before(x), bias
 
 
 class FirstState(nn.Module):

@@ -74,14 +74,14 @@ class _Projected(nn.Module):
         return self.act(self.patch(states[:, 1:]) + self.token(states[:, :1]))
 
 
+def _readout(spec: Spec) -> nn.Module:
+    return _Added() if spec.readout_type == "add" else _Projected(spec.hidden_size, spec.hidden_act)
+
+
 def _body(spec: Spec) -> PatchMaps:
-    made, count = vit.body(spec, normed=False), len(spec.taps)
-    kinds = {
-        "project": lambda: [_Projected(spec.hidden_size, spec.hidden_act) for _ in range(count)],
-        "add": lambda: [_Added() for _ in range(count)],
-        "ignore": lambda: None,
-    }
-    return PatchMaps(made, patch=spec.patch_size, layers=spec.taps, readouts=kinds[spec.readout_type]())
+    readouts = None if spec.readout_type == "ignore" else [_readout(spec) for _ in spec.taps]
+    made = vit.body(spec, normed=False)
+    return PatchMaps(made, patch=spec.patch_size, layers=spec.taps, readouts=readouts)
 
 
 class _Decoder(nn.Module):

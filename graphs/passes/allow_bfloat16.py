@@ -35,7 +35,8 @@ class AllowBfloat16(GraphPass):
 def _is_half_of_a_weight(node: ir.Node) -> bool:
     """Whether the product is added to another one of the same rows, one of 8 bits and one of 4."""
     for use in node.outputs[0].uses():
-        sources = [value and value.producer() for value in use.node.inputs] if use.node.op_type == "Add" else []
+        read = [value for value in use.node.inputs if value is not None] if use.node.op_type == "Add" else []
+        sources = [value.producer() for value in read]
         pair = [source for source in sources if source is not None and source.op_type == "BlockLinear"]
         bits = {source.attributes.get_int("bits") for source in pair}
         if len(pair) == 2 and pair[0].inputs[0] is pair[1].inputs[0] and bits == {4, 8}:

@@ -477,7 +477,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     """
     numbers: list[Scale | Normalise | Divide] = []
     array: Array | None = None
-    behind: list[Pad] = []
+    behind: list[Extend] = []
     colours: Colours | None = None
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
@@ -493,8 +493,8 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     array = _array(picture) if array is None else array
     if numbers:
         array = _looked_up(array, numbers)
-    for pad in behind:
-        array = pad(array)
+    for extend in behind:
+        array = extend(array)
     if colours is not None:
         return colours(array)
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))
