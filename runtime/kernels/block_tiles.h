@@ -64,8 +64,8 @@ inline __m512i pairs_of(V first, V second) {
 // which they are then as near as rounded ones are (the root of the mean square 1.05 times theirs). What fits is exact.
 constexpr float kHalfStep = 1.0f + 0x1p-7f / 3.0f;
 
-// Two rows of a tile of weights: four channels of sixteen columns. Bits says which of `raw`'s are in the low byte of
-// each lane's bytes; the numbers there are put into the mantissa of 2^23, from which `middle` is taken.
+// Two rows of a tile of weights: four channels of sixteen columns, one in the bits of `mask` of each byte of a lane. They
+// are put into the mantissa of 2^23, and `middle` is taken from the sum.
 template <int Kind>
 inline void widen_four(__m512i raw, int mask, V middle, V zero, V scale, uint16_t* to) {
   const __m512i magic = _mm512_set1_epi32(0x4b000000), low = _mm512_set1_epi32(mask);
@@ -311,9 +311,7 @@ void tiles_of(const BlockCall& call, int64_t tile, int64_t panel, int64_t begin,
   if constexpr (Rows == 2) _tile_stored(6, sums[2].at, sums[2].stride);
   if constexpr (Rows == 2 && Panels == 2) _tile_stored(7, sums[3].at, sums[3].stride);
   written();
-  if (activated) {
-    return activating.begin(tile, Rows, panel, Panels, copies);
-  }
+  if (activated) return activating.begin(tile, Rows, panel, Panels, copies);
   for (int r = 0; r < Rows; ++r) {
     for (int p = 0; p < Panels; ++p) {
       const int i = 2 * r + p;

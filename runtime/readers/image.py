@@ -58,7 +58,7 @@ class ImageReader(Reader):
     def sized_row(self, item: Any) -> PictureRow:
         """The same, and how large that picture is."""
         picture = open_picture(item, upright=True)
-        row = PictureRow({self.image_processor.port: self.image_processor.pixels(picture)})
+        row = PictureRow(self.image_processor.row(picture))
         row.size = (picture.height, picture.width)
         return row
 

@@ -1,0 +1,13 @@
+"""Precast: a picture classifier's artifact, the variant that the package chooses."""
+
+from __future__ import annotations
+
+from shared.precast_call import PrecastAdapter
+
+__all__ = ["PACKAGES", "Adapter"]
+
+PACKAGES = ("precast", "onnxruntime", "onnxruntime-gpu", "numpy")
+
+
+class Adapter(PrecastAdapter):
+    VARIANT = None
