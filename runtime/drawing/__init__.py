@@ -20,6 +20,8 @@ DRAWN: Mapping[str, str] = {
     "object-detection": "boxes",
     "zero-shot-object-detection": "boxes",
     "image-segmentation": "masks",
+    "mask-generation": "masks",
+    "image-to-image": "pictures",
     "depth-estimation": "depth",
 }
 

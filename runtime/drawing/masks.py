@@ -17,20 +17,26 @@ __all__ = ["draw"]
 _TINT = 0.55
 
 
-def draw(picture: Image, result: Sequence[Mapping[str, Any]]) -> Image:
+def draw(picture: Image, result: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> Image:
     """``[{"score", "label", "mask": a picture of one channel, or an array}]``, later ones over earlier ones, and a
-    legend."""
+    legend; or ``{"masks", "scores"}``, whose masks have no labels and are tints alone."""
+    if isinstance(result, Mapping):
+        return _tinted(picture, result["masks"])
+    drawn = _tinted(picture, [item["mask"] for item in result])
+    named = colours(range(len(result)))
+    return _legend(drawn, [(_text(item), named[number]) for number, item in enumerate(result)])
+
+
+def _tinted(picture: Image, masks: Sequence[Any]) -> Image:
     from PIL import Image as images
 
     pixels = np.array(picture.convert("RGB"), np.float32)
-    # Segments of one label are told apart.
-    named = colours(range(len(result)))
-    for number, item in enumerate(result):
-        mask = np.asarray(item["mask"]) > 0
-        pixels[mask] += _TINT * (np.array(named[number], np.float32) - pixels[mask])
-        pixels[_edge(mask)] = named[number]
-    drawn = images.fromarray(pixels.round().astype(np.uint8))
-    return _legend(drawn, [(_text(item), named[number]) for number, item in enumerate(result)])
+    named = colours(range(len(masks)))  # segments of one label are told apart
+    for number, mask in enumerate(masks):
+        within = np.asarray(mask) > 0
+        pixels[within] += _TINT * (np.array(named[number], np.float32) - pixels[within])
+        pixels[_edge(within)] = named[number]
+    return images.fromarray(pixels.round().astype(np.uint8))
 
 
 def _text(item: Mapping[str, Any]) -> str:
