@@ -567,7 +567,7 @@ _RULES: Mapping[str, _Rule] = {
     **_PRODUCTS,
     **dict.fromkeys(_KEEP, _same),
     **dict.fromkeys(_SUM_NORMS, _sum_norm),
-    **dict.fromkeys(("Max", "Mean", "Pow", "PRelu", "Sum"), _broadcast),
+    **dict.fromkeys(("Max", "Mean", "Mod", "Pow", "PRelu", "Sum"), _broadcast),
     **dict.fromkeys(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Or"), _truth),
     **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"), _reduce),
     **dict.fromkeys(("ReduceProd", "ReduceSum", "ReduceSumSquare"), _reduce),

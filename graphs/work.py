@@ -36,7 +36,9 @@ FREE = frozenset(
 # Operations for each element of the result.
 PER_ELEMENT: Mapping[str, int] = {
     **dict.fromkeys(("Abs", "Add", "Ceil", "Clip", "Cos", "Div", "Erf", "Exp", "Floor", "Log", "Max", "Min"), 1),
-    **dict.fromkeys(("Mul", "Neg", "Pow", "Reciprocal", "Relu", "Round", "Sign", "Sin", "Sqrt", "Sub", "Tanh"), 1),
+    **dict.fromkeys(
+        ("Mod", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Round", "Sign", "Sin", "Sqrt", "Sub", "Tanh"), 1
+    ),
     "Where": 1,
     # One sided: the product, and the choice.
     **dict.fromkeys(("LeakyRelu", "PRelu"), 2),

@@ -19,6 +19,7 @@ from precast.runtime.tasks._scores import UNSET
 __all__ = ["PIPELINE", "MaskGeneration"]
 
 _NEAR = 20.0  # pixels from the edge of a crop within which a mask is taken to be cut there
+_MOST_POINTS = 1 << 10  # a side of a grid, of which there are a million points then, each with three masks
 _INTEGERS = {"points_per_crop": 1, "crops_n_layers": 0, "crop_n_points_downscale_factor": 1}
 _NUMBERS = (
     *("crop_overlap_ratio", "pred_iou_thresh", "stability_score_thresh", "stability_score_offset"),
@@ -152,6 +153,8 @@ class MaskGeneration(PictureTask):
 def _integer(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name} must be an integer of at least {least}; received {value!r}.")
+    if value > _MOST_POINTS:
+        raise InputError(f"{name} may be {_MOST_POINTS} at most; received {value}.")
     return value
 
 

@@ -16,6 +16,8 @@ __all__ = ["PIPELINE", "VideoClassification"]
 
 _USUAL = 5
 
+_MOST_FRAMES = 1 << 16
+
 
 class VideoClassification(Task[VideoReader]):
     """A video -> ``[{"label", "score"}]``, the ``top_k`` (5) best, the best first.
@@ -46,6 +48,8 @@ class VideoClassification(Task[VideoReader]):
             if value is not None:
                 if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                     raise InputError(f"{name} must be an integer of at least 1; received {value!r}.")
+                if value > _MOST_FRAMES:
+                    raise InputError(f"{name} may be {_MOST_FRAMES} at most; received {value}.")
                 checked[name] = value
         return checked
 

@@ -26,15 +26,18 @@ from precast.runtime.bench.work import evaluate, work_of
 from precast.runtime.errors import ArtifactError, InputError
 
 POINTS = ((1, 1), (2, 9), (3, 50))
+# Windows of a picture of any size, whose number no polynomial of its sides is: what a call costs is not told.
+UNCOUNTED = ("swin2sr",)
 CASES = [
-    *((name, BASE, 0) for name in model_types() if BASE in find_family(name).heads),
+    *((name, BASE, 0) for name in model_types() if BASE in find_family(name).heads and name not in UNCOUNTED),
     ("deberta-v2", BASE, 1),  # with a convolution
     ("bert", MULTIPLE_CHOICE, 0),
     ("roberta", MASKED_LM, 0),  # with a tied table
 ]
 # Where our own eager model is the one to count. DeBERTa computes only the distances a text has, upstream all; DINOv2's
-# positions are resampled by matrix products; biases that Swin V2 computes of its weights are computed at export.
-OURS = ("deberta-v2", "dinov2", "dinov2_with_registers", "swinv2")
+# and YOLOS' positions are resampled by matrix products; biases that Swin V2 computes of its weights are computed at
+# export.
+OURS = ("conditional_detr", "deberta-v2", "dinov2", "dinov2_with_registers", "swinv2", "yolos")
 
 
 def lowered(ours: Reference) -> dict[str, ir.Model]:
@@ -66,7 +69,9 @@ def test_counts_what_torch_counts(model_type: str, head: Head, index: int) -> No
     mapping = {torch.ops.precast.attention: attention_flops}
     for batch, sequence in POINTS:
         point = {"batch": batch, "sequence": sequence, "choices": 4}
-        point |= {"height": 31 + sequence, "width": 40 + 2 * sequence}
+        for name, size in (("height", 31 + sequence), ("width", 40 + 2 * sequence)):
+            multiple = ours.signature.bounds[name].multiple if name in ours.signature.bounds else 1
+            point[name] = -(-size // multiple) * multiple
         taken = [port for port in ours.signature.ports if port.name != "token_type_ids" or head is MULTIPLE_CHOICE]
         inputs = {
             port.name: torch.ones(
@@ -78,8 +83,12 @@ def test_counts_what_torch_counts(model_type: str, head: Head, index: int) -> No
             counted(**inputs)
         for name, graph in graphs.items():
             got, exact = evaluate(products(graph).to_json(), point), counter.get_total_flops()
-            windowed = model_type == "modernbert" and "native" in name and sequence > 17
-            assert got < exact if windowed else got == exact, f"{name} at {point}"
+            # What a window hides is not computed there; ImageGPT's pixels see those before them.
+            hidden = {"modernbert": 17, "imagegpt": 1}
+            windowed = "native" in name and sequence > hidden.get(model_type, sequence)
+            if model_type == "conditional_detr":  # its first layer's queries are the same for all pictures
+                windowed = got > 0.95 * exact
+            assert got < exact if windowed else got == exact, f"{name} at {point}: {got}, {exact}"
             cost = work(graph)
             assert cost["uncounted"] == []
             flops = evaluate(cost["flops"], point)
@@ -89,6 +98,13 @@ def test_counts_what_torch_counts(model_type: str, head: Head, index: int) -> No
         unknown = [value.name for value, fact in infer(graph).items() if fact.shape is None or fact.dtype is None]
         assert unknown == []
         assert work(graph) == work(graph.clone())
+
+
+@pytest.mark.parametrize("model_type", UNCOUNTED)
+def test_what_cannot_be_counted_is_said(model_type: str) -> None:
+    config, model = upstream(model_type, BASE)
+    for graph in lowered(build(config, sources(model))).values():
+        assert work(graph)["uncounted"] != []
 
 
 def test_bert_by_hand() -> None:

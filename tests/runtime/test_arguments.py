@@ -155,17 +155,23 @@ ENCODED = sorted(set(TASKS) - {"summarization", "text2text-generation", "transla
 def test_tasks(task: str, decoder: Any) -> None:
     others = {"zero-shot-classification": "text-classification", "sentence-embedding": "feature-extraction"}
     served = others.get(task, task)
-    pictures = {"image-classification": "vit", "zero-shot-image-classification": "clip"}
+    pictures = {"image-classification": "vit", "zero-shot-image-classification": "clip", "image-to-image": "swin2sr"}
+    pictures |= {"image-segmentation": "segformer", "depth-estimation": "glpn", "mask-generation": "sam"}
+    pictures |= {"video-classification": "videomae"}
     if task == "image-feature-extraction":
         model: Any = precast.load(tiny_artifacts.picture_features())
+    elif task == "object-detection":
+        model = precast.load(tiny_artifacts.detector("yolos"))
     elif task in pictures:
         model = precast.load(tiny_artifacts.pictures(pictures[task]))
     else:
         model = decoder if task == "text-generation" else precast.load(tiny_artifacts.artifact(served))
     extra: dict[str, Any] = {"candidate_labels": ["a", "b"]} if task.startswith("zero-shot") else {}
     text: Any = {"question": "Who?", "context": "He."} if task == "question-answering" else "one [MASK] two"
-    if "image" in task:
-        text = np.zeros((9, 8, 3), np.uint8)
+    if "image" in task or task in (*pictures, "object-detection"):
+        text = np.zeros((64, 96, 3), np.uint8)
+    if task == "video-classification":
+        text = [text] * 20
     if task == "text-generation":
         extra = {"max_new_tokens": 2}
     answer = precast.pipeline(task, model)

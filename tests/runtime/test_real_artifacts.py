@@ -104,4 +104,4 @@ def test_every_variant_of_minilm_is_verified(minilm: Path) -> None:
     from precast.runtime import kernels
 
     assert kernels.available(), kernels.why_not()
-    assert precast.load(minilm).variant.isa == kernels.ISA
+    assert precast.load(minilm).variant.isa == kernels.KNOWN[1]

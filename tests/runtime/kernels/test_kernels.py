@@ -349,7 +349,8 @@ def test_recipe_and_library_name_the_same_operators() -> None:
     assert general.isa is None is general.needs(["precast.cpu::HalfLinear"])
     # A graph without what is newest runs on older kernels too.
     assert native.needs(["MatMul", "precast.cpu::Attention"]) == native.isa == kernels.KNOWN[0]
-    assert native.needs(["precast.cpu::HalfLinear", "MatMul"]) == kernels.ISA == kernels.KNOWN[-1]
+    assert native.needs(["precast.cpu::HalfLinear", "MatMul"]) == kernels.KNOWN[1]
+    assert native.needs(["precast.cpu::BlockFeedForward", "MatMul"]) == kernels.ISA == kernels.KNOWN[-1]
 
 
 def test_a_graph_for_other_kernels_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,7 @@ def test_on_the_command_line(generate: Any, tmp_path: Path) -> None:
 def test_what_cannot_be_asked_for_is_refused(generate: Any) -> None:
     picture = PHOTOGRAPHS[0]
     for options, message in (
+        ({"points_per_crop": 1 << 40}, "points_per_crop may be 1024 at most; received 1099511627776"),
         ({"points_per_batch": 0}, "points_per_batch must be an integer of at least 1; received 0"),
         ({"points_per_crop": 2.5}, r"points_per_crop must be an integer of at least 1; received 2\.5"),
         ({"crops_n_layers": 9}, "crops_n_layers may be 8 at most; received 9"),
