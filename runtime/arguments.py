@@ -16,11 +16,13 @@ __all__ = ["call", "choice", "entries", "flag", "listed", "mapping", "number", "
 _MOST_THREADS = 4096
 
 
-def whole(name: str, value: Any, least: int = 1, *, instead: str = "") -> int:
+def whole(name: str, value: Any, least: int = 1, *, most: int | None = None, instead: str = "") -> int:
     """A whole number of at least ``least``; ``instead`` tells what else may be given, as in ", or None"."""
     number = listed(value)
     if isinstance(number, bool) or not isinstance(number, int) or number < least:
         raise InputError(f"{name} must be an integer of at least {least}{instead}; received {value!r:.80}.")
+    if most is not None and number > most:
+        raise InputError(f"{name} may be {most} at most; received {number}.")
     return number
 
 

@@ -228,7 +228,7 @@ def _lines(result: Any) -> Iterator[str]:
         score = result.get("score")
         rest = "  ".join(f"{name}: {_shown(value)}" for name, value in result.items() if name != "score")
         yield rest if score is None else f"{score:.4f}  {rest}"
-    elif hasattr(result, "getbands"):
+    elif is_picture(result):
         yield f"{result.mode} picture of {result.width} x {result.height}; --json prints its PNG"
     elif hasattr(result, "tolist") or (isinstance(result, list) and result):
         yield _array(result)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError
-from precast.runtime.fields import is_number
 from precast.runtime.processors.image import open_picture
 from precast.runtime.processors.image_steps import Extend, Resize
 from precast.runtime.tasks._pictures import PictureTask
@@ -20,12 +20,16 @@ __all__ = ["PIPELINE", "MaskGeneration"]
 
 _NEAR = 20.0  # pixels from the edge of a crop within which a mask is taken to be cut there
 _MOST_POINTS = 1 << 10  # a side of a grid, of which there are a million points then, each with three masks
-_INTEGERS = {"points_per_crop": 1, "crops_n_layers": 0, "crop_n_points_downscale_factor": 1}
+_MOST_LAYERS = 8  # of crops: 4 ^ 8 of them
+_INTEGERS = {
+    "points_per_crop": (1, _MOST_POINTS),
+    "crops_n_layers": (0, _MOST_LAYERS),
+    "crop_n_points_downscale_factor": (1, _MOST_POINTS),
+}
 _NUMBERS = (
     *("crop_overlap_ratio", "pred_iou_thresh", "stability_score_thresh", "stability_score_offset"),
     *("mask_threshold", "crops_nms_thresh"),
 )
-_MOST_LAYERS = 8  # of crops: 4 ^ 8 of them
 
 Array = np.ndarray[Any, Any]
 
@@ -82,23 +86,17 @@ class MaskGeneration(PictureTask):
         checked: dict[str, Any] = {}
         if points_per_batch is not UNSET:
             if points_per_batch is not None:
-                _integer("points_per_batch", points_per_batch, 1)
+                points_per_batch = arguments.whole("points_per_batch", points_per_batch, most=_MOST_POINTS)
             checked["points_per_batch"] = points_per_batch
-        for name, least in _INTEGERS.items():
+        for name, (least, most) in _INTEGERS.items():
             if given[name] is not None:
-                checked[name] = _integer(name, given[name], least)
-        if checked.get("crops_n_layers", 0) > _MOST_LAYERS:
-            raise InputError(f"crops_n_layers may be {_MOST_LAYERS} at most; received {crops_n_layers}.")
+                checked[name] = arguments.whole(name, given[name], least, most=most)
         for name in _NUMBERS:
             if given[name] is not None:
-                if not is_number(given[name]):
-                    raise InputError(f"{name} must be a number; received {given[name]!r}.")
-                checked[name] = float(given[name])
+                checked[name] = arguments.number(name, given[name])
         for name in ("output_rle_mask", "output_bboxes_mask"):
             if given[name] is not None:
-                if not isinstance(given[name], bool):
-                    raise InputError(f"{name} must be True or False; received {given[name]!r}.")
-                checked[name] = given[name]
+                checked[name] = arguments.flag(name, given[name])
         return checked
 
     def answers(
@@ -148,14 +146,6 @@ class MaskGeneration(PictureTask):
         pad = next((step for step in steps if isinstance(step, Extend)), None)
         resized = (width, height) if resize is None else resize.size(width, height)
         return resized, resized if pad is None else (pad.width, pad.height)
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} must be an integer of at least {least}; received {value!r}.")
-    if value > _MOST_POINTS:
-        raise InputError(f"{name} may be {_MOST_POINTS} at most; received {value}.")
-    return value
 
 
 def _crops(picture: Array, parameters: Mapping[str, Any]) -> Iterator[_Crop]:

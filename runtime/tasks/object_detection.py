@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,8 @@ import numpy as np
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.fields import is_number
-from precast.runtime.processors.image import open_picture
 from precast.runtime.tasks._boxes import Detection
-from precast.runtime.tasks._pictures import PictureTask
+from precast.runtime.tasks._pictures import SizedPictureTask
 from precast.runtime.tasks.base import Request, Row, id2label
 
 __all__ = ["PIPELINE", "ObjectDetection"]
@@ -21,7 +20,7 @@ _USUAL = 0.5
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
-class ObjectDetection(PictureTask):
+class ObjectDetection(SizedPictureTask):
     """A picture -> ``[{"score", "label", "box": {"xmin", "ymin", "xmax", "ymax"}}]`` of each object whose score is
     above ``threshold`` (0.5), in pixels of the picture."""
 
@@ -46,18 +45,13 @@ class ObjectDetection(PictureTask):
             raise InputError(f"threshold must be a number, mostly of 0 to 1; received {threshold!r:.80}.")
         return {"threshold": float(number)}
 
-    def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
-        return [self._request(open_picture(item, upright=True)) for item in items]
-
-    def _request(self, picture: Any) -> Request:
-        return Request([self.reader.row(picture)], {"size": picture.size})
-
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> dict[str, np.ndarray]:
         return {name: np.asarray(outputs[name][index], np.float32) for name in ("logits", "pred_boxes")}
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         logits, boxes = kept[0]["logits"], kept[0]["pred_boxes"]
-        found = self._detection(logits, boxes, request.state["size"]).above(parameters.get("threshold", _USUAL))
+        height, width = self.size_of(request.rows[0])
+        found = self._detection(logits, boxes, (width, height)).above(parameters.get("threshold", _USUAL))
         names = id2label(self.model.config, self._detection.labels(logits))
         return [
             {"score": float(score), "label": names[label], "box": dict(zip(_EDGES, map(int, corners), strict=True))}

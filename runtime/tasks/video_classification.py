@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.readers.video import VideoReader
 from precast.runtime.tasks._scores import UNSET, best_first, read_scoring, scores_of
@@ -15,7 +16,6 @@ from precast.runtime.tasks.base import Request, Row, Task, id2label
 __all__ = ["PIPELINE", "VideoClassification"]
 
 _USUAL = 5
-
 _MOST_FRAMES = 1 << 16
 
 
@@ -46,11 +46,7 @@ class VideoClassification(Task[VideoReader]):
         checked = read_scoring(top_k, function_to_apply)
         for name, value in (("num_frames", num_frames), ("frame_sampling_rate", frame_sampling_rate)):
             if value is not None:
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise InputError(f"{name} must be an integer of at least 1; received {value!r}.")
-                if value > _MOST_FRAMES:
-                    raise InputError(f"{name} may be {_MOST_FRAMES} at most; received {value}.")
-                checked[name] = value
+                checked[name] = arguments.whole(name, value, most=_MOST_FRAMES)
         return checked
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
