@@ -122,19 +122,12 @@ void pack_values(const AttentionCall& call, const Source& v, const int32_t* keys
 
 void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
   const Layout layout(call);
-  const int64_t chunk = task % call.chunks, size = call.size;
-  const Head head(call, task / call.chunks / call.heads, task / call.chunks % call.heads);
-  const int64_t out_stride = call.heads * size;
-  const auto clear = [&](int64_t query) {
-    for (int64_t d = 0; d < size; ++d) head.out[query * out_stride + d] = 0.0f;
-  };
-  const int64_t begin = chunk * call.chunk;
-  int64_t end = begin + call.chunk < call.queries ? begin + call.chunk : call.queries;
-  for (int64_t i = head.queries < begin ? begin : head.queries; i < end; ++i) clear(i);
-  end = end < head.queries ? end : head.queries;
+  const HeadTask of(call, task);
+  const Head& head = of.head;
+  const int64_t size = call.size, begin = of.begin, end = of.end;
 
   int32_t* keys = reinterpret_cast<int32_t*>(scratch + layout.keys);
-  const int64_t count = begin < end ? seen_keys(call, head, begin, end, keys) : 0;
+  const int64_t count = of.seen(call, keys);
   float* k_panels = scratch + layout.k;
   float* v_panels = scratch + layout.v;
   float* q_panels = scratch + layout.q;
@@ -149,7 +142,7 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
     int64_t low[kBlock], high[kBlock];
     const auto [left, right] = seen_by(call, head, first, rows, keys, count, low, high);
     if (left >= right) {
-      for (int64_t r = 0; r < rows; ++r) clear(first + r);
+      for (int64_t r = 0; r < rows; ++r) of.clear(first + r);
       continue;
     }
 
@@ -190,7 +183,7 @@ void attention_task(const AttentionCall& call, int64_t task, float* scratch) {
         for (int r = 0; r < kTileRows; ++r) {
           const int64_t at = group * kTileRows + r;
           if (at >= rows) break;
-          float* to_row = head.out + (first + at) * out_stride + base;
+          float* to_row = of.out(first + at) + base;
           const bool sees = total[at] != 0.0f;
           const V divisor = splat(sees ? total[at] : 1.0f);
           V part[2] = {div(sums[r][0], divisor), div(sums[r][1], divisor)};

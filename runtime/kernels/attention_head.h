@@ -200,5 +200,30 @@ inline Seen seen_by(const AttentionCall& call, const Head& head, int64_t first, 
   return {lowest / kTileColumns * kTileColumns, padded(highest, kTileColumns)};
 }
 
+// A task: one head of one batch row, and the chunk [begin, end) of its queries that are real; those behind are zero.
+struct HeadTask {
+  Head head;
+  int64_t size, stride;  // of a head and of all of them
+  int64_t begin, end;
+
+  HeadTask(const AttentionCall& call, int64_t task)
+      : head(call, task / call.chunks / call.heads, task / call.chunks % call.heads), size(call.size),
+        stride(call.heads * call.size), begin(task % call.chunks * call.chunk) {
+    end = begin + call.chunk < call.queries ? begin + call.chunk : call.queries;
+    for (int64_t i = head.queries < begin ? begin : head.queries; i < end; ++i) clear(i);
+    end = end < head.queries ? end : head.queries;
+  }
+
+  float* out(int64_t query) const { return head.out + query * stride; }
+
+  void clear(int64_t query) const {
+    for (int64_t d = 0; d < size; ++d) out(query)[d] = 0.0f;
+  }
+
+  int64_t seen(const AttentionCall& call, int32_t* keys) const {
+    return begin < end ? seen_keys(call, head, begin, end, keys) : 0;
+  }
+};
+
 }  // namespace
 }  // namespace precast

@@ -253,19 +253,12 @@ inline float soften_to(const float* scores, int64_t begin, int64_t end, uint16_t
 void attention_tiles(const AttentionCall& call, int64_t task, float* scratch) {
   const TileLayout layout(call);
   const Tiles tiles_are_mine;
-  const int64_t chunk = task % call.chunks, size = call.size, channels = layout.channels;
-  const Head head(call, task / call.chunks / call.heads, task / call.chunks % call.heads);
-  const int64_t out_stride = call.heads * size;
-  const auto clear = [&](int64_t query) {
-    for (int64_t d = 0; d < size; ++d) head.out[query * out_stride + d] = 0.0f;
-  };
-  const int64_t begin = chunk * call.chunk;
-  int64_t end = begin + call.chunk < call.queries ? begin + call.chunk : call.queries;
-  for (int64_t i = head.queries < begin ? begin : head.queries; i < end; ++i) clear(i);
-  end = end < head.queries ? end : head.queries;
+  const HeadTask of(call, task);
+  const Head& head = of.head;
+  const int64_t size = call.size, begin = of.begin, end = of.end, channels = layout.channels;
 
   int32_t* keys = reinterpret_cast<int32_t*>(scratch + layout.keys);
-  const int64_t count = begin < end ? seen_keys(call, head, begin, end, keys) : 0;
+  const int64_t count = of.seen(call, keys);
   uint16_t* k = reinterpret_cast<uint16_t*>(scratch + layout.k);
   uint16_t* v = reinterpret_cast<uint16_t*>(scratch + layout.v);
   uint16_t* q = reinterpret_cast<uint16_t*>(scratch + layout.q);
@@ -282,7 +275,7 @@ void attention_tiles(const AttentionCall& call, int64_t task, float* scratch) {
     int64_t low[kTileQueries], high[kTileQueries];
     const Seen seen = seen_by(call, head, first, rows, keys, count, low, high);
     if (seen.left >= seen.right) {
-      for (int64_t r = 0; r < rows; ++r) clear(first + r);
+      for (int64_t r = 0; r < rows; ++r) of.clear(first + r);
       continue;
     }
     const float factor = score_factor(call);
@@ -316,7 +309,7 @@ void attention_tiles(const AttentionCall& call, int64_t task, float* scratch) {
         for (int64_t d = base; d < size && d < base + kTileChannels; d += kWidth) {
           V part = mul(load(sums + r * kTileChannels + d - base), share);
           if (head.v_bias != nullptr && sees) part = add(part, some_floats(head.v_bias + d, nullptr, size - d));
-          float* to = head.out + (first + r) * out_stride + d;
+          float* to = of.out(first + r) + d;
           if (size - d >= kWidth) store(to, part);
           else _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1 << (size - d)) - 1), part);
         }

@@ -68,6 +68,23 @@ struct BlockCall {
   bool tanh;                   // the approximation of GELU
 };
 
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// use(bits, kind of zero points), each a `Number`: what is compiled once for every form of weights.
+template <typename Use>
+inline void by_form(const BlockCall& call, Use use) {
+  const auto by_kind = [&](auto bits) {
+    if (call.zeros == kMiddle) use(bits, Number<kMiddle>{});
+    else if (call.zeros == kIntegers) use(bits, Number<kIntegers>{});
+    else use(bits, Number<kHalves>{});
+  };
+  if (call.bits == 4) by_kind(Number<4>{});
+  else by_kind(Number<8>{});
+}
+
 // How rows are multiplied. Ranges are [first, last): tiles of `row_tile` rows, panels of kPanelColumns columns.
 struct BlockKernels {
   int64_t row_tile;                        // rows that lie together when they are prepared

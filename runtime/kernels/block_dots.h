@@ -248,16 +248,10 @@ void dots(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile
   for (; unit < end; ++unit) dots_of<Bits, Kind, 1>(call, layout, unit, first_tile, last_tile);
 }
 
-template <int Bits>
-void dots_of_bits(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
-  if (call.zeros == kMiddle) dots<Bits, kMiddle>(call, first, last, first_tile, last_tile);
-  else if (call.zeros == kIntegers) dots<Bits, kIntegers>(call, first, last, first_tile, last_tile);
-  else dots<Bits, kHalves>(call, first, last, first_tile, last_tile);
-}
-
 void block_dots(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile, float*) {
-  if (call.bits == 4) dots_of_bits<4>(call, first, last, first_tile, last_tile);
-  else dots_of_bits<8>(call, first, last, first_tile, last_tile);
+  by_form(call, [&](auto bits, auto kind) {
+    dots<bits.value, kind.value>(call, first, last, first_tile, last_tile);
+  });
 }
 
 }  // namespace

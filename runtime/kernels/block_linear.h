@@ -285,16 +285,10 @@ void panels_of_kind(const BlockCall& call, int64_t first, int64_t last, int64_t 
   }
 }
 
-template <int Bits>
-void panels_of_bits(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile) {
-  if (call.zeros == kMiddle) panels_of_kind<Bits, kMiddle>(call, first, last, first_tile, last_tile);
-  else if (call.zeros == kIntegers) panels_of_kind<Bits, kIntegers>(call, first, last, first_tile, last_tile);
-  else panels_of_kind<Bits, kHalves>(call, first, last, first_tile, last_tile);
-}
-
 void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile, float*) {
-  if (call.bits == 4) panels_of_bits<4>(call, first, last, first_tile, last_tile);
-  else panels_of_bits<8>(call, first, last, first_tile, last_tile);
+  by_form(call, [&](auto bits, auto kind) {
+    panels_of_kind<bits.value, kind.value>(call, first, last, first_tile, last_tile);
+  });
 }
 
 constexpr BlockKernels kBlockPanels = {

@@ -389,19 +389,12 @@ void tiles(const BlockCall& call, int64_t first, int64_t last, int64_t first_til
   activating.advance(activating.left());
 }
 
-template <int Bits>
-void tiles_of_bits(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile,
-                   float* scratch) {
-  if (call.zeros == kMiddle) tiles<Bits, kMiddle>(call, first, last, first_tile, last_tile, scratch);
-  else if (call.zeros == kIntegers) tiles<Bits, kIntegers>(call, first, last, first_tile, last_tile, scratch);
-  else tiles<Bits, kHalves>(call, first, last, first_tile, last_tile, scratch);
-}
-
 void block_tiles(const BlockCall& call, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile,
                  float* scratch) {
   const Tiles tiles_are_mine;
-  if (call.bits == 4) tiles_of_bits<4>(call, first, last, first_tile, last_tile, scratch);
-  else tiles_of_bits<8>(call, first, last, first_tile, last_tile, scratch);
+  by_form(call, [&](auto bits, auto kind) {
+    tiles<bits.value, kind.value>(call, first, last, first_tile, last_tile, scratch);
+  });
 }
 
 }  // namespace
