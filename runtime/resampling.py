@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["bicubic", "likeliest", "smallest_integers"]
+__all__ = ["bicubic", "bilinear_weights", "likeliest", "smallest_integers"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -45,6 +45,16 @@ def bicubic(values: Array, height: int, width: int) -> Array:
         parts = [values.take(index, axis) * weight.reshape(shape) for index, weight in zip(near, weights, strict=True)]
         values = parts[0] + parts[1] + parts[2] + parts[3]
     return values
+
+
+def bilinear_weights(count: int, size: int) -> Array:
+    """How much each of ``size`` new places has of each of ``count`` old ones, [size, count]."""
+    before, behind, share = _neighbours(count, size)
+    weights = np.zeros((size, count), np.float32)
+    rows = np.arange(size)
+    np.add.at(weights, (rows, before), 1 - share)
+    np.add.at(weights, (rows, behind), share)
+    return weights
 
 
 def _bands(maps: Array, height: int, width: int) -> Iterator[tuple[slice, Array]]:

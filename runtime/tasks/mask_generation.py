@@ -13,6 +13,7 @@ from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.processors.image import open_picture
 from precast.runtime.processors.image_steps import Extend, Resize
+from precast.runtime.resampling import bilinear_weights
 from precast.runtime.tasks._pictures import PictureTask
 from precast.runtime.tasks._scores import UNSET
 
@@ -130,8 +131,8 @@ class MaskGeneration(PictureTask):
             if lines is None:
                 rows, columns = masks.shape[1:]
                 lines = (
-                    _bilinear(height, resized[1]) @ _bilinear(padded[1], rows)[: resized[1]],
-                    _bilinear(width, resized[0]) @ _bilinear(padded[0], columns)[: resized[0]],
+                    bilinear_weights(resized[1], height) @ bilinear_weights(rows, padded[1])[: resized[1]],
+                    bilinear_weights(resized[0], width) @ bilinear_weights(columns, padded[0])[: resized[0]],
                 )
             least = parameters.get("pred_iou_thresh", 0.88)
             for number in np.flatnonzero(scores > least) if least > 0 else range(len(scores)):
@@ -173,17 +174,6 @@ def _crops(picture: Array, parameters: Mapping[str, Any]) -> Iterator[_Crop]:
                     f"overlap by {overlap} pixels. Lower crops_n_layers or crop_overlap_ratio."
                 )
             yield _Crop((left, top, right, bottom), grid * (right - left, bottom - top))
-
-
-def _bilinear(size: int, of: int) -> Array:
-    """How much each of ``size`` new places has of each of ``of`` old ones, [size, of]: torch's ``interpolate``."""
-    place = np.maximum((np.arange(size) + 0.5) * (of / size) - 0.5, 0)
-    first = np.minimum(place.astype(np.int64), of - 1)
-    weights = np.zeros((size, of), np.float32)
-    rows = np.arange(size)
-    np.add.at(weights, (rows, first), (1 - (place - first)).astype(np.float32))
-    np.add.at(weights, (rows, np.minimum(first + 1, of - 1)), (place - first).astype(np.float32))
-    return weights
 
 
 def _kept(
