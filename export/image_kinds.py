@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeAlias
 
-from precast.runtime.errors import CheckpointError, ConfigError, UnsupportedModelError, listing
-from precast.runtime.fields import Document, Fields, is_number
+from precast.export.image_settings import edge, is_edge, named_size, switch, value_or
+from precast.runtime.errors import UnsupportedModelError, listing
+from precast.runtime.fields import Fields, is_number
 from precast.runtime.processors.image_steps import (
     FILTERS,
     MOST_CHANNELS,
@@ -34,12 +34,9 @@ from precast.runtime.processors.image_steps import (
     Scale,
     Step,
 )
-from precast.runtime.strict_json import parse_value
 
-__all__ = ["FILES", "KINDS", "ImageKind", "image_reading", "image_steps", "read_folder", "reads_colours"]
+__all__ = ["KINDS", "ImageKind", "reads_colours", "steps_of"]
 
-# As upstream looks for them: a section of the first, or the second whole.
-FILES = ("processor_config.json", "preprocessor_config.json")
 _STANDARD = (0.5, 0.5, 0.5)
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -110,7 +107,7 @@ def _cut_below_384(fields: Fields, sizes: Mapping[str, int], name: str, file: st
     if set(sizes) != {"shortest_edge"}:
         raise UnsupportedModelError(f"{file}: size is a shortest_edge here; it has {listing(sizes)}")
     edge, share = sizes["shortest_edge"], _share(fields, 224 / 256)
-    if _switch(fields, "do_center_crop", False):
+    if switch(fields, "do_center_crop", False):
         raise UnsupportedModelError(f"{file} asks for do_center_crop, and its pictures are cut as they are resized")
     if edge >= 384:
         return (Resize(name, height=edge, width=edge),)
@@ -154,28 +151,28 @@ def _enlarged_by_256_over_224(fields: Fields, sizes: Mapping[str, int], name: st
 
 def _rescaled(fields: Fields) -> tuple[Scale, ...]:
     """Numbers times a factor, as nearly all classes have it."""
-    if not _switch(fields, "do_rescale", True):
+    if not switch(fields, "do_rescale", True):
         return ()
-    by = _or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
-    return (Scale(by, -1.0 if _switch(fields, "rescale_offset", False) else 0.0),)
+    by = value_or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
+    return (Scale(by, -1.0 if switch(fields, "rescale_offset", False) else 0.0),)
 
 
 def _mirrored(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     """A picture of any size, made one of whole windows."""
-    steps: list[Step] = [Rgb()] if _switch(fields, "do_convert_rgb", False) else []
-    if _switch(fields, "do_pad", True):
+    steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", False) else []
+    if switch(fields, "do_pad", True):
         # The older name counts where the other is not there.
         name = next((key for key in ("size_divisor", "pad_size") if key in fields), "size_divisor")
         rule = f"an integer from 1 to {MOST_EDGE}"
-        steps.append(Mirror(_or(fields, name, rule, lambda v: type(v) is int and 1 <= v <= MOST_EDGE, 8)))
+        steps.append(Mirror(value_or(fields, name, rule, lambda v: type(v) is int and 1 <= v <= MOST_EDGE, 8)))
     return (*steps, *_rescaled(fields))
 
 
 def _nearest_colours(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     """Pixels as numbers of the checkpoint's own colours."""
-    if not _switch(fields, "do_color_quantize", True):
+    if not switch(fields, "do_color_quantize", True):
         raise UnsupportedModelError(f"{file} asks for no do_color_quantize, and its model reads colours by number")
-    plain = _steps(fields, replace(kind, made=None), file)
+    plain = steps_of(fields, replace(kind, made=None), file)
 
     def colours(value: Any) -> bool:
         return isinstance(value, list) and 1 <= len(value) <= MOST_COLOURS and all(map(colour, value))
@@ -189,19 +186,19 @@ def _nearest_colours(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, 
 
 def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     """A picture whose longest edge is that of a square, and the square."""
-    steps: list[Step] = [Rgb()] if _switch(fields, "do_convert_rgb", kind.rgb) else []
-    if _switch(fields, "do_center_crop", False):
+    steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
+    if switch(fields, "do_center_crop", False):
         raise UnsupportedModelError(f"{file} asks for do_center_crop, which is not done here")
-    if _switch(fields, "do_resize", True):
-        sizes = _size(fields, "size", kind.size, square=True)
+    if switch(fields, "do_resize", True):
+        sizes = named_size(fields, "size", kind.size, square=True)
         if set(sizes) != {"longest_edge"}:
             raise UnsupportedModelError(f"{file}: size is a longest_edge here; it has {listing(sizes)}")
         steps.append(Resize(_filter(fields, kind), longest=sizes["longest_edge"]))
     steps += _rescaled(fields)
-    if _switch(fields, "do_normalize", True):
+    if switch(fields, "do_normalize", True):
         steps.append(Normalise(*_normalisation(fields, kind)))
-    if _switch(fields, "do_pad", True):
-        sizes = _size(fields, "pad_size", kind.crop, square=True)
+    if switch(fields, "do_pad", True):
+        sizes = named_size(fields, "pad_size", kind.crop, square=True)
         if set(sizes) != {"height", "width"}:
             raise UnsupportedModelError(f"{file}: pad_size is a height and a width, and it has {listing(sizes)}")
         steps.append(Extend(sizes["height"], sizes["width"]))
@@ -210,14 +207,14 @@ def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, .
 
 def _divided(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     """Sides rounded down to whole multiples; what size says is not looked at."""
-    return (Multiples(name, _edge(fields, "size_divisor", 32)),)
+    return (Multiples(name, edge(fields, "size_divisor", 32)),)
 
 
 def _fitted(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     """Near to a height and a width, in proportion or not, and multiples of a number."""
     if set(sizes) != {"height", "width"}:
         raise UnsupportedModelError(f"{file}: size is a height and a width here; it has {listing(sizes)}")
-    multiple, kept = _edge(fields, "ensure_multiple_of", 1), _switch(fields, "keep_aspect_ratio", False)
+    multiple, kept = edge(fields, "ensure_multiple_of", 1), switch(fields, "keep_aspect_ratio", False)
     if multiple == 1 and not kept:
         return _plain(fields, sizes, name, file)
     return (Multiples(name, multiple, sizes["height"], sizes["width"], kept),)
@@ -401,109 +398,31 @@ _FLIP = "do_flip_channel_order"
 _UNDONE = ("use_square_size", _FLIP, "do_grayscale", "do_rotate", "do_thumbnail")
 
 
-def reads_colours(model_type: str) -> bool:
-    """Whether ids of a model are no tokens of a text, but colours of a picture."""
-    return any(model_type in kind.models and kind.made is _nearest_colours for kind in KINDS.values())
-
-
-def read_folder(folder: Path, model_type: str) -> dict[str, Any]:
-    """As `image_reading`, of a checkpoint's folder."""
-
-    def read(name: str) -> Any:
-        try:
-            return parse_value((folder / name).read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder / name} cannot be read: {error!s:.200}. Download it again.") from error
-
-    return image_reading(read, model_type)
-
-
-def image_reading(read: Callable[[str], Any], model_type: str) -> dict[str, Any]:
-    """What an artifact says of a checkpoint's image processor: its ``steps``, and how objects are made of a detector's
-    outputs (``detection``), where its class says so.
-
-    Raises:
-        what `image_steps` raises.
-    """
-    steps = image_steps(read, model_type)
-    fields, name = _fields(read)
-    detection = _kind(fields, model_type, name).detection
-    said: dict[str, Any] = {"steps": [step.to_json() for step in steps]}
-    return said | ({} if detection is None else {"detection": dict(detection)})
-
-
-def image_steps(read: Callable[[str], Any], model_type: str) -> tuple[Step, ...]:
-    """The steps of a checkpoint's image processor.
-
-    Args:
-        read: the parsed JSON of one of `FILES`; None where there is no such file.
-
-    Raises:
-        UnsupportedModelError: there is none, its class is not known, or it asks for what no step does.
-        ConfigError: a setting is of the wrong type.
-    """
-    fields, name = _fields(read)
-    return _steps(fields, _kind(fields, model_type, name), name)
-
-
-def _fields(read: Callable[[str], Any]) -> tuple[Fields, str]:
-    name, stated = _stated(read)
-    document = Document(name, ConfigError, "Correct it in the checkpoint, and export that again.")
-    return Fields(stated, document=document), name
-
-
-def _stated(read: Callable[[str], Any]) -> tuple[str, Any]:
-    whole = read(FILES[0])
-    if isinstance(whole, dict) and whole.get("image_processor") is not None:
-        return FILES[0], whole["image_processor"]
-    stated = read(FILES[1])
-    if stated is None:
-        raise UnsupportedModelError(f"its checkpoint came without {FILES[1]}")
-    return FILES[1], stated
-
-
-def _kind(fields: Fields, model_type: str, file: str) -> ImageKind:
-    stated = fields.optional_text("image_processor_type", None)
-    older = fields.optional_text("feature_extractor_type", None)
-    if stated is None and older is not None:
-        stated = older.replace("FeatureExtractor", "ImageProcessor")
-    if stated is None:
-        for kind in KINDS.values():
-            if model_type in kind.models:
-                return kind
-        raise UnsupportedModelError(f"{file} names no image_processor_type, and {model_type} has none of its own here")
-    found = KINDS.get(stated.removesuffix("Fast").removesuffix("Pil"))
-    if found is None:
-        raise UnsupportedModelError(f"{file} names {stated}, which is not known; known are {listing(KINDS)}")
-    return found
-
-
-def _steps(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+def steps_of(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """The steps of a class by the settings of a file."""
     if kind.made is not None:
         return kind.made(fields, kind, file)
     for name in _UNDONE:
-        if (kind.flips is None or name != _FLIP) and _switch(fields, name, False):
+        if (kind.flips is None or name != _FLIP) and switch(fields, name, False):
             raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
     padding = _padding(fields, kind, file)
-    square = _switch(fields, "default_to_square", kind.square)
+    square = switch(fields, "default_to_square", kind.square)
     steps: list[Step] = []
-    if _switch(fields, "do_convert_rgb", kind.rgb):
+    if switch(fields, "do_convert_rgb", kind.rgb):
         steps.append(Rgb())
-    if _switch(fields, "do_resize", True):
+    if switch(fields, "do_resize", True):
         steps += _resize(fields, kind, square, file)
-    if kind.crops and _switch(fields, "do_center_crop", kind.crop is not None):
-        sizes = _size(fields, "crop_size", kind.crop, square=True)
+    if kind.crops and switch(fields, "do_center_crop", kind.crop is not None):
+        sizes = named_size(fields, "crop_size", kind.crop, square=True)
         if set(sizes) != {"height", "width"}:
             raise UnsupportedModelError(f"{file}: crop_size is a height and a width, and it has {listing(sizes)}")
         steps.append(Crop(sizes["height"], sizes["width"]))
-    if kind.flips is not None and _switch(fields, _FLIP, kind.flips):
+    if kind.flips is not None and switch(fields, _FLIP, kind.flips):
         steps.append(Flip())
     steps += _rescaled(fields)
-    if kind.normalises is not None and _switch(fields, "do_normalize", kind.normalises):
+    if kind.normalises is not None and switch(fields, "do_normalize", kind.normalises):
         steps.append(Normalise(*_normalisation(fields, kind)))
-    if kind.again is not None and _switch(fields, kind.again, True):
+    if kind.again is not None and switch(fields, kind.again, True):
         steps.append(Divide(_normalisation(fields, kind)[1]))
     if kind.frames:
         steps.append(Frames())
@@ -514,11 +433,11 @@ def _padding(fields: Fields, kind: ImageKind, file: str) -> tuple[Pad, ...]:
     """To a size that is stated, or to the largest of pictures that go together."""
     older = "pad_and_return_pixel_mask"  # as the key was called
     key = older if kind.pads is not None and older in fields and "do_pad" not in fields else "do_pad"
-    if not _switch(fields, key, bool(kind.pads)):
+    if not switch(fields, key, bool(kind.pads)):
         return ()
     if kind.pads is None:
         raise UnsupportedModelError(f"{file} asks for do_pad, which is not done here")
-    sizes = _size(fields, "pad_size", {}, square=True)
+    sizes = named_size(fields, "pad_size", {}, square=True)
     if sizes and set(sizes) != {"height", "width"}:
         raise UnsupportedModelError(f"{file}: pad_size is a height and a width, and it has {listing(sizes)}")
     return (Pad(**sizes),)
@@ -528,52 +447,16 @@ def _resize(fields: Fields, kind: ImageKind, square: bool, file: str) -> tuple[_
     longest = {}
     if kind.longest is not None:
         rule = f"1 to {MOST_EDGE} pixels, or null"
-        longest["longest_edge"] = _or(fields, "max_size", rule, _is_edge, kind.longest)
-    sizes = _size(fields, "size", kind.size, square=square, beside=longest)
+        longest["longest_edge"] = value_or(fields, "max_size", rule, is_edge, kind.longest)
+    sizes = named_size(fields, "size", kind.size, square=square, beside=longest)
     return (kind.resized or _plain)(fields, sizes, _filter(fields, kind), file)
 
 
 def _filter(fields: Fields, kind: ImageKind) -> str:
-    number = _or(
+    number = value_or(
         fields, "resample", "one of Pillow's filters, 0 to 5", lambda v: type(v) is int and 0 <= v <= 5, kind.resample
     )
     return next(name for name, value in FILTERS.items() if value == number)
-
-
-def _is_edge(value: Any) -> bool:
-    return type(value) is int and 1 <= value <= MOST_EDGE
-
-
-def _size(
-    fields: Fields,
-    key: str,
-    default: Mapping[str, int] | None,
-    *,
-    square: bool,
-    beside: Mapping[str, int] | None = None,
-) -> Mapping[str, int]:
-    """A size by name; ``beside``: what goes with a shortest edge that is given as one number."""
-
-    def accept(value: Any) -> bool:
-        if isinstance(value, dict):
-            return bool(value) and all(map(_is_edge, value.values()))
-        return _is_edge(value) or (isinstance(value, list) and len(value) == 2 and all(map(_is_edge, value)))
-
-    found = _or(fields, key, f"a size: 1 to {MOST_EDGE} pixels, or an object of these by name", accept, default)
-    if found is None:
-        fields.fail(key, "a size where do_center_crop is true", None)
-    if isinstance(found, list):
-        return {"height": found[0], "width": found[1]}
-    if isinstance(found, int):
-        return {"height": found, "width": found} if square else {"shortest_edge": found, **(beside or {})}
-    sizes: Mapping[str, int] = found
-    return sizes
-
-
-def _edge(fields: Fields, key: str, default: int) -> int:
-    rule = f"a number of pixels, 1 to {MOST_EDGE}, or null"
-    value: int = _or(fields, key, rule, lambda v: type(v) is int and 1 <= v <= MOST_EDGE, default)
-    return value
 
 
 def _normalisation(fields: Fields, kind: ImageKind) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -581,8 +464,10 @@ def _normalisation(fields: Fields, kind: ImageKind) -> tuple[tuple[float, ...], 
         values = value if isinstance(value, list) else [value]
         return 1 <= len(values) <= MOST_CHANNELS and all(is_number(one) and (zero or one != 0) for one in values)
 
-    mean = _or(fields, "image_mean", "a number a channel", lambda v: accept(v, True), list(kind.mean))
-    std = _or(fields, "image_std", "a number a channel, none of them 0", lambda v: accept(v, False), list(kind.std))
+    mean = value_or(fields, "image_mean", "a number a channel", lambda v: accept(v, True), list(kind.mean))
+    std = value_or(
+        fields, "image_std", "a number a channel, none of them 0", lambda v: accept(v, False), list(kind.std)
+    )
     both = [value if isinstance(value, list) else [value] for value in (mean, std)]
     width = max(map(len, both))
     if any(len(values) not in (1, width) for values in both):
@@ -591,11 +476,6 @@ def _normalisation(fields: Fields, kind: ImageKind) -> tuple[tuple[float, ...], 
     return wide_mean, wide_std
 
 
-def _switch(fields: Fields, key: str, default: bool) -> bool:
-    return bool(_or(fields, key, "true, false or null", lambda v: isinstance(v, bool), default))
-
-
-def _or(fields: Fields, key: str, rule: str, accept: Callable[[Any], bool], default: Any) -> Any:
-    """The value of a key; a default where there is none, or null, which upstream's classes take for none."""
-    value = fields.take(key, rule, lambda v: v is None or accept(v), None)
-    return default if value is None else value
+def reads_colours(model_type: str) -> bool:
+    """Whether ids of a model are no tokens of a text, but colours of a picture."""
+    return any(model_type in kind.models and kind.made is _nearest_colours for kind in KINDS.values())

@@ -16,7 +16,8 @@ import numpy as np
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
 from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
-from precast.export.image_kinds import FILES, image_reading, reads_colours
+from precast.export.image_kinds import reads_colours
+from precast.export.image_reading import FILES, image_reading
 from precast.export.reference import Reference
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import UnsupportedModelError

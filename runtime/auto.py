@@ -203,7 +203,7 @@ class AutoImageProcessor(_AutoProcessor["ImageProcessor"]):
 
     @classmethod
     def _of_checkpoint(cls, folder: Path, source: str) -> ImageProcessor:
-        from precast.export.image_kinds import read_folder
+        from precast.export.image_reading import read_folder
         from precast.runtime.processors.image import ImageProcessor
 
         if folder.is_file():

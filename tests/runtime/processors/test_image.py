@@ -39,7 +39,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from transformers.models.yolos.image_processing_pil_yolos import YolosImageProcessorPil
 
 import precast
-from precast.export.image_kinds import FILES, KINDS, image_steps, read_folder
+from precast.export.image_kinds import KINDS
+from precast.export.image_reading import FILES, image_steps, read_folder
 from precast.runtime.errors import ArtifactError, ConfigError, InputError, UnsupportedModelError
 from precast.runtime.fields import Fields
 from precast.runtime.processors import image as images
