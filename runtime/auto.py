@@ -212,7 +212,7 @@ class AutoImageProcessor(_AutoProcessor["ImageProcessor"]):
             said = read_folder(folder, str(_json(folder / "config.json").get("model_type")))
         except UnsupportedModelError as error:
             raise InputError(f"{source!r} has no image processor that is known here: {error}.") from error
-        return ImageProcessor.from_data({"port": "pixel_values", **said})
+        return ImageProcessor.from_reading(said)
 
 
 class AutoModel:

@@ -53,8 +53,17 @@ class ImageProcessor:
     def from_data(cls, said: Mapping[str, Any]) -> ImageProcessor:
         """From ``processing["image"]`` of a manifest."""
         fields = Fields(dict(said), "processing.image")
+        return cls._read(fields, fields.text("port"))
+
+    @classmethod
+    def from_reading(cls, said: Mapping[str, Any]) -> ImageProcessor:
+        """From what a checkpoint says, which knows no model whose port it could name: the steps tell."""
+        return cls._read(Fields(dict(said), "processing.image"), None)
+
+    @classmethod
+    def _read(cls, fields: Fields, port: str | None) -> ImageProcessor:
         detection = fields.data("detection") if "detection" in fields else None
-        return cls(read_steps(fields), fields.text("port"), detection)
+        return cls(read_steps(fields), port, detection)
 
     def __repr__(self) -> str:
         return f"ImageProcessor({', '.join(step.to_json()['op'] for step in self.steps)})"

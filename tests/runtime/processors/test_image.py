@@ -458,6 +458,18 @@ def test_the_auto_class_finds_them(name: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(model.image_processor(given_).pixel_values, expected)
 
 
+def test_the_auto_class_knows_numbers_of_colours(tmp_path: Path) -> None:
+    settings = {"size": {"height": 8, "width": 8}, "clusters": [[-1, -1, -1], [0, 0.5, 0], [1, 1, 1]]}
+    write_json(tmp_path / "config.json", {"model_type": "imagegpt"})
+    stated = {"image_processor_type": "ImageGPTImageProcessor", **settings}
+    write_json(tmp_path / "preprocessor_config.json", stated)
+    given_ = picture(50, 40)
+    expected = ImageGPTImageProcessorPil(**settings)(given_, return_tensors="np")
+    found = precast.AutoImageProcessor.from_pretrained(tmp_path)(given_)
+    assert set(found) == set(expected) == {"input_ids"}
+    np.testing.assert_array_equal(found["input_ids"], expected["input_ids"])
+
+
 def test_the_auto_class_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no image processor: its model reads no pictures"):
         precast.AutoImageProcessor.from_pretrained(tiny_artifacts.artifact("fill-mask"))
