@@ -11,7 +11,7 @@ from precast.graphs.dialects.base import Dialect
 from precast.graphs.dialects.native import INT8_CACHE, NATIVE
 from precast.graphs.dialects.onnxruntime import ONNXRUNTIME, UNPACKED
 from precast.graphs.dialects.portable import PORTABLE
-from precast.graphs.passes.allow_bfloat16 import AllowBfloat16
+from precast.graphs.passes.allow_rounding import AllowRounding
 from precast.graphs.passes.base import GraphPass
 from precast.graphs.passes.canonical import Canonical
 from precast.graphs.passes.clean import Clean
@@ -140,9 +140,9 @@ def _portable(dialect: Dialect) -> tuple[GraphPass, ...]:
     return (*_read(), Lower(dialect), *_written())
 
 
-def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass, ...]:
+def _blocks(dialect: Dialect, bits: int, row_bits: int, evidence: Evidence) -> tuple[GraphPass, ...]:
     """Weights in blocks of 32 channels, which is what GGUF's types have, and what keeps 4 bits near the reference."""
-    native = (FuseNativeBias(), FuseFeedForward(), AllowBfloat16())
+    native = (FuseNativeBias(), FuseFeedForward(), AllowRounding(row_bits=row_bits))
     spelled = (FuseBias(),) if dialect.name == ONNXRUNTIME.name else native
     return (
         *_read(),
@@ -157,7 +157,8 @@ def _blocks(dialect: Dialect, bits: int, evidence: Evidence) -> tuple[GraphPass,
 _BLOCK_DIALECTS: tuple[tuple[Dialect, str, Role | None], ...] = (
     (ONNXRUNTIME, "", "step"),
     (UNPACKED, "", "call"),
-    (NATIVE, "-native", None),
+    (NATIVE, "-native", "step"),
+    (NATIVE, "-native", "call"),
     (INT8_CACHE, "-native-int8-cache", "step"),
 )
 
@@ -191,7 +192,7 @@ RECIPES: tuple[Recipe, ...] = (
             target="cpu",
             precision=f"int{bits}",
             dialect=dialect,
-            made_by=partial(_blocks, dialect, bits),
+            made_by=partial(_blocks, dialect, bits, 8 if role == "call" else 12),
             provider="CPUExecutionProvider",
             session={"graph_optimization_level": "basic"},
             isa=_KERNELS if suffix else None,

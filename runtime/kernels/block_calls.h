@@ -85,15 +85,20 @@ inline void by_form(const BlockCall& call, Use use) {
   else by_kind(Number<8>{});
 }
 
+// What rows are rounded to: nothing that a call has to allow, bfloat16, or beside weights of 8 bits 8 bits, too.
+enum class Rounding { kNone, kBfloat16, kBytes };
+
 // How rows are multiplied. Ranges are [first, last): tiles of `row_tile` rows, panels of kPanelColumns columns.
 struct BlockKernels {
+  Rounding rounding;
+  int64_t smallest_block;                  // of those that `product` takes
   int64_t row_tile;                        // rows that lie together when they are prepared
   int64_t task_bytes;                      // prepared rows of one task, about: they stay in the second cache
   size_t (*prepared)(const BlockCall&);    // bytes
   void (*prepare)(const BlockCall&, int64_t first, int64_t last);
   void (*product)(const BlockCall&, int64_t first, int64_t last, int64_t first_tile, int64_t last_tile, float* scratch);
   size_t (*scratch)(const BlockCall&);     // floats of a thread's own
-  int64_t (*channels)(const BlockCall&);   // of prepared rows, where `product` takes `activated`; null: it does not
+  int64_t (*channels)(const BlockCall&);   // of prepared rows, where `product` takes `activated`; null, 0: it does not
 };
 
 }  // namespace precast

@@ -292,7 +292,8 @@ void block_linear(const BlockCall& call, int64_t first, int64_t last, int64_t fi
 }
 
 constexpr BlockKernels kBlockPanels = {
-    kRowTile, 384 * 1024, integers_prepared, quantize_tiles<kWordsForm>, block_linear, no_scratch, nullptr,
+    Rounding::kNone, kSmallestBlock, kRowTile, 384 * 1024, integers_prepared, quantize_tiles<kWordsForm>, block_linear,
+    no_scratch, nullptr,
 };
 
 }  // namespace

@@ -161,8 +161,11 @@ BlockCall product_of(const Node& node, const Tensor& x, const Tensor& weight, co
 }
 
 const BlockKernels& block_kernels(const Node& node, int64_t rows) {
-  const bool many = node.bfloat16 != 0 && node.kernels->block_of_many != nullptr && rows >= kManyRows;
-  return many ? *node.kernels->block_of_many : *node.kernels->block;
+  const BlockKernels* many = node.kernels->block_of_many;
+  if (many == nullptr || rows < kManyRows || node.block < many->smallest_block) return *node.kernels->block;
+  const bool bytes = node.bits == 4 || node.row_bits == 8;
+  const bool allowed = many->rounding == Rounding::kBytes ? bytes : node.bfloat16 != 0;
+  return allowed ? *many : *node.kernels->block;
 }
 
 // Makes what is multiplied of x, in memory that is kept; false: there is none.
@@ -239,14 +242,15 @@ ort::Status* block_feed_forward(const Node& node, ort::KernelContext* context) {
 
   const BlockKernels& kernels = block_kernels(node, first.rows);
   static thread_local Shared rows, between;
-  const size_t wanted = kernels.channels != nullptr ? kernels.prepared(second)
-                                                    : static_cast<size_t>(first.rows * node.hidden) * sizeof(float);
+  const int64_t channels = kernels.channels == nullptr ? 0 : kernels.channels(second);
+  const size_t wanted =
+      channels != 0 ? kernels.prepared(second) : static_cast<size_t>(first.rows * node.hidden) * sizeof(float);
   uint8_t* hidden = static_cast<uint8_t*>(between.reserve(wanted));
   call.check(hidden != nullptr, "no memory for %zu bytes between two products", wanted);
   if (!call.ok() || !prepare(call, kernels, rows, first)) return call.status();
-  if (kernels.channels != nullptr) {
+  if (channels != 0) {
     first.activated = second.prepared = hidden;
-    first.activated_channels = kernels.channels(second);
+    first.activated_channels = channels;
     first.tanh = node.tanh != 0;
     // Behind the last channel, where no panel writes.
     if (first.activated_channels != ceiling(node.hidden, 2 * kPanelColumns) * 2 * kPanelColumns) {

@@ -34,6 +34,7 @@ inline float from_bits(uint32_t bits) {
 }
 
 constexpr int64_t kRowTile = 4;
+constexpr int64_t kLargestBlock = 256;
 
 // Words: 16 bits each, channels 0 2 1 3 of four where instructions multiply pairs. Planes: four bytes of what is left of
 // a quant without its low bits, then four of these, which are not negative: quant = high << plane_shift + low.
@@ -59,13 +60,9 @@ size_t integers_prepared(const BlockCall& call) {
   return static_cast<size_t>(call.rows * blocks) * (sizeof(RowScale) + static_cast<size_t>(call.block * call.bits / 4));
 }
 
-// One block of one row: out[i * stride .. + 4] = the quants of x[4 * i .. + 4]. Returns their sum.
-template <RowForm Form>
-inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_t* out, int64_t stride) {
-  constexpr bool Wide = Form != kBytesForm;
-  // As integers, the absolute values keep their order, and NaN is above infinity above everything else.
-  const float most = most_quant(Wide, block);
-  int32_t largest = 0;
+// The bits of a block's largest magnitude: as integers absolute values keep their order, and NaN is above infinity above
+// everything else.
+inline int32_t largest_bits(const float* x, int64_t block) {
 #ifdef PRECAST_BYTES
   const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
   __m256i highest = _mm256_setzero_si256();
@@ -75,19 +72,40 @@ inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_
   }
   __m128i half = _mm_max_epi32(_mm256_castsi256_si128(highest), _mm256_extracti128_si256(highest, 1));
   half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
-  largest = _mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+  return _mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
 #else
+  int32_t largest = 0;
   for (int64_t i = 0; i < block; ++i) {
     const int32_t v = bits_of(x[i]) & 0x7fffffff;
     largest = v > largest ? v : largest;
   }
+  return largest;
 #endif
-  const float most_of_all = from_bits(static_cast<uint32_t>(largest));
-  // Below this most / most_of_all (4094 / 1.2e-35) would overflow: such a block is zero. Infinity and NaN make every
-  // product with it NaN.
-  const bool tiny = most_of_all < 2e-35f, finite = largest < 0x7f800000;
-  *scale = tiny ? 0.0f : finite ? most_of_all / most : __builtin_nanf("");
-  const float inverse = tiny || !finite ? 0.0f : most / most_of_all;
+}
+
+// Below this `most` / largest (4094 / 1.2e-35) would overflow: such a block is zero.
+constexpr float kTiny = 2e-35f;
+
+// What a block is multiplied by to become quants up to `most`, and what they are multiplied by to become it again.
+struct BlockScale {
+  float scale, inverse;
+
+  // Infinity and NaN make every product with the block NaN.
+  BlockScale(int32_t largest, float most) {
+    const float most_of_all = from_bits(static_cast<uint32_t>(largest));
+    const bool tiny = most_of_all < kTiny, finite = largest < 0x7f800000;
+    scale = tiny ? 0.0f : finite ? most_of_all / most : __builtin_nanf("");
+    inverse = tiny || !finite ? 0.0f : most / most_of_all;
+  }
+};
+
+// One block of one row: out[i * stride .. + 4] = the quants of x[4 * i .. + 4]. Returns their sum.
+template <RowForm Form>
+inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_t* out, int64_t stride) {
+  constexpr bool Wide = Form != kBytesForm;
+  const BlockScale of_block(largest_bits(x, block), most_quant(Wide, block));
+  const float inverse = of_block.inverse;
+  *scale = of_block.scale;
   int32_t sum = 0;
   if (inverse == 0.0f) {
     for (int64_t i = 0; i < block / 4; ++i) __builtin_memset(out + i * stride, 0, Wide ? 8 : 4);
@@ -151,7 +169,6 @@ template <RowForm Form>
 void quantize_rows(const BlockCall& call, int64_t first, int64_t last) {
   constexpr int64_t kBytes = Form == kBytesForm ? 1 : 2;
   const int64_t blocks = blocks_of(call), depth = blocks * call.block;
-  constexpr int64_t kLargestBlock = 256;
   for (int64_t tile = first; tile < last; ++tile) {
     const int64_t begin = tile * kRowTile, rows = call.rows - begin < kRowTile ? call.rows - begin : kRowTile;
     int8_t* quants = row_quants(call) + begin * depth * kBytes;

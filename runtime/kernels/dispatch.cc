@@ -25,12 +25,13 @@ constexpr Kernels kPortable = {"portable", &kRowsPortable, &kAttentionPortable, 
 #ifdef PRECAST_HAVE_AVX2
 constexpr Kernels kAvx2 = {"avx2", &kRowsAvx2, &kAttentionAvx2, &kBlockAvx2, &kHalfAvx2};
 #ifdef PRECAST_HAVE_AVXVNNI
-constexpr Kernels kAvxVnni = {"avxvnni", &kRowsAvx2, &kAttentionAvx2, &kBlockAvxVnni, &kHalfAvx2};
+constexpr Kernels kAvxVnni = {"avxvnni", &kRowsAvx2, &kAttentionAvx2, &kBlockAvxVnni, &kHalfAvx2, &kBytesAvxVnni};
 #endif
 #ifdef PRECAST_HAVE_AVX512
 constexpr Kernels kAvx512 = {"avx512", &kRowsAvx512, &kAttentionAvx512, &kBlockAvx2, &kHalfAvx512};
 #ifdef PRECAST_HAVE_AVX512VNNI
-constexpr Kernels kAvx512Vnni = {"avx512vnni", &kRowsAvx512, &kAttentionAvx512, &kBlockAvx512Vnni, &kHalfAvx512};
+constexpr Kernels kAvx512Vnni = {"avx512vnni",      &kRowsAvx512, &kAttentionAvx512,
+                                 &kBlockAvx512Vnni, &kHalfAvx512, &kBytesAvx512Vnni};
 #ifdef PRECAST_HAVE_AMX
 constexpr Kernels kAmx = {"amx",        &kRowsAvx512, &kAttentionAvx512, &kBlockAvx512Vnni,
                           &kHalfAvx512, &kBlockAmx,   &kAttentionAmx};

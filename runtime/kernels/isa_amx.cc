@@ -7,7 +7,8 @@
 namespace precast {
 
 extern const BlockKernels kBlockAmx = {
-    kTileHeight, 768 * 1024, tiles_prepared, prepare_tiles, block_tiles, tiles_scratch, tile_channels,
+    Rounding::kBfloat16, kSmallestBlock, kTileHeight, 768 * 1024,
+    tiles_prepared, prepare_tiles, block_tiles, tiles_scratch, tile_channels,
 };
 
 extern const AttentionKernels kAttentionAmx = {

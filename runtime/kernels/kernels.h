@@ -111,7 +111,7 @@ struct Kernels {
   const AttentionKernels* attention;
   const BlockKernels* block;
   const HalfKernels* half;
-  const BlockKernels* block_of_many = nullptr;  // takes over from kManyRows rows on, where bfloat16 is allowed
+  const BlockKernels* block_of_many = nullptr;  // takes over from kManyRows rows on, where its rounding is allowed
   const AttentionKernels* attention_of_bfloat16 = nullptr;  // for many queries, where bfloat16 is allowed
 };
 
@@ -119,6 +119,7 @@ struct Kernels {
 extern const RowKernels kRowsPortable, kRowsAvx2, kRowsAvx512;
 extern const AttentionKernels kAttentionPortable, kAttentionAvx2, kAttentionAvx512, kAttentionAmx;
 extern const BlockKernels kBlockPortable, kBlockAvx2, kBlockAvxVnni, kBlockAvx512Vnni, kBlockAmx;
+extern const BlockKernels kBytesAvxVnni, kBytesAvx512Vnni;
 extern const HalfKernels kHalfPortable, kHalfAvx2, kHalfAvx512;
 
 // The kernels this processor runs, best first, ended by null; `choose` takes the first, or the one named by

@@ -58,6 +58,7 @@ struct Real {
 constexpr Integer kIntegers[] = {
     {"tanh", &Node::tanh, 0, 1},
     {"bfloat16", &Node::bfloat16, 0, 1},
+    {"row_bits", &Node::row_bits, 8, 12},
     {"float16", &Node::float16, 0, 1},
     {"heads", &Node::heads, 1, INT32_MAX},
     {"kv_heads", &Node::kv_heads, 0, INT32_MAX},
@@ -257,9 +258,9 @@ const auto& operators() {
       // The same with caches of integers, see `cache_row`.
       {"CachedAttentionInt8", cached_attention_int8, "fffcciif", 7, "fcc", "heads kv_heads scale softcap window bfloat16"},
       // x, weight, bias?
-      {"BlockLinear", block_linear, "fbf", 2, "f", "bits block zeros in out bfloat16"},
+      {"BlockLinear", block_linear, "fbf", 2, "f", "bits block zeros in out bfloat16 row_bits"},
       // x, up, down, up_bias?, down_bias?
-      {"BlockFeedForward", block_feed_forward, "fbbff", 3, "f", "bits block zeros in hidden out tanh bfloat16"},
+      {"BlockFeedForward", block_feed_forward, "fbbff", 3, "f", "bits block zeros in hidden out tanh bfloat16 row_bits"},
       // ids, weight
       {"BlockEmbedding", block_embedding, "ib", 2, "f", "bits block zeros in out"},
       // x, weight, bias?

@@ -20,6 +20,7 @@ struct Node {
   int64_t window_left = -1, window_right = -1;
   int64_t window = -1;
   int64_t bfloat16 = 0;  // products of many rows may be rounded to it
+  int64_t row_bits = 12;  // of a block's largest, which many rows keep beside weights of 8 bits, at least
   int64_t float16 = 0;  // 16 bits are those of float16, else of bfloat16
   int64_t bits = 4, block = 32, in = 0, hidden = 0, out = 0, zeros = 0;  // of weights in blocks
 };

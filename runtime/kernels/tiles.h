@@ -6,8 +6,6 @@
 namespace precast {
 namespace {
 
-#define PRECAST_INLINE __attribute__((always_inline)) inline
-
 // A tile holds 16 rows of 64 bytes: 32 channels of a row in bfloat16; of what rows are multiplied by, 16 pairs of
 // channels of 16 columns; of sums, 16 columns in float32.
 constexpr int64_t kTileHeight = 16, kTileChannels = 32, kTileColumnsOf = 16;
@@ -33,19 +31,6 @@ inline void written() { __asm__ volatile("" ::: "memory"); }
 
 // 32 floats, the first 16 in the low half, rounded to the nearest.
 inline __m512i narrowed(V low, V high) { return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)); }
-
-// 2^p for p <= 0, 0 from -126.5 down, with a relative error of 8e-5: a fiftieth of what bfloat16 rounds by.
-inline Side short_power_of_two(const Side& exponent) {
-  const V round = splat(kRound), lowest = splat(-127.0f);
-  const Side p = each([&](int i) { return greater(lowest, exponent.v[i]); });
-  const Side t = each([&](int i) { return add(p.v[i], round); });
-  const Side r = each([&](int i) { return sub(p.v[i], sub(t.v[i], round)); });
-  const V first = splat(0.05517167f), second = splat(0.24261112f);
-  Side y = each([&](int i) { return fma(first, r.v[i], second); });
-  y = horner(y, r, 0.69326099f);
-  y = horner(y, r, 0.99992807f);
-  return each([&](int i) { return mul(y.v[i], shift_to_exponent(t.v[i])); });
-}
 
 }  // namespace
 }  // namespace precast

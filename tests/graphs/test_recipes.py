@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from precast.graphs.passes.quantize_weights import QuantizeWeights
+from precast.graphs.passes.allow_rounding import AllowRounding
 from precast.graphs.recipes import RECIPES, Evidence, Role, assigned, recipes_for
 from precast.runtime.errors import InputError
 
@@ -30,7 +31,7 @@ def test_a_recipe_for_any_role_makes_every_component() -> None:
 def test_each_component_gets_what_is_for_its_role() -> None:
     """Two recipes of one variant: the one for calls makes the encoder, the one for steps the decoder."""
     found = assigned(BLOCKS, BOTH, "a toy")
-    assert [(made["encoder"].role, made["decoder"].role) for made in found] == [("call", "step"), (None, None)]
+    assert [(made["encoder"].role, made["decoder"].role) for made in found] == [("call", "step"), ("call", "step")]
     [general, *_] = BLOCKS
     own = [replace(general, role="step"), replace(general, role="call", session={"for": "calls"})]
     [made] = assigned(own, BOTH, "a toy")
@@ -46,8 +47,18 @@ def test_what_has_no_cache_is_made_without_one_under_the_same_name() -> None:
         {"encoder": ("cpu-int8", None), "decoder": ("cpu-int8", None)},
         {"encoder": (narrow, None), "decoder": (narrow, "int8")},
     ]
-    [native] = [recipe for recipe in RECIPES if recipe.variant == "cpu-int8-native"]
+    own = [recipe for recipe in RECIPES if recipe.variant == "cpu-int8-native"]
+    [native] = [recipe for recipe in own if recipe.role == "call"]
     assert replace(found[1]["encoder"], suffix="-native") == native
+
+
+def test_components_that_remember_nothing_alone_may_round_rows_to_bytes() -> None:
+    found = {}
+    for recipe in BLOCKS:
+        for step in recipe.passes():
+            if isinstance(step, AllowRounding):
+                found[recipe.role] = step.row_bits
+    assert found == {"call": 8, "step": 12}
 
 
 def test_a_role_that_nobody_serves_is_refused_by_name() -> None:

@@ -94,7 +94,15 @@ def _cached(tokens: int, slots: int, size: int, integers: bool, past: tuple[int,
 def _block(x: Array, bits: int, block: int, zeros: int, depth: int, columns: int, *bias: Array) -> Graph:
     of_block = block * 16 * bits // 8 + 32 + (0, 2 * bits, 32)[zeros]
     weight = _bytes(np.uint8, -(-columns // 16), -(-depth // block) * of_block)
-    attributes = {"bits": bits, "block": block, "zeros": zeros, "in": depth, "out": columns, "bfloat16": 1}
+    attributes = {
+        "bits": bits,
+        "block": block,
+        "zeros": zeros,
+        "in": depth,
+        "out": columns,
+        "bfloat16": 1,
+        "row_bits": 8,
+    }
     return Graph((x, weight, *bias), attributes)
 
 

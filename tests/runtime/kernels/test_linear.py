@@ -63,7 +63,9 @@ def session(op: str, inputs: dict[str, Array], isa: str = "", threads: int = 1, 
 class Weight:
     """A weight in blocks, given by its codes [N, K], scales [N, blocks] and zero points, integers or floats."""
 
-    def __init__(self, codes: Array, scales: Array, zeros: Array | None, bits: int, block: int) -> None:
+    def __init__(
+        self, codes: Array, scales: Array, zeros: Array | None, bits: int, block: int, row_bits: int = 8
+    ) -> None:
         self.bits, self.block = bits, block
         self.rows, self.depth = codes.shape
         self.scales = scales.astype(np.float32)
@@ -77,7 +79,7 @@ class Weight:
         self.values = blocks.dequantized(stored, self.scales, packed, bits, self.depth)
         self.attributes = {"bits": bits, "block": block, "in": self.depth, "out": self.rows}
         self.attributes["zeros"] = blocks.KINDS.index(kind)
-        self.attributes["bfloat16"] = 1
+        self.attributes |= {"bfloat16": 1, "row_bits": row_bits}
 
     @classmethod
     def of(cls, array: Array, bits: int, block: int, symmetric: bool) -> Weight:
@@ -91,12 +93,16 @@ class Weight:
         (out,) = session("BlockLinear", inputs, isa, threads, **self.attributes).run(None, {"x": x})
         return np.asarray(out)
 
-    @property
-    def finest(self) -> np.float32:
+    def finest(self, rows: int, isa: str) -> np.float32:
         """What the largest of a block of x becomes."""
-        return np.float32(127 if self.bits == 4 else 65504 // self.block)
+        return np.float32(127 if self.bits == 4 or self.in_bytes(rows, isa) else 65504 // self.block)
 
-    def rounded_rows(self, x: Array) -> Array:
+    def in_bytes(self, rows: int, isa: str) -> bool:
+        """Whether so many rows keep eight bits beside weights of eight."""
+        allowed = self.attributes["row_bits"] == 8 and self.block != 16
+        return allowed and isa in ("avx512vnni", "avxvnni") and rows >= 8
+
+    def rounded_rows(self, x: Array, isa: str) -> Array:
         """x as the operator rounds it, in float64."""
         padded = np.zeros((len(x), self.scales.shape[1] * self.block), np.float32)
         padded[:, : self.depth] = x
@@ -104,13 +110,14 @@ class Weight:
         most = np.abs(parts).max(-1, keepdims=True)
         held = most >= np.float32(2e-35)
         most = np.where(held, most, np.float32(1))
-        codes = np.rint(parts * (self.finest / most)) * held
-        return (codes * (most / self.finest).astype(np.float64)).reshape(len(x), -1)[:, : self.depth]
+        finest = self.finest(len(x), isa)
+        codes = np.rint(parts * (finest / most)) * held
+        return (codes * (most / finest).astype(np.float64)).reshape(len(x), -1)[:, : self.depth]
 
     def operands(self, x: Array, isa: str) -> tuple[Array, Array]:
         """What is multiplied of rows and weight, in float64."""
         if not in_tiles(x, isa):
-            return self.rounded_rows(x), self.values.astype(np.float64)
+            return self.rounded_rows(x, isa), self.values.astype(np.float64)
         scales = np.repeat(self.scales * np.float32(1 + 2**-7 / 3), self.block, axis=1)[:, : self.depth]
         units = np.repeat(self.scales, self.block, axis=1)[:, : self.depth]
         codes = np.divide(self.values, units, out=np.zeros_like(units), where=units != 0)
@@ -152,7 +159,8 @@ def weights(draw: Any) -> tuple[Weight, Array, Array | None]:
     zeros = None if kind == "none" else rng.integers(0, 2**bits, shape)
     if kind == "floats":
         zeros = half_floats(rng.uniform(-40, 40, shape), bits)
-    weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, zeros, bits, block)
+    codes = rng.integers(0, 2**bits, (columns, depth))
+    weight = Weight(codes, scales, zeros, bits, block, draw(st.sampled_from([8, 12])))
     x = rng.standard_normal((draw(st.integers(1, 9) | st.integers(10, 70)), depth)) * rng.lognormal(0, 2, depth)
     return (
         weight,
@@ -178,9 +186,9 @@ def test_block_linear(isa: str, case: tuple[Weight, Array, Array | None]) -> Non
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("zeros", blocks.KINDS)
-@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 130])
+@pytest.mark.parametrize(("rows", "row_bits"), [(1, 8), (2, 8), (3, 8), (4, 8), (5, 8), (11, 8), (130, 8), (130, 12)])
 @pytest.mark.parametrize("block", [16, 32, 64])
-def test_integers_are_exact(isa: str, bits: int, zeros: str, rows: int, block: int) -> None:
+def test_integers_are_exact(isa: str, bits: int, zeros: str, rows: int, row_bits: int, block: int) -> None:
     """With scales that are powers of two every step can be held in float32: not one bit may differ."""
     if block == 16:
         bits = 8  # the only ones in blocks that small
@@ -191,8 +199,8 @@ def test_integers_are_exact(isa: str, bits: int, zeros: str, rows: int, block: i
     offsets = None if zeros == "none" else rng.integers(0, 2**bits, shape)
     if zeros == "floats":
         offsets = rng.integers(*((0, 256) if isa == "amx" else (-8, 2**bits + 8)), shape).astype(np.float32)
-    weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, offsets, bits, block)
-    most = int(weight.finest)
+    weight = Weight(rng.integers(0, 2**bits, (columns, depth)), scales, offsets, bits, block, row_bits)
+    most = int(weight.finest(rows, isa))
     reach = most * block // 64  # of short blocks the largest alone is at its most, or sums had more than 24 bits
     x = rng.integers(-reach, reach + 1, (rows, depth)).astype(np.float32)
     x[:, ::block] = most  # the largest of every block: its scale is one
@@ -211,10 +219,13 @@ def test_nothing_saturates(isa: str, bits: int, code: int, block: int, sign: int
     for zero in (None, 0, 2**bits - 1):
         zeros = None if zero is None else np.full((9, 2), zero)
         weight = Weight(np.full((9, 2 * block), code), np.ones((9, 2)), zeros, bits, block)
-        most = float(weight.finest) * sign
-        for x in (np.full((5, 2 * block), most), np.tile([most, -most], (5, block))):
-            exact = 2 * block * x[0].mean() * (code - (MIDDLE[bits] if zero is None else zero))
-            np.testing.assert_array_equal(weight(x.astype(np.float32), isa=isa), np.full((5, 9), exact))
+        for rows in (5, 12):
+            if rows == 12 and isa == "amx":
+                continue  # weights of 8 bits have no more than that in bfloat16
+            most = float(weight.finest(rows, isa)) * sign
+            for x in (np.full((rows, 2 * block), most), np.tile([most, -most], (rows, block))):
+                exact = 2 * block * x[0].mean() * (code - (MIDDLE[bits] if zero is None else zero))
+                np.testing.assert_array_equal(weight(x.astype(np.float32), isa=isa), np.full((rows, 9), exact))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -260,7 +271,9 @@ def test_rows_next_to_nothing(isa: str, bits: int, block: int) -> None:
     x = (rng.standard_normal((60, 2 * block)) * np.logspace(-38, -33, 60)[:, None]).astype(np.float32)
     most = np.abs(x).max(-1, keepdims=True)
     error = np.abs(weight(x, isa=isa) - x.astype(np.float64) @ weight.values.T.astype(np.float64))
-    lost = np.maximum(most / weight.finest, 2e-35)  # of every channel: half a step, or all that is below the smallest
+    lost = np.maximum(
+        most / weight.finest(60, isa), 2e-35
+    )  # of every channel: half a step, or all that is below the smallest
     assert (error <= lost * np.abs(weight.values).sum(-1)).all()
 
 
@@ -298,7 +311,7 @@ def test_the_same_bytes_however_many_threads_and_rows(isa: str, bits: int, rows:
     for threads in (2, 3):
         assert weight(x, isa=isa, threads=threads).tobytes() == expected.tobytes()
     # A row's result does not depend on the rows beside it, only on whether they are many.
-    alone = 9 if in_tiles(x, isa) else 1
+    alone = 9 if in_tiles(x, isa) or weight.in_bytes(rows, isa) else 1
     assert weight(x[-alone:], isa=isa).tobytes() == expected[-alone:].tobytes()
     inputs = {"x": x, "weight": weight.panels}
     shared = session("BlockLinear", inputs, isa, 2, **weight.attributes)
@@ -307,11 +320,11 @@ def test_the_same_bytes_however_many_threads_and_rows(isa: str, bits: int, rows:
         assert {run.result()[0].tobytes() for run in runs} == {expected.tobytes()}
 
 
-def test_many_rows_keep_their_bits_where_bfloat16_is_not_allowed() -> None:
+def test_many_rows_keep_their_bits_where_nothing_else_is_allowed() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 300)).astype(np.float32)
     weight = Weight.of(rng.standard_normal((50, 300)).astype(np.float32), 8, 32, True)
-    weight.attributes["bfloat16"] = 0
+    weight.attributes |= {"bfloat16": 0, "row_bits": 12}
     for isa in ISAS:
         np.testing.assert_allclose(weight(x, isa=isa), weight.emulated(x, "portable"), rtol=1e-5, atol=1e-5)
 

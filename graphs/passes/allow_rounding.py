@@ -1,4 +1,4 @@
-"""Let products round to bfloat16, where a processor multiplies tiles of it."""
+"""Say how far the rows of products may be rounded, where a processor is faster for it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,28 @@ import onnx_ir as ir
 from precast.graphs.dialects.native import DOMAIN
 from precast.graphs.passes.base import GraphPass
 
-__all__ = ["AllowBfloat16"]
+__all__ = ["AllowRounding"]
 
 _ATTENTION = ("Attention", "CachedAttention", "CachedAttentionInt8")
 _PRODUCTS = ("BlockLinear", "BlockFeedForward")
 
 
-class AllowBfloat16(GraphPass):
-    """Sets ``bfloat16`` of attention and of products with weights of 8 or 4 bits in the native dialect.
+class AllowRounding(GraphPass):
+    """Sets ``bfloat16`` of attention, and ``bfloat16`` and ``row_bits`` of products with weights of 8 or 4 bits, in the
+    native dialect.
 
-    Their weights' own rounding is the larger error. What it changes is seen on processors with AMX only; queries and
-    keys keep 16 bits there, softmax and sums float32 (runtime/kernels: attention_tiles.h, block_tiles.h). A weight for
-    which 8 bits were too few, which is two of 8 and of 4 bits whose products are added, keeps all of its 12.
+    Their weights' own rounding is the larger error. What the first changes is seen on processors with AMX only; queries
+    and keys keep 16 bits there, softmax and sums float32 (runtime/kernels: attention_tiles.h, block_tiles.h). The second
+    is for those that multiply bytes (block_bytes.h). A weight for which 8 bits were too few, which is two of 8 and of 4
+    bits whose products are added, keeps all of its 12, and so do its rows.
+
+    Args:
+        row_bits: of a block's largest, which many rows keep beside weights of 8 bits, at least: 8, or 12 where what a
+            component computes is read again and again, as a language model's states are.
     """
+
+    def __init__(self, *, row_bits: int) -> None:
+        self.row_bits = row_bits
 
     def call(self, model: ir.Model) -> None:
         for node in model.graph.all_nodes():
@@ -29,6 +38,8 @@ class AllowBfloat16(GraphPass):
                 self.declined["BlockLinear: its weight has 12 bits"] += 1
                 continue
             node.attributes["bfloat16"] = ir.AttrInt64("bfloat16", 1)
+            if node.op_type in _PRODUCTS:
+                node.attributes["row_bits"] = ir.AttrInt64("row_bits", self.row_bits)
             self.changed += 1
 
 
