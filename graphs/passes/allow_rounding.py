@@ -17,10 +17,10 @@ class AllowRounding(GraphPass):
     """Sets ``bfloat16`` of attention, and ``bfloat16`` and ``row_bits`` of products with weights of 8 or 4 bits, in the
     native dialect.
 
-    Their weights' own rounding is the larger error. What the first changes is seen on processors with AMX only; queries
-    and keys keep 16 bits there, softmax and sums float32 (runtime/kernels: attention_tiles.h, block_tiles.h). The second
-    is for those that multiply bytes (block_bytes.h). A weight for which 8 bits were too few, which is two of 8 and of 4
-    bits whose products are added, keeps all of its 12, and so do its rows.
+    Their weights' own rounding is the larger error. What the first changes is seen on processors with AMX only; there
+    queries and keys keep 16 bits, softmax and sums float32 (runtime/kernels: attention_tiles.h, block_tiles.h). The
+    second is for those that multiply bytes (block_bytes.h). A weight for which 8 bits were too few, which is two of 8
+    and of 4 bits whose products are added, keeps all of its 12, and so do its rows.
 
     Args:
         row_bits: of a block's largest, which many rows keep beside weights of 8 bits, at least: 8, or 12 where what a

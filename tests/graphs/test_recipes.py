@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.graphs.passes.allow_rounding import AllowRounding
+from precast.graphs.passes.quantize_weights import QuantizeWeights
 from precast.graphs.recipes import RECIPES, Evidence, Role, assigned, recipes_for
 from precast.runtime.errors import InputError
 
