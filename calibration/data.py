@@ -20,7 +20,7 @@ from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.errors import InputError, PrecastError, listing
 from precast.runtime.flow import Flow, Part
 from precast.runtime.inputs import Inputs
-from precast.runtime.metrics import Metric
+from precast.runtime.metrics import METRICS, Metric
 from precast.runtime.model import Model
 from precast.runtime.parity import Case, Loaded
 from precast.runtime.readers.base import Row
@@ -112,7 +112,8 @@ def data_of(
     if metric is None:
         raise InputError(f"quantize: nothing judges what low precision changes of {task} yet. Export it with fp32.")
     answers = answers_of(last, metric)
-    loss = "cosine" if metric == "cosine" else "kl" if last.states else "agreement"
+    # The likeliest token of one position in a text says less of a language model than all of its divergence.
+    loss = "kl" if last.states else METRICS[metric].loss
     reads = any(port.kind == "ids" for one in components.values() for port in one.given)
     model = model_of(artifact, parts, variant)
 

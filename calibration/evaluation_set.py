@@ -52,12 +52,12 @@ class EvaluationSet:
 
     def figures(self, made: Iterable[tuple[Recorded, Mapping[str, Array]]]) -> Metric:
         """How far what was made of the cases is from the reference."""
-        pairs = [
-            (_rows(item.reference[out.name], out.axis), _rows(outputs[out.name], out.axis))
-            for item, outputs in made
-            for out in self.answers
-            if out.name in item.reference
-        ]
+        pairs: dict[str, list[tuple[Array, Array]]] = {out.kind: [] for out in self.answers}
+        for item, outputs in made:
+            for out in self.answers:
+                if out.name in item.reference:
+                    ours = _rows(outputs[out.name], out.axis)
+                    pairs[out.kind].append((_rows(item.reference[out.name], out.axis), ours))
         return METRICS[self.metric].over(pairs, text=self.text, data=self.data)
 
     def in_pieces(self) -> EvaluationSet:

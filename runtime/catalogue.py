@@ -138,6 +138,7 @@ _ROWS = (
             Out("logits", ("batch", "queries", "labels"), "logits"),
             Out("pred_boxes", ("batch", "queries", 4), "boxes"),
         ),
+        metric="objects",
     ),
     TaskFacts(
         "zero-shot-image-classification",
@@ -174,6 +175,7 @@ _ROWS = (
         auto="AutoModelForMaskedImageModeling",
         gives="``reconstruction`` of a picture of which ``bool_masked_pos`` hides some patches.",
         outs=(Out("reconstruction", ("batch", "channels", "rows", "columns"), "scores", axis=-3),),
+        metric="maps",
     ),
     TaskFacts(
         "image-to-image",
@@ -181,6 +183,7 @@ _ROWS = (
         auto="AutoModelForImageToImage",
         gives="``reconstruction``: the picture itself, enlarged or restored.",
         outs=(Out("reconstruction", ("batch", "channels", "rows", "columns"), "scores", axis=-3),),
+        metric="maps",
     ),
     TaskFacts(
         "semantic-segmentation",
@@ -197,6 +200,7 @@ _ROWS = (
         auto="AutoModelForDepthEstimation",
         gives="``predicted_depth`` of every place of a picture.",
         outs=(Out("predicted_depth", ("batch", "rows", "columns"), "scores"),),
+        metric="maps",
     ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),

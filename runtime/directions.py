@@ -28,6 +28,7 @@ class Directions:
 
     kinds: ClassVar[tuple[str, ...]] = ("states", "embedding")
     precisions: ClassVar[tuple[str, ...]] = tuple(BOUNDS)
+    loss: ClassVar[str] = "cosine"
 
     mean: float
     worst: float
@@ -36,9 +37,9 @@ class Directions:
     data: str
 
     @classmethod
-    def over(cls, pairs: Sequence[tuple[Array, Array]], *, text: bool, data: str) -> Directions:
+    def over(cls, pairs: Mapping[str, Sequence[tuple[Array, Array]]], *, text: bool, data: str) -> Directions:
         """The figures of (reference, ours) vectors, [K, C] each; of what is not finite the cosine is -1."""
-        found = np.concatenate([_cosines(*pair) for pair in pairs])
+        found = np.concatenate([_cosines(*pair) for of_kind in pairs.values() for pair in of_kind])
         return cls(float(found.mean()), float(found.min()), len(found), text, data)
 
     def shares(self, precision: str) -> tuple[float, ...]:

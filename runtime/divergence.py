@@ -43,6 +43,7 @@ class Divergence:
 
     kinds: ClassVar[tuple[str, ...]] = ("logits",)
     precisions: ClassVar[tuple[str, ...]] = tuple(BOUNDS)
+    loss: ClassVar[str] = "agreement"
 
     mean: float
     worst: float
@@ -52,10 +53,10 @@ class Divergence:
     data: str
 
     @classmethod
-    def over(cls, pairs: Sequence[tuple[Array, Array]], *, text: bool, data: str) -> Divergence:
+    def over(cls, pairs: Mapping[str, Sequence[tuple[Array, Array]]], *, text: bool, data: str) -> Divergence:
         """The figures of (reference, ours) logits, [K, V] each."""
         divergences, same = [], []
-        for reference, ours in pairs:
+        for reference, ours in pairs["logits"]:
             finite = bool(np.isfinite(ours).all())
             divergences.append(kl_divergence(reference, ours) if finite else np.full(len(reference), np.inf))
             same.append(reference.argmax(-1) == ours.argmax(-1))

@@ -13,19 +13,26 @@ from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.directions import Directions
 from precast.runtime.divergence import Divergence
 from precast.runtime.errors import InputError, listing
+from precast.runtime.maps import Maps
+from precast.runtime.objects import Objects
 
 __all__ = ["METRICS", "Metric", "judgements", "metric_for"]
 
 
 class Metric(Protocol):
-    """Figures over all answers to an evaluation set; ``kinds`` are those of the outputs it is computed of."""
+    """Figures over all answers to an evaluation set.
+
+    ``kinds`` are those of the outputs it is computed of, ``loss`` is what a budget bounds where it does not say.
+    """
 
     kinds: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]]
+    loss: ClassVar[str]
 
     @classmethod
-    def over(cls, pairs: Sequence[tuple[Array, Array]], *, text: bool, data: str) -> Metric:
-        """The figures of (reference, ours), [K, C] each: answers, and the classes of each."""
+    def over(cls, pairs: Mapping[str, Sequence[tuple[Array, Array]]], *, text: bool, data: str) -> Metric:
+        """The figures of (reference, ours) of outputs of each kind, call by call, [K, C] each: answers, and the classes
+        of each."""
 
     def shares(self, precision: str) -> tuple[float, ...]:
         """How much of each of its bounds is used; the first of small changes adds up nearly."""
@@ -33,7 +40,8 @@ class Metric(Protocol):
     @property
     def losses(self) -> Mapping[str, float]:
         """What a budget may bound, by name, 0 where nothing is lost: "cosine" (1 - mean), "agreement" (share of answers
-        whose likeliest class is another), "kl" (mean divergence in nats)."""
+        whose likeliest class is another), "kl" (mean divergence in nats), "overlap" (1 - mean intersection over union),
+        "variance" (the share of it that is not the reference's)."""
 
     def gate(self, precision: str, variant: str) -> None:
         """Raise ParityError where a bound is broken, naming it and by how much."""
@@ -47,7 +55,7 @@ class Metric(Protocol):
 
 
 # By the name that rows of the catalogue, and parity records, have for it.
-METRICS: Mapping[str, type[Metric]] = {"divergence": Divergence, "cosine": Directions}
+METRICS: Mapping[str, type[Metric]] = {"divergence": Divergence, "cosine": Directions, "objects": Objects, "maps": Maps}
 
 
 def judgements(parity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

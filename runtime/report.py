@@ -21,6 +21,8 @@ __all__ = ["LOSSES", "METHODS", "html"]
 LOSSES: Mapping[str, str] = {
     "cosine": "1 - cosine",
     "agreement": "answers that change",
+    "overlap": "1 - intersection over union",
+    "variance": "variance that is not the reference's",
     "kl": "divergence in nats",
     "accuracy": "accuracy lost",
     "f1": "F1 lost",

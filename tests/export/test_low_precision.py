@@ -303,12 +303,12 @@ def test_an_encoder_in_front_of_a_decoder_is_rounded_and_has_no_cache(tmp_path: 
 
 def test_bounds_can_break() -> None:
     reference = np.random.default_rng(0).standard_normal((50, 9)).astype(np.float32)
-    near = Divergence.over([(reference, reference + 1e-4)], text=True, data="")
+    near = Divergence.over({"logits": [(reference, reference + 1e-4)]}, text=True, data="")
     assert near.mean < 1e-9 and near.top == 1.0
-    far = Divergence.over([(reference, reference[:, ::-1])], text=True, data="")
+    far = Divergence.over({"logits": [(reference, reference[:, ::-1])]}, text=True, data="")
     with pytest.raises(ParityError, match=r"divergence .* is above 0.001; the most likely token is the same at"):
         far.gate("int8", "cpu-int8")
-    lost = Divergence.over([(reference, np.full_like(reference, np.nan))], text=False, data="")
+    lost = Divergence.over({"logits": [(reference, np.full_like(reference, np.nan))]}, text=False, data="")
     with pytest.raises(ParityError, match="mean KL divergence inf"):
         lost.gate("int4", "cpu-int4")
     Divergence(1e-3, 1.0, 0.99, 5, True, "").gate("int8", "cpu-int8")

@@ -18,10 +18,12 @@ from precast.export.evaluation import evaluation_set
 from precast.export.exporter import export_model
 from precast.export.heads import (
     BASE,
+    DEPTH_ESTIMATION,
     IMAGE_CLASSIFICATION,
     MASKED_LM,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
+    OBJECT_DETECTION,
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
@@ -41,6 +43,8 @@ HEADS = [
     ("vit", IMAGE_CLASSIFICATION),
     ("resnet", IMAGE_CLASSIFICATION),
     ("clip", ZERO_SHOT_IMAGE),
+    ("yolos", OBJECT_DETECTION),
+    ("dpt", DEPTH_ESTIMATION),
 ]
 VARIANTS = ("cpu-int8", "cpu-int8-native")
 

@@ -17,11 +17,7 @@ from precast.runtime.tasks import TASKS
 
 # Tasks that no metric is computed of so far: low precision is refused for them.
 UNJUDGED = {
-    "depth-estimation",
-    "image-to-image",
     "mask-generation",
-    "masked-image-modeling",
-    "object-detection",
 }
 
 

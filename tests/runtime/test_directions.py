@@ -22,7 +22,7 @@ def turned(angle: float, count: int = 50) -> tuple[np.ndarray, np.ndarray]:
 
 
 def over(*pairs: tuple[np.ndarray, np.ndarray]) -> Directions:
-    return Directions.over(pairs, text=True, data="0")
+    return Directions.over({"states": pairs}, text=True, data="0")
 
 
 @given(st.floats(0, 3.1))

@@ -19,7 +19,7 @@ class Adapter(OpenVINOAdapter):
     INPUT = "pixel_values"
 
     def _samples(self, config: dict[str, Any]) -> Iterable[dict[str, np.ndarray]]:
-        return images(config)
+        return images(self._workload)
 
     def _shape(self, sample: np.ndarray) -> list[int]:
         return [-1, *sample.shape[1:]]

@@ -23,4 +23,4 @@ class Adapter(SessionAdapter):
         if self._precision == "int8":
             config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
             # Its guide: dynamic quantisation for transformers, static (calibrated) for convolutional networks.
-            quantize(out, None if "num_attention_heads" in config else images(config))
+            quantize(out, None if "num_attention_heads" in config else images(self._workload))

@@ -12,14 +12,12 @@ __all__ = ["images", "recordings"]
 _SEED = 20_261_121
 
 
-def images(config: dict[str, Any], count: int = 32) -> Iterator[dict[str, np.ndarray]]:
-    """``pixel_values`` [1, C, H, W], as benchmarks/feeds.py makes them: patches of random colours under fine noise.
-
-    An image is 224 pixels on a side unless the config says otherwise.
-    """
-    numbers, size = np.random.default_rng(_SEED), config.get("image_size", 224)
+def images(workload: dict[str, Any], count: int = 32) -> Iterator[dict[str, np.ndarray]]:
+    """``pixel_values`` [1, 3, H, W] of the workload's size, as benchmarks/feeds.py makes them: patches of random colours
+    under fine noise."""
+    numbers, size = np.random.default_rng(_SEED), int(workload["points"]["single"][0].split("x")[1])
     for _ in range(count):
-        shape = (1, config["num_channels"], -(-size // 16), -(-size // 16))
+        shape = (1, 3, -(-size // 16), -(-size // 16))
         coarse = numbers.standard_normal(shape, dtype=np.float32)
         patches = coarse.repeat(16, axis=2).repeat(16, axis=3)[:, :, :size, :size]
         fine = numbers.standard_normal(patches.shape, dtype=np.float32)

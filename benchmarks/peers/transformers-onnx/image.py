@@ -22,7 +22,7 @@ class Adapter(SessionAdapter):
         from transformers.exporters import OnnxConfig, OnnxExporter
 
         config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-        sample = torch.from_numpy(next(images(config))["pixel_values"]).repeat(2, 1, 1, 1)
+        sample = torch.from_numpy(next(images(self._workload))["pixel_values"]).repeat(2, 1, 1, 1)
         exported = OnnxExporter().export(
             open_model(checkpoint, self._workload),
             {"pixel_values": sample},
