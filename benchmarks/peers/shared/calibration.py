@@ -13,8 +13,8 @@ _SEED = 20_261_121
 
 
 def images(workload: dict[str, Any], count: int = 32) -> Iterator[dict[str, np.ndarray]]:
-    """``pixel_values`` [1, 3, H, W] of the workload's size, as benchmarks/feeds.py makes them: patches of random colours
-    under fine noise."""
+    """``pixel_values`` [1, 3, H, W] of the workload's size, as benchmarks/feeds.py makes them: patches of random
+    colours under fine noise."""
     numbers, size = np.random.default_rng(_SEED), int(workload["points"]["single"][0].split("x")[1])
     for _ in range(count):
         shape = (1, 3, -(-size // 16), -(-size // 16))

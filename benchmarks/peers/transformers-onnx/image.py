@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from shared.calibration import images
@@ -21,7 +20,6 @@ class Adapter(SessionAdapter):
         import torch
         from transformers.exporters import OnnxConfig, OnnxExporter
 
-        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         sample = torch.from_numpy(next(images(self._workload))["pixel_values"]).repeat(2, 1, 1, 1)
         exported = OnnxExporter().export(
             open_model(checkpoint, self._workload),
