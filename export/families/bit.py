@@ -17,7 +17,7 @@ from precast.export.head_sets.maps import map_heads
 from precast.export.operators import halved
 from precast.export.skeletons.backbone import BACKBONE_KEYS, Backbone
 from precast.export.spec import hf
-from precast.export.weights import Rename, Rule, Standardise
+from precast.export.weights import Ignore, Rename, Rule, Standardise
 
 __all__ = ["FAMILY", "Spec"]
 
@@ -39,6 +39,11 @@ class Spec(LabelSpec):
     embedding_dynamic_padding: bool = hf(default=False)
     output_stride: int = hf(default=32)
     width_factor: int = hf(default=1, only=(1,))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of what the stem makes and each stage."""
+        return (self.embedding_size, *map(_rounded, self.hidden_sizes))
 
     def norm(self, channels: int, act: bool = True) -> GroupNorm:
         """As many groups as config.json says."""
@@ -154,6 +159,8 @@ FAMILY = Family(
     spec=Spec,
     heads=map_heads(_body, lambda spec: spec.hidden_sizes[-1]),
     weights=_weights,
+    body=_body,
+    body_names=lambda spec: (Ignore("model.last.*"),),
     inert=BACKBONE_KEYS,
     tiny={"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [2, 1], "num_groups": 2}
     | {"global_padding": "SAME", "embedding_dynamic_padding": True},
