@@ -21,7 +21,7 @@ from precast.export.weights import Rename, Rule, Within
 from precast.runtime.errors import ConfigError, closest, listing
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["BackboneSpec", "FeatureMaps", "Inner"]
+__all__ = ["BackboneSpec", "FeatureMaps", "Inner", "read_inner"]
 
 _TIMM = "timm_backbone"
 # What loading, training and the way to a backbone's weights are told by.
@@ -133,7 +133,7 @@ class Inner:
         return FeatureMaps(made, self.taken, norms, least * made.least)
 
     def names(self, prefix: str, to: str) -> Within:
-        """Rules for its weights behind ``prefix``; ``to``: where the `FeatureMaps`, or the patches, are."""
+        """Rules for its weights behind ``prefix``; ``to``: where the `FeatureMaps`, or what holds its model, are."""
         norms = (
             Rename(f"hidden_states_norms.{_stage(place)}.*", f"norms.{number}.*")
             for number, place in enumerate(self.taken)
@@ -177,10 +177,11 @@ class BackboneSpec(LabelSpec):
         Raises:
             ConfigError: it is none that is known here, or asks for what is not honoured.
         """
-        return _inner(self.backbone_config or self.usual)
+        return read_inner(self.backbone_config or self.usual)
 
 
-def _inner(said: Mapping[str, Any]) -> Inner:
+def read_inner(said: Mapping[str, Any]) -> Inner:
+    """The backbone that an object ``backbone_config`` says; raises ConfigError."""
     kind = said.get("model_type")
     if kind == _TIMM:
         name = said.get("backbone")

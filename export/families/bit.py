@@ -18,6 +18,7 @@ from precast.export.operators import halved
 from precast.export.skeletons.backbone import BACKBONE_KEYS, Backbone
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Standardise
+from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "Spec"]
 
@@ -40,10 +41,14 @@ class Spec(LabelSpec):
     output_stride: int = hf(default=32)
     width_factor: int = hf(default=1, only=(1,))
 
+    def __post_init__(self) -> None:
+        if len(self.hidden_sizes) < len(self.depths):
+            raise ConfigError(f"'hidden_sizes' {self.hidden_sizes} must be as many as 'depths' {self.depths}, or more")
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels of what the stem makes and each stage."""
-        return (self.embedding_size, *map(_rounded, self.hidden_sizes))
+        return (self.embedding_size, *map(_rounded, self.hidden_sizes[: len(self.depths)]))
 
     def norm(self, channels: int, act: bool = True) -> GroupNorm:
         """As many groups as config.json says."""
@@ -123,7 +128,7 @@ def _stages(spec: Spec) -> Iterator[nn.Module]:
     """Once maps are as small as ``output_stride`` says, gaps between what a kernel reads grow instead."""
     layer = _PreActivation if spec.layer_type == "preactivation" else _Bottleneck
     total, dilation = 4, 1
-    sizes = pairwise((spec.embedding_size, *map(_rounded, spec.hidden_sizes)))
+    sizes = pairwise(spec.widths)
     for number, ((channels, out), depth) in enumerate(zip(sizes, spec.depths, strict=True)):
         stride = 2 if number else 1
         if total >= spec.output_stride:
