@@ -176,6 +176,18 @@ _ROWS = (
         outs=(Out("reconstruction", ("batch", "channels", "rows", "columns"), "scores", axis=-3),),
     ),
     TaskFacts(
+        "pretraining",
+        endings=("ForPreTraining",),
+        auto="AutoModelForPreTraining",
+        gives="``logits``, the pixels of every patch of a picture of which ``noise`` hides most, ``mask`` and "
+        "``ids_restore``.",
+        outs=(
+            Out("logits", ("batch", "patches", "pixels"), "scores"),
+            Out("mask", ("batch", "patches"), "number"),
+            Out("ids_restore", ("batch", "patches"), "number", dtype="int64"),
+        ),
+    ),
+    TaskFacts(
         "image-to-image",
         endings=("ForImageSuperResolution",),
         auto="AutoModelForImageToImage",

@@ -71,7 +71,7 @@ class Windows(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """[B, R * C, H] -> [B, count * area, H]."""
-        return (F.pad(x, (0, 0, 0, 1)) if self.padded else x).index_select(1, self.order())
+        return (torch.constant_pad_nd(x, (0, 0, 0, 1)) if self.padded else x).index_select(1, self.order())
 
     def join(self, x: Tensor) -> Tensor:
         """[B, count * area, H] -> [B, R * C, H]."""
@@ -126,7 +126,7 @@ class FreeWindows:
         tall, wide = (down, 1, size, 1), (1, across, 1, size)
         row, column = height.order.view(tall), width.order.view(wide)
         # What lies beyond the grid is the row behind its last.
-        inside, behind = (row < height.end) & (column < width.end), height.end * width.end
+        inside, behind = torch.logical_and(row < height.end, column < width.end), height.end * width.end
         order = torch.where(inside, row * width.end + column, behind).view(down * across * area)
         one, other = height.back[:, None], width.back[None]
         window = one // size * (width.whole // size) + other // size
@@ -139,7 +139,7 @@ class FreeWindows:
 
     def split(self, x: Tensor) -> Tensor:
         """[B, R * C, H] -> [B, count * area, H]."""
-        return F.pad(x, (0, 0, 0, 1)).index_select(1, self.order)
+        return torch.constant_pad_nd(x, (0, 0, 0, 1)).index_select(1, self.order)
 
     def join(self, x: Tensor) -> Tensor:
         """[B, count * area, H] -> [B, R * C, H]."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export import heads
@@ -109,7 +108,7 @@ class _Embeddings(nn.Module):
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.beyond:
-            pixels = F.pad(pixels, (0, self.beyond, 0, self.beyond))
+            pixels = torch.constant_pad_nd(pixels, (0, self.beyond, 0, self.beyond))
         x = hidden(self.norm(rows_of(self.projection(pixels))), mask, self.mask_token)
         return x if self.positions is None else x + self.positions
 
@@ -142,9 +141,8 @@ class Merge(nn.Module):
         """[B, R, C, H] -> [B, ceil(R / 2) * ceil(C / 2), 2 * H]."""
         batch, rows, columns, width = x.shape
         down, across = (rows + 1) // 2, (columns + 1) // 2
-        known = isinstance(rows, int) and isinstance(columns, int)
-        if not known or rows % 2 or columns % 2:
-            x = F.pad(x, (0, 0, 0, 2 * across - columns, 0, 2 * down - rows))
+        if not (isinstance(rows, int) and isinstance(columns, int)) or rows % 2 or columns % 2:
+            x = torch.constant_pad_nd(x, (0, 0, 0, 2 * across - columns, 0, 2 * down - rows))
         # Of the four the left ones come first.
         x = x.view(batch, down, 2, across, 2, width).permute(0, 1, 3, 4, 2, 5)
         x = x.clone(memory_format=torch.contiguous_format).view(batch, down * across, 4 * width)
