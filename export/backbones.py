@@ -51,9 +51,7 @@ class FeatureMaps(nn.Module):
         norms: behind each of them; none: they are taken as they are. least: the smallest side of a picture.
     """
 
-    def __init__(
-        self, model: Backbone, taken: Sequence[int], norms: Sequence[nn.Module] = (), least: int = 1
-    ) -> None:
+    def __init__(self, model: Backbone, taken: Sequence[int], norms: Sequence[nn.Module] = (), least: int = 1) -> None:
         super().__init__()
         self.model, self.taken, self.least = model, tuple(taken), least
         self.norms = nn.ModuleList(norms)

@@ -147,7 +147,7 @@ class MaskedImage(Component):
     def forward(self, pixel_values: Tensor, bool_masked_pos: Tensor) -> dict[str, Tensor]:
         states = self.model(pixel_values, bool_masked_pos)[:, self.skip :].transpose(1, 2)
         side = int(states.shape[2] ** 0.5)
-        drawn = self.decoder(states.reshape(states.shape[0], states.shape[1], side, side))
+        drawn = self.decoder(states.view(states.shape[0], states.shape[1], side, side))
         return {"reconstruction": F.pixel_shuffle(drawn, self.stride)}
 
 

@@ -1,4 +1,5 @@
-"""``AutoTokenizer``, ``AutoImageProcessor``, ``AutoProcessor``, the ``AutoModel`` classes: Transformers' three lines, of an artifact.
+"""``AutoTokenizer``, ``AutoImageProcessor``, ``AutoProcessor``, the ``AutoModel`` classes: Transformers' three lines,
+of an artifact.
 
 An artifact is opened. A checkpoint (a folder, a ``.gguf`` file or a Hub id) is exported once, into the cache
 (cache.py), which takes the ``export`` extra; every later call finds the artifact there, and torch is not imported.

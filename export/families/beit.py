@@ -114,12 +114,12 @@ class _Grid(NamedTuple):
     """Of a call's R rows of C patches.
 
     Args:
-        index: numbers of the offsets of two patches, [R * C, R * C]. weights: how much its offsets have of those in
+        numbers: of the offsets of two patches, [R * C, R * C]. weights: how much its offsets have of those in
             training, down [2 * R - 1, D] and across [D, 2 * C - 1]. shared: what all layers add to their scores, or
             None.
     """
 
-    index: Tensor
+    numbers: Tensor
     weights: tuple[Tensor, Tensor]
     shared: Tensor | None = None
 
@@ -136,10 +136,10 @@ class _FreeBias(nn.Module):
         """[1, N, S, S]."""
         table, known = self.table.weight, self.known**2
         down, across = grid.weights[0].shape[0], grid.weights[1].shape[1]
-        heads, count = table.shape[1], grid.index.shape[0]
+        heads, count = table.shape[1], grid.numbers.shape[0]
         offsets = self.resize(table[None, :known], down, across, grid.weights)
         offsets = offsets.clone(memory_format=torch.contiguous_format).view(heads, down * across)
-        patches = offsets.index_select(1, grid.index.view(count * count)).view(heads, count, count)
+        patches = offsets.index_select(1, grid.numbers.view(count * count)).view(heads, count, count)
         first, to, own = (table[known + number].view(heads, 1, 1) for number in range(3))
         left = torch.cat((own, to.expand(-1, count, -1)), dim=1)
         return torch.cat((left, torch.cat((first.expand(-1, -1, count), patches), dim=1)), dim=2)[None]

@@ -36,7 +36,12 @@ __all__ = ["FAMILY"]
 _NARROW = 32  # channels of the depth's last map but one
 _EARLY = 2  # maps of a hybrid's backbone that are fused with what layers make
 # What a hybrid stands on that says nothing of its backbone.
-_BIT = {"model_type": "bit", "global_padding": "same", "layer_type": "bottleneck", "depths": [3, 4, 9]}
+_BIT: dict[str, object] = {
+    "model_type": "bit",
+    "global_padding": "same",
+    "layer_type": "bottleneck",
+    "depths": [3, 4, 9],
+}
 _BIT |= {"out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True}
 _READOUTS = "neck.reassemble_stage.readout_projects.{}.0"
 _STAGES, _PATCHES = ("swinv2",), ("beit", "dinov2")  # kinds of backbones that are not a hybrid's
@@ -68,7 +73,9 @@ class Spec(vit.Spec):
         if inner is None:
             return
         if inner.kind not in kinds:
-            raise ConfigError(f"a backbone of model_type {inner.kind!r} is not honoured here; known: {', '.join(kinds)}")
+            raise ConfigError(
+                f"a backbone of model_type {inner.kind!r} is not honoured here; known: {', '.join(kinds)}"
+            )
         if inner.kind in _PATCHES and inner.said.get("reshape_hidden_states", True):
             raise ConfigError("'reshape_hidden_states' of 'backbone_config' is true, which leaves out the first token")
         if inner.said.get("add_fpn"):
@@ -149,7 +156,11 @@ class _Convolved(nn.Module):
 
     def __init__(self, spec: Spec, inner: Inner) -> None:
         super().__init__()
-        self.image, self.channels, places = spec.image_size, spec.num_channels, (spec.image_size // spec.patch_size) ** 2
+        self.image, self.channels, places = (
+            spec.image_size,
+            spec.num_channels,
+            (spec.image_size // spec.patch_size) ** 2,
+        )
         if inner.strides[-1] != spec.patch_size or spec.image_size % spec.patch_size:
             raise ConfigError(
                 f"a place of the backbone's last map is {inner.strides[-1]} pixels wide; 'patch_size' "

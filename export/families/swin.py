@@ -234,8 +234,7 @@ class _MapStage(nn.Module):
             x = self.merge.maps(x)  # type: ignore[operator]
         batch, width, rows, columns = x.shape
         windows = [
-            FreeWindows.of(x, rows, columns, size=self.window, shift=shift, hidden=self.hidden)
-            for shift in self.shifts
+            FreeWindows.of(x, rows, columns, size=self.window, shift=shift, hidden=self.hidden) for shift in self.shifts
         ]
         x, update = rows_of(x), None
         for number, layer in enumerate(self.layers):

@@ -69,7 +69,7 @@ class _Masked(Component):
         x, places = self.model.embeddings(pixel_values), torch.arange(self.patches, device=noise.device)
         # How many come before each one; of equal ones the first does.
         one, other = noise[:, :, None], noise[:, None, :]
-        before = (other < one) | ((other == one) & (places < places[:, None]))
+        before = torch.logical_or(other < one, torch.logical_and(other == one, places < places[:, None]))
         order = before.to(torch.int64).sum(dim=-1)
         seen = order.topk(self.seen, largest=False).indices[:, :, None].expand(-1, -1, x.shape[-1])
         return self.model.stack(torch.cat((x[:, :1], x[:, 1:].gather(1, seen)), dim=1)), order

@@ -129,8 +129,8 @@ def is_picture(value: Any) -> bool:
 
 
 def open_picture(value: Any, *, upright: bool = False) -> Image:
-    """A picture of a file's name or http address, a file's content, a Pillow image or a uint8 array ``[H, W]``, ``[H, W, C]`` or
-    ``[C, H, W]``.
+    """A picture of a file's name, an http address, a file's content, a Pillow image or a uint8 array ``[H, W]``,
+    ``[H, W, C]`` or ``[C, H, W]``.
 
     Args:
         upright: turned as its EXIF data says, and made RGB, as upstream's pipelines do.
@@ -147,8 +147,8 @@ def open_picture(value: Any, *, upright: bool = False) -> Image:
         picture = value
     else:
         raise InputError(
-            f"A picture is a file's name, an http address, a Pillow image or a uint8 array [H, W, 3]; received {type(value).__name__}: "
-            f"{value!r:.80}."
+            "A picture is a file's name, an http address, a Pillow image or a uint8 array [H, W, 3]; received "
+            f"{type(value).__name__}: {value!r:.80}."
         )
     if upright:
         from PIL import ImageOps

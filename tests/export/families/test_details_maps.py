@@ -73,7 +73,12 @@ HYBRID |= {"backbone_out_indices": [0, 1, 0, 1], "neck_hidden_sizes": [16, 24, 1
 HYBRID |= {"reassemble_factors": [1, 1, 1, 0.5], "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
 HYBRID |= {"backbone_featmap_shape": [1, 32, 4, 4]}
 LAYERS = {"num_hidden_layers": 2, "out_features": ["stage1", "stage2"], "reshape_hidden_states": False}
-NECK = {"neck_hidden_sizes": [6, 8], "reassemble_factors": [2, 0.5], "fusion_hidden_size": 10, "readout_type": "project"}
+NECK = {
+    "neck_hidden_sizes": [6, 8],
+    "reassemble_factors": [2, 0.5],
+    "fusion_hidden_size": 10,
+    "readout_type": "project",
+}
 DEPTHS: dict[str, dict[str, Any]] = {
     "hybrid": HYBRID,
     "dinov2": {"backbone_config": inner("dinov2", **LAYERS), **NECK},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 
@@ -62,10 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def handle(self) -> None:
-        try:
+        with suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone
             super().handle()
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # who asked has gone
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +88,14 @@ def test_a_picture_behind_an_address_is_its_bytes(server: str, path: str) -> Non
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("/nothing", "The picture 'http.*/nothing' cannot be fetched: its server answers with status 404. Check the ad"),
-        ("/elsewhere", "redirects The picture .* to 'ftp://example.org/picture.png', which is not followed. Check the ad"),
+        (
+            "/nothing",
+            "The picture 'http.*/nothing' cannot be fetched: its server answers with status 404. Check the ad",
+        ),
+        (
+            "/elsewhere",
+            "redirects The picture .* to 'ftp://example.org/picture.png', which is not followed. Check the ad",
+        ),
         ("/short", r"/short' cannot be fetched: IncompleteRead.*fetch it yourself and give the file"),
         ("/text", r"is no picture of a kind that Pillow reads"),
         ("/a b", r"cannot be fetched: URL can't contain control characters"),
@@ -116,5 +121,5 @@ def test_an_address_has_a_size_and_a_time(server: str, monkeypatch: pytest.Monke
 
 
 def test_nobody_listens() -> None:
-    with pytest.raises(InputError, match="cannot be fetched: .*refused"):
+    with pytest.raises(InputError, match=r"cannot be fetched: .*refused"):
         open_picture("http://127.0.0.1:9/picture.png")

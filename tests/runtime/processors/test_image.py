@@ -494,10 +494,10 @@ def test_the_auto_class_of_every_kind_gives_what_there_is(tmp_path: Path) -> Non
     texts = tiny_artifacts.artifact("fill-mask")
     found = precast.AutoProcessor.from_pretrained(texts)("Hello world")["input_ids"]
     assert found == precast.AutoTokenizer.from_pretrained(texts)("Hello world")["input_ids"]
-    with pytest.raises(InputError, match="'.*' reads texts and pictures.*Use AutoTokenizer and AutoImageProcessor"):
+    with pytest.raises(InputError, match=r"'.*' reads texts and pictures.*Use AutoTokenizer and AutoImageProcessor"):
         precast.AutoProcessor.from_pretrained(tiny_artifacts.pictures("clip"))
     write_json(tmp_path / "config.json", {"model_type": "vit"})
-    with pytest.raises(InputError, match="has no tokenizer files .* has no image processor that is known here"):
+    with pytest.raises(InputError, match=r"has no tokenizer files .* has no image processor that is known here"):
         precast.AutoProcessor.from_pretrained(tmp_path)
 
 
