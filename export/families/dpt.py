@@ -36,13 +36,8 @@ __all__ = ["FAMILY"]
 _NARROW = 32  # channels of the depth's last map but one
 _EARLY = 2  # maps of a hybrid's backbone that are fused with what layers make
 # What a hybrid stands on that says nothing of its backbone.
-_BIT: dict[str, object] = {
-    "model_type": "bit",
-    "global_padding": "same",
-    "layer_type": "bottleneck",
-    "depths": [3, 4, 9],
-}
-_BIT |= {"out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True}
+_BIT: dict[str, object] = {"model_type": "bit", "global_padding": "same", "layer_type": "bottleneck"}
+_BIT |= {"depths": [3, 4, 9], "out_features": ["stage1", "stage2", "stage3"], "embedding_dynamic_padding": True}
 _READOUTS = "neck.reassemble_stage.readout_projects.{}.0"
 _STAGES, _PATCHES = ("swinv2",), ("beit", "dinov2")  # kinds of backbones that are not a hybrid's
 
@@ -173,9 +168,6 @@ class _Convolved(nn.Module):
 
     def ports(self) -> tuple[Port, ...]:
         return (Port("pixel_values", "float32", ("batch", self.channels, self.image, self.image), "pixels"),)
-
-    def bounds(self) -> dict[str, Dim]:
-        return {}
 
     def with_maps(self, pixel_values: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Rows, and the maps before the last."""

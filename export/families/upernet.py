@@ -23,13 +23,12 @@ __all__ = ["FAMILY"]
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(BackboneSpec):
+    backbone: str | None = hf(default=None, only=(None,))
     hidden_size: int = hf(default=512)
     pool_scales: tuple[int, ...] = hf(default=(1, 2, 3, 6), read=tuple)
 
     @property
     def usual(self) -> Mapping[str, Any]:
-        if self.backbone is not None:
-            return super().usual
         return {"model_type": "resnet", "out_features": [f"stage{number}" for number in range(1, 5)]}
 
 

@@ -1,7 +1,8 @@
 """ViT-MAE: ViT over the patches of a picture that are not masked. https://arxiv.org/abs/2111.06377
 
 Which ones these are chance decides upstream; here, and there if it is given, ``noise`` does: patches are seen in its
-order, the smallest first, as many as ``mask_ratio`` leaves. Where that is 0 all are seen, in the picture's order.
+order, the smallest first, as many as ``mask_ratio`` leaves. Where that is 0 all are seen, in the picture's order. A
+decoder draws all patches of what those are that are seen.
 """
 
 from __future__ import annotations

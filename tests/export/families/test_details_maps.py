@@ -97,6 +97,32 @@ def test_depth_over_a_backbone_is_upstreams(kind: str) -> None:
     equals_upstream("dpt", DEPTH_ESTIMATION, shape_for(kind), **DEPTHS[kind])
 
 
+@pytest.mark.parametrize(
+    ("kind", "changed", "message"),
+    [
+        ("hybrid", {"readout_type": "add"}, "'readout_type' is 'add', and of a hybrid only 'project' is honoured"),
+        ("hybrid", {"neck_ignore_stages": [0]}, r"'neck_ignore_stages' are \(0,\), and of a hybrid always \(0, 1\)"),
+        ("hybrid", {"backbone_config": {**BIT, "out_features": ["stage3"]}}, "names 1 states, and 3 are wanted"),
+        ("hybrid", {"backbone_config": inner("resnet")}, "'resnet' is not honoured here; known: bit"),
+        ("hybrid", {"patch_size": 8}, "a place of the backbone's last map is 16 pixels wide; 'patch_size' 8 must be"),
+        ("dinov2", {"backbone_config": inner("resnet")}, "'resnet' is not honoured here; known: swinv2, beit, dinov2"),
+        ("dinov2", {"backbone_config": inner("dinov2", out_indices=[1, 2])}, "'reshape_hidden_states' of 'backbone"),
+        ("beit", {"backbone_config": inner("beit", add_fpn=True, **LAYERS)}, "'add_fpn' of 'backbone_config' is true"),
+        ("beit", {"backbone": "dinov2"}, "'backbone' is 'dinov2', and only None is honoured here"),
+    ],
+)
+def test_what_is_no_depth_is_refused(kind: str, changed: dict[str, Any], message: str) -> None:
+    family = find_family("dpt")
+    with pytest.raises(ConfigError, match=message):
+        family.heads[DEPTH_ESTIMATION](family.read({**DEPTHS[kind], **changed}), frozenset())
+
+
+def test_over_a_backbone_there_is_depth_alone() -> None:
+    config, model = upstream("dpt", DEPTH_ESTIMATION, DEPTHS["dinov2"])
+    with pytest.raises(ConfigError, match="that is not a hybrid's there is depth-estimation alone"):
+        build(config, sources(model), "semantic-segmentation")
+
+
 @pytest.mark.parametrize("kind", DEPTHS)
 def test_graphs_of_depth_equal_reference(kind: str, tmp_path: Path) -> None:
     config, model = upstream("dpt", DEPTH_ESTIMATION, DEPTHS[kind])
