@@ -12,7 +12,7 @@ from support.oracle import apart, float64, sources, upstream, widened
 
 from precast.export import parity
 from precast.export.families import find_family
-from precast.export.heads import BASE, DEPTH_ESTIMATION, SEMANTIC_SEGMENTATION, Head
+from precast.export.heads import BASE, DEPTH_ESTIMATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Head
 from precast.export.reference import build
 from precast.runtime.errors import ConfigError
 from precast.runtime.gates import gate
@@ -149,3 +149,18 @@ def test_a_hybrid_has_every_head(head: Head) -> None:
 def test_variations_of_a_backbone_are_upstreams(kind: str, changed: dict[str, Any]) -> None:
     said = {**DEPTHS[kind], "backbone_config": {**DEPTHS[kind]["backbone_config"], **changed}}
     equals_upstream("dpt", DEPTH_ESTIMATION, (49, 80), **{**said, "readout_type": "ignore"})
+
+
+@pytest.mark.parametrize("kind", ["swin", "convnext", "bit"])
+def test_a_detector_over_stages_is_upstreams(kind: str) -> None:
+    changed = {"use_absolute_embeddings": False} if kind == "swin" else {}
+    values = {"backbone_config": inner(kind, out_features=["stage2"], **changed)}
+    config, narrow = upstream("detr", OBJECT_DETECTION, values)
+    model: Any = widened(narrow)
+    ours = build(config, sources(model), dtype=torch.float64)
+    pixels = torch.randn(1, 3, 75, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    mask = torch.ones(1, 75, 64, dtype=torch.int64)
+    with float64():
+        expected = model(pixels, mask)
+    for output, made in ours.parts[0].module(pixel_values=pixels, pixel_mask=mask).items():
+        assert apart(made, expected[output]) <= 1, output
