@@ -33,6 +33,7 @@ ALLOWANCE: Final = 60.0  # seconds that any request may take in all; every byte 
 SLOWEST: Final = 16_384  # bytes of a body that buy one second
 REDIRECTS: Final = 8  # the longest chain
 
+_ADVICE = "Check HF_ENDPOINT."
 _CHUNK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -64,7 +65,7 @@ def ask(
     limit: int,
     start: int = 0,
     token: str | None = None,
-    advice: str = "Check HF_ENDPOINT.",
+    advice: str = _ADVICE,
 ) -> Iterator[Answer]:
     """GET ``url``, from byte ``start`` on; ``limit``: bytes that the whole may have. ``what`` names it in errors, and
     ``advice`` says what may be wrong with an address.
@@ -210,7 +211,7 @@ def _first_byte(response: http.client.HTTPResponse) -> int:
     return int(span[1])
 
 
-def _redirected(url: str, location: str | None, what: str, advice: str) -> str:
+def _redirected(url: str, location: str | None, what: str, advice: str = _ADVICE) -> str:
     """Where a redirect leads: by http or https, and never from https to http."""
     try:
         target = urljoin(url, quote(location or "", encoding="iso-8859-1", safe=string.punctuation))
