@@ -1,6 +1,6 @@
 """The backbone inside a larger model, as its config.json names it: a family's body here, or one of timm's by its name.
 
-A family whose ``body`` is a `Backbone` can stand inside: its own spec reads the object ``backbone_config``, and its own
+A family with a ``body`` can stand inside: its own spec reads the object ``backbone_config``, and its own
 rules name the weights."""
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from precast.export.blocks.convolution import MapNorm
 from precast.export.families import Family, LabelSpec, find_family
 from precast.export.skeletons.backbone import Backbone
-from precast.export.spec import Spec, hf
+from precast.export.spec import hf
 from precast.export.weights import Rename, Rule, Within
 from precast.runtime.errors import ConfigError, closest, listing
-from precast.runtime.ports import Port
+from precast.runtime.ports import Dim, Port
 
-__all__ = ["BackboneSpec", "FeatureMaps", "Inner"]
+__all__ = ["BackboneSpec", "FeatureMaps", "Inner", "read_inner"]
 
 _TIMM = "timm_backbone"
 # What loading, training and the way to a backbone's weights are told by.
@@ -44,21 +45,33 @@ TIMM: Mapping[str, Mapping[str, Any]] = {
 
 
 class FeatureMaps(nn.Module):
-    """Pixels [B, C, H, W] -> those of a backbone's maps that ``taken`` numbers, what its stem makes being number 0."""
+    """Pixels [B, C, H, W] -> those of a backbone's maps that ``taken`` numbers, what its stem makes being number 0.
 
-    def __init__(self, model: Backbone, taken: Sequence[int]) -> None:
+    Args:
+        norms: behind each of them; none: they are taken as they are. least: the smallest side of a picture.
+    """
+
+    def __init__(self, model: Backbone, taken: Sequence[int], norms: Sequence[nn.Module] = (), least: int = 1) -> None:
         super().__init__()
-        self.model, self.taken = model, tuple(taken)
+        self.model, self.taken, self.least = model, tuple(taken), least
+        self.norms = nn.ModuleList(norms)
 
     def ports(self) -> tuple[Port, ...]:
         """A picture."""
         return self.model.ports()
 
+    def bounds(self) -> dict[str, Dim]:
+        """Of the picture's sides, where they are free."""
+        return {} if self.model.image is not None else dict.fromkeys(("height", "width"), Dim(self.least))
+
+    def maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """Those maps."""
+        maps = self.model.maps(pixel_values, 1 + max(self.taken))
+        made = [maps[number] for number in self.taken]
+        return [norm(each) for norm, each in zip(self.norms, made, strict=True)] if self.norms else made
+
     def forward(self, pixel_values: Tensor) -> list[Tensor]:
-        maps = [self.model.stem(pixel_values)]
-        for stage in self.model.stages:
-            maps.append(stage(maps[-1]))
-        return [maps[number] for number in self.taken]
+        return self.maps(pixel_values)
 
 
 @dataclass(frozen=True)
@@ -66,15 +79,22 @@ class Inner:
     """A backbone that is part of a model.
 
     Args:
-        widths: channels of all its maps, of the stem's too. taken: the numbers of those that the model reads.
+        said: what config.json says of it.
+        widths: channels of all its states, of the stem's too. taken: the numbers of those that the model reads.
         timm: weights have timm's names.
     """
 
     family: Family
     spec: Any
+    said: Mapping[str, Any]
     widths: tuple[int, ...]
     taken: tuple[int, ...]
     timm: bool
+
+    @property
+    def kind(self) -> str:
+        """Its ``model_type``."""
+        return str(self.said["model_type"])
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -89,13 +109,34 @@ class Inner:
             maps = self.build()(torch.empty(1, self.spec.num_channels, side, side))
         return tuple(side // each.shape[-1] for each in maps)
 
-    def build(self) -> FeatureMaps:
+    def body(self, **options: Any) -> Any:
+        """Its network, a `Backbone` or patches in an `ImageModel`."""
         assert self.family.body is not None
-        return FeatureMaps(self.family.body(self.spec), self.taken)
+        return self.family.body(self.spec, **options)
+
+    def build(self, least: int = 1) -> FeatureMaps:
+        """What the model reads of stages.
+
+        Args:
+            least: places a side of the last map, at the least.
+
+        Raises:
+            ConfigError: it has no stages.
+        """
+        made = self.body()
+        if not isinstance(made, Backbone):
+            raise ConfigError(f"a backbone of model_type {self.kind!r} has patches of one size, and stages are wanted")
+        made.last = None  # which is behind the maps
+        norms = () if made.norm is None else [MapNorm(width, made.norm) for width in self.channels]
+        return FeatureMaps(made, self.taken, norms, least * made.least)
 
     def names(self, prefix: str, to: str) -> Within:
-        """Rules for its weights behind ``prefix``; ``to``: where the `FeatureMaps` are."""
-        own = self.family.weights(self.spec)
+        """Rules for its weights behind ``prefix``; ``to``: where the `FeatureMaps`, or what holds its model, are."""
+        norms = (
+            Rename(f"hidden_states_norms.{_stage(place)}.*", f"norms.{number}.*")
+            for number, place in enumerate(self.taken)
+        )
+        own = (*norms, *self.family.weights(self.spec), *self.family.body_names(self.spec))
         return Within(prefix, (*_timm_names(len(self.widths) - 1), *own) if self.timm else own, to=to)
 
 
@@ -134,10 +175,11 @@ class BackboneSpec(LabelSpec):
         Raises:
             ConfigError: it is none that is known here, or asks for what is not honoured.
         """
-        return _inner(self.backbone_config or self.usual)
+        return read_inner(self.backbone_config or self.usual)
 
 
-def _inner(said: Mapping[str, Any]) -> Inner:
+def read_inner(said: Mapping[str, Any]) -> Inner:
+    """The backbone that an object ``backbone_config`` says; raises ConfigError."""
     kind = said.get("model_type")
     if kind == _TIMM:
         name = said.get("backbone")
@@ -153,15 +195,20 @@ def _inner(said: Mapping[str, Any]) -> Inner:
     family = find_family(own["model_type"] if isinstance(own.get("model_type"), str) else kind)
     if family.body is None:
         raise ConfigError(f"a backbone of model_type {kind!r} cannot stand inside another model here")
-    spec: Spec = family.read(own)
-    widths = (spec.embedding_size, *spec.hidden_sizes)  # type: ignore[attr-defined]
-    return Inner(family, spec, widths, _taken(said, len(widths)), kind == _TIMM)
+    spec: Any = family.read(own)
+    widths = spec.widths
+    return Inner(family, spec, said, widths, _taken(said, len(widths)), kind == _TIMM)
+
+
+def _stage(number: int) -> str:
+    """Upstream's name of what makes a state."""
+    return f"stage{number}" if number else "stem"
 
 
 def _taken(said: Mapping[str, Any], count: int) -> tuple[int, ...]:
     """Numbers of the maps that are asked for by name or by number; of none, the last."""
-    names = ["stem", *(f"stage{number}" for number in range(1, count))]
-    asked, numbers = said.get("out_features"), said.get("out_indices")
+    names = [_stage(number) for number in range(count)]
+    asked, numbers = (said.get(key, said.get(f"_{key}")) for key in ("out_features", "out_indices"))
     found = [count - 1]
     if asked is not None or numbers is not None:
         every = asked if asked is not None else numbers

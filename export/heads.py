@@ -26,6 +26,7 @@ __all__ = [
     "MULTIPLE_CHOICE",
     "NEXT_SENTENCE",
     "OBJECT_DETECTION",
+    "PRETRAINING",
     "QUESTION_ANSWERING",
     "SEMANTIC_SEGMENTATION",
     "SEQ2SEQ_LM",
@@ -82,6 +83,7 @@ IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
 OBJECT_DETECTION = _BY_TASK["object-detection"]
 IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]
 MASKED_IMAGE = _BY_TASK["masked-image-modeling"]
+PRETRAINING = _BY_TASK["pretraining"]
 MASK_GENERATION = _BY_TASK["mask-generation"]
 VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
 SEMANTIC_SEGMENTATION = _BY_TASK["semantic-segmentation"]

@@ -29,7 +29,7 @@ class ImageModel(nn.Module):
 
     Args:
         before: a norm in front of the layers, or None.
-        relative: makes what all layers add to their scores, [1, N, S, S], or None.
+        relative: makes of the pixels what all layers add to their scores, [1, N, S, S], or None.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ImageModel(nn.Module):
     def _given(self, pixel_values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """What goes into the layers: states, and what is added to scores."""
         x = self.embeddings(pixel_values) if mask is None else self.embeddings(pixel_values, mask)
-        bias = None if self.relative is None else self.relative()
+        bias = None if self.relative is None else self.relative(pixel_values)
         return x if self.before is None else self.before(x), bias
 
 
@@ -147,7 +147,7 @@ class MaskedImage(Component):
     def forward(self, pixel_values: Tensor, bool_masked_pos: Tensor) -> dict[str, Tensor]:
         states = self.model(pixel_values, bool_masked_pos)[:, self.skip :].transpose(1, 2)
         side = int(states.shape[2] ** 0.5)
-        drawn = self.decoder(states.reshape(states.shape[0], states.shape[1], side, side))
+        drawn = self.decoder(states.view(states.shape[0], states.shape[1], side, side))
         return {"reconstruction": F.pixel_shuffle(drawn, self.stride)}
 
 

@@ -1,4 +1,5 @@
-"""``AutoTokenizer``, ``AutoImageProcessor``, the ``AutoModel`` classes: Transformers' three lines, of an artifact.
+"""``AutoTokenizer``, ``AutoImageProcessor``, ``AutoProcessor``, the ``AutoModel`` classes: Transformers' three lines,
+of an artifact.
 
 An artifact is opened. A checkpoint (a folder, a ``.gguf`` file or a Hub id) is exported once, into the cache
 (cache.py), which takes the ``export`` extra; every later call finds the artifact there, and torch is not imported.
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["AutoImageProcessor", "AutoModel", "AutoTokenizer", "load_exporter"]
+__all__ = ["AutoImageProcessor", "AutoModel", "AutoProcessor", "AutoTokenizer", "load_exporter"]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[str], None]
@@ -213,6 +214,49 @@ class AutoImageProcessor(_AutoProcessor["ImageProcessor"]):
         except UnsupportedModelError as error:
             raise InputError(f"{source!r} has no image processor that is known here: {error}.") from error
         return ImageProcessor.from_reading(said)
+
+
+class AutoProcessor(_AutoProcessor["Tokenizer | ImageProcessor"]):
+    """What reads the inputs of an artifact or a checkpoint: of a model of texts its tokenizer, of one of pictures its
+    image processor."""
+
+    _patterns = tuple(dict.fromkeys((*AutoTokenizer._patterns, *AutoImageProcessor._patterns)))
+
+    @classmethod
+    def _of_listing(cls, folder: Path) -> Tokenizer | ImageProcessor:
+        said = parse((folder / MANIFEST_NAME).read_bytes()).processing
+        return cls._one(os.fspath(folder), lambda kind: kind._of_listing(folder), "files" in said.get("text", {}))
+
+    @classmethod
+    def _of_artifact(cls, artifact: Artifact) -> Tokenizer | ImageProcessor:
+        return cls._one(os.fspath(artifact.path), lambda kind: kind._of_artifact(artifact))
+
+    @classmethod
+    def _of_checkpoint(cls, folder: Path, source: str) -> Tokenizer | ImageProcessor:
+        return cls._one(source, lambda kind: kind._of_checkpoint(folder, source))
+
+    @classmethod
+    def _one(cls, source: str, made: Callable[[Any], Any], texts: bool = True) -> Tokenizer | ImageProcessor:
+        """The one there is; ``texts``: there may be a tokenizer.
+
+        Raises:
+            InputError: there is none, or both.
+        """
+        found: list[Tokenizer | ImageProcessor] = []
+        reasons = []
+        for kind in (AutoTokenizer, AutoImageProcessor)[0 if texts else 1 :]:
+            try:
+                found.append(made(kind))
+            except InputError as error:
+                reasons.append(str(error))
+        if len(found) > 1:
+            raise InputError(
+                f"{source!r} reads texts and pictures, and nothing here reads both at once. Use AutoTokenizer and "
+                "AutoImageProcessor, and give the model what both make."
+            )
+        if not found:
+            raise InputError(" ".join(reasons))
+        return found[0]
 
 
 class AutoModel:

@@ -178,6 +178,19 @@ _ROWS = (
         metric="maps",
     ),
     TaskFacts(
+        "pretraining",
+        endings=("ForPreTraining",),
+        auto="AutoModelForPreTraining",
+        gives="``logits``, the pixels of every patch of a picture of which ``noise`` hides most, ``mask`` and "
+        "``ids_restore``.",
+        outs=(
+            Out("logits", ("batch", "patches", "pixels"), "scores"),
+            Out("mask", ("batch", "patches"), "number"),
+            Out("ids_restore", ("batch", "patches"), "number", dtype="int64"),
+        ),
+        metric="maps",
+    ),
+    TaskFacts(
         "image-to-image",
         endings=("ForImageSuperResolution",),
         auto="AutoModelForImageToImage",

@@ -33,6 +33,7 @@ ALLOWANCE: Final = 60.0  # seconds that any request may take in all; every byte 
 SLOWEST: Final = 16_384  # bytes of a body that buy one second
 REDIRECTS: Final = 8  # the longest chain
 
+_ADVICE = "Check HF_ENDPOINT."
 _CHUNK = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 
@@ -57,9 +58,17 @@ class Answer:
 
 @contextlib.contextmanager
 def ask(
-    url: str, headers: Mapping[str, str], *, what: str, limit: int, start: int = 0, token: str | None = None
+    url: str,
+    headers: Mapping[str, str],
+    *,
+    what: str,
+    limit: int,
+    start: int = 0,
+    token: str | None = None,
+    advice: str = _ADVICE,
 ) -> Iterator[Answer]:
-    """GET ``url``, from byte ``start`` on; ``limit``: bytes that the whole may have. ``what`` names it in errors.
+    """GET ``url``, from byte ``start`` on; ``limit``: bytes that the whole may have. ``what`` names it in errors, and
+    ``advice`` says what may be wrong with an address.
 
     ``token`` (the value of Authorization) goes to the origin of ``url`` only, whatever redirects to another.
 
@@ -74,9 +83,9 @@ def ask(
             sent["Range"] = f"bytes={start}-"
         if token is not None and _origin(url) == _origin(home):
             sent["Authorization"] = token
-        with contextlib.closing(_opened(url, sent, clock)) as response:
+        with contextlib.closing(_opened(url, sent, clock, advice)) as response:
             if response.status in _REDIRECTS:
-                url = _redirected(url, response.headers.get("Location"), what)
+                url = _redirected(url, response.headers.get("Location"), what, advice)
                 continue
             if response.status not in (200, 206):
                 raise StatusError(response.status, response.headers)
@@ -85,7 +94,7 @@ def ask(
                 raise http.client.HTTPException(f"byte {start} was asked for, byte {first} came first")
             yield Answer(first, _chunks(response, first, limit, clock), response.length is not None)
             return
-    raise HubError(f"{_host(home)} redirects {what} more than {REDIRECTS} times. Check HF_ENDPOINT.")
+    raise HubError(f"{_host(home)} redirects {what} more than {REDIRECTS} times. {advice}")
 
 
 class _Clock:
@@ -169,10 +178,10 @@ class _Handler(urllib.request.AbstractHTTPHandler):
         return self.do_open(functools.partial(_Secure, clock=self._clock), request, context=_trusted())
 
 
-def _opened(url: str, headers: Mapping[str, str], clock: _Clock) -> http.client.HTTPResponse:
+def _opened(url: str, headers: Mapping[str, str], clock: _Clock, advice: str) -> http.client.HTTPResponse:
     """The answer to one request, whatever its status; proxies are those of the environment."""
     if urlsplit(url).scheme not in ("http", "https"):
-        raise HubError(f"A Hub is asked by https (or http), and {url!r:.200} is neither. Check HF_ENDPOINT.")
+        raise HubError(f"A Hub is asked by https (or http), and {url!r:.200} is neither. {advice}")
     opener = urllib.request.OpenerDirector()
     opener.addheaders = []
     # Neither redirects nor errors are left to urllib: it reads their bodies whole.
@@ -202,7 +211,7 @@ def _first_byte(response: http.client.HTTPResponse) -> int:
     return int(span[1])
 
 
-def _redirected(url: str, location: str | None, what: str) -> str:
+def _redirected(url: str, location: str | None, what: str, advice: str = _ADVICE) -> str:
     """Where a redirect leads: by http or https, and never from https to http."""
     try:
         target = urljoin(url, quote(location or "", encoding="iso-8859-1", safe=string.punctuation))
@@ -210,7 +219,7 @@ def _redirected(url: str, location: str | None, what: str) -> str:
     except ValueError:
         target, schemes = str(location), ("", "")
     if not location or schemes not in (("http", "http"), ("http", "https"), ("https", "https")):
-        raise HubError(f"{_host(url)} redirects {what} to {target!r:.200}, which is not followed. Check HF_ENDPOINT.")
+        raise HubError(f"{_host(url)} redirects {what} to {target!r:.200}, which is not followed. {advice}")
     return target
 
 

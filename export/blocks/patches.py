@@ -22,8 +22,7 @@ def hidden(rows: Tensor, mask: Tensor | None, token: Tensor | None) -> Tensor:
     if mask is None:
         return rows
     assert token is not None, "there is no token for what is hidden"
-    share = mask[..., None].to(rows.dtype)
-    return rows * (1 - share) + token * share
+    return torch.where(mask[..., None] == 1, token, rows)
 
 
 class Patches(nn.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bicubic"]
+__all__ = ["Bicubic", "Bilinear"]
 
 # Slope of the kernel at its first zero: torch's choice, and Pillow's where it smooths what is made smaller.
 _SLOPE, _SMOOTH_SLOPE = -0.75, -0.5
@@ -22,6 +22,8 @@ class Bicubic(nn.Module):
         sides: G and F, or the number that both are.
         antialias: the kernel is stretched where the table is made smaller.
     """
+
+    reach = 2
 
     def __init__(self, sides: int | tuple[int, int], *, antialias: bool = False) -> None:
         super().__init__()
@@ -53,11 +55,24 @@ class Bicubic(nn.Module):
             weights = _kernel((centre - old) / scale.clamp(min=1), _SMOOTH_SLOPE)
             return weights / weights.sum(dim=1 - axis, keepdim=True)
         # What lies outside is the place at the edge.
-        old = torch.arange(-2, side + 2, device=like.device)
+        old = torch.arange(-self.reach, side + self.reach, device=like.device)
         edge = old.clamp(0, side - 1).unsqueeze(1 - axis)
         inside = (edge == torch.arange(side, device=like.device).unsqueeze(axis)).to(like.dtype)
-        weights = _kernel(centre - old.to(like.dtype).unsqueeze(axis), _SLOPE)
+        weights = self.kernel(centre - old.to(like.dtype).unsqueeze(axis))
         return inside @ weights if axis else weights @ inside
+
+    def kernel(self, x: Tensor) -> Tensor:
+        """How much a place has of one so far away, none from ``reach`` on."""
+        return _kernel(x, _SLOPE)
+
+
+class Bilinear(Bicubic):
+    """The same of the two nearest places a side."""
+
+    reach = 1
+
+    def kernel(self, x: Tensor) -> Tensor:
+        return torch.relu(-x.abs() + 1)
 
 
 def _kernel(x: Tensor, slope: float) -> Tensor:

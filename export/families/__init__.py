@@ -67,7 +67,9 @@ class Family:
         generation: keys of config.json that only `generate` reads, and what upstream takes where they are absent.
         unloaded: patterns of tensors in checkpoints that upstream's classes do not load; recorded. Any other name that
             no rule explains is an error.
-        body: makes its network of maps for a spec, to stand inside others' models (`precast.export.backbones`).
+        body: makes its network of maps, or of patches, for a spec, to stand inside others' models
+            (`precast.export.backbones`); the spec says the ``widths`` of its states.
+        body_names: rules behind ``weights`` for that network, where the heads here have it in another form.
         refused: endings of architectures that look like a head and are none, and what each one is.
     """
 
@@ -85,6 +87,7 @@ class Family:
     refused: Mapping[str, str] = field(default_factory=dict)
     model_type: str | None = None
     body: Callable[[Any], Any] | None = None
+    body_names: Callable[[Any], tuple[Rule, ...]] = lambda spec: ()
 
     def read(self, config: Mapping[str, Any]) -> Spec:
         """The spec of a config.json; raises ConfigError."""

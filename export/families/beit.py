@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export import heads
+from precast.export.blocks.attention import SelfAttention
 from precast.export.blocks.convolution import COUNTERS, Enlarge, enlarging
 from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.patches import Patches
 from precast.export.blocks.relative import TableBias, grid_offsets
+from precast.export.blocks.resample import Bicubic, Bilinear
 from precast.export.blocks.tables import Table
 from precast.export.families import vit
 from precast.export.head_sets.dense import SemanticSegmentation
 from precast.export.head_sets.fusion import PatchMaps
 from precast.export.head_sets.pyramid import PyramidDecoder, pyramid_names
 from precast.export.image_heads import FirstState, ImageClassification, ImageFeatures, ImageModel, MeanState
+from precast.export.operators import attention
 from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
 from precast.export.weight_table import Lazy
@@ -26,7 +30,7 @@ from precast.export.weights import FoldScale, Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Port
 
-__all__ = ["FAMILY", "Spec"]
+__all__ = ["FAMILY", "Spec", "free_body"]
 
 _TAPS = 4  # layers that a decoder reads
 
@@ -40,6 +44,16 @@ class Spec(vit.Sizes):
     layer_scale_init_value: float = hf(default=0.1)
     out_indices: tuple[int, ...] | None = hf(("out_indices", "_out_indices", "segmentation_indices"), default=None)
     pool_scales: tuple[int, ...] = hf(default=(1, 2, 3, 6), read=tuple)
+
+    @property
+    def side(self) -> int:
+        """Patches a side of a picture in training."""
+        return self.image_size // max(self.patch_size, 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of what goes into the layers and each of them."""
+        return (self.hidden_size,) * (self.num_hidden_layers + 1)
 
 
 class _NormedMean(nn.Module):
@@ -64,27 +78,110 @@ def _offsets(side: int) -> Tensor:
     return index
 
 
-def _body(spec: Spec, normed: bool = True) -> ImageModel:
-    side = spec.image_size // max(spec.patch_size, 1)
-    index = Table((side**2 + 1, side**2 + 1), lambda: _offsets(side), torch.int64)
+class _Shared(TableBias):
+    """What all layers add to their scores, whatever the picture."""
 
-    def relative() -> nn.Module:
-        return TableBias(index, (2 * side - 1) ** 2 + 3, spec.num_attention_heads)
+    def forward(self, pixel_values: Tensor | None = None) -> Tensor:
+        return super().forward()
 
-    patches = Patches(
+
+def _patches(spec: Spec, resize: nn.Module | None = None) -> Patches:
+    return Patches(
         spec.hidden_size,
         image=spec.image_size,
         patch=spec.patch_size,
         channels=spec.num_channels,
         placed=spec.use_absolute_position_embeddings,
+        resize=resize,
     )
+
+
+def _body(spec: Spec, normed: bool = True) -> ImageModel:
+    side, heads = spec.side, spec.num_attention_heads
+    index = Table((side**2 + 1, side**2 + 1), lambda: _offsets(side), torch.int64)
+    count = (2 * side - 1) ** 2 + 3
     layers = stack(
         spec,
         key_bias=False,
         normed=normed and not spec.use_mean_pooling,
-        relative=relative if spec.use_relative_position_bias else None,
+        relative=(lambda: TableBias(index, count, heads)) if spec.use_relative_position_bias else None,
     )
-    return ImageModel(patches, layers, relative=relative() if spec.use_shared_relative_position_bias else None)
+    shared = _Shared(index, count, heads) if spec.use_shared_relative_position_bias else None
+    return ImageModel(_patches(spec), layers, relative=shared)
+
+
+class _Grid(NamedTuple):
+    """Of a call's R rows of C patches.
+
+    Args:
+        numbers: of the offsets of two patches, [R * C, R * C]. weights: how much its offsets have of those in
+            training, down [2 * R - 1, D] and across [D, 2 * C - 1]. shared: what all layers add to their scores, or
+            None.
+    """
+
+    numbers: Tensor
+    weights: tuple[Tensor, Tensor]
+    shared: Tensor | None = None
+
+
+class _FreeBias(nn.Module):
+    """`TableBias` over patches of any number: the table is read at their size. https://arxiv.org/abs/2307.14460"""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.known = 2 * spec.side - 1
+        self.table, self.resize = nn.Embedding(self.known**2 + 3, spec.num_attention_heads), Bilinear(self.known)
+
+    def forward(self, grid: _Grid) -> Tensor:
+        """[1, N, S, S]."""
+        table, known = self.table.weight, self.known**2
+        down, across = grid.weights[0].shape[0], grid.weights[1].shape[1]
+        heads, count = table.shape[1], grid.numbers.shape[0]
+        offsets = self.resize(table[None, :known], down, across, grid.weights)
+        offsets = offsets.clone(memory_format=torch.contiguous_format).view(heads, down * across)
+        patches = offsets.index_select(1, grid.numbers.view(count * count)).view(heads, count, count)
+        first, to, own = (table[known + number].view(heads, 1, 1) for number in range(3))
+        left = torch.cat((own, to.expand(-1, count, -1)), dim=1)
+        return torch.cat((left, torch.cat((first.expand(-1, -1, count), patches), dim=1)), dim=2)[None]
+
+
+class _Grids(nn.Module):
+    """What all layers share of a call's picture."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.patch, self.resize = spec.patch_size, Bilinear(2 * spec.side - 1)
+        self.shared = _FreeBias(spec) if spec.use_shared_relative_position_bias else None
+
+    def forward(self, pixel_values: Tensor) -> _Grid:
+        rows, columns = (side // self.patch for side in pixel_values.shape[2:])
+        place, other = torch.arange(rows, device=pixel_values.device), torch.arange(columns, device=pixel_values.device)
+        last = other[-1:]
+        down = (place[:, None] - place[None] + place[-1:]) * (2 * last + 1)
+        right = other[:, None] - other[None] + last
+        index = (down.view(rows, 1, rows, 1) + right.view(1, columns, 1, columns)).view(rows * columns, rows * columns)
+        grid = _Grid(index, self.resize.weights(pixel_values, 2 * rows - 1, 2 * columns - 1))
+        return grid if self.shared is None else grid._replace(shared=self.shared(grid))
+
+
+class _FreeAttention(SelfAttention):
+    """Self-attention over patches whose grid the call says."""
+
+    def forward(self, x: Tensor, mask: Tensor | None, bias: Any = None) -> Tensor:
+        """``bias``: the call's `_Grid`."""
+        own = None if self.relative is None else self.relative(bias)
+        shared: Tensor | None = bias.shared
+        added = shared if own is None else own if shared is None else own + shared
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        return self.o_proj(attention(query, key, value, bias=added, heads=self.heads, scale=self.scale))
+
+
+def free_body(spec: Spec, normed: bool = True) -> ImageModel:
+    """Layers over pictures of any size."""
+    relative = (lambda: _FreeBias(spec)) if spec.use_relative_position_bias else None
+    normed = normed and not spec.use_mean_pooling
+    layers = stack(spec, key_bias=False, normed=normed, relative=relative, attention=_FreeAttention)
+    return ImageModel(_patches(spec, Bicubic(spec.side)), layers, relative=_Grids(spec))
 
 
 def _pooler(spec: Spec) -> nn.Module:
@@ -179,9 +276,18 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
+def _body_names(spec: Spec) -> tuple[Rule, ...]:
+    return (
+        Rename("model.relative.table.weight", "model.relative.shared.table.weight"),
+        Ignore("pooler.*"),
+    )
+
+
 FAMILY = replace(
     vit.FAMILY,
     spec=Spec,
+    body=free_body,
+    body_names=_body_names,
     heads={
         heads.BASE: _base,
         heads.IMAGE_CLASSIFICATION: _classifier,

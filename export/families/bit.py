@@ -17,7 +17,8 @@ from precast.export.head_sets.maps import map_heads
 from precast.export.operators import halved
 from precast.export.skeletons.backbone import BACKBONE_KEYS, Backbone
 from precast.export.spec import hf
-from precast.export.weights import Rename, Rule, Standardise
+from precast.export.weights import Ignore, Rename, Rule, Standardise
+from precast.runtime.errors import ConfigError
 
 __all__ = ["FAMILY", "Spec"]
 
@@ -39,6 +40,15 @@ class Spec(LabelSpec):
     embedding_dynamic_padding: bool = hf(default=False)
     output_stride: int = hf(default=32)
     width_factor: int = hf(default=1, only=(1,))
+
+    def __post_init__(self) -> None:
+        if len(self.hidden_sizes) < len(self.depths):
+            raise ConfigError(f"'hidden_sizes' {self.hidden_sizes} must be as many as 'depths' {self.depths}, or more")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of what the stem makes and each stage."""
+        return (self.embedding_size, *map(_rounded, self.hidden_sizes[: len(self.depths)]))
 
     def norm(self, channels: int, act: bool = True) -> GroupNorm:
         """As many groups as config.json says."""
@@ -118,7 +128,7 @@ def _stages(spec: Spec) -> Iterator[nn.Module]:
     """Once maps are as small as ``output_stride`` says, gaps between what a kernel reads grow instead."""
     layer = _PreActivation if spec.layer_type == "preactivation" else _Bottleneck
     total, dilation = 4, 1
-    sizes = pairwise((spec.embedding_size, *map(_rounded, spec.hidden_sizes)))
+    sizes = pairwise(spec.widths)
     for number, ((channels, out), depth) in enumerate(zip(sizes, spec.depths, strict=True)):
         stride = 2 if number else 1
         if total >= spec.output_stride:
@@ -154,6 +164,8 @@ FAMILY = Family(
     spec=Spec,
     heads=map_heads(_body, lambda spec: spec.hidden_sizes[-1]),
     weights=_weights,
+    body=_body,
+    body_names=lambda spec: (Ignore("model.last.*"),),
     inert=BACKBONE_KEYS,
     tiny={"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [2, 1], "num_groups": 2}
     | {"global_padding": "SAME", "embedding_dynamic_padding": True},

@@ -20,10 +20,10 @@ from precast.export.head_sets.maps import map_heads
 from precast.export.heads import Head
 from precast.export.skeletons.backbone import BACKBONE_KEYS, Backbone
 from precast.export.spec import hf
-from precast.export.weights import Rename, Rule, Within
+from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "Layer", "Spec", "StageSpec", "body", "stage_heads", "weights"]
+__all__ = ["FAMILY", "Layer", "Spec", "StageSpec", "body_names", "stage_body", "stage_heads", "weights"]
 
 _EPSILON = 1e-6  # of every norm but the last
 
@@ -46,6 +46,11 @@ class StageSpec(LabelSpec):
                 f"'num_stages' is {self.num_stages}, and 'hidden_sizes' and 'depths' have {len(self.hidden_sizes)} and "
                 f"{len(self.depths)} numbers: each stage has one of either"
             )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of what the stem makes and each stage."""
+        return (self.hidden_sizes[0], *self.hidden_sizes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +110,7 @@ def stage_body(spec: StageSpec, layer: Callable[[Any, int], nn.Module]) -> Backb
     size, patch = spec.hidden_sizes[0], spec.patch_size
     stem = nn.Sequential(nn.Conv2d(spec.num_channels, size, patch, stride=patch), MapNorm(size, _EPSILON))
     least = patch * 2 ** (spec.num_stages - 1)
-    return Backbone(stem, stages(), channels=spec.num_channels, least=least)
-
-
-def body(spec: Spec) -> Backbone:
-    """Stages of the first version."""
-    return stage_body(spec, _layer)
+    return Backbone(stem, stages(), channels=spec.num_channels, least=least, norm=_EPSILON)
 
 
 def stage_heads(layer: Callable[[Any, int], nn.Module]) -> Mapping[Head, Callable[[Any, frozenset[str]], nn.Module]]:
@@ -142,10 +142,17 @@ def weights(base: str, *own: Rule) -> tuple[Rule, ...]:
     )
 
 
+def body_names(spec: StageSpec) -> tuple[Rule, ...]:
+    """The norm of their mean, which maps alone do not have."""
+    return (Ignore("pooler.*"),)
+
+
 FAMILY = Family(
     spec=Spec,
     heads=stage_heads(_layer),
     weights=lambda spec: weights("convnext", Rename("layer_scale_parameter", "scale")),
+    body=lambda spec: stage_body(spec, _layer),
+    body_names=body_names,
     inert=BACKBONE_KEYS | {"image_size"},
     tiny={"num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 2], "layer_scale_init_value": 0.1},
     variations=(

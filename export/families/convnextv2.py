@@ -42,6 +42,7 @@ FAMILY = replace(
     spec=convnext.StageSpec,
     heads=convnext.stage_heads(_layer),
     weights=lambda spec: convnext.weights("convnextv2", Rename("grn.*", "mlp.*")),
+    body=lambda spec: convnext.stage_body(spec, _layer),
     tiny={"num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 2]},
     variations=(
         {"num_stages": 3, "hidden_sizes": [7, 9, 10], "depths": [1, 1, 1], "patch_size": 3, "num_channels": 1}

@@ -43,6 +43,11 @@ class Spec(LabelSpec):
         return self.hidden_size * self.mlp_ratio
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of what goes into the layers and each of them."""
+        return (self.hidden_size,) * (self.num_hidden_layers + 1)
+
+    @property
     def registers(self) -> int:
         """Tokens behind the class token that stand for no patch."""
         return 0
@@ -112,6 +117,7 @@ FAMILY = Family(
     spec=Spec,
     heads={heads.BASE: _base, heads.IMAGE_CLASSIFICATION: _classifier},
     weights=lambda spec: names("dinov2"),
+    body=body,
     final_norm=True,
     inert=frozenset(
         """_out_features _out_indices apply_layernorm drop_path_rate layerscale_value out_features out_indices

@@ -42,8 +42,8 @@ class _Fusion(nn.Module):
         self.third = nn.Conv2d(size // 2, 2, 3, padding=1)
 
     def forward(self, local: Tensor, far: Tensor) -> Tensor:
-        one, other = torch.sigmoid(self.third(self.second(self.first(torch.cat((local, far), dim=1))))).chunk(2, dim=1)
-        return local * one + far * other
+        shares = torch.sigmoid(self.third(self.second(self.first(torch.cat((local, far), dim=1)))))
+        return local * shares[:, :1] + far * shares[:, 1:]
 
 
 class _Decoder(nn.Module):

@@ -32,6 +32,11 @@ class ResidualSpec(LabelSpec):
     hidden_act: Activation = hf(default=activation("relu"), read=activation)
     downsample_in_first_stage: bool = hf(default=False)
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of what the stem makes and each stage."""
+        return (self.embedding_size, *self.hidden_sizes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(ResidualSpec):

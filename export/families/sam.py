@@ -167,8 +167,8 @@ class _VisionAttention(SelfAttention):
         query = query.view(query.shape[0], side, side, heads, self.size)
         down = query.permute(0, 3, 1, 2, 4) @ self.down  # [B, N, S, S, S], the last one the key's row
         across = (query.permute(0, 3, 2, 1, 4) @ self.across).transpose(2, 3)
-        both = down[..., :, None] + across[..., None, :]
-        return both.reshape(query.shape[0], heads, side * side, side * side)
+        both = (down[..., :, None] + across[..., None, :]).clone(memory_format=torch.contiguous_format)
+        return both.view(query.shape[0], heads, side * side, side * side)
 
 
 class _Vision(Component):
@@ -258,7 +258,7 @@ class _Prompts(nn.Module):
         none = self.not_a_point_embed[None].expand(rows, 1, -1)
         ends = self.positions((torch.where(boxed, corners, 0.0) + 0.5) / self.image)
         ends = ends + torch.cat((self.point_embed[2], self.point_embed[3]))
-        alone = pointed[:, :1] & ~boxed
+        alone = torch.logical_and(pointed[:, :1], ~boxed)
         there = torch.cat((pointed, alone, boxed, boxed), dim=1)[..., 0]
         return torch.cat((made, none, ends), dim=1), there
 
@@ -335,7 +335,8 @@ def _each(rows: Tensor, tokens: Tensor) -> Tensor:
     """Rows [B, S, H] once for every prompt, of which there are tokens [B * P, T, H]: [B * P, S, H]."""
     batch, length, width = rows.shape
     prompts = tokens.shape[0] // batch
-    return rows[:, None].expand(-1, prompts, -1, -1).reshape(tokens.shape[0], length, width)
+    every = rows[:, None].expand(-1, prompts, -1, -1).clone(memory_format=torch.contiguous_format)
+    return every.view(tokens.shape[0], length, width)
 
 
 class _FeedForward(nn.Module):
@@ -417,7 +418,7 @@ class _Masks(Component):
         masks = kernels @ grown.view(batch * prompts, size // 8, 16 * side * side)
         scores = self.iou_prediction_head(tokens[:, 0])[:, 1:]
         return {
-            "iou_scores": scores.reshape(batch, prompts, self.count),
+            "iou_scores": scores.view(batch, prompts, self.count),
             "pred_masks": masks.view(batch, prompts, self.count, 4 * side, 4 * side),
         }
 

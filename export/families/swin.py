@@ -8,27 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import head_size
+from precast.export.blocks.convolution import Convolution, MapNorm
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm, normed_sum
 from precast.export.blocks.patches import hidden, rows_of
 from precast.export.blocks.relative import TableBias, grid_offsets
 from precast.export.blocks.tables import Table
-from precast.export.blocks.windows import WindowAttention, Windows
+from precast.export.blocks.windows import FreeWindows, WindowAttention, Windows
 from precast.export.families import Family, LabelSpec, vit
 from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel, MaskedImage, MeanState
+from precast.export.skeletons.backbone import Backbone
 from precast.export.skeletons.encoder import PreNormLayer
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Port
 
-__all__ = ["FAMILY", "Merge", "Place", "Spec", "names", "numbers", "swin_heads"]
+__all__ = ["FAMILY", "Merge", "Place", "Spec", "map_body", "map_names", "names", "numbers", "swin_heads"]
 
 _NORM = 1e-5  # epsilon of the norms outside of layers, whatever that of layers is
 _INERT = """_out_features _out_indices drop_path_rate hidden_size num_layers out_features out_indices
@@ -70,13 +71,19 @@ class Spec(LabelSpec):
                 "'use_absolute_embeddings' is true: a patch that is filled up has no position"
             )
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of what the patches are and of what each stage makes."""
+        return (self.embed_dim, *(self.embed_dim * 2**stage for stage in range(len(self.depths))))
+
 
 @dataclass(frozen=True)
 class Place:
-    """Where a layer stands: in which stage, of how many patches a side and how many channels; is it a shifted one."""
+    """Where a layer stands: in which stage, of how many patches a side and how many channels; is it a shifted one.
+    ``side`` None: the call says it."""
 
     stage: int
-    side: int
+    side: int | None
     width: int
     heads: int
     odd: bool
@@ -101,7 +108,7 @@ class _Embeddings(nn.Module):
 
     def forward(self, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
         if self.beyond:
-            pixels = F.pad(pixels, (0, self.beyond, 0, self.beyond))
+            pixels = torch.constant_pad_nd(pixels, (0, self.beyond, 0, self.beyond))
         x = hidden(self.norm(rows_of(self.projection(pixels))), mask, self.mask_token)
         return x if self.positions is None else x + self.positions
 
@@ -110,22 +117,35 @@ class Merge(nn.Module):
     """A square grid [B, S * S, H] -> half of it, each row of four neighbours, [B, ceil(S / 2)^2, 2 * H].
 
     Args:
+        side: S; None: it is called with maps alone.
         before, after: norms around the projection, or None.
     """
 
-    def __init__(self, side: int, width: int, before: nn.Module | None, after: nn.Module | None) -> None:
+    def __init__(self, side: int | None, width: int, before: nn.Module | None, after: nn.Module | None) -> None:
         super().__init__()
         self.side, self.before, self.after = side, before, after
         self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        assert self.side is not None
         batch, _, width = x.shape
-        x, half = x.view(batch, self.side, self.side, width), -(-self.side // 2)
-        if self.side % 2:
-            x = F.pad(x, (0, 0, 0, 1, 0, 1))
+        return self._merged(x.view(batch, self.side, self.side, width))
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The same of maps, [B, H, R, C] -> [B, 2 * H, ceil(R / 2), ceil(C / 2)]."""
+        batch, width, rows, columns = x.shape
+        merged = self._merged(x.permute(0, 2, 3, 1)).transpose(1, 2)
+        return merged.view(batch, 2 * width, (rows + 1) // 2, (columns + 1) // 2)
+
+    def _merged(self, x: Tensor) -> Tensor:
+        """[B, R, C, H] -> [B, ceil(R / 2) * ceil(C / 2), 2 * H]."""
+        batch, rows, columns, width = x.shape
+        down, across = (rows + 1) // 2, (columns + 1) // 2
+        if not (isinstance(rows, int) and isinstance(columns, int)) or rows % 2 or columns % 2:
+            x = torch.constant_pad_nd(x, (0, 0, 0, 2 * across - columns, 0, 2 * down - rows))
         # Of the four the left ones come first.
-        x = x.view(batch, half, 2, half, 2, width).permute(0, 1, 3, 4, 2, 5)
-        x = x.clone(memory_format=torch.contiguous_format).view(batch, half * half, 4 * width)
+        x = x.view(batch, down, 2, across, 2, width).permute(0, 1, 3, 4, 2, 5)
+        x = x.clone(memory_format=torch.contiguous_format).view(batch, down * across, 4 * width)
         x = self.reduction(x if self.before is None else self.before(x))
         return x if self.after is None else self.after(x)
 
@@ -147,7 +167,7 @@ class _Stages(nn.Module):
         self,
         spec: Spec,
         layer: Callable[[Any, Place], nn.Module],
-        merge: Callable[[int, int], nn.Module],
+        merge: Callable[[int | None, int], nn.Module],
     ) -> None:
         super().__init__()
         side, width, stages = -(-spec.image_size // spec.patch_size), spec.embed_dim, []
@@ -167,7 +187,7 @@ class _Stages(nn.Module):
 
 
 def swin_heads(
-    layer: Callable[[Any, Place], nn.Module], merge: Callable[[int, int], nn.Module]
+    layer: Callable[[Any, Place], nn.Module], merge: Callable[[int | None, int], nn.Module]
 ) -> dict[heads.Head, Callable[[Any, frozenset[str]], nn.Module]]:
     """States and their mean, pictures drawn of them, and classes of the mean.
 
@@ -195,19 +215,96 @@ def swin_heads(
     return {heads.BASE: base, heads.MASKED_IMAGE: masked, heads.IMAGE_CLASSIFICATION: classifier}
 
 
+class _MapStage(nn.Module):
+    """A map [B, H, R, C] -> what layers over its windows make of it, or of half of it.
+
+    Args:
+        merge: what halves it, or None. window, shift: sizes of a window, and of the shift of every other layer.
+    """
+
+    def __init__(
+        self, merge: nn.Module | None, layers: Iterator[nn.Module], window: int, shift: int, hidden: float
+    ) -> None:
+        super().__init__()
+        self.merge, self.layers = merge, nn.ModuleList(layers)
+        self.window, self.shifts, self.hidden = window, (0, shift)[: len(self.layers)], hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merge is not None:
+            x = self.merge.maps(x)  # type: ignore[operator]
+        batch, width, rows, columns = x.shape
+        windows = [
+            FreeWindows.of(x, rows, columns, size=self.window, shift=shift, hidden=self.hidden) for shift in self.shifts
+        ]
+        x, update = rows_of(x), None
+        for number, layer in enumerate(self.layers):
+            x, update = layer(x, update, windows[number % 2])
+        x = x if update is None else x + update
+        return x.transpose(1, 2).view(batch, width, rows, columns)
+
+
+def map_body(
+    layer: Callable[[Any, Place], nn.Module],
+    merge: Callable[[int | None, int], nn.Module],
+    window: Callable[[Any, int], tuple[int, int]],
+    hidden: float = -100.0,
+    norm: float | None = None,
+) -> Callable[[Any], Backbone]:
+    """What makes stages over a picture of any size: windows are as large as in training, whatever it has of them.
+
+    Args:
+        window: of a spec and a stage: sizes of a window and of the shift of every other layer.
+        norm: epsilon of norms behind the maps that a model around them reads; None: there are none.
+    """
+
+    def stages(spec: Spec) -> Iterator[nn.Module]:
+        for number, (depth, count) in enumerate(zip(spec.depths, spec.num_heads, strict=True)):
+            width = spec.embed_dim * 2**number
+            head_size(width, count)
+            places = [Place(number, None, width, count, bool(index % 2)) for index in range(depth)]
+            halved = merge(None, width // 2) if number else None
+            yield _MapStage(halved, (layer(spec, place) for place in places), *window(spec, number), hidden)
+
+    def body(spec: Spec) -> Backbone:
+        if spec.use_absolute_embeddings:
+            raise ConfigError("'use_absolute_embeddings' is true, which is not honoured inside another model here")
+        size, patch = spec.embed_dim, spec.patch_size
+        filled = Convolution(spec.num_channels, size, patch, stride=patch, padding=(0, 0, patch - 1, patch - 1))
+        # Two places a side of the last map: of one, torch would trace another product than of several.
+        least = patch * 2 ** (len(spec.depths) - 1) + 1
+        stem = nn.Sequential(filled, MapNorm(size, _NORM))
+        return Backbone(stem, stages(spec), channels=spec.num_channels, least=least, norm=norm)
+
+    return body
+
+
+def map_names(spec: Spec) -> tuple[Rule, ...]:
+    """Names of such stages, once their parts have those of `swin_heads`."""
+    return (
+        Rename("model.embeddings.projection.*", "model.stem.0.*"),
+        Rename("model.embeddings.norm.*", "model.stem.1.*"),
+        *(
+            Rename(f"model.stack.stages.{stage}.merge.*", f"model.stages.{stage + 1}.merge.*")
+            for stage in range(len(spec.depths) - 1)
+        ),
+        Rename("model.stack.stages.{}.layers.*", "model.stages.{}.layers.*"),
+        Ignore("model.stack.norm.*"),
+    )
+
+
 def _layer(spec: Spec, place: Place) -> nn.Module:
     size, width = spec.window_size, place.width
-    if place.side < size:
+    if place.side is not None and place.side < size:
         raise ConfigError(
             f"'window_size' {size} must be {place.side} at most: so many patches a side stage {place.stage + 1} has of "
             f"'image_size' {spec.image_size}"
         )
-    shift = size // 2 if place.odd and place.side > size else 0
+    shift = size // 2 if place.odd and place.side is not None and place.side > size else 0
     index = Table((size**2, size**2), lambda: grid_offsets(size, size), torch.int64)
     attention = WindowAttention(
         width,
         heads=place.heads,
-        windows=Windows(place.side, place.side, size=size, shift=shift),
+        windows=None if place.side is None else Windows(place.side, place.side, size=size, shift=shift),
         relative=TableBias(index, (2 * size - 1) ** 2, place.heads),
         bias=spec.qkv_bias,
     )
@@ -219,7 +316,7 @@ def _layer(spec: Spec, place: Place) -> nn.Module:
     )
 
 
-def _merge(side: int, width: int) -> nn.Module:
+def _merge(side: int | None, width: int) -> nn.Module:
     return Merge(side, width, LayerNorm(4 * width, _NORM), None)
 
 
@@ -258,6 +355,8 @@ FAMILY = Family(
     spec=Spec,
     heads=swin_heads(_layer, _merge),
     weights=_weights,
+    body=map_body(_layer, _merge, lambda spec, stage: (spec.window_size, spec.window_size // 2), norm=_NORM),
+    body_names=map_names,
     final_norm=True,
     inert=frozenset(_INERT.split()),
     # A grid of 8 in windows that shift, and one of 4, which is a window.

@@ -80,10 +80,11 @@ def _layer(spec: Spec, place: swin.Place) -> nn.Module:
     size, shifts = spec.window(place.stage)
     index = Table((size**2, size**2), lambda: grid_offsets(size, size), torch.int64)
     shift = spec.window_size // 2 if shifts and place.odd else 0
+    side = place.side
     attention = WindowAttention(
         width,
         heads=place.heads,
-        windows=Windows(place.side, place.side, size=size, shift=shift, hidden=HIDDEN),
+        windows=None if side is None else Windows(side, side, size=size, shift=shift, hidden=HIDDEN),
         relative=TableBias(index, (2 * size - 1) ** 2, place.heads),
         bias=spec.qkv_bias,
         key_bias=False,
@@ -97,7 +98,12 @@ def _layer(spec: Spec, place: swin.Place) -> nn.Module:
     )
 
 
-def _merge(side: int, width: int) -> nn.Module:
+def _window(spec: Spec, stage: int) -> tuple[int, int]:
+    size, shifts = spec.window(stage)
+    return size, spec.window_size // 2 if shifts else 0
+
+
+def _merge(side: int | None, width: int) -> nn.Module:
     return swin.Merge(side, width, None, LayerNorm(2 * width, _NORM))
 
 
@@ -151,6 +157,7 @@ FAMILY = replace(
     spec=Spec,
     heads=swin.swin_heads(_layer, _merge),
     weights=_weights,
+    body=swin.map_body(_layer, _merge, _window, HIDDEN),
     tiny={**swin.FAMILY.tiny, "use_absolute_embeddings": False, "pretrained_window_sizes": [0, 3]},
     variations=({**swin.FAMILY.variations[0], "depths": [1, 1], "pretrained_window_sizes": [6, 0]},),
 )

@@ -61,8 +61,10 @@ class _Tubes(nn.Module):
         spec, batch = self.spec, pixels.shape[0]
         if spec.num_frames % spec.tubelet_size:
             pixels = pixels[:, : spec.tubes * spec.tubelet_size]
-        pictures = pixels.reshape(batch * spec.tubes, -1, spec.image_size, spec.image_size)
-        return rows_of(self.projection(pictures)).reshape(batch, -1, spec.hidden_size) + self.positions()
+            pixels = pixels.clone(memory_format=torch.contiguous_format)
+        channels, side = spec.tubelet_size * spec.num_channels, spec.image_size
+        rows = rows_of(self.projection(pixels.view(batch * spec.tubes, channels, side, side)))
+        return rows.clone(memory_format=torch.contiguous_format).view(batch, -1, spec.hidden_size) + self.positions()
 
 
 def _waves(places: int, size: int) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from precast.export.backbones import FeatureMaps
 from precast.export.blocks.convolution import ConvNorm, pooled
 from precast.export.head_sets.fusion import PatchMaps
 from precast.export.signatures import Component
@@ -24,7 +25,7 @@ class DensePrediction(Component):
 
     task: str
 
-    def __init__(self, model: Backbone | PatchMaps, decoder: nn.Module) -> None:
+    def __init__(self, model: Backbone | FeatureMaps | PatchMaps, decoder: nn.Module) -> None:
         super().__init__()
         self.model, self.decoder = model, decoder
 

@@ -42,9 +42,13 @@ class PatchMaps(ImageModel):
 
     def maps(self, pixel_values: Tensor) -> list[Tensor]:
         """Those of ``layers``."""
+        return self.as_maps(self.states(pixel_values, self.layers, normed=self.normed), pixel_values)
+
+    def as_maps(self, states_of_layers: Sequence[Tensor], pixel_values: Tensor) -> list[Tensor]:
+        """States of layers, [B, S, H] each, as maps of a picture."""
         batch, _, height, width = pixel_values.shape
         made = []
-        for number, states in enumerate(self.states(pixel_values, self.layers, normed=self.normed)):
+        for number, states in enumerate(states_of_layers):
             rows = states[:, 1:] if self.readouts is None else self.readouts[number](states)
             made.append(rows.transpose(1, 2).view(batch, states.shape[2], height // self.patch, width // self.patch))
         return made
@@ -101,6 +105,7 @@ class FusionNeck(nn.Module):
         channels: of the maps. sizes: channels of each map once it is ``factors`` times as large. fused: F.
         norm, bias: batch norms follow convolutions of residual units, and these have biases.
         exact: a map is fused at the size of the next one, not at twice its own.
+        ready: the first so many maps have their size and channels already.
     """
 
     def __init__(
@@ -113,13 +118,15 @@ class FusionNeck(nn.Module):
         norm: bool = False,
         bias: bool = True,
         exact: bool = False,
+        ready: int = 0,
     ) -> None:
         super().__init__()
-        if len(sizes) != len(factors) or not sizes:
+        if (len(sizes) != len(factors) and ready < len(sizes)) or not sizes:
             raise ConfigError(f"'reassemble_factors' {factors} must be as many as 'neck_hidden_sizes' {sizes}")
         self.exact = exact
-        self.projections = nn.ModuleList(nn.Conv2d(channels, size, 1) for size in sizes)
-        self.scales = nn.ModuleList(_scaled(size, by) for size, by in zip(sizes, factors, strict=True))
+        behind = [(nn.Conv2d(channels, size, 1), _scaled(size, by)) for size, by in _changed(sizes, factors, ready)]
+        self.projections = nn.ModuleList([*(nn.Identity() for _ in range(ready)), *(first for first, _ in behind)])
+        self.scales = nn.ModuleList([*(nn.Identity() for _ in range(ready)), *(second for _, second in behind)])
         self.convs = nn.ModuleList(nn.Conv2d(size, fused, 3, padding=1, bias=False) for size in sizes)
         self.layers = nn.ModuleList(_Fuse(fused, bool(number), norm, bias) for number in range(len(sizes)))
 
@@ -132,10 +139,15 @@ class FusionNeck(nn.Module):
         return x
 
 
-def neck_names(sizes: Sequence[int], factors: Sequence[float], norm: bool) -> tuple[Rule, ...]:
+def _changed(sizes: Sequence[int], factors: Sequence[float], ready: int) -> list[tuple[int, float]]:
+    """Channels and factors of the maps that are not ``ready``."""
+    return [] if ready == len(sizes) else [*zip(sizes, factors, strict=True)][ready:]
+
+
+def neck_names(sizes: Sequence[int], factors: Sequence[float], norm: bool, ready: int = 0) -> tuple[Rule, ...]:
     """Names of a neck, as those of `FusionNeck` behind ``decoder.neck``."""
     new = "decoder.neck"
-    stages = enumerate(zip(sizes, factors, strict=True))
+    stages = enumerate(_changed(sizes, factors, ready), ready)
     kernels = [
         rule for number, (size, by) in stages if by > 1 for rule in enlarging(f"{new}.scales.{number}", size, int(by))
     ]

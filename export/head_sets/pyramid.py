@@ -11,34 +11,9 @@ from torch import Tensor, nn
 
 from precast.export.blocks.convolution import ConvNorm, pooled
 from precast.export.operators import resized
-from precast.export.skeletons.backbone import Backbone
 from precast.export.weights import Rename, Rule
 
-__all__ = ["PyramidDecoder", "StageMaps", "pyramid_names"]
-
-
-class StageMaps(Backbone):
-    """A backbone of which some maps are read.
-
-    Args:
-        model: whose parts it takes over. stages: which, as upstream counts hidden states. norms: behind each of them.
-    """
-
-    def __init__(self, model: Backbone, stages: Sequence[int], norms: Sequence[nn.Module]) -> None:
-        super().__init__(
-            model.stem,
-            model.stages,
-            channels=model.channels,
-            least=2 * model.least,  # two places a side of the last map: of one, torch would trace another product
-            stem_is_state=model.stem_is_state,
-            image=model.image,
-        )
-        self.read, self.norms = tuple(stages), nn.ModuleList(norms)
-
-    def maps(self, pixel_values: Tensor, count: int | None = None) -> list[Tensor]:
-        """Those that are read."""
-        made = super().maps(pixel_values, 1 + max(self.read) if count is None else count)
-        return [norm(made[number]) for number, norm in zip(self.read, self.norms, strict=True)]
+__all__ = ["PyramidDecoder", "pyramid_names"]
 
 
 class _Pool(nn.Module):

@@ -23,6 +23,7 @@ class Backbone(nn.Module):
         least: the smallest side that leaves the last stage something to see.
         stem_is_state: upstream counts what the stem makes as the first of its hidden states.
         image: the side of every picture, where positions were learned of one size; None: any.
+        norm: epsilon of norms that follow those maps which a model around the backbone reads; None: there are none.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Backbone(nn.Module):
         least: int = 1,
         stem_is_state: bool = True,
         image: int | None = None,
+        norm: float | None = None,
     ) -> None:
         super().__init__()
+        self.norm = norm
         self.stem, self.stages, self.last = stem, nn.ModuleList(stages), last
         self.channels, self.least, self.stem_is_state, self.image = channels, least, stem_is_state, image
 

@@ -68,6 +68,7 @@ def stack(
     mlp: Callable[[], nn.Module] | None = None,
     key_bias: bool | None = None,
     relative: Callable[[], nn.Module] | None = None,
+    attention: type[SelfAttention] = SelfAttention,
 ) -> Stack:
     """Layers of a spec that names its sizes as everybody does.
 
@@ -75,12 +76,12 @@ def stack(
         bias: of queries, keys and values. key_bias: of keys, where that differs. causal: what follows is not seen.
         normed: a norm follows the last layer.
         mlp: makes the feed-forward part of a layer; None: up, activation, down.
-        relative: makes what a layer adds to its scores; None: nothing.
+        relative: makes what a layer adds to its scores; None: nothing. attention: the class of a layer's.
     """
     hidden, epsilon = spec.hidden_size, spec.layer_norm_eps
     layers = [
         PreNormLayer(
-            attention=SelfAttention(
+            attention=attention(
                 hidden,
                 heads=spec.num_attention_heads,
                 bias=bias,

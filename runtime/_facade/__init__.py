@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from precast.export.exporter import export_model as export_model
     from precast.runtime.auto import AutoImageProcessor as AutoImageProcessor
     from precast.runtime.auto import AutoModel as AutoModel
+    from precast.runtime.auto import AutoProcessor as AutoProcessor
     from precast.runtime.auto import AutoTokenizer as AutoTokenizer
     from precast.runtime.errors import PrecastError as PrecastError
     from precast.runtime.loading import load as load
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     AutoModelForMultipleChoice = AutoModel
     AutoModelForNextSentencePrediction = AutoModel
     AutoModelForObjectDetection = AutoModel
+    AutoModelForPreTraining = AutoModel
     AutoModelForQuestionAnswering = AutoModel
     AutoModelForSemanticSegmentation = AutoModel
     AutoModelForSeq2SeqLM = AutoModel
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 _HOME = {
     **dict.fromkeys(AUTO, "precast.runtime.auto"),
     "AutoImageProcessor": "precast.runtime.auto",
+    "AutoProcessor": "precast.runtime.auto",
     "AutoTokenizer": "precast.runtime.auto",
     "PrecastError": "precast.runtime.errors",
     "load": "precast.runtime.loading",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from precast.runtime.errors import DependencyError, InputError
+from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
 from precast.runtime.processors.image_steps import Colours, Frames, Pad, Step, pixels, read_steps
 
@@ -128,14 +129,14 @@ def is_picture(value: Any) -> bool:
 
 
 def open_picture(value: Any, *, upright: bool = False) -> Image:
-    """A picture of a file's name, a file's content, a Pillow image or a uint8 array ``[H, W]``, ``[H, W, C]`` or
-    ``[C, H, W]``.
+    """A picture of a file's name, an http address, a file's content, a Pillow image or a uint8 array ``[H, W]``,
+    ``[H, W, C]`` or ``[C, H, W]``.
 
     Args:
         upright: turned as its EXIF data says, and made RGB, as upstream's pipelines do.
 
     Raises:
-        InputError: there is no such file, or it is no picture, or larger than Pillow takes.
+        InputError: there is no such file, or it is no picture, or larger than Pillow takes; or what `fetched` raises.
     """
     image = _pillow()
     if isinstance(value, np.ndarray):
@@ -146,8 +147,8 @@ def open_picture(value: Any, *, upright: bool = False) -> Image:
         picture = value
     else:
         raise InputError(
-            f"A picture is a file's name, a Pillow image or a uint8 array [H, W, 3]; received {type(value).__name__}: "
-            f"{value!r:.80}."
+            "A picture is a file's name, an http address, a Pillow image or a uint8 array [H, W, 3]; received "
+            f"{type(value).__name__}: {value!r:.80}."
         )
     if upright:
         from PIL import ImageOps
@@ -170,10 +171,8 @@ def _pillow() -> Any:
 
 def _from_file(image: Any, value: str | bytes | os.PathLike[str]) -> Image:
     name = f"{len(value)} bytes" if isinstance(value, bytes) else repr(os.fspath(value))
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
-        raise InputError(
-            f"Pictures are read from files; {value!r:.200} is an address. Fetch it first, and give the file."
-        )
+    if is_address(value):
+        value = fetched(str(value), noun="picture")
     try:
         picture: Image
         with image.open(BytesIO(value) if isinstance(value, bytes) else value) as picture:

@@ -24,7 +24,8 @@ class PictureRow(dict[str, np.ndarray]):
 
 
 class ImageReader(Reader):
-    """A picture: a file's name, a Pillow image, or a uint8 array; a list of arrays may be one array [N, H, W, 3].
+    """A picture: a file's name or http address, a Pillow image, or a uint8 array; a list of arrays may be one array
+    [N, H, W, 3].
 
     Raises:
         InputError: there is no image processor.

@@ -107,7 +107,7 @@ def test_the_class_must_fit_the_artifact() -> None:
         "text-classification, zero-shot-classification. Use AutoModelForSequenceClassification, or export again with "
         "--task question-answering."
     )
-    assert len({kind.task for kind in auto._CLASSES}) == len(auto._CLASSES) == 18
+    assert len({kind.task for kind in auto._CLASSES}) == len(auto._CLASSES) == 19
 
 
 def test_which_variant() -> None:
@@ -408,6 +408,10 @@ def test_an_image_processor_on_the_hub(server: HubServer, home: Path) -> None:
     for name in ("org/seen", "org/cast"):
         found = precast.AutoImageProcessor.from_pretrained(name)
         np.testing.assert_array_equal(found(picture).pixel_values, expected)
+        with pytest.raises(InputError, match="reads texts and pictures, and nothing here reads both"):
+            precast.AutoProcessor.from_pretrained(name)
+    server.repos["org/sights"] = Repo({"main": files(tiny_artifacts.pictures("vit"))})
+    assert isinstance(precast.AutoProcessor.from_pretrained("org/sights"), type(found))
     fetched = [line for line in server.log if "/resolve/" in line]
     assert fetched and not any(part in line for line in fetched for part in (".safetensors", ".onnx", ".bin"))
 

@@ -384,7 +384,6 @@ def test_what_is_no_picture_is_told_from_what_is(tmp_path: Path, monkeypatch: py
         (tmp_path / "text.png", "is no picture of a kind that Pillow reads"),
         (b"", "0 bytes is no picture"),
         ("a\0b", "cannot be read: embedded null"),
-        ("https://example.org/cat.jpg", "'https://example.org/cat.jpg' is an address. Fetch it first"),
         (3, "received int: 3"),
         (None, "received NoneType"),
         (np.zeros((4, 4, 3), np.float32), r"holds uint8, 0 to 255; received float32.*model\(pixel_values=\.\.\.\)"),
@@ -483,6 +482,23 @@ def test_the_auto_class_says_what_is_missing(tmp_path: Path) -> None:
         read_folder(tmp_path, "vit")
     with pytest.raises(InputError, match=r"made by AutoImageProcessor\.from_pretrained"):
         precast.AutoImageProcessor()
+
+
+def test_the_auto_class_of_every_kind_gives_what_there_is(tmp_path: Path) -> None:
+    """An image processor of a model of pictures, a tokenizer of one of texts, as upstream does."""
+    given_ = picture(64, 48)
+    source, path = tiny_artifacts.pictures_checkpoint("vit")[0], tiny_artifacts.pictures("vit")
+    expected = precast.AutoImageProcessor.from_pretrained(path)(given_).pixel_values
+    for place in (source, path):
+        np.testing.assert_array_equal(precast.AutoProcessor.from_pretrained(place)(given_).pixel_values, expected)
+    texts = tiny_artifacts.artifact("fill-mask")
+    found = precast.AutoProcessor.from_pretrained(texts)("Hello world")["input_ids"]
+    assert found == precast.AutoTokenizer.from_pretrained(texts)("Hello world")["input_ids"]
+    with pytest.raises(InputError, match=r"'.*' reads texts and pictures.*Use AutoTokenizer and AutoImageProcessor"):
+        precast.AutoProcessor.from_pretrained(tiny_artifacts.pictures("clip"))
+    write_json(tmp_path / "config.json", {"model_type": "vit"})
+    with pytest.raises(InputError, match=r"has no tokenizer files .* has no image processor that is known here"):
+        precast.AutoProcessor.from_pretrained(tmp_path)
 
 
 def test_frames_are_one_input_together() -> None:
