@@ -103,7 +103,7 @@ def _batch_norm(*given: Any) -> Any:
     return _ONNX.BatchNormalization(*tensors, epsilon=epsilon)
 
 
-def _group_norm(x: Any, groups: int, weight: Any, bias: Any, epsilon: float, _cudnn: bool) -> Any:
+def _group_norm(x: Any, groups: int, weight: Any, bias: Any, epsilon: float = 1e-5, _cudnn: bool = True) -> Any:
     """Step by step: ONNX Runtime's own norms of pictures lose digits where a mean is large beside its variance."""
     channels = weight.shape[0]
     rows = _ONNX.Reshape(x, _ONNX.Constant(value_ints=[0, groups, -1]))
@@ -170,8 +170,10 @@ _WHOLE = frozenset(
         *(_ATEN.conv2d.default, _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.matmul.default),
         *(
             _ATEN.batch_norm.default,
+            _ATEN.grid_sampler.default,
             _ATEN.group_norm.default,
             _ATEN.max_pool2d.default,
+            _ATEN.softmax.int,
             _ATEN.sym_size.int,
             _ATEN.where.ScalarOther,
             _ATEN.where.ScalarSelf,
