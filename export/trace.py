@@ -88,6 +88,7 @@ def _translations() -> dict[Any, Any]:
         _ATEN.group_norm.default: _group_norm,
         torch.ops.precast.convolution.default: _convolution,
         torch.ops.precast.halved.default: _halved,
+        torch.ops.precast.means_of_four.default: _means_of_four,
         torch.ops.precast.resized.default: _resized,
     }
     return made | plain
@@ -129,6 +130,11 @@ def _halved(x: Any) -> Any:
     padded = _ONNX.Pad(x, pads, zero, _ONNX.Constant(value_ints=[2, 3]))
     largest, _places = _ONNX.MaxPool(padded, kernel_shape=[3, 3], strides=[2, 2])
     return largest
+
+
+def _means_of_four(x: Any) -> Any:
+    """Of what is left of a side too: padding is no place."""
+    return _ONNX.AveragePool(x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
 
 
 def _resized(x: Any, like: Any, factor: int, multiple: int, aligned: bool) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from precast.export.blocks.tables import Table
 from precast.runtime.ports import Dim
 
-__all__ = ["LearnedPlaces", "PointSines", "SinePlaces", "mask_at"]
+__all__ = ["GridSines", "LearnedPlaces", "PointSines", "SinePlaces", "mask_at"]
 
 _EPSILON = 1e-6
 
@@ -67,6 +67,22 @@ class SinePlaces(nn.Module):
         angles = (count / (whole + _EPSILON) * self.scale).unsqueeze(-1) / periods.to(count.dtype)
         angles = angles.to(periods.dtype)
         return torch.stack((angles.sin(), angles.cos()), dim=-1).view(*count.shape, self.share)
+
+
+class GridSines(nn.Module):
+    """Sines of how far down a place is, their cosines, and behind these the same of how far across, R and C -> [R, C, H].
+    Places are counted from 0."""
+
+    def __init__(self, size: int, *, temperature: float = 10000) -> None:
+        super().__init__()
+        count = size // 4
+        self.rates = Table((count,), lambda: temperature ** (-torch.arange(count, dtype=torch.float64) / count))
+
+    def forward(self, rows: int, columns: int) -> Tensor:
+        rates = self.rates()
+        angles = [torch.arange(side, device=rates.device).to(rates.dtype)[:, None] * rates for side in (rows, columns)]
+        down, across = (torch.cat((each.sin(), each.cos()), dim=-1) for each in angles)
+        return torch.cat((down[:, None].expand(-1, columns, -1), across[None].expand(rows, -1, -1)), dim=-1)
 
 
 class PointSines(nn.Module):

@@ -102,7 +102,7 @@ class _Detector(nn.Module):
             )
             for _ in range(spec.encoder_layers)
         )
-        self.reach = spec.encoder_n_points
+        self.reach = 0.5 / spec.encoder_n_points
         self.decoder = BoxDecoder(
             (
                 MapsDecoderLayer(
@@ -113,7 +113,7 @@ class _Detector(nn.Module):
                 )
                 for _ in range(spec.decoder_layers)
             ),
-            points=spec.decoder_n_points,
+            reach=0.5 / spec.decoder_n_points,
             refine=(DeepHead((size, size, size, 4)) for _ in range(spec.decoder_layers - 1 if refined else 0)),
         )
         if spec.two_stage:
@@ -227,10 +227,6 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         Rename("pos_trans_norm.*", "model.placed_norm.*"),
         Rename("reference_points.*", "model.points.*"),
         Split("model.decoder.queries", ("model.queries", "model.objects"), axis=1, shares=(size, size)),
-        *(
-            Rename(f"model.{part}.output_proj.*", f"model.{part}.o_proj.*")
-            for part in ("encoder.{}.self_attn", "decoder.layers.{}.encoder_attn")
-        ),
     )
 
 

@@ -69,17 +69,17 @@ class BoxDecoder(nn.Module):
     """Layers of objects, each of which looks around a point or in a box.
 
     Args:
-        points: how many offsets of an object reach the edge of its box.
+        reach: of an offset of 1, as a share of a box's side.
         refine: of each layer but the last what makes of an object how its box moves; none: it stays.
         placed: makes positions of boxes; None: they are given.
     """
 
     def __init__(
-        self, layers: Iterable[nn.Module], *, points: int, refine: Iterable[nn.Module], placed: nn.Module | None = None
+        self, layers: Iterable[nn.Module], *, reach: float, refine: Iterable[nn.Module], placed: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.layers, self.refine, self.placed = nn.ModuleList(layers), nn.ModuleList(refine), placed
-        self.points = points
+        self.reach = reach
 
     def forward(
         self, x: Tensor, boxes: Tensor, source: Tensor, maps: Levels, queries: Tensor | None = None
@@ -90,7 +90,7 @@ class BoxDecoder(nn.Module):
             looked = torch.sigmoid(boxes)
             if self.placed is not None:
                 queries = self.placed(looked)
-            x = layer(x, queries, source, maps, *maps.around(looked, self.points))
+            x = layer(x, queries, source, maps, *maps.around(looked, self.reach))
             if number < len(self.refine):
                 boxes = moved(boxes, self.refine[number](x))
         return x, boxes
@@ -115,9 +115,9 @@ class Proposals(nn.Module):
         """Rows [B, S, H] of ``maps`` -> states [B, Q, H] of the places and logits of their boxes [B, Q, 4], the
         likeliest first."""
         anchors = maps.anchors(_SIDE)
-        inside = (anchors.amin(-1) > _EDGE) & (anchors.amax(-1) < 1 - _EDGE)
+        inside = torch.logical_and(anchors.amin(-1) > _EDGE, anchors.amax(-1) < 1 - _EDGE)
         if maps.shown is not None:
-            inside = inside & (maps.shown > 0)
+            inside = torch.logical_and(inside, maps.shown > 0)
         logits = torch.where(inside[..., None], torch.log(anchors / (-anchors + 1)), _WHOLE)
         states = self.norm(self.projection(rows * inside[..., None].to(rows.dtype)))
         best = self.score(self.classifier(states)).topk(self.count, dim=1).indices[..., None]
