@@ -283,8 +283,8 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-_BACKBONE = {"model_type": "rt_detr_resnet", "embedding_size": 8, "hidden_sizes": [8, 12, 16], "depths": [1, 1, 2]}
-_BACKBONE |= {"layer_type": "basic", "out_features": ["stage2", "stage3"]}
+_BACKBONE = {"model_type": "rt_detr_resnet", "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 2]}
+_BACKBONE |= {"layer_type": "basic", "out_features": ["stage1", "stage2"]}
 
 FAMILY = Family(
     spec=Spec,
@@ -299,17 +299,8 @@ FAMILY = Family(
         weight_loss_bbox weight_loss_giou tie_word_embeddings""".split()
     ),
     unloaded=(*LOSSES, "class_embed.*", "bbox_embed.*"),
-    tiny={"backbone_config": _BACKBONE, "encoder_in_channels": [12, 16], "encoder_hidden_dim": 16, "d_model": 16}
-    | {"decoder_in_channels": [16, 16], "encode_proj_layers": [1], "num_feature_levels": 2, "feat_strides": [8, 16]}
+    tiny={"backbone_config": _BACKBONE, "encoder_in_channels": [8, 12], "encoder_hidden_dim": 16, "d_model": 16}
+    | {"decoder_in_channels": [16, 16], "encode_proj_layers": [1], "num_feature_levels": 2, "feat_strides": [4, 8]}
     | {"encoder_ffn_dim": 24, "decoder_ffn_dim": 20, "encoder_attention_heads": 4, "decoder_attention_heads": 2}
     | {"decoder_layers": 2, "num_queries": 5, "hidden_expansion": 0.5, "decoder_n_points": 2},
-    variations=(
-        {"backbone_config": {**_BACKBONE, "layer_type": "bottleneck", "out_features": ["stage3"], "num_channels": 1}}
-        | {"encoder_in_channels": [16], "decoder_in_channels": [12], "encoder_hidden_dim": 12, "d_model": 12}
-        | {"encode_proj_layers": [0], "encoder_attention_heads": 3, "decoder_attention_heads": 3, "num_queries": 3}
-        | {"num_denoising": 0, "decoder_layers": 1, "activation_function": "relu"}
-        | {"encoder_activation_function": "relu", "decoder_activation_function": "gelu", "num_labels": 5}
-        | {"layer_norm_eps": 1e-4, "batch_norm_eps": 1e-3, "positional_encoding_temperature": 100}
-        | {"hidden_expansion": 1.0},
-    ),
 )

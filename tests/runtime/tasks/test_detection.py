@@ -37,6 +37,8 @@ DETECTORS: dict[str, Any] = {
     "yolos": YolosImageProcessorPil,
     "detr": DetrImageProcessorPil,
     "conditional_detr": ConditionalDetrImageProcessorPil,
+    "deformable_detr": DeformableDetrImageProcessorPil,
+    "rt_detr": RTDetrImageProcessorPil,
 }
 
 
@@ -92,12 +94,13 @@ def test_objects_are_upstreams(model_type: str, photographs: list[str]) -> None:
     assert [entry for entry in found[0] if entry["score"] > 0.5] == ours(images=photographs[0])
 
 
-def test_pictures_padded_in_a_batch_give_what_each_gives() -> None:
+@pytest.mark.parametrize("model_type", ["detr", "deformable_detr"])
+def test_pictures_padded_in_a_batch_give_what_each_gives(model_type: str) -> None:
     """The mask tells a picture from its padding."""
-    source = tiny_artifacts.detector("detr")
+    source = tiny_artifacts.detector(model_type)
     model: Any = precast.AutoModelForObjectDetection.from_pretrained(source)
     upstream = transformers.AutoModelForObjectDetection.from_pretrained(
-        tiny_artifacts.detector_checkpoint("detr")
+        tiny_artifacts.detector_checkpoint(model_type)
     ).eval()
     pictures = [Image.fromarray(each) for each in load_sample_images().images]
     pictures[1] = pictures[1].resize((200, 300))
