@@ -86,13 +86,15 @@ class BoxDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Objects x [B, Q, H], logits of where they look [B or 1, Q, 2 or 4], and their positions -> objects, and logits
         of where the last layer looked."""
+        looked: Tensor | None = None
         for number, layer in enumerate(self.layers):
-            looked = torch.sigmoid(boxes)
-            if self.placed is not None:
-                queries = self.placed(looked)
-            x = layer(x, queries, source, maps, *maps.around(looked, self.reach))
+            if looked is None:
+                looked = torch.sigmoid(boxes)
+                around = maps.around(looked, self.reach)
+                queries = queries if self.placed is None else self.placed(looked)
+            x = layer(x, queries, source, maps, *around)
             if number < len(self.refine):
-                boxes = moved(boxes, self.refine[number](x))
+                boxes, looked = moved(boxes, self.refine[number](x)), None
         return x, boxes
 
 
