@@ -79,8 +79,8 @@ class DeformableAttention(nn.Module):
         self.value_proj, self.o_proj = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
 
     def forward(self, query: Tensor, source: Tensor, maps: Levels, middles: Tensor, reach: Tensor) -> Tensor:
-        """query [B, Q, H] at points of ``source`` [B, S, H], the rows of ``maps``, that are offsets times ``reach`` from
-        ``middles`` (see `Levels.around`) -> [B, Q, H]."""
+        """query [B, Q, H] at points of ``source`` [B, S, H], the rows of ``maps``, that are offsets times ``reach``
+        from ``middles`` (see `Levels.around`) -> [B, Q, H]."""
         batch, count, hidden = query.shape
         heads, levels, points = self.heads, self.levels, self.points
         value = self.value_proj(source)

@@ -70,8 +70,8 @@ class SinePlaces(nn.Module):
 
 
 class GridSines(nn.Module):
-    """Sines of how far down a place is, their cosines, and behind these the same of how far across, R and C -> [R, C, H].
-    Places are counted from 0."""
+    """Sines of how far down a place is, their cosines, and behind these the same of how far across, R and C ->
+    [R, C, H]. Places are counted from 0."""
 
     def __init__(self, size: int, *, temperature: float = 10000) -> None:
         super().__init__()

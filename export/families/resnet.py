@@ -76,8 +76,8 @@ def residual_stages(
     layer: Callable[[Any, int, int, int], nn.Module],
     first: Callable[[Any, int, int, int], nn.Module] | None = None,
 ) -> Iterator[nn.Module]:
-    """Stages of layers (spec, channels, channels of the result, stride), the first of each at the stage's stride, and of
-    its own kind where there is one."""
+    """Stages of layers (spec, channels, channels of the result, stride), the first of each at the stage's stride, and
+    of its own kind where there is one."""
     strides = (2 if spec.downsample_in_first_stage else 1, *(2 for _ in spec.depths[1:]))
     sizes = pairwise((spec.embedding_size, *spec.hidden_sizes))
     for (channels, out), depth, stride in zip(sizes, spec.depths, strides, strict=True):

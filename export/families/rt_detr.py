@@ -1,9 +1,9 @@
-"""RT-DETR: attention within the last map alone, convolutions that mix maps of all sizes both ways, and objects that begin
-as the likeliest places. https://arxiv.org/abs/2304.08069"""
+"""RT-DETR: attention within the last map alone, convolutions that mix maps of all sizes, and objects that begin as the
+likeliest places. https://arxiv.org/abs/2304.08069"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from precast.export.families import LOSSES, Family, detr
 from precast.export.head_sets.boxes import DeepHead
 from precast.export.skeletons.deformable import BoxDecoder, BoxDetection, MapsDecoderLayer, Proposals, least_side
 from precast.export.skeletons.detector import DetectorFeatures, EncoderLayer, PlacedAttention
+from precast.export.skeletons.hybrid import HybridEncoder, MapEncoder, Mixing
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule
 from precast.runtime.errors import ConfigError
@@ -66,12 +67,13 @@ class Spec(BackboneSpec):
         count = len(self.inner.taken)
         if {count, len(self.encoder_in_channels)} != {len(self.decoder_in_channels)} or self.num_feature_levels < count:
             raise ConfigError(
-                f"the backbone gives {count} maps: as many 'encoder_in_channels' and 'decoder_in_channels' are said, and "
-                f"no fewer 'num_feature_levels'; received {len(self.encoder_in_channels)}, "
+                f"the backbone gives {count} maps: as many 'encoder_in_channels' and 'decoder_in_channels' are said, "
+                f"and no fewer 'num_feature_levels'; received {len(self.encoder_in_channels)}, "
                 f"{len(self.decoder_in_channels)} and {self.num_feature_levels}"
             )
-        if any(not -count <= index < count for index in self.encode_proj_layers):
-            raise ConfigError(f"'encode_proj_layers' are numbers of {count} maps; received {self.encode_proj_layers}")
+        asked = self.encode_proj_layers
+        if any(not -count <= number < count for number in asked) or len({*asked}) < len(asked):
+            raise ConfigError(f"'encode_proj_layers' are numbers of {count} maps, each once; received {asked}")
 
     @property
     def usual(self) -> Mapping[str, Any]:
@@ -83,94 +85,17 @@ class Spec(BackboneSpec):
         return 0.5 / self.decoder_n_points
 
 
-class _Branches(nn.Module):
-    """act(convolution of 3 x 3 + convolution of 1 x 1). https://arxiv.org/abs/2101.03697"""
-
-    def __init__(self, channels: int, spec: Spec) -> None:
-        super().__init__()
-        self.conv1, self.conv2 = (ConvNorm(channels, channels, kernel, eps=spec.batch_norm_eps) for kernel in (3, 1))
-        self.act = spec.activation_function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.conv1(x) + self.conv2(x))
-
-
-class _Fusion(nn.Module):
-    """Two maps of one size [B, H, R, C] -> one. Half of what is made of both goes past the convolutions in the middle.
-    https://arxiv.org/abs/1911.11929"""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        size, inner = spec.encoder_hidden_dim, int(spec.encoder_hidden_dim * spec.hidden_expansion)
-        self.conv1, self.conv2 = (_mixing(spec, 2 * size, inner) for _ in range(2))
-        self.bottlenecks = nn.Sequential(*(_Branches(inner, spec) for _ in range(3)))
-        self.conv3 = _mixing(spec, inner, size) if inner != size else nn.Identity()
-
-    def forward(self, one: Tensor, other: Tensor) -> Tensor:
-        x = torch.cat((one, other), dim=1)
-        return self.conv3(self.bottlenecks(self.conv1(x)) + self.conv2(x))
-
-
-def _mixing(spec: Spec, channels: int, out: int, kernel: int = 1, stride: int = 1) -> ConvNorm:
-    return ConvNorm(channels, out, kernel, stride=stride, eps=spec.batch_norm_eps, act=spec.activation_function)
-
-
-def _doubled(x: Tensor, like: Tensor) -> Tensor:
-    """Each place as two by two, at the size of another map."""
-    for axis in (2, 3):
-        place = torch.arange(like.shape[axis], device=x.device).to(torch.float32)
-        x = x.index_select(axis, (place * 0.5).to(torch.int64))
-    return x
-
-
-class _Within(nn.Module):
-    """Attention among the places of one map, [B, H, R, C] -> [B, H, R, C]."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        size = spec.encoder_hidden_dim
-        self.places = GridSines(size, temperature=spec.positional_encoding_temperature)
-        self.layers = nn.ModuleList(
-            EncoderLayer(
-                attention=PlacedAttention(size, spec.encoder_attention_heads),
-                mlp=MLP(size, spec.encoder_ffn_dim, spec.encoder_activation_function),
-                norms=[LayerNorm(size, spec.layer_norm_eps) for _ in range(2)],
-            )
-            for _ in range(spec.encoder_layers)
+def _within(spec: Spec) -> MapEncoder:
+    size = spec.encoder_hidden_dim
+    layers = (
+        EncoderLayer(
+            attention=PlacedAttention(size, spec.encoder_attention_heads),
+            mlp=MLP(size, spec.encoder_ffn_dim, spec.encoder_activation_function),
+            norms=[LayerNorm(size, spec.layer_norm_eps) for _ in range(2)],
         )
-
-    def forward(self, grid: Tensor) -> Tensor:
-        rows, columns = grid.shape[2:]
-        x, places = rows_of(grid), self.places(rows, columns).view(1, rows * columns, -1)
-        for layer in self.layers:
-            x = layer(x, places, None)
-        return x.transpose(1, 2).clone(memory_format=torch.contiguous_format).view(grid.shape)
-
-
-class _Mixer(nn.Module):
-    """Maps of H channels, each half the size of the one before it, mixed from the smallest to the largest and back."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        size, steps = spec.encoder_hidden_dim, len(spec.encoder_in_channels) - 1
-        self.numbers = spec.encode_proj_layers if spec.encoder_layers else ()
-        self.aifi = nn.ModuleList(_Within(spec) for _ in self.numbers)
-        self.lateral_convs = nn.ModuleList(_mixing(spec, size, size) for _ in range(steps))
-        self.downsample_convs = nn.ModuleList(_mixing(spec, size, size, 3, 2) for _ in range(steps))
-        self.fpn_blocks, self.pan_blocks = (nn.ModuleList(_Fusion(spec) for _ in range(steps)) for _ in range(2))
-
-    def forward(self, grids: Sequence[Tensor]) -> list[Tensor]:
-        maps = list(grids)
-        for number, within in zip(self.numbers, self.aifi, strict=True):
-            maps[number] = within(maps[number])
-        x, up = maps[-1], []
-        for lateral, fusion, grid in zip(self.lateral_convs, self.fpn_blocks, maps[-2::-1], strict=True):
-            up.append(lateral(x))
-            x = fusion(_doubled(up[-1], grid), grid)
-        made = [x]
-        for smaller, fusion, grid in zip(self.downsample_convs, self.pan_blocks, up[::-1], strict=True):
-            made.append(fusion(smaller(made[-1]), grid))
-        return made
+        for _ in range(spec.encoder_layers)
+    )
+    return MapEncoder(GridSines(size, temperature=spec.positional_encoding_temperature), layers)
 
 
 class _Detector(nn.Module):
@@ -178,13 +103,26 @@ class _Detector(nn.Module):
 
     def __init__(self, spec: Spec, *, refined: bool) -> None:
         super().__init__()
-        size, inner, levels, strides = spec.d_model, spec.encoder_hidden_dim, spec.num_feature_levels, spec.inner.strides
+        size, inner, levels, strides = (
+            spec.d_model,
+            spec.encoder_hidden_dim,
+            spec.num_feature_levels,
+            spec.inner.strides,
+        )
         self.backbone, self.count, self.found = spec.inner.build(), spec.num_queries, len(strides)
         self.strides = (*strides, *(2 * strides[-1] for _ in range(levels - self.found)))
         self.inputs = nn.ModuleList(ConvNorm(channels, inner) for channels in spec.inner.channels)
-        self.encoder = _Mixer(spec)
+        numbers = spec.encode_proj_layers if spec.encoder_layers else ()
+        mixing = Mixing(inner, int(inner * spec.hidden_expansion), spec.batch_norm_eps, spec.activation_function)
+        self.encoder = HybridEncoder(mixing, self.found, {number: _within(spec) for number in numbers})
         self.outputs = nn.ModuleList(
-            ConvNorm(inner, size, 1 if number < self.found else 3, stride=1 if number < self.found else 2, eps=spec.batch_norm_eps)
+            ConvNorm(
+                inner,
+                size,
+                1 if number < self.found else 3,
+                stride=1 if number < self.found else 2,
+                eps=spec.batch_norm_eps,
+            )
             for number in range(levels)
         )
         self.proposals = Proposals(

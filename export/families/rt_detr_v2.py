@@ -23,8 +23,8 @@ class Spec(rt_detr.Spec):
         super().__post_init__()
         if self.decoder_n_levels != self.num_feature_levels:
             raise ConfigError(
-                f"'decoder_n_levels' are the maps that objects look at, 'num_feature_levels' {self.num_feature_levels}; "
-                f"received {self.decoder_n_levels}"
+                f"'decoder_n_levels' are the maps that objects look at, 'num_feature_levels' "
+                f"{self.num_feature_levels}; received {self.decoder_n_levels}"
             )
 
     @property

@@ -122,6 +122,18 @@ def test_pictures_padded_in_a_batch_give_what_each_gives(model_type: str) -> Non
     np.testing.assert_array_equal(other(**given)["logits"], other(pixel_values=given["pixel_values"])["logits"])
 
 
+def test_sides_of_which_maps_halve() -> None:
+    """Upstream fails within, where one map is not half the one before it; and where places are fewer than objects."""
+    model = precast.load(tiny_artifacts.detector("rt_detr"))
+    for height, width in ((64, 36), (4, 64)):
+        with pytest.raises(InputError, match=r"(height|width).*multiple of 8"):
+            model(pixel_values=np.zeros((1, 3, height, width), np.float32))
+    assert model(pixel_values=np.zeros((1, 3, 64, 40), np.float32))["pred_boxes"].shape == (1, 5, 4)
+    small = precast.load(tiny_artifacts.detector("deformable_detr"))
+    with pytest.raises(InputError, match=r"height is 17 at least; received 8"):
+        small(pixel_values=np.zeros((1, 3, 8, 64), np.float32))
+
+
 POST: dict[str, Any] = {
     "ConditionalDetrImageProcessor": ConditionalDetrImageProcessorPil,
     "DeformableDetrImageProcessor": DeformableDetrImageProcessorPil,
