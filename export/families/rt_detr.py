@@ -23,7 +23,7 @@ from precast.export.families import LOSSES, Family, detr
 from precast.export.head_sets.boxes import DeepHead
 from precast.export.skeletons.deformable import BoxDecoder, BoxDetection, MapsDecoderLayer, Proposals, least_side
 from precast.export.skeletons.detector import DetectorFeatures, EncoderLayer, PlacedAttention
-from precast.export.skeletons.hybrid import HybridEncoder, MapEncoder, Mixing
+from precast.export.skeletons.hybrid import HybridEncoder, MapEncoder, Mixing, branch_names
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule
 from precast.runtime.errors import ConfigError
@@ -84,6 +84,12 @@ class Spec(BackboneSpec):
         """Of an offset of 1, as a share of a box's side."""
         return 0.5 / self.decoder_n_points
 
+    @property
+    def mixing(self) -> Mixing:
+        """Of the encoder's convolutions."""
+        size = self.encoder_hidden_dim
+        return Mixing(size, int(size * self.hidden_expansion), self.batch_norm_eps, self.activation_function)
+
 
 def _within(spec: Spec) -> MapEncoder:
     size = spec.encoder_hidden_dim
@@ -113,8 +119,7 @@ class _Detector(nn.Module):
         self.strides = (*strides, *(2 * strides[-1] for _ in range(levels - self.found)))
         self.inputs = nn.ModuleList(ConvNorm(channels, inner) for channels in spec.inner.channels)
         numbers = spec.encode_proj_layers if spec.encoder_layers else ()
-        mixing = Mixing(inner, int(inner * spec.hidden_expansion), spec.batch_norm_eps, spec.activation_function)
-        self.encoder = HybridEncoder(mixing, self.found, {number: _within(spec) for number in numbers})
+        self.encoder = HybridEncoder(spec.mixing, self.found, {number: _within(spec) for number in numbers})
         self.outputs = nn.ModuleList(
             ConvNorm(
                 inner,
@@ -202,6 +207,11 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         *detr.layer_names("encoder.aifi.{}"),
         Rename("encoder.*.conv.weight", "encoder.*.convolution.weight"),
         Rename("encoder.*", "model.encoder.*"),
+        *(
+            rule
+            for way in ("fpn", "pan")
+            for rule in branch_names(f"model.encoder.{way}_blocks.{{}}.bottlenecks.{{}}", spec.mixing)
+        ),
         *(
             Rename(f"{old}.*", f"model.proposals.{new}.*")
             for old, new in (

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export.blocks.activations import Activation
-from precast.export.blocks.convolution import ConvNorm
+from precast.export.blocks.convolution import ConvNorm, Convolution
 from precast.export.blocks.patches import rows_of
 from precast.export.skeletons.detector import EncoderLayer
+from precast.export.weights import Compute, Flatten, Rule, Split
 
-__all__ = ["HybridEncoder", "MapEncoder", "Mixing"]
+__all__ = ["HybridEncoder", "MapEncoder", "Mixing", "branch_names"]
 
 
 class Mixing(NamedTuple):
@@ -26,21 +28,48 @@ class Mixing(NamedTuple):
     eps: float
     act: Activation
 
-    def convolution(self, channels: int, out: int, kernel: int = 1, stride: int = 1, act: bool = True) -> ConvNorm:
-        return ConvNorm(channels, out, kernel, stride=stride, eps=self.eps, act=self.act if act else None)
+    def convolution(self, channels: int, out: int, kernel: int = 1, stride: int = 1) -> ConvNorm:
+        return ConvNorm(channels, out, kernel, stride=stride, eps=self.eps, act=self.act)
 
 
 class _Branches(nn.Module):
-    """act(convolution of 3 x 3 + convolution of 1 x 1). https://arxiv.org/abs/2101.03697"""
+    """act(convolution of 3 x 3): what was trained as that and one of 1 x 1 beside it, see `branch_names`.
+    https://arxiv.org/abs/2101.03697"""
 
     def __init__(self, mixing: Mixing) -> None:
         super().__init__()
-        size = mixing.inner
-        self.conv1, self.conv2 = (mixing.convolution(size, size, kernel, act=False) for kernel in (3, 1))
-        self.act = mixing.act
+        self.convolution, self.act = Convolution(mixing.inner, mixing.inner, 3), mixing.act
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.conv1(x) + self.conv2(x))
+        return self.act(self.convolution(x))
+
+
+def branch_names(name: str, mixing: Mixing) -> tuple[Rule, ...]:
+    """Two convolutions and their norms, ``conv1`` and ``conv2`` behind ``name``, as the one of `_Branches`: both are
+    sums over the same places, and so is what they make together. In float64."""
+    size, made = mixing.inner, f"{name}.convolution"
+    parts = ("convolution.weight", *(f"norm.{part}" for part in ("weight", "bias", "running_mean", "running_var")))
+
+    def whole(*tensors: Tensor) -> Tensor:
+        kernels, biases = [], []
+        for kernel, scale, shift, mean, variance in (tensors[:5], tensors[5:]):
+            by = scale / torch.sqrt(variance + mixing.eps)
+            around = (3 - kernel.shape[-1]) // 2
+            kernels.append(F.pad(kernel, (around,) * 4) * by[:, None, None, None])
+            biases.append(shift - mean * by)
+        return torch.cat((sum(kernels).flatten(1), sum(biases)[:, None]), dim=1)  # type: ignore[union-attr, index]
+
+    return (
+        Compute(
+            tuple(f"{name}.{branch}.{part}" for branch in ("conv1", "conv2") for part in parts),
+            f"{name}.both",
+            (size, 9 * size + 1),
+            whole,
+        ),
+        Split(f"{name}.both", (f"{name}.kernels", f"{made}.bias"), axis=1, shares=(9 * size, 1)),
+        Flatten(f"{made}.bias"),
+        Compute((f"{name}.kernels",), f"{made}.weight", (size, size, 3, 3), lambda rows: rows.view(size, size, 3, 3)),
+    )
 
 
 class _Fusion(nn.Module):
