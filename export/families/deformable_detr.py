@@ -130,7 +130,7 @@ class _Features(DetectorFeatures):
 
 
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return _Features(body(spec, refined=False))
+    return _Features(body(spec, refined=False))  # type: ignore[arg-type]
 
 
 def _detector(spec: Spec, absent: frozenset[str]) -> nn.Module:

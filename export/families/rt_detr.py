@@ -168,7 +168,7 @@ class _Detector(nn.Module):
         more = [mixed[-1]] * (len(self.outputs) - self.found)
         mixed = [put(grid) for put, grid in zip(self.outputs, [*mixed, *more], strict=True)]
         maps, rows = levels_of(mixed), torch.cat([rows_of(grid) for grid in mixed], dim=1)
-        return self.decoder(*self.proposals(rows, maps), rows, maps)  # type: ignore[no-any-return]
+        return self.decoder(*self.proposals(rows, maps), rows, maps)
 
 
 class _Features(DetectorFeatures):
