@@ -385,7 +385,7 @@ KINDS: Mapping[str, ImageKind] = {
     "DeformableDetrImageProcessor": replace(_DETR, models=("deformable_detr",), detection=_BEST_100),
     "RTDetrImageProcessor": replace(
         _DETR,
-        models=("rt_detr",),
+        models=("rt_detr", "rt_detr_v2"),
         size={"height": 640, "width": 640},
         normalises=False,
         longest=None,

@@ -27,6 +27,7 @@ __all__ = [
     "counted",
     "gated_activation",
     "halved",
+    "means_of_four",
     "mixture_of_experts",
     "resized",
     "rms_norm",
@@ -483,6 +484,23 @@ def halved(x: Tensor) -> Tensor:
     """The largest in windows of 3 at every second place, [B, C, H, W] -> [B, C, ceil(H / 2), ceil(W / 2)], zeros around
     the picture, as many as TensorFlow's SAME has: pools pad with what is never the largest."""
     made: Tensor = torch.ops.precast.halved(x)
+    return made
+
+
+@torch.library.custom_op("precast::means_of_four", mutates_args=())
+def _means_of_four(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, 2, ceil_mode=True)
+
+
+@_means_of_four.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:2], *((side - 1) // 2 + 1 for side in x.shape[2:])))
+
+
+def means_of_four(x: Tensor) -> Tensor:
+    """Means of 2 x 2 places, of fewer at the bottom and right of odd sides, [B, C, H, W] -> [B, C, ceil(H / 2),
+    ceil(W / 2)]."""
+    made: Tensor = torch.ops.precast.means_of_four(x)
     return made
 
 

@@ -88,6 +88,7 @@ def _translations() -> dict[Any, Any]:
         _ATEN.group_norm.default: _group_norm,
         torch.ops.precast.convolution.default: _convolution,
         torch.ops.precast.halved.default: _halved,
+        torch.ops.precast.means_of_four.default: _means_of_four,
         torch.ops.precast.resized.default: _resized,
     }
     return made | plain
@@ -103,7 +104,7 @@ def _batch_norm(*given: Any) -> Any:
     return _ONNX.BatchNormalization(*tensors, epsilon=epsilon)
 
 
-def _group_norm(x: Any, groups: int, weight: Any, bias: Any, epsilon: float, _cudnn: bool) -> Any:
+def _group_norm(x: Any, groups: int, weight: Any, bias: Any, epsilon: float = 1e-5, _cudnn: bool = True) -> Any:
     """Step by step: ONNX Runtime's own norms of pictures lose digits where a mean is large beside its variance."""
     channels = weight.shape[0]
     rows = _ONNX.Reshape(x, _ONNX.Constant(value_ints=[0, groups, -1]))
@@ -129,6 +130,11 @@ def _halved(x: Any) -> Any:
     padded = _ONNX.Pad(x, pads, zero, _ONNX.Constant(value_ints=[2, 3]))
     largest, _places = _ONNX.MaxPool(padded, kernel_shape=[3, 3], strides=[2, 2])
     return largest
+
+
+def _means_of_four(x: Any) -> Any:
+    """Of what is left of a side too: padding is no place."""
+    return _ONNX.AveragePool(x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
 
 
 def _resized(x: Any, like: Any, factor: int, multiple: int, aligned: bool) -> Any:
@@ -170,8 +176,10 @@ _WHOLE = frozenset(
         *(_ATEN.conv2d.default, _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.matmul.default),
         *(
             _ATEN.batch_norm.default,
+            _ATEN.grid_sampler.default,
             _ATEN.group_norm.default,
             _ATEN.max_pool2d.default,
+            _ATEN.softmax.int,
             _ATEN.sym_size.int,
             _ATEN.where.ScalarOther,
             _ATEN.where.ScalarSelf,

@@ -71,7 +71,8 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.empty(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.group_norm(x, self.groups, self.weight, self.bias, self.eps)
+        # Not torch's function around it, which asks how many numbers a group has: sizes are not known in a trace.
+        x = torch.group_norm(x, self.groups, self.weight, self.bias, self.eps, True)
         return x if self.act is None else self.act(x)
 
 

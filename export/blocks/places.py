@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from precast.export.blocks.tables import Table
 from precast.runtime.ports import Dim
 
-__all__ = ["LearnedPlaces", "SinePlaces", "mask_at"]
+__all__ = ["GridSines", "LearnedPlaces", "PointSines", "SinePlaces", "mask_at"]
 
 _EPSILON = 1e-6
 
@@ -32,6 +32,7 @@ class SinePlaces(nn.Module):
 
     Args:
         scale: what a whole picture's side is.
+        shift: what is taken off the number of a place, which are counted from 1.
         angles: the type they are computed in, where that is not the model's.
     """
 
@@ -41,10 +42,11 @@ class SinePlaces(nn.Module):
         *,
         temperature: float = 10000,
         scale: float = 2 * math.pi,
+        shift: float = 0.0,
         angles: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.share, self.scale, self.angles = size // 2, scale, angles
+        self.share, self.scale, self.shift, self.angles = size // 2, scale, shift, angles
 
         def periods() -> Tensor:
             exponent = torch.arange(0, self.share, 2, dtype=angles or torch.float64) / self.share
@@ -60,9 +62,40 @@ class SinePlaces(nn.Module):
     def _sines(self, count: Tensor, axis: int, periods: Tensor) -> Tensor:
         """Of places counted along an axis."""
         whole = count[:, -1:] if axis == 1 else count[:, :, -1:]
+        if self.shift:
+            count = count - self.shift
         angles = (count / (whole + _EPSILON) * self.scale).unsqueeze(-1) / periods.to(count.dtype)
         angles = angles.to(periods.dtype)
         return torch.stack((angles.sin(), angles.cos()), dim=-1).view(*count.shape, self.share)
+
+
+class GridSines(nn.Module):
+    """Sines of how far down a place is, their cosines, and behind these the same of how far across, R and C ->
+    [R, C, H]. Places are counted from 0."""
+
+    def __init__(self, size: int, *, temperature: float = 10000) -> None:
+        super().__init__()
+        count = size // 4
+        self.rates = Table((count,), lambda: temperature ** (-torch.arange(count, dtype=torch.float64) / count))
+
+    def forward(self, rows: int, columns: int) -> Tensor:
+        rates = self.rates()
+        angles = [torch.arange(side, device=rates.device).to(rates.dtype)[:, None] * rates for side in (rows, columns)]
+        down, across = (torch.cat((each.sin(), each.cos()), dim=-1) for each in angles)
+        return torch.cat((down[:, None].expand(-1, columns, -1), across[None].expand(rows, -1, -1)), dim=-1)
+
+
+class PointSines(nn.Module):
+    """Sines and cosines of each share of a picture's side, [..., N] -> [..., N * size]. Powers are float32 numbers, as
+    models were trained with them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.periods = Table((size // 2,), lambda: 10000 ** (torch.arange(0, size, 2, dtype=torch.float32) / size))
+
+    def forward(self, shares: Tensor) -> Tensor:
+        angles = (shares * (2 * math.pi)).unsqueeze(-1) / self.periods()
+        return torch.stack((angles.sin(), angles.cos()), dim=-1).view(*shares.shape[:-1], -1)
 
 
 class LearnedPlaces(nn.Module):

@@ -100,8 +100,8 @@ class Family:
 
 @functools.cache
 def model_types() -> tuple[str, ...]:
-    """Every ``model_type`` that can be exported."""
-    spelled = (_family(file).model_type or file for file in _files())
+    """Every ``model_type`` that can be exported: not of what only stands inside other models."""
+    spelled = (_family(file).model_type or file for file in _files() if _family(file).heads)
     return tuple(sorted([*spelled, *ALIASES]))
 
 

@@ -3,7 +3,6 @@ https://arxiv.org/abs/2108.06152"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from precast.export import heads
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm
-from precast.export.blocks.tables import Table
+from precast.export.blocks.places import PointSines
 from precast.export.families import detr
 from precast.export.head_sets.boxes import DeepHead, ObjectDetection
 from precast.export.operators import attention
@@ -115,9 +114,7 @@ class _Decoder(nn.Module):
         self.layernorm = LayerNorm(size, _EPSILON)
         self.queries = nn.Parameter(torch.empty(spec.num_queries, size))
         self.query_scale, self.ref_point_head = DeepHead((size, size, size)), DeepHead((size, size, 2))
-        half = size // 2
-        # Powers in float32, as the model was trained with them.
-        self.periods = Table((half // 2,), lambda: 10000 ** (torch.arange(0, half, 2, dtype=torch.float32) / half))
+        self.sines = PointSines(size // 2)
 
     def points(self) -> Tensor:
         """Where each object is looked for, [Q, 2], across and down, as shares of the picture's."""
@@ -125,9 +122,7 @@ class _Decoder(nn.Module):
 
     def _waves(self) -> Tensor:
         """Sines and cosines of the points, [Q, H], of how far down first."""
-        points = self.points()
-        angles = (points.flip(-1) * (2 * math.pi)).unsqueeze(-1) / self.periods()
-        return torch.stack((angles.sin(), angles.cos()), dim=-1).view(points.shape[0], -1)
+        return self.sines(self.points().flip(-1))
 
     def forward(self, source: Tensor, places: Tensor, mask: Tensor) -> Tensor:
         # What no picture changes has one row.

@@ -18,7 +18,7 @@ from precast.export.skeletons.backbone import BACKBONE_KEYS, Backbone
 from precast.export.spec import hf
 from precast.export.weights import Rename, Rule
 
-__all__ = ["FAMILY", "ResidualSpec", "Shortcut", "Spec", "residual_names", "residual_stages"]
+__all__ = ["FAMILY", "ResidualSpec", "Shortcut", "Spec", "layer", "residual_names", "residual_stages"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,8 @@ class Shortcut(nn.Module):
         return self.act(self.layers(x) + (x if self.shortcut is None else self.shortcut(x)))
 
 
-def _layer(spec: Spec, channels: int, out: int, stride: int) -> Shortcut:
+def layer(spec: Spec, channels: int, out: int, stride: int) -> Shortcut:
+    """Two convolutions, or three of which the middle one has fewer channels."""
     act = spec.hidden_act
     inner = activation("relu")  # upstream leaves these at it, whatever config.json says of the rest
     layers: tuple[nn.Module, ...]
@@ -75,17 +76,23 @@ def _layer(spec: Spec, channels: int, out: int, stride: int) -> Shortcut:
     return Shortcut(channels, out, stride, act, *layers)
 
 
-def residual_stages(spec: Any, layer: Callable[[Any, int, int, int], nn.Module]) -> Iterator[nn.Module]:
-    """Stages of layers (spec, channels, channels of the result, stride), the first of each at the stage's stride."""
+def residual_stages(
+    spec: Any,
+    layer: Callable[[Any, int, int, int], nn.Module],
+    first: Callable[[Any, int, int, int], nn.Module] | None = None,
+) -> Iterator[nn.Module]:
+    """Stages of layers (spec, channels, channels of the result, stride), the first of each at the stage's stride, and
+    of its own kind where there is one."""
     strides = (2 if spec.downsample_in_first_stage else 1, *(2 for _ in spec.depths[1:]))
     sizes = pairwise((spec.embedding_size, *spec.hidden_sizes))
     for (channels, out), depth, stride in zip(sizes, spec.depths, strides, strict=True):
-        yield nn.Sequential(layer(spec, channels, out, stride), *(layer(spec, out, out, 1) for _ in range(depth - 1)))
+        begin = (first or layer)(spec, channels, out, stride)
+        yield nn.Sequential(begin, *(layer(spec, out, out, 1) for _ in range(depth - 1)))
 
 
 def _body(spec: Spec) -> Backbone:
     stem = ConvNorm(spec.num_channels, spec.embedding_size, 7, stride=2, act=spec.hidden_act)
-    stages = residual_stages(spec, _layer)
+    stages = residual_stages(spec, layer)
     return Backbone(nn.Sequential(stem, nn.MaxPool2d(3, 2, 1)), stages, channels=spec.num_channels)
 
 

@@ -58,7 +58,7 @@ class EncoderLayer(nn.Module):
         self.self_attn, self.mlp = attention, mlp
         self.self_attn_layer_norm, self.final_layer_norm = norms
 
-    def forward(self, x: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
         placed = x + places
         x, _ = self.self_attn_layer_norm.add(self.self_attn(placed, placed, x, mask), x)
         return self.final_layer_norm.add(self.mlp(x), x)[0]
@@ -67,7 +67,7 @@ class EncoderLayer(nn.Module):
 class PreNormEncoderLayer(EncoderLayer):
     """The same with each norm in front of what it is for."""
 
-    def forward(self, x: Tensor, places: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
         normed = self.self_attn_layer_norm(x)
         placed = normed + places
         normed, x = self.final_layer_norm.add(self.self_attn(placed, placed, normed, mask), x)

@@ -36,8 +36,9 @@ CASES = [
 ]
 # Where our own eager model is the one to count. DeBERTa computes only the distances a text has, upstream all; DINOv2's
 # and YOLOS' positions are resampled by matrix products; biases that Swin V2 computes of its weights are computed at
-# export.
-OURS = ("conditional_detr", "deberta-v2", "dinov2", "dinov2_with_registers", "swinv2", "yolos")
+# export; RT-DETR tells boxes of the places it chose alone, upstream of all. Deformable DETR's own cannot be counted.
+OURS = ("conditional_detr", "deberta-v2", "deformable_detr", "dinov2", "dinov2_with_registers", "rt_detr", "rt_detr_v2")
+OURS += ("swinv2", "yolos")
 
 
 def lowered(ours: Reference) -> dict[str, ir.Model]:
@@ -86,7 +87,7 @@ def test_counts_what_torch_counts(model_type: str, head: Head, index: int) -> No
             # What a window hides is not computed there; ImageGPT's pixels see those before them.
             hidden = {"modernbert": 17, "imagegpt": 1}
             windowed = "native" in name and sequence > hidden.get(model_type, sequence)
-            if model_type == "conditional_detr":  # its first layer's queries are the same for all pictures
+            if model_type in ("conditional_detr", "deformable_detr"):  # what all pictures begin with is computed once
                 windowed = got > 0.95 * exact
             assert got < exact if windowed else got == exact, f"{name} at {point}: {got}, {exact}"
             cost = work(graph)

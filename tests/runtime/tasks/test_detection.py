@@ -37,6 +37,8 @@ DETECTORS: dict[str, Any] = {
     "yolos": YolosImageProcessorPil,
     "detr": DetrImageProcessorPil,
     "conditional_detr": ConditionalDetrImageProcessorPil,
+    "deformable_detr": DeformableDetrImageProcessorPil,
+    "rt_detr": RTDetrImageProcessorPil,
 }
 
 
@@ -92,12 +94,13 @@ def test_objects_are_upstreams(model_type: str, photographs: list[str]) -> None:
     assert [entry for entry in found[0] if entry["score"] > 0.5] == ours(images=photographs[0])
 
 
-def test_pictures_padded_in_a_batch_give_what_each_gives() -> None:
+@pytest.mark.parametrize("model_type", ["detr", "deformable_detr"])
+def test_pictures_padded_in_a_batch_give_what_each_gives(model_type: str) -> None:
     """The mask tells a picture from its padding."""
-    source = tiny_artifacts.detector("detr")
+    source = tiny_artifacts.detector(model_type)
     model: Any = precast.AutoModelForObjectDetection.from_pretrained(source)
     upstream = transformers.AutoModelForObjectDetection.from_pretrained(
-        tiny_artifacts.detector_checkpoint("detr")
+        tiny_artifacts.detector_checkpoint(model_type)
     ).eval()
     pictures = [Image.fromarray(each) for each in load_sample_images().images]
     pictures[1] = pictures[1].resize((200, 300))
@@ -117,6 +120,18 @@ def test_pictures_padded_in_a_batch_give_what_each_gives() -> None:
     # A model without masks ignores them, as upstream's.
     other = precast.load(tiny_artifacts.detector("yolos"))
     np.testing.assert_array_equal(other(**given)["logits"], other(pixel_values=given["pixel_values"])["logits"])
+
+
+def test_sides_of_which_maps_halve() -> None:
+    """Upstream fails within, where one map is not half the one before it; and where places are fewer than objects."""
+    model = precast.load(tiny_artifacts.detector("rt_detr"))
+    for height, width in ((64, 36), (4, 64)):
+        with pytest.raises(InputError, match=r"(height|width).*multiple of 8"):
+            model(pixel_values=np.zeros((1, 3, height, width), np.float32))
+    assert model(pixel_values=np.zeros((1, 3, 64, 40), np.float32))["pred_boxes"].shape == (1, 5, 4)
+    small = precast.load(tiny_artifacts.detector("deformable_detr"))
+    with pytest.raises(InputError, match=r"height is 17 at least; received 8"):
+        small(pixel_values=np.zeros((1, 3, 8, 64), np.float32))
 
 
 POST: dict[str, Any] = {
