@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from precast.export.families import Family, LabelSpec, find_family
 from precast.export.skeletons.backbone import Backbone
 from precast.export.spec import Spec, hf
-from precast.export.weights import Rename, Rule, Within
+from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError, closest, listing
 from precast.runtime.ports import Port
 
-__all__ = ["BackboneSpec", "FeatureMaps", "Inner"]
+__all__ = ["BackboneSpec", "FeatureMaps", "Inner", "inner_of"]
 
 _TIMM = "timm_backbone"
+# What MaskFormer calls a Swin, whose maps are read in front of what makes them smaller, as all backbones' are.
+_SPELLED = {"maskformer-swin": "swin"}
 # What loading, training and the way to a backbone's weights are told by.
 _UNREAD = frozenset({"model_type", "backbone", "features_only", "use_pretrained_backbone", "freeze_batch_norm_2d"})
 _UNREAD |= frozenset({"use_timm_backbone", "output_stride"})
@@ -49,6 +51,7 @@ class FeatureMaps(nn.Module):
     def __init__(self, model: Backbone, taken: Sequence[int]) -> None:
         super().__init__()
         self.model, self.taken = model, tuple(taken)
+        self.norms = nn.ModuleList(model.read(number) for number in taken)
 
     def ports(self) -> tuple[Port, ...]:
         """A picture."""
@@ -58,7 +61,7 @@ class FeatureMaps(nn.Module):
         maps = [self.model.stem(pixel_values)]
         for stage in self.model.stages:
             maps.append(stage(maps[-1]))
-        return [maps[number] for number in self.taken]
+        return [norm(maps[number]) for number, norm in zip(self.taken, self.norms, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ class Inner:
 
     def names(self, prefix: str, to: str) -> Within:
         """Rules for its weights behind ``prefix``; ``to``: where the `FeatureMaps` are."""
-        own = self.family.weights(self.spec)
+        own = (self.family.body_weights or self.family.weights)(self.spec)
+        taken = (Rename(f"norms.{old}.*", f"norms.{new}.norm.*") for new, old in enumerate(self.taken))
+        own = (*own, *taken, Ignore("norms.{}.weight"), Ignore("norms.{}.bias"))
         return Within(prefix, (*_timm_names(len(self.widths) - 1), *own) if self.timm else own, to=to)
 
 
@@ -134,10 +139,15 @@ class BackboneSpec(LabelSpec):
         Raises:
             ConfigError: it is none that is known here, or asks for what is not honoured.
         """
-        return _inner(self.backbone_config or self.usual)
+        return inner_of(self.backbone_config or self.usual)
 
 
-def _inner(said: Mapping[str, Any]) -> Inner:
+def inner_of(said: Mapping[str, Any]) -> Inner:
+    """A backbone as its object in config.json says it.
+
+    Raises:
+        ConfigError: it is none that is known here, or asks for what is not honoured.
+    """
     kind = said.get("model_type")
     if kind == _TIMM:
         name = said.get("backbone")
@@ -150,6 +160,7 @@ def _inner(said: Mapping[str, Any]) -> Inner:
         own = {**TIMM[str(name)], **{key: value for key, value in said.items() if key not in _UNREAD}}
     else:
         own = dict(said)
+    own["model_type"] = _SPELLED.get(str(own.get("model_type")), own.get("model_type"))
     family = find_family(own["model_type"] if isinstance(own.get("model_type"), str) else kind)
     if family.body is None:
         raise ConfigError(f"a backbone of model_type {kind!r} cannot stand inside another model here")

@@ -7,6 +7,8 @@ what stands side by side in a window and not in the picture is hidden from each 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from precast.export.blocks.attention import SelfAttention
 from precast.export.blocks.tables import Table
 from precast.export.operators import attention
 
-__all__ = ["WindowAttention", "Windows"]
+__all__ = ["FreeWindowAttention", "Parted", "WindowAttention", "Windows", "parted"]
 
 
 class Windows(nn.Module):
@@ -123,3 +125,85 @@ class WindowAttention(SelfAttention):
             query.view(shape), key.view(shape), value.view(shape), bias=bias, heads=heads, scale=self.scale
         )
         return self.o_proj(windows.join(context.view(batch, -1, width)))
+
+
+class Parted(NamedTuple):
+    """How a grid of any size comes into windows and back: the row for each place of a window, ``order`` [W * A], where
+    one behind the last row is none; the place for each row, ``back`` [R * C]; and what is added to scores within each
+    window, ``mask`` [W, 1, A, A], or None."""
+
+    count: int
+    area: int
+    order: Tensor
+    back: Tensor
+    mask: Tensor | None
+
+
+def _along(side: int, size: int, shift: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of places along a side, filled up to whole windows: where in the grid each was before it was moved, whether that
+    is in the grid, and which of three parts, that do not stand side by side in a picture, it is of."""
+    place = torch.arange((side + size - 1) // size * size, device=like.device)
+    last = place[-1:]
+    moved = place + shift
+    moved = moved - (last + 1) * (moved > last).to(torch.int64)
+    inside = moved <= torch.arange(side, device=like.device)[-1:]
+    return moved, inside, (last - place < size).to(torch.int64) + (last - place < shift).to(torch.int64)
+
+
+def parted(rows: int, columns: int, like: Tensor, *, size: int, shift: int = 0, hidden: float = -100.0) -> Parted:
+    """A grid of which only the call knows the size, as `Windows` has one that is known before; numbers are of the type
+    of ``like``."""
+    down, across = (rows + size - 1) // size, (columns + size - 1) // size
+    count, area = down * across, size * size
+
+    def split(places: Tensor) -> Tensor:
+        parts = places.view(down, size, across, size).transpose(1, 2)
+        return parts.clone(memory_format=torch.contiguous_format)
+
+    (row, row_in, row_part), (column, column_in, column_part) = (
+        _along(side, size, shift, like) for side in (rows, columns)
+    )
+    wide = torch.arange(columns, device=like.device)[-1:] + 1
+    none = (torch.arange(rows, device=like.device)[-1:] + 1) * wide
+    inside = torch.logical_and(row_in[:, None], column_in)
+    places = torch.where(inside, row[:, None] * wide + column, none)
+    # Where each place of the moved grid went, at the places that were the grid's rows and columns before.
+    went = torch.arange(count * area, device=like.device).view(down, across, size, size).transpose(1, 2)
+    went = went.clone(memory_format=torch.contiguous_format).view(down * size, across * size)
+    for axis, (side, places_in) in enumerate(((rows, down * size), (columns, across * size))):
+        at = torch.arange(side, device=like.device) - shift
+        beyond = torch.arange(places_in, device=like.device)[-1:] + 1
+        went = went.index_select(axis, at + beyond * (at < 0).to(torch.int64))
+    mask = None
+    if shift:
+        part = split(3 * row_part[:, None] + column_part).view(count, area)
+        mask = hidden * (part[:, :, None] != part[:, None, :]).to(like.dtype)
+        mask = mask[:, None]
+    order = split(places).view(count * area)
+    return Parted(count, area, order, went.view(rows * columns), mask)
+
+
+class FreeWindowAttention(SelfAttention):
+    """`WindowAttention` over a grid of any size: windows are a batch of their own, [B, R * C, H] -> [B, R * C, H].
+
+    Args:
+        relative: makes what is added to scores within a window, [1, N, A, A].
+    """
+
+    def __init__(self, hidden: int, *, heads: int, relative: nn.Module, bias: bool = True) -> None:
+        super().__init__(hidden, heads=heads, bias=bias, out_bias=True, relative=relative)
+
+    def forward(self, x: Tensor, windows: Parted) -> Tensor:  # type: ignore[override]
+        assert self.relative is not None, "windows have positions"
+        batch, _, width = x.shape
+        count, area, order, back, mask = windows
+        beyond = torch.zeros_like(x[:, :1])
+        rows = torch.cat((x, beyond), dim=1).index_select(1, order).view(batch * count, area, width)
+        bias = self.relative()
+        if mask is not None:
+            bias = bias + mask
+            bias = bias[None].expand(batch, -1, -1, -1, -1).clone(memory_format=torch.contiguous_format)
+            bias = bias.view(batch * count, self.heads, area, area)
+        query, key, value = self.q_proj(rows), self.k_proj(rows), self.v_proj(rows)
+        context = attention(query, key, value, bias=bias, heads=self.heads, scale=self.scale)
+        return self.o_proj(context.view(batch, count * area, width).index_select(1, back))

@@ -68,6 +68,8 @@ class Family:
         unloaded: patterns of tensors in checkpoints that upstream's classes do not load; recorded. Any other name that
             no rule explains is an error.
         body: makes its network of maps for a spec, to stand inside others' models (`precast.export.backbones`).
+        body_weights: the rules of that network alone, where they are others than ``weights``; the norm behind its map
+            number n becomes ``norms.n``.
         refused: endings of architectures that look like a head and are none, and what each one is.
     """
 
@@ -85,6 +87,7 @@ class Family:
     refused: Mapping[str, str] = field(default_factory=dict)
     model_type: str | None = None
     body: Callable[[Any], Any] | None = None
+    body_weights: Callable[[Any], tuple[Rule, ...]] | None = None
 
     def read(self, config: Mapping[str, Any]) -> Spec:
         """The spec of a config.json; raises ConfigError."""

@@ -29,7 +29,7 @@ from precast.export.skeletons.detector import (
 from precast.export.spec import hf
 from precast.export.weights import Rename, Rule
 
-__all__ = ["BACKBONE", "FAMILY", "INERT", "Spec", "body", "detector_heads", "names"]
+__all__ = ["BACKBONE", "FAMILY", "INERT", "Spec", "body", "detector_heads", "layer_names", "names"]
 
 # What losses and training read.
 INERT = frozenset("auxiliary_loss class_cost bbox_cost giou_cost mask_loss_coefficient dice_loss_coefficient".split())
@@ -117,6 +117,21 @@ def detector_heads(
     return {heads.BASE: base, heads.OBJECT_DETECTION: detection}
 
 
+def layer_names(layer: str) -> tuple[Rule, ...]:
+    """What stands in a layer, as transformers 5 and 4 write it."""
+    return tuple(
+        Rename(f"{layer}{old}.*", f"{layer}{new}.*")
+        for old, new in (
+            ("self_attn.out_proj", "self_attn.o_proj"),
+            ("encoder_attn.out_proj", "encoder_attn.o_proj"),
+            ("fc1", "mlp.up_proj"),
+            ("fc2", "mlp.down_proj"),
+            ("mlp.fc1", "mlp.up_proj"),
+            ("mlp.fc2", "mlp.down_proj"),
+        )
+    )
+
+
 def names(spec: Any) -> tuple[Rule, ...]:
     """As transformers 5 and 4 write them."""
     return (
@@ -130,18 +145,8 @@ def names(spec: Any) -> tuple[Rule, ...]:
             for part in ("row", "column")
         ),
         Rename("input_projection.*", "model.projection.*"),
-        *(
-            Rename(f"{side}.layers.{{}}.{old}.*", f"{side}.layers.{{}}.{new}.*")
-            for side in ("encoder", "decoder")
-            for old, new in (
-                ("self_attn.out_proj", "self_attn.o_proj"),
-                ("encoder_attn.out_proj", "encoder_attn.o_proj"),
-                ("fc1", "mlp.up_proj"),
-                ("fc2", "mlp.down_proj"),
-                ("mlp.fc1", "mlp.up_proj"),
-                ("mlp.fc2", "mlp.down_proj"),
-            )
-        ),
+        *layer_names("encoder.layers.{}."),
+        *layer_names("decoder.layers.{}."),
         Rename("encoder.layers.*", "model.encoder.*"),
         Rename("encoder.layernorm.*", "model.norm.*"),
         Rename("decoder.*", "model.decoder.*"),

@@ -19,10 +19,11 @@ from precast.export.blocks.norms import LayerNorm, normed_sum
 from precast.export.blocks.patches import hidden, rows_of
 from precast.export.blocks.relative import TableBias, grid_offsets
 from precast.export.blocks.tables import Table
-from precast.export.blocks.windows import WindowAttention, Windows
+from precast.export.blocks.windows import FreeWindowAttention, WindowAttention, Windows
 from precast.export.families import Family, LabelSpec, vit
 from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel, MaskedImage, MeanState
 from precast.export.skeletons.encoder import PreNormLayer
+from precast.export.skeletons.window_stages import FreeMerge, FreePatches, WindowBackbone, WindowLayer, WindowStage
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
@@ -58,6 +59,16 @@ class Spec(LabelSpec):
     patch_size: int = hf(default=4)
     num_channels: int = hf(default=3)
     encoder_stride: int = hf(default=32)
+
+    @property
+    def embedding_size(self) -> int:
+        """Channels of what the stem makes."""
+        return self.embed_dim
+
+    @property
+    def hidden_sizes(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+        return tuple(self.embed_dim * 2**stage for stage in range(len(self.depths)))
 
     def __post_init__(self) -> None:
         if len(self.depths) != len(self.num_heads):
@@ -203,12 +214,11 @@ def _layer(spec: Spec, place: Place) -> nn.Module:
             f"'image_size' {spec.image_size}"
         )
     shift = size // 2 if place.odd and place.side > size else 0
-    index = Table((size**2, size**2), lambda: grid_offsets(size, size), torch.int64)
     attention = WindowAttention(
         width,
         heads=place.heads,
         windows=Windows(place.side, place.side, size=size, shift=shift),
-        relative=TableBias(index, (2 * size - 1) ** 2, place.heads),
+        relative=_relative(size, place.heads),
         bias=spec.qkv_bias,
     )
     return PreNormLayer(
@@ -254,8 +264,63 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
+def _relative(size: int, heads: int) -> TableBias:
+    index = Table((size**2, size**2), lambda: grid_offsets(size, size), torch.int64)
+    return TableBias(index, (2 * size - 1) ** 2, heads)
+
+
+def _body(spec: Spec) -> WindowBackbone:
+    """Of pictures of any size, whose windows are those of the config wherever they stand."""
+    if spec.use_absolute_embeddings:
+        raise ConfigError("a Swin whose 'use_absolute_embeddings' is true cannot stand inside another model here")
+
+    def stages() -> Iterator[WindowStage]:
+        for stage, (width, depth, heads) in enumerate(zip(spec.hidden_sizes, spec.depths, spec.num_heads, strict=True)):
+            layers = (
+                WindowLayer(
+                    attention=FreeWindowAttention(
+                        width, heads=heads, relative=_relative(spec.window_size, heads), bias=spec.qkv_bias
+                    ),
+                    attention_norm=LayerNorm(width, spec.layer_norm_eps),
+                    mlp=MLP(width, int(spec.mlp_ratio * width), spec.hidden_act),
+                    mlp_norm=LayerNorm(width, spec.layer_norm_eps),
+                )
+                for _ in range(depth)
+            )
+            merge = FreeMerge(width // 2, LayerNorm(2 * width, _NORM)) if stage else None
+            yield WindowStage(layers, merge, spec.window_size)
+
+    stem = FreePatches(spec.num_channels, spec.embed_dim, spec.patch_size, LayerNorm(spec.embed_dim, _NORM))
+    widths = (spec.embed_dim, *spec.hidden_sizes)
+    return WindowBackbone(stem, stages(), channels=spec.num_channels, widths=widths, epsilon=_NORM)
+
+
+def _body_weights(spec: Spec) -> tuple[Rule, ...]:
+    """As MaskFormer's own Swin writes them, and as others do."""
+    numbered = range(len(spec.depths))[::-1]
+    return (
+        Rename("model.*", "*"),
+        *_weights(spec),
+        Ignore("model.stack.norm.*"),
+        Rename("model.embeddings.*", "model.stem.*"),
+        Rename("model.stack.stages.*", "model.stages.*"),
+        *(Rename(f"model.stages.{stage}.merge.before.*", f"model.stages.{stage + 1}.merge.norm.*") for stage in numbered),
+        *(
+            Rename(f"model.stages.{stage}.merge.reduction.*", f"model.stages.{stage + 1}.merge.reduction.*")
+            for stage in numbered
+        ),
+        *(
+            Rename(f"hidden_states_norms.{name}.*", f"norms.{stage + 1}.*")
+            for stage in numbered
+            for name in (f"stage{stage + 1}", stage)
+        ),
+    )
+
+
 FAMILY = Family(
     spec=Spec,
+    body=_body,
+    body_weights=_body_weights,
     heads=swin_heads(_layer, _merge),
     weights=_weights,
     final_norm=True,

@@ -82,7 +82,9 @@ class DecoderLayer(nn.Module):
         self.self_attn, self.encoder_attn, self.mlp = attention, cross, mlp
         self.self_attn_layer_norm, self.encoder_attn_layer_norm, self.final_layer_norm = norms
 
-    def forward(self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """Objects x [B, Q, H] and their positions; the map as states [B, S, H], and with its positions."""
         placed = x + queries
         x, _ = self.self_attn_layer_norm.add(self.self_attn(placed, placed, x), x)
@@ -93,7 +95,9 @@ class DecoderLayer(nn.Module):
 class PreNormDecoderLayer(DecoderLayer):
     """The same with each norm in front of what it is for."""
 
-    def forward(self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor | None
+    ) -> Tensor:
         normed = self.self_attn_layer_norm(x)
         placed = normed + queries
         normed, x = self.encoder_attn_layer_norm.add(self.self_attn(placed, placed, normed), x)
@@ -109,8 +113,8 @@ class Decoder(nn.Module):
         self.layers, self.layernorm = nn.ModuleList(layers), norm
         self.queries = nn.Parameter(torch.empty(queries, hidden))
 
-    def forward(self, source: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-        """A map's states [B, S, H], their positions, and a mask [B, S] -> objects [B, Q, H]."""
+    def forward(self, source: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
+        """A map's states [B, S, H], their positions, and a mask [B, S] or None -> objects [B, Q, H]."""
         queries = self.queries.expand(source.shape[0], -1, -1)
         x, placed = torch.zeros_like(queries), source + places
         for layer in self.layers:
