@@ -29,14 +29,13 @@ from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["FAMILY", "GROUPS", "INERT", "SWIN"]
+__all__ = ["FAMILY", "INERT", "SWIN"]
 
-GROUPS = 32  # of channels that a norm of maps sees together
 _EPSILON = 1e-5
 # What losses and training read.
 INERT = frozenset(
     """cross_entropy_weight dice_weight init_std init_xavier_std mask_weight no_object_weight num_attention_heads
-    num_hidden_layers output_auxiliary_logits""".split()
+    num_hidden_layers output_auxiliary_logits use_pretrained_backbone backbone_kwargs""".split()
 )
 _FOREIGN = detr.INERT | frozenset(
     """backbone backbone_config backbone_kwargs dilation encoder_attention_heads encoder_ffn_dim encoder_layers
@@ -71,6 +70,8 @@ class Spec(LabelSpec):
     mask_feature_size: int = hf(("mask_feature_size", "hidden_size"), default=256)
     use_auxiliary_loss: bool = hf(default=False, only=(False,))
     backbone_config: dict[str, Any] | None = hf(default=None)
+    backbone: str | None = hf(default=None, only=(None,))
+    use_timm_backbone: bool = hf(default=False, only=(False,))
     decoder: DecoderSpec = hf("decoder_config", default={}, spec=DecoderSpec, inert=_FOREIGN - {"auxiliary_loss"})
 
     def __post_init__(self) -> None:
@@ -94,11 +95,11 @@ class _Pyramid(nn.Module):
 
         def smooth(width: int) -> nn.Module:
             convolution = nn.Conv2d(width, size, 3, padding=1, bias=False)
-            return nn.Sequential(convolution, GroupNorm(size, GROUPS, _EPSILON, F.relu))
+            return nn.Sequential(convolution, GroupNorm(size, 32, _EPSILON, F.relu))
 
         self.stem = smooth(last)
         self.laterals = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(width, size, 1, bias=False), GroupNorm(size, GROUPS, _EPSILON))
+            nn.Sequential(nn.Conv2d(width, size, 1, bias=False), GroupNorm(size, 32, _EPSILON))
             for width in before[::-1]
         )
         self.blocks = nn.ModuleList(smooth(size) for _ in before)

@@ -9,7 +9,7 @@ from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["QuerySegmentation", "masks_of"]
+__all__ = ["MaskedSegmentation", "QuerySegmentation", "masks_of"]
 
 
 def masks_of(embeddings: Tensor, places: Tensor) -> Tensor:
@@ -19,19 +19,19 @@ def masks_of(embeddings: Tensor, places: Tensor) -> Tensor:
     return made.view(batch, embeddings.shape[1], rows, columns)
 
 
-class QuerySegmentation(Component):
+class MaskedSegmentation(Component):
     """{"class_queries_logits": [B, Q, L + 1], "masks_queries_logits": [B, Q, R, C]}; the last label stands for none.
 
     Args:
-        model: pixels -> what each place is like [B, M, R, C], and the states of the segments [B, Q, H].
-        classifier, embedder: of a segment's state, its labels, and what its places are like.
+        model: pixels -> the states of the segments [B, Q, H], and their masks [B, Q, R, C].
+        classifier: of a segment's state, its labels.
     """
 
     task = "universal-segmentation"
 
-    def __init__(self, model: nn.Module, classifier: nn.Module, embedder: nn.Module) -> None:
+    def __init__(self, model: nn.Module, classifier: nn.Module) -> None:
         super().__init__()
-        self.model, self.classifier, self.embedder = model, classifier, embedder
+        self.model, self.classifier = model, classifier
 
     def ports(self) -> tuple[Port, ...]:
         """What its body takes."""
@@ -41,7 +41,28 @@ class QuerySegmentation(Component):
     def outs(self) -> tuple[Out, ...]:
         return CATALOGUE[self.task].outs
 
+    def masked(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """States and masks."""
+        states, masks = self.model(pixel_values)
+        return states, masks
+
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        places, states = self.model(pixel_values)
-        masks = masks_of(self.embedder(states), places)
+        states, masks = self.masked(pixel_values)
         return {"class_queries_logits": self.classifier(states), "masks_queries_logits": masks}
+
+
+class QuerySegmentation(MaskedSegmentation):
+    """The same where masks are made of the last states.
+
+    Args:
+        model: pixels -> what each place is like [B, M, R, C], and the states of the segments [B, Q, H].
+        embedder: of a segment's state, what its places are like.
+    """
+
+    def __init__(self, model: nn.Module, classifier: nn.Module, embedder: nn.Module) -> None:
+        super().__init__(model, classifier)
+        self.embedder = embedder
+
+    def masked(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        places, states = self.model(pixel_values)
+        return states, masks_of(self.embedder(states), places)

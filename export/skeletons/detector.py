@@ -44,10 +44,13 @@ class PlacedAttention(nn.Module):
         self.heads, self.scale = heads, (hidden // heads) ** -0.5
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(hidden, hidden) for _ in range(4))
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """query [B, S, H], key and value [B, T, H], mask [B, T] of visible keys -> [B, S, H]."""
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """query [B, S, H], key and value [B, T, H], mask [B, T] of visible keys, bias [B, 1, S, T] that is added to
+        scores -> [B, S, H]."""
         query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        return self.o_proj(attention(query, key, value, mask=mask, heads=self.heads, scale=self.scale))
+        return self.o_proj(attention(query, key, value, mask=mask, bias=bias, heads=self.heads, scale=self.scale))
 
 
 class EncoderLayer(nn.Module):
