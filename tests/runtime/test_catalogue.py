@@ -22,6 +22,7 @@ UNJUDGED = {
     "mask-generation",
     "masked-image-modeling",
     "object-detection",
+    "universal-segmentation",
 }
 
 

@@ -155,6 +155,10 @@ def _make_segmenter(model_type: str, folder: Path) -> None:
         pixels = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
         mean = made.model(pixel_values=pixels).pixel_decoder_last_hidden_state.mean((0, 2, 3))
         made.model.pixel_level_module.decoder.mask_projection.bias.sub_(mean)
+        mean, seed = made(pixel_values=pixels).class_queries_logits.mean((0, 1)), torch.Generator().manual_seed(3)
+        made.class_predictor.bias.sub_(mean - 5 * torch.randn(71, generator=seed))  # some labels are of several
+        for value in made.class_predictor.parameters():
+            value.mul_(2)
     oracle.save_checkpoint(folder, config, model)
     names = {"maskformer": "MaskFormer", "mask2former": "Mask2Former"}
     settings = {"image_processor_type": f"{names[model_type]}ImageProcessor", "size_divisor": 16}

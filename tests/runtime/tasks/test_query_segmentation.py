@@ -24,7 +24,7 @@ from precast.runtime.errors import ArtifactError, InputError
 from precast.runtime.resampling import bilinear, nearest
 from precast.runtime.segmentation.queries import Queries
 
-PROCESSORS: dict[str, Any] = {"maskformer": MaskFormerImageProcessorPil}
+PROCESSORS: dict[str, Any] = {"maskformer": MaskFormerImageProcessorPil, "mask2former": Mask2FormerImageProcessorPil}
 
 
 @pytest.fixture(scope="module")
