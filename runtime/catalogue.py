@@ -194,8 +194,8 @@ _ROWS = (
         "universal-segmentation",
         endings=("ForUniversalSegmentation", "ForInstanceSegmentation"),
         auto="AutoModelForUniversalSegmentation",
-        gives="``class_queries_logits``: labels of each segment a picture may hold, and ``masks_queries_logits``: where "
-        "it is.",
+        gives="``class_queries_logits``: labels of each segment a picture may hold, and ``masks_queries_logits``, "
+        "where it is.",
         outs=(
             Out("class_queries_logits", ("batch", "queries", "labels"), "logits"),
             Out("masks_queries_logits", ("batch", "queries", "rows", "columns"), "scores", axis=-3),

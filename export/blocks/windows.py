@@ -7,7 +7,7 @@ what stands side by side in a window and not in the picture is hidden from each 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from precast.export.blocks.attention import SelfAttention
 from precast.export.blocks.tables import Table
 from precast.export.operators import attention
 
-__all__ = ["FreeWindowAttention", "Parted", "WindowAttention", "Windows", "parted"]
+__all__ = ["FreeWindowAttention", "FreeWindows", "Grid", "WindowAttention", "Windows"]
 
 
 class Windows(nn.Module):
@@ -127,83 +127,115 @@ class WindowAttention(SelfAttention):
         return self.o_proj(windows.join(context.view(batch, -1, width)))
 
 
-class Parted(NamedTuple):
-    """How a grid of any size comes into windows and back: the row for each place of a window, ``order`` [W * A], where
-    one behind the last row is none; the place for each row, ``back`` [R * C]; and what is added to scores within each
-    window, ``mask`` [W, 1, A, A], or None."""
+class Grid(NamedTuple):
+    """How rows of a picture [R * C] come into windows and back, and of which kind each window is."""
 
-    count: int
-    area: int
     order: Tensor
     back: Tensor
-    mask: Tensor | None
+    kinds: Tensor | None
 
 
-def _along(side: int, size: int, shift: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of places along a side, filled up to whole windows: where in the grid each was before it was moved, whether that
-    is in the grid, and which of three parts, that do not stand side by side in a picture, it is of."""
-    place = torch.arange((side + size - 1) // size * size, device=like.device)
-    last = place[-1:]
-    moved = place + shift
-    moved = moved - (last + 1) * (moved > last).to(torch.int64)
-    inside = moved <= torch.arange(side, device=like.device)[-1:]
-    return moved, inside, (last - place < size).to(torch.int64) + (last - place < shift).to(torch.int64)
+class FreeWindows(nn.Module):
+    """Windows over a picture whose sides the call alone knows: as `Windows` over a fixed one.
+
+    Of shifted windows those of the last row and column hold what goes round, so that four kinds hide different things.
+
+    Args:
+        whole: sides are whole windows. Otherwise they are filled up: of what is no place of the picture the order is
+            the row behind the last.
+    """
+
+    def __init__(self, size: int, shift: int, *, whole: bool = False, hidden: float = -100.0) -> None:
+        super().__init__()
+        self.size, self.shift, self.area, self.whole, self.hidden = size, shift, size * size, whole, hidden
+        self.masks = Table((4, 1, self.area, self.area), self._masks) if shift else None
+
+    def _masks(self) -> Tensor:
+        """[kinds, 1, S, S], a kind being twice whether a window is in the last row and whether in the last column."""
+        behind = torch.arange(self.size) >= self.size - self.shift
+        rows, columns = behind[:, None].expand(-1, self.size).flatten(), behind.repeat(self.size)
+        regions = torch.stack([2 * (rows & (kind > 1)) + (columns & (kind % 2 > 0)) for kind in range(4)])
+        return self.hidden * (regions[:, None, :, None] != regions[:, None, None, :]).to(torch.float64)
+
+    def forward(self, like: Tensor, rows: int, columns: int) -> Grid:
+        """Of a batch as large as that of ``like``."""
+        size, area, shift = self.size, self.area, self.shift
+        height, width = rows, columns
+        if not self.whole:
+            height, width = ((side + size - 1) // size * size for side in (rows, columns))
+        across, count = width // size, (height // size) * (width // size)
+        # One number a place, in whose arithmetic torch meets no side that might be 1.
+        place = torch.arange(height * width, device=like.device)
+        (window, inside), (row, column) = _apart(place, area), _apart(place, width)
+        (down, right), (below, beside) = _apart(window, across), _apart(inside, size)
+        from_row = _round(down * size + below + shift, height)
+        order = from_row * columns
+        from_column = _round(right * size + beside + shift, width)
+        order = order + from_column
+        if not self.whole:
+            order = torch.where(torch.logical_and(from_row < rows, from_column < columns), order, rows * columns)
+            row, column = _apart(torch.arange(rows * columns, device=like.device), columns)
+        row, column = _round(row + height - shift, height), _round(column + width - shift, width)
+        (down, below), (right, beside) = _apart(row, size), _apart(column, size)
+        back = (down * across + right) * area + below * size + beside
+        if not shift:
+            return Grid(order, back, None)
+        window = _round(torch.arange(like.shape[0] * count, device=like.device), count)
+        last_row, last_column = window >= count - across, _round(window, across) == across - 1
+        return Grid(order, back, 2 * last_row.to(torch.int64) + last_column.to(torch.int64))
 
 
-def parted(rows: int, columns: int, like: Tensor, *, size: int, shift: int = 0, hidden: float = -100.0) -> Parted:
-    """A grid of which only the call knows the size, as `Windows` has one that is known before; numbers are of the type
-    of ``like``."""
-    down, across = (rows + size - 1) // size, (columns + size - 1) // size
-    count, area = down * across, size * size
+def _apart(number: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder, from 0 on; by a size that the call alone may know, which torch.onnx takes no remainder
+    of."""
+    whole = number // by
+    return whole, number - whole * by
 
-    def split(places: Tensor) -> Tensor:
-        parts = places.view(down, size, across, size).transpose(1, 2)
-        return parts.clone(memory_format=torch.contiguous_format)
 
-    (row, row_in, row_part), (column, column_in, column_part) = (
-        _along(side, size, shift, like) for side in (rows, columns)
-    )
-    wide = torch.arange(columns, device=like.device)[-1:] + 1
-    none = (torch.arange(rows, device=like.device)[-1:] + 1) * wide
-    inside = torch.logical_and(row_in[:, None], column_in)
-    places = torch.where(inside, row[:, None] * wide + column, none)
-    # Where each place of the moved grid went, at the places that were the grid's rows and columns before.
-    went = torch.arange(count * area, device=like.device).view(down, across, size, size).transpose(1, 2)
-    went = went.clone(memory_format=torch.contiguous_format).view(down * size, across * size)
-    for axis, (side, places_in) in enumerate(((rows, down * size), (columns, across * size))):
-        at = torch.arange(side, device=like.device) - shift
-        beyond = torch.arange(places_in, device=like.device)[-1:] + 1
-        went = went.index_select(axis, at + beyond * (at < 0).to(torch.int64))
-    mask = None
-    if shift:
-        part = split(3 * row_part[:, None] + column_part).view(count, area)
-        mask = hidden * (part[:, :, None] != part[:, None, :]).to(like.dtype)
-        mask = mask[:, None]
-    order = split(places).view(count * area)
-    return Parted(count, area, order, went.view(rows * columns), mask)
+def _round(number: Tensor, by: int) -> Tensor:
+    return _apart(number, by)[1]
 
 
 class FreeWindowAttention(SelfAttention):
-    """`WindowAttention` over a grid of any size: windows are a batch of their own, [B, R * C, H] -> [B, R * C, H].
+    """`WindowAttention` over a picture of any size: windows are a batch of their own, [B, R * C, H] -> [B, R * C, H].
 
     Args:
         relative: makes what is added to scores within a window, [1, N, A, A].
+        cosine: (queries, keys) -> the same two, normalised, or None: scores are scaled by 1 / sqrt(head_dim).
     """
 
-    def __init__(self, hidden: int, *, heads: int, relative: nn.Module, bias: bool = True) -> None:
-        super().__init__(hidden, heads=heads, bias=bias, out_bias=True, relative=relative)
+    def __init__(
+        self,
+        hidden: int,
+        *,
+        heads: int,
+        windows: FreeWindows,
+        relative: nn.Module,
+        bias: bool = True,
+        key_bias: bool | None = None,
+        cosine: nn.Module | None = None,
+    ) -> None:
+        scale = None if cosine is None else 1.0
+        super().__init__(
+            hidden, heads=heads, bias=bias, key_bias=key_bias, out_bias=True, relative=relative, scale=scale
+        )
+        self.windows, self.cosine = windows, cosine
 
-    def forward(self, x: Tensor, windows: Parted) -> Tensor:  # type: ignore[override]
-        assert self.relative is not None, "windows have positions"
+    def forward(self, x: Tensor, mask: Any, bias: Tensor | None = None) -> Tensor:
+        """``mask``: the `Grid` of the picture."""
+        grid: Grid = mask
+        assert self.relative is not None
         batch, _, width = x.shape
-        count, area, order, back, mask = windows
-        beyond = torch.zeros_like(x[:, :1])
-        rows = torch.cat((x, beyond), dim=1).index_select(1, order).view(batch * count, area, width)
-        bias = self.relative()
-        if mask is not None:
-            bias = bias + mask
-            bias = bias[None].expand(batch, -1, -1, -1, -1).clone(memory_format=torch.contiguous_format)
-            bias = bias.view(batch * count, self.heads, area, area)
-        query, key, value = self.q_proj(rows), self.k_proj(rows), self.v_proj(rows)
-        context = attention(query, key, value, bias=bias, heads=self.heads, scale=self.scale)
-        return self.o_proj(context.view(batch, count * area, width).index_select(1, back))
+        if not self.windows.whole:
+            x = torch.cat((x, torch.zeros_like(x[:, :1])), dim=1)
+        rows = x.index_select(1, grid.order)
+        rows = rows.view(batch * (rows.shape[1] // self.windows.area), self.windows.area, width)
+        query, key = self.q_proj(rows), self.k_proj(rows)
+        if self.cosine is not None:
+            query, key = self.cosine(query, key)
+        added = self.relative()
+        if grid.kinds is not None:
+            assert self.windows.masks is not None
+            added = (added + self.windows.masks()).index_select(0, grid.kinds)
+        context = attention(query, key, self.v_proj(rows), bias=added, heads=self.heads, scale=self.scale)
+        return self.o_proj(context.view(batch, -1, width).index_select(1, grid.back))

@@ -27,9 +27,8 @@ __all__ = ["FAMILY", "Spec", "decoder_names", "pyramid_names"]
 _POINTS = 4  # that are read of each map
 # What losses and training read.
 _INERT = frozenset(
-    """backbone_kwargs class_weight dice_weight ignore_value importance_sample_ratio init_std init_xavier_std mask_weight
-    no_object_weight output_auxiliary_logits oversample_ratio train_num_points use_auxiliary_loss
-    use_pretrained_backbone""".split()
+    """backbone_kwargs class_weight dice_weight ignore_value importance_sample_ratio init_std init_xavier_std
+    mask_weight no_object_weight output_auxiliary_logits oversample_ratio train_num_points use_auxiliary_loss""".split()
 )
 _USUAL = {"model_type": "swin", "depths": [2, 2, 18, 2], "out_features": ["stage1", "stage2", "stage3", "stage4"]}
 
@@ -106,9 +105,7 @@ def _segmentation(spec: Spec, absent: frozenset[str]) -> nn.Module:
     )
     decoder = MaskedDecoder(
         (
-            MaskedLayer(
-                size, heads_, MLP(size, spec.dim_feedforward, spec.activation_function), first=spec.pre_norm
-            )
+            MaskedLayer(size, heads_, MLP(size, spec.dim_feedforward, spec.activation_function), first=spec.pre_norm)
             for _ in range(spec.decoder_layers - 1)
         ),
         DeepHead((size, size, size, spec.mask_feature_size)),

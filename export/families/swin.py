@@ -19,11 +19,11 @@ from precast.export.blocks.norms import LayerNorm, normed_sum
 from precast.export.blocks.patches import hidden, rows_of
 from precast.export.blocks.relative import TableBias, grid_offsets
 from precast.export.blocks.tables import Table
-from precast.export.blocks.windows import FreeWindowAttention, WindowAttention, Windows
+from precast.export.blocks.windows import FreeWindowAttention, FreeWindows, WindowAttention, Windows
 from precast.export.families import Family, LabelSpec, vit
 from precast.export.image_heads import ImageClassification, ImageFeatures, ImageModel, MaskedImage, MeanState
 from precast.export.skeletons.encoder import PreNormLayer
-from precast.export.skeletons.window_stages import FreeMerge, FreePatches, WindowBackbone, WindowLayer, WindowStage
+from precast.export.skeletons.window_stages import FreeMerge, FreePatches, WindowBackbone, WindowStage
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
@@ -221,6 +221,11 @@ def _layer(spec: Spec, place: Place) -> nn.Module:
         relative=_relative(size, place.heads),
         bias=spec.qkv_bias,
     )
+    return _around(spec, width, attention)
+
+
+def _around(spec: Spec, width: int, attention: nn.Module) -> PreNormLayer:
+    """A layer of an attention."""
     return PreNormLayer(
         attention=attention,
         attention_norm=LayerNorm(width, spec.layer_norm_eps),
@@ -274,21 +279,20 @@ def _body(spec: Spec) -> WindowBackbone:
     if spec.use_absolute_embeddings:
         raise ConfigError("a Swin whose 'use_absolute_embeddings' is true cannot stand inside another model here")
 
+    size = spec.window_size
+    windows = FreeWindows(size, 0), FreeWindows(size, size // 2)
+
+    def layer(width: int, count: int, number: int) -> PreNormLayer:
+        relative = _relative(size, count)
+        attention = FreeWindowAttention(
+            width, heads=count, windows=windows[number % 2], relative=relative, bias=spec.qkv_bias
+        )
+        return _around(spec, width, attention)
+
     def stages() -> Iterator[WindowStage]:
-        for stage, (width, depth, heads) in enumerate(zip(spec.hidden_sizes, spec.depths, spec.num_heads, strict=True)):
-            layers = (
-                WindowLayer(
-                    attention=FreeWindowAttention(
-                        width, heads=heads, relative=_relative(spec.window_size, heads), bias=spec.qkv_bias
-                    ),
-                    attention_norm=LayerNorm(width, spec.layer_norm_eps),
-                    mlp=MLP(width, int(spec.mlp_ratio * width), spec.hidden_act),
-                    mlp_norm=LayerNorm(width, spec.layer_norm_eps),
-                )
-                for _ in range(depth)
-            )
+        for stage, (width, depth, count) in enumerate(zip(spec.hidden_sizes, spec.depths, spec.num_heads, strict=True)):
             merge = FreeMerge(width // 2, LayerNorm(2 * width, _NORM)) if stage else None
-            yield WindowStage(layers, merge, spec.window_size)
+            yield WindowStage((layer(width, count, number) for number in range(depth)), merge, *windows)
 
     stem = FreePatches(spec.num_channels, spec.embed_dim, spec.patch_size, LayerNorm(spec.embed_dim, _NORM))
     widths = (spec.embed_dim, *spec.hidden_sizes)
@@ -304,7 +308,10 @@ def _body_weights(spec: Spec) -> tuple[Rule, ...]:
         Ignore("model.stack.norm.*"),
         Rename("model.embeddings.*", "model.stem.*"),
         Rename("model.stack.stages.*", "model.stages.*"),
-        *(Rename(f"model.stages.{stage}.merge.before.*", f"model.stages.{stage + 1}.merge.norm.*") for stage in numbered),
+        *(
+            Rename(f"model.stages.{stage}.merge.before.*", f"model.stages.{stage + 1}.merge.norm.*")
+            for stage in numbered
+        ),
         *(
             Rename(f"model.stages.{stage}.merge.reduction.*", f"model.stages.{stage + 1}.merge.reduction.*")
             for stage in numbered

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
-from precast.export.blocks.attention import SelfAttention, head_size
+from precast.export.blocks.attention import head_size
 from precast.export.blocks.convolution import Convolution
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.patches import rows_of
 from precast.export.blocks.relative import TableBias, grid_offsets
 from precast.export.blocks.tables import Table
+from precast.export.blocks.windows import FreeWindowAttention, FreeWindows, Grid
 from precast.export.families import Family, swin, swinv2, vit
-from precast.export.operators import attention
 from precast.export.signatures import Component
 from precast.export.spec import Spec as Base
 from precast.export.spec import hf
@@ -86,105 +86,31 @@ class Spec(Base):
             raise ConfigError(f"'num_channels' {self.num_channels} must be 3 with 'upsampler' 'pixelshuffle_aux'")
 
 
-class _Grid(NamedTuple):
-    """How rows of a picture [R * C] come into windows and back, and of which kind each window is."""
-
-    order: Tensor
-    back: Tensor
-    kinds: Tensor | None
-
-
-class _Windows(nn.Module):
-    """Windows over a picture whose sides, known to the call alone, are whole windows: as `Windows` over a fixed one.
-
-    Of shifted windows those of the last row and column hold what goes round, so that four kinds hide different things.
-    """
-
-    def __init__(self, size: int, shift: int) -> None:
-        super().__init__()
-        self.size, self.shift, self.area = size, shift, size * size
-        self.masks = Table((4, 1, self.area, self.area), self._masks) if shift else None
-
-    def _masks(self) -> Tensor:
-        """[kinds, 1, S, S], a kind being twice whether a window is in the last row and whether in the last column."""
-        behind = torch.arange(self.size) >= self.size - self.shift
-        rows, columns = behind[:, None].expand(-1, self.size).flatten(), behind.repeat(self.size)
-        regions = torch.stack([2 * (rows & (kind > 1)) + (columns & (kind % 2 > 0)) for kind in range(4)])
-        return swinv2.HIDDEN * (regions[:, None, :, None] != regions[:, None, None, :]).to(torch.float64)
-
-    def forward(self, x: Tensor) -> _Grid:
-        """Of a picture [B, C, R, C]."""
-        size, area, shift, (height, width) = self.size, self.area, self.shift, x.shape[2:]
-        across, count = width // size, (height // size) * (width // size)
-        # One number a place, in whose arithmetic torch meets no side that might be 1.
-        place = torch.arange(height * width, device=x.device)
-        (window, inside), (row, column) = _apart(place, area), _apart(place, width)
-        (down, right), (below, beside) = _apart(window, across), _apart(inside, size)
-        order = _round(down * size + below + shift, height) * width + _round(right * size + beside + shift, width)
-        row, column = _round(row + height - shift, height), _round(column + width - shift, width)
-        (down, below), (right, beside) = _apart(row, size), _apart(column, size)
-        back = (down * across + right) * area + below * size + beside
-        if not shift:
-            return _Grid(order, back, None)
-        window = _round(torch.arange(x.shape[0] * count, device=x.device), count)
-        last_row, last_column = window >= count - across, _round(window, across) == across - 1
-        return _Grid(order, back, 2 * last_row.to(torch.int64) + last_column.to(torch.int64))
-
-
-def _apart(number: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    """Quotient and remainder, from 0 on; by a size that the call alone may know, which torch.onnx takes no remainder
-    of."""
-    whole = number // by
-    return whole, number - whole * by
-
-
-def _round(number: Tensor, by: int) -> Tensor:
-    return _apart(number, by)[1]
-
-
-class _Attention(SelfAttention):
-    """Self-attention within each window, [B, R * C, H] -> [B, R * C, H]."""
-
-    def __init__(self, spec: Spec, count: int, windows: _Windows) -> None:
-        size = windows.size
-        index = Table((size**2, size**2), lambda: grid_offsets(size, size), torch.int64)
-        relative = TableBias(index, (2 * size - 1) ** 2, count)
-        super().__init__(
-            spec.embed_dim,
-            heads=count,
-            bias=spec.qkv_bias,
-            key_bias=False,
-            out_bias=True,
-            relative=relative,
-            scale=1.0,
-        )
-        self.windows, self.cosine = windows, swinv2.Cosine(count)
-
-    def forward(self, x: Tensor, mask: Any, bias: Tensor | None = None) -> Tensor:
-        grid: _Grid = mask
-        assert self.relative is not None
-        batch, _, width = x.shape
-        rows = x.index_select(1, grid.order)
-        rows = rows.view(batch * (rows.shape[1] // self.windows.area), self.windows.area, width)
-        query, key = self.cosine(self.q_proj(rows), self.k_proj(rows))
-        added = self.relative()
-        if grid.kinds is not None:
-            assert self.windows.masks is not None
-            added = (added + self.windows.masks()).index_select(0, grid.kinds)
-        context = attention(query, key, self.v_proj(rows), bias=added, heads=self.heads, scale=self.scale)
-        return self.o_proj(context.view(batch, -1, width).index_select(1, grid.back))
+def _attention(spec: Spec, count: int, windows: FreeWindows) -> FreeWindowAttention:
+    size = windows.size
+    index = Table((size**2, size**2), lambda: grid_offsets(size, size), torch.int64)
+    relative = TableBias(index, (2 * size - 1) ** 2, count)
+    return FreeWindowAttention(
+        spec.embed_dim,
+        heads=count,
+        windows=windows,
+        relative=relative,
+        bias=spec.qkv_bias,
+        key_bias=False,
+        cosine=swinv2.Cosine(count),
+    )
 
 
 class _Stage(nn.Module):
     """Layers and convolutions behind them, and what went in once more; rows and maps of the same picture."""
 
-    def __init__(self, spec: Spec, depth: int, count: int, plain: _Windows, shifted: _Windows) -> None:
+    def __init__(self, spec: Spec, depth: int, count: int, plain: FreeWindows, shifted: FreeWindows) -> None:
         super().__init__()
         width = spec.embed_dim
         head_size(width, count)
         self.layers = nn.ModuleList(
             swinv2.Layer(
-                _Attention(spec, count, shifted if number % 2 else plain),
+                _attention(spec, count, shifted if number % 2 else plain),
                 LayerNorm(width, spec.layer_norm_eps),
                 MLP(width, int(spec.mlp_ratio * width), spec.hidden_act),
                 LayerNorm(width, spec.layer_norm_eps),
@@ -205,7 +131,7 @@ class _Stage(nn.Module):
         )
         self.patch_embed = Convolution(width, width)
 
-    def forward(self, rows: Tensor, like: Tensor, grids: tuple[_Grid, _Grid]) -> Tensor:
+    def forward(self, rows: Tensor, like: Tensor, grids: tuple[Grid, Grid]) -> Tensor:
         x, update = rows, None
         for number, layer in enumerate(self.layers):
             x, update = layer(x, update, grids[number % 2])
@@ -233,8 +159,8 @@ class _Model(nn.Module):
         self.mean = Table((1, len(mean), 1, 1), lambda: torch.tensor(mean, dtype=torch.float64).view(1, -1, 1, 1))
         self.first_convolution = Convolution(spec.num_channels, width, 3)
         self.projection, self.embedding_norm = Convolution(width, width), LayerNorm(width, 1e-5)
-        self.plain = _Windows(self.window, 0)
-        self.shifted = _Windows(self.window, self.window // 2 if spec.image_size > self.window else 0)
+        shift = self.window // 2 if spec.image_size > self.window else 0
+        self.plain, self.shifted = (FreeWindows(self.window, by, whole=True, hidden=swinv2.HIDDEN) for by in (0, shift))
         self.stages = nn.ModuleList(
             _Stage(spec, depth, count, self.plain, self.shifted)
             for depth, count in zip(spec.depths, spec.num_heads, strict=True)
@@ -250,7 +176,7 @@ class _Model(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         first = self.first_convolution((pixel_values - self.mean()) * self.range)
-        grids = self.plain(first), self.shifted(first)
+        grids = self.plain(first, *first.shape[2:]), self.shifted(first, *first.shape[2:])
         rows = self.embedding_norm(rows_of(self.projection(first)))
         for stage in self.stages:
             rows = stage(rows, first, grids)

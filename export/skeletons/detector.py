@@ -85,9 +85,7 @@ class DecoderLayer(nn.Module):
         self.self_attn, self.encoder_attn, self.mlp = attention, cross, mlp
         self.self_attn_layer_norm, self.encoder_attn_layer_norm, self.final_layer_norm = norms
 
-    def forward(
-        self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor | None) -> Tensor:
         """Objects x [B, Q, H] and their positions; the map as states [B, S, H], and with its positions."""
         placed = x + queries
         x, _ = self.self_attn_layer_norm.add(self.self_attn(placed, placed, x), x)
@@ -98,9 +96,7 @@ class DecoderLayer(nn.Module):
 class PreNormDecoderLayer(DecoderLayer):
     """The same with each norm in front of what it is for."""
 
-    def forward(
-        self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor | None) -> Tensor:
         normed = self.self_attn_layer_norm(x)
         placed = normed + queries
         normed, x = self.encoder_attn_layer_norm.add(self.self_attn(placed, placed, normed), x)

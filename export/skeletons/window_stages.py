@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from precast.export.blocks.convolution import Convolution
 from precast.export.blocks.norms import LayerNorm, normed_sum
-from precast.export.blocks.windows import Parted, parted
+from precast.export.blocks.windows import FreeWindows
 from precast.export.skeletons.backbone import Backbone
 from precast.export.skeletons.encoder import PreNormLayer
 
-__all__ = ["FreeMerge", "FreePatches", "WindowBackbone", "WindowLayer", "WindowStage"]
+__all__ = ["FreeMerge", "FreePatches", "WindowBackbone", "WindowStage"]
 
 
 class FreePatches(nn.Module):
@@ -56,32 +56,22 @@ class FreeMerge(nn.Module):
         return self.reduction(self.norm(x))
 
 
-class WindowLayer(PreNormLayer):
-    """A layer whose attention is told how its grid comes into windows."""
-
-    def forward(  # type: ignore[override]
-        self, x: Tensor, update: Tensor | None, windows: Parted
-    ) -> tuple[Tensor, Tensor]:
-        normed, x = normed_sum(self.attention_norm, x, update)
-        normed, x = self.mlp_norm.add(self.self_attn(normed, windows), x)
-        return x, self.mlp(normed)
-
-
 class WindowStage(nn.Module):
-    """Every second layer's windows are shifted by half of one. ``merge``: in front of the layers, or None."""
+    """Layers whose windows are ``plain`` and ``shifted`` in turn. ``merge``: in front of the layers, or None."""
 
-    def __init__(self, layers: Iterable[WindowLayer], merge: nn.Module | None, window: int) -> None:
+    def __init__(
+        self, layers: Iterable[PreNormLayer], merge: nn.Module | None, plain: FreeWindows, shifted: FreeWindows
+    ) -> None:
         super().__init__()
-        self.merge, self.layers, self.window = merge, nn.ModuleList(layers), window
+        self.merge, self.layers, self.windows = merge, nn.ModuleList(layers), nn.ModuleList((plain, shifted))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.merge is None else self.merge(x)
         batch, rows, columns, width = x.shape
-        shifts = (0, self.window // 2)[: len(self.layers)]
-        windows = [parted(rows, columns, x, size=self.window, shift=shift) for shift in shifts]
+        grids = [windows(x, rows, columns) for _, windows in zip(self.layers, self.windows, strict=False)]
         x, update = x.view(batch, rows * columns, width), None
         for number, layer in enumerate(self.layers):
-            x, update = layer(x, update, windows[number % 2])
+            x, update = layer(x, update, grids[number % 2])
         return normed_sum(None, x, update)[0].view(batch, rows, columns, width)
 
 

@@ -154,7 +154,7 @@ def test_several_pictures_and_one_are_alike(both: tuple[Any, Any], pictures: lis
 
 def test_what_is_refused(both: tuple[Any, Any], pictures: list[str]) -> None:
     ours, _ = both
-    with pytest.raises(InputError, match=r"subtask of this model must be one of panoptic, instance, semantic; received"):
+    with pytest.raises(InputError, match=r"subtask of this model must be one of panoptic, instance, semantic; rec"):
         ours(pictures[0], subtask="depth")
     with pytest.raises(InputError, match=r"label_ids_to_fuse must be a list of numbers of labels; received int"):
         ours(pictures[0], label_ids_to_fuse=3)
