@@ -13,7 +13,7 @@ from precast.export import heads
 from precast.export.backbones import Inner, inner_of
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.mlp import MLP
-from precast.export.families import Family, LabelSpec, detr, maskformer
+from precast.export.families import Family, LabelSpec, detr
 from precast.export.head_sets.boxes import DeepHead
 from precast.export.head_sets.queries import MaskedSegmentation
 from precast.export.skeletons.masked import LEVELS, DeformableLayer, DeformablePyramid, MaskedDecoder, MaskedLayer
@@ -163,8 +163,8 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-_RESIDUAL = {**detr.BACKBONE, "hidden_sizes": [8, 12, 14], "depths": [1, 1, 1]}
-_RESIDUAL |= {"out_features": ["stem", "stage1", "stage2", "stage3"]}
+# Of three maps, so that the first is read twice.
+_RESIDUAL = {**detr.BACKBONE, "out_features": ["stem", "stage1", "stage2"]}
 
 FAMILY = Family(
     spec=Spec,
@@ -176,14 +176,14 @@ FAMILY = Family(
     | {"dim_feedforward": 20, "num_queries": 5},
     variations=(
         {
-            "backbone_config": {**maskformer.SWIN, "out_features": ["stage1", "stage2", "stage3", "stage4"]},
-            "feature_size": 32,
+            "backbone_config": {**_RESIDUAL, "num_channels": 1},
             "hidden_dim": 32,
             "enforce_input_projection": True,
             "pre_norm": True,
             "decoder_layers": 2,
             "num_attention_heads": 2,
             "activation_function": "gelu",
+            "common_stride": 8,
             "num_labels": 5,
         },
     ),
