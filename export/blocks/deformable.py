@@ -29,14 +29,14 @@ class Levels(NamedTuple):
     shares: Tensor
     shown: Tensor | None
 
-    def around(self, boxes: Tensor, points: int) -> tuple[Tensor, Tensor]:
+    def around(self, boxes: Tensor, reach: float) -> tuple[Tensor, Tensor]:
         """Where in each map is looked, [B, Q, L, 2], and how far an offset of 1 reaches, [B or 1, Q or 1, L, 2]: around
-        points [B, Q, 2] of the picture as far as the next place, and in boxes [B, Q, 4], centres and sizes, as far as
-        ``points`` of these reach their edge."""
+        points [B, Q, 2] of the picture to the next place, and from the middle of boxes [B, Q, 4] as far as ``reach`` of
+        their sides."""
         middles = boxes[..., None, :2] * self.shares[:, None]
         if boxes.shape[-1] == 2:
             return middles, 1 / self.sizes[None, None]
-        return middles, boxes[..., None, 2:] * self.shares[:, None] * (0.5 / points)
+        return middles, boxes[..., None, 2:] * self.shares[:, None] * reach
 
     def anchors(self, side: float) -> Tensor:
         """A box [B or 1, S, 4] around each place: in the first map of that side, in each next one twice as large."""

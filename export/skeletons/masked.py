@@ -43,12 +43,12 @@ class DeformableLayer(nn.Module):
 
     def __init__(self, size: int, heads: int, points: int, intermediate: int) -> None:
         super().__init__()
-        self.self_attn, self.points = DeformableAttention(size, heads, levels=LEVELS, points=points), points
+        self.self_attn = DeformableAttention(size, heads, levels=LEVELS, points=points)
         self.mlp = MLP(size, intermediate, F.relu)
         self.self_attn_layer_norm, self.final_layer_norm = LayerNorm(size, _EPSILON), LayerNorm(size, _EPSILON)
 
     def forward(self, x: Tensor, places: Tensor, levels: Levels) -> Tensor:
-        around = levels.around(levels.centres, self.points)
+        around = levels.around(levels.centres, 1)
         x, _ = self.self_attn_layer_norm.add(self.self_attn(x + places, x, levels, *around), x)
         return self.final_layer_norm.add(self.mlp(x), x)[0]
 
