@@ -51,7 +51,7 @@ class FeatureMaps(nn.Module):
     def __init__(self, model: Backbone, taken: Sequence[int]) -> None:
         super().__init__()
         self.model, self.taken = model, tuple(taken)
-        self.norms = nn.ModuleList(model.read(number) for number in taken)
+        self.norms = nn.ModuleList(model.behind(number) for number in taken)
 
     def ports(self) -> tuple[Port, ...]:
         """A picture."""

@@ -393,9 +393,7 @@ KINDS: Mapping[str, ImageKind] = {
             ("PoolFormerImageProcessor", "poolformer", _enlarged),
         )
     },
-    "MaskFormerImageProcessor": replace(
-        _DETR, models=("maskformer",), resized=_bounded_up, detection=None, segmentation={}
-    ),
+    "MaskFormerImageProcessor": replace(_DETR, models=("maskformer",), resized=_bounded_up, detection=None),
     "Mask2FormerImageProcessor": replace(
         _DETR, models=("mask2former",), resized=_bounded_up, detection=None, segmentation={"side": 384}
     ),

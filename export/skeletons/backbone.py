@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         """Of the picture's sides, where they are free."""
         return {} if self.image is not None else {"height": Dim(self.least), "width": Dim(self.least)}
 
-    def read(self, number: int) -> nn.Module:
+    def behind(self, number: int) -> nn.Module:
         """What stands behind a map that another model reads, of its number: 0 is what the stem makes."""
         return nn.Identity()
 

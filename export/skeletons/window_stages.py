@@ -101,5 +101,5 @@ class WindowBackbone(Backbone):
         super().__init__(stem, stages, channels=channels)
         self.widths, self.epsilon = widths, epsilon
 
-    def read(self, number: int) -> nn.Module:
+    def behind(self, number: int) -> nn.Module:
         return _Read(LayerNorm(self.widths[number], self.epsilon))

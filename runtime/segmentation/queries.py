@@ -4,7 +4,8 @@ https://arxiv.org/abs/2107.06278"""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -26,7 +27,8 @@ class _Kept(NamedTuple):
     masks: np.ndarray
 
 
-class Queries(NamedTuple):
+@dataclass(frozen=True)
+class Queries:
     """Of ``class_queries_logits`` [Q, L + 1] and ``masks_queries_logits`` [Q, H, W].
 
     ``side``: masks are brought to so many pixels a side first, whatever the picture's; 0: they are taken as they are.
@@ -34,8 +36,8 @@ class Queries(NamedTuple):
 
     side: int = 0
 
-    outputs = ("class_queries_logits", "masks_queries_logits")
-    subtasks = ("panoptic", "instance", "semantic")
+    outputs: ClassVar[tuple[str, ...]] = ("class_queries_logits", "masks_queries_logits")
+    subtasks: ClassVar[tuple[str, ...]] = ("panoptic", "instance", "semantic")
 
     def told(self, said: Mapping[str, Any]) -> Queries:
         fields = Fields(dict(said), "processing.image.segmentation")
