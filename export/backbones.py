@@ -24,6 +24,8 @@ from precast.runtime.ports import Dim, Port
 __all__ = ["BackboneSpec", "FeatureMaps", "Inner", "read_inner"]
 
 _TIMM = "timm_backbone"
+# What MaskFormer calls a Swin, whose maps are read in front of what makes them smaller, as all backbones' are.
+_SPELLED = {"maskformer-swin": "swin"}
 # What loading, training and the way to a backbone's weights are told by.
 _UNREAD = frozenset({"model_type", "backbone", "features_only", "use_pretrained_backbone", "freeze_batch_norm_2d"})
 _UNREAD |= frozenset({"use_timm_backbone", "output_stride"})
@@ -133,10 +135,11 @@ class Inner:
     def names(self, prefix: str, to: str) -> Within:
         """Rules for its weights behind ``prefix``; ``to``: where the `FeatureMaps`, or what holds its model, are."""
         norms = (
-            Rename(f"hidden_states_norms.{_stage(place)}.*", f"norms.{number}.*")
+            Rename(f"hidden_states_norms.{name}.*", f"norms.{number}.*")
             for number, place in enumerate(self.taken)
+            for name in (_stage(place), place - 1)  # transformers', and those of MaskFormer's own Swin
         )
-        own = (*norms, *self.family.weights(self.spec), *self.family.body_names(self.spec))
+        own = (Rename("model.*", "*"), *norms, *self.family.weights(self.spec), *self.family.body_names(self.spec))
         return Within(prefix, (*_timm_names(len(self.widths) - 1), *own) if self.timm else own, to=to)
 
 
@@ -191,7 +194,7 @@ def read_inner(said: Mapping[str, Any]) -> Inner:
             raise ConfigError("a backbone whose output_stride is not 32 (dilation) is not honoured here")
         own = {**TIMM[str(name)], **{key: value for key, value in said.items() if key not in _UNREAD}}
     else:
-        own = dict(said)
+        own = {**said, "model_type": _SPELLED.get(str(kind), kind)}
     family = find_family(own["model_type"] if isinstance(own.get("model_type"), str) else kind)
     if family.body is None:
         raise ConfigError(f"a backbone of model_type {kind!r} cannot stand inside another model here")

@@ -32,6 +32,7 @@ __all__ = [
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
     "TOKEN_CLASSIFICATION",
+    "UNIVERSAL_SEGMENTATION",
     "VIDEO_CLASSIFICATION",
     "ZERO_SHOT_IMAGE",
     "ClassifierHead",
@@ -87,6 +88,7 @@ PRETRAINING = _BY_TASK["pretraining"]
 MASK_GENERATION = _BY_TASK["mask-generation"]
 VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
 SEMANTIC_SEGMENTATION = _BY_TASK["semantic-segmentation"]
+UNIVERSAL_SEGMENTATION = _BY_TASK["universal-segmentation"]
 DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 

@@ -56,6 +56,7 @@ class ImageKind:
         longest: the longest edge beside a ``size`` that is one number, where checkpoints do not say it.
         pads: the default of ``do_pad``; None: pictures are never padded.
         detection: how objects are made of a detector's outputs.
+        segmentation: how segments are made of the outputs of a model that gives them.
         frames: pictures are those of a video.
         made: makes all its steps of (fields, itself, file), where these are not those of other classes.
         crops: it looks for ``do_center_crop``. normalises: what ``do_normalize`` is by default; None: it is not looked
@@ -75,6 +76,7 @@ class ImageKind:
     longest: int | None = None
     pads: bool | None = None
     detection: Mapping[str, Any] | None = None
+    segmentation: Mapping[str, Any] | None = None
     frames: bool = False
     made: Callable[[Fields, ImageKind, str], tuple[Step, ...]] | None = None
     crops: bool = True
@@ -138,6 +140,18 @@ def _bounded(fields: Fields, sizes: Mapping[str, int], name: str, file: str, mul
         f"{file}: size is a shortest_edge and a longest_edge, a max_height and a max_width, or a height and a width, "
         f"here; it has {listing(sizes)}"
     )
+
+
+def _bounded_up(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
+    """The same, and sides rounded up to multiples of what size_divisor says, 0 or null for as they are."""
+    rule = f"a number of pixels, 0 to {MOST_EDGE}, or null"
+    by = value_or(fields, "size_divisor", rule, lambda v: type(v) is int and 0 <= v <= MOST_EDGE, 32)
+    [step] = _bounded(fields, sizes, name, file)
+    if by < 2:
+        return (step,)
+    if isinstance(step, Resize):
+        return (step._replace(height=-(-step.height // by) * by, width=-(-step.width // by) * by),)
+    return (step._replace(multiple=by, up=True),)  # type: ignore[call-arg]
 
 
 def _enlarged_by_256_over_224(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
@@ -379,6 +393,10 @@ KINDS: Mapping[str, ImageKind] = {
             ("PoolFormerImageProcessor", "poolformer", _enlarged),
         )
     },
+    "MaskFormerImageProcessor": replace(_DETR, models=("maskformer",), resized=_bounded_up, detection=None),
+    "Mask2FormerImageProcessor": replace(
+        _DETR, models=("mask2former",), resized=_bounded_up, detection=None, segmentation={"side": 384}
+    ),
     "YolosImageProcessor": replace(_DETR, models=("yolos",), resized=partial(_bounded, multiple=16)),
     "DetrImageProcessor": _DETR,
     "ConditionalDetrImageProcessor": replace(_DETR, models=("conditional_detr",), detection=_BEST_100),

@@ -34,14 +34,15 @@ def read_folder(folder: Path, model_type: str) -> dict[str, Any]:
 
 def image_reading(read: Callable[[str], Any], model_type: str) -> dict[str, Any]:
     """What an artifact says of a checkpoint's image processor: its ``steps``, and how objects are made of a detector's
-    outputs (``detection``), where its class says so.
+    outputs (``detection``), or segments of others' (``segmentation``), where its class says so.
 
     Raises:
         what `image_steps` raises.
     """
     kind, steps = _read(read, model_type)
     said: dict[str, Any] = {"steps": [step.to_json() for step in steps]}
-    return said | ({} if kind.detection is None else {"detection": dict(kind.detection)})
+    read_so = {"detection": kind.detection, "segmentation": kind.segmentation}
+    return said | {name: dict(how) for name, how in read_so.items() if how is not None}
 
 
 def image_steps(read: Callable[[str], Any], model_type: str) -> tuple[Step, ...]:

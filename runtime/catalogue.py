@@ -206,7 +206,18 @@ _ROWS = (
         outs=(Out("logits", ("batch", "labels", "rows", "columns"), "logits", axis=-3),),
         metric="divergence",
     ),
-    TaskFacts("image-segmentation", served_by=("semantic-segmentation",)),
+    TaskFacts(
+        "universal-segmentation",
+        endings=("ForUniversalSegmentation", "ForInstanceSegmentation"),
+        auto="AutoModelForUniversalSegmentation",
+        gives="``class_queries_logits``: labels of each segment a picture may hold, and ``masks_queries_logits``, "
+        "where it is.",
+        outs=(
+            Out("class_queries_logits", ("batch", "queries", "labels"), "logits"),
+            Out("masks_queries_logits", ("batch", "queries", "rows", "columns"), "scores", axis=-3),
+        ),
+    ),
+    TaskFacts("image-segmentation", served_by=("semantic-segmentation", "universal-segmentation")),
     TaskFacts(
         "depth-estimation",
         endings=("ForDepthEstimation",),

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["bicubic", "bilinear_weights", "likeliest", "smallest_integers"]
+__all__ = ["banded", "bicubic", "bilinear", "bilinear_weights", "likeliest", "nearest", "smallest_integers"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -22,7 +22,7 @@ def likeliest(scores: Array, height: int, width: int) -> Array:
     """Scores of classes [L, H, W] -> the number of the largest at every place of the map at another size
     [height, width], resampled bilinearly."""
     made = np.empty((height, width), smallest_integers(len(scores)))
-    for rows, values in _bands(np.asarray(scores, np.float32), height, width):
+    for rows, values in banded(np.asarray(scores, np.float32), height, width):
         made[rows] = values.argmax(0)
     return made
 
@@ -30,6 +30,20 @@ def likeliest(scores: Array, height: int, width: int) -> Array:
 def smallest_integers(count: int) -> np.dtype[Any]:
     """The smallest type of the numbers 0 to ``count - 1``."""
     return np.min_scalar_type(max(count - 1, 0))
+
+
+def bilinear(values: Array, height: int, width: int) -> Array:
+    """Maps [L, H, W] -> [L, height, width]."""
+    made = np.empty((len(values), height, width), np.float32)
+    for rows, wide in banded(np.asarray(values, np.float32), height, width):
+        made[:, rows] = wide
+    return made
+
+
+def nearest(count: int, size: int) -> Array:
+    """Which of ``count`` places each of ``size`` new ones has the value of: the one nearest before it."""
+    scale = np.float32(count) / np.float32(size)
+    return np.minimum((np.arange(size, dtype=np.float32) * scale).astype(np.int64), count - 1)
 
 
 def bicubic(values: Array, height: int, width: int) -> Array:
@@ -57,7 +71,7 @@ def bilinear_weights(count: int, size: int) -> Array:
     return weights
 
 
-def _bands(maps: Array, height: int, width: int) -> Iterator[tuple[slice, Array]]:
+def banded(maps: Array, height: int, width: int) -> Iterator[tuple[slice, Array]]:
     """Maps [L, H, W] at another size, a few rows [L, R, width] at a time."""
     up, low, down = _neighbours(maps.shape[1], height)
     left, right, across = _neighbours(maps.shape[2], width)

@@ -11,20 +11,25 @@ from torch import Tensor, nn
 from precast.export.blocks.tables import Table
 from precast.runtime.ports import Dim
 
-__all__ = ["GridSines", "LearnedPlaces", "PointSines", "SinePlaces", "mask_at"]
+__all__ = ["GridSines", "LearnedPlaces", "PointSines", "SinePlaces", "mask_at", "nearest"]
 
 _EPSILON = 1e-6
 
 
 def mask_at(mask: Tensor, rows: int, columns: int) -> Tensor:
-    """A mask [B, H, W] of pixels at a map's size, [B, R, C]: each place has the nearest pixel's, found in float32 as
-    everybody does."""
-    for axis, size in ((1, rows), (2, columns)):
-        place = torch.arange(size, device=mask.device).to(torch.float32)
-        pixels = torch.arange(mask.shape[axis], device=mask.device).to(torch.float32)
+    """A mask [B, H, W] of pixels at a map's size, [B, R, C]: each place has the nearest pixel's."""
+    return nearest(mask, rows, columns, 1)
+
+
+def nearest(x: Tensor, rows: int, columns: int, axis: int) -> Tensor:
+    """Rows from ``axis`` on, and columns behind it, of another number: each has what is nearest before it, found in
+    float32 as everybody does."""
+    for where, size in ((axis, rows), (axis + 1, columns)):
+        place = torch.arange(size, device=x.device).to(torch.float32)
+        pixels = torch.arange(x.shape[where], device=x.device).to(torch.float32)
         step = (pixels[-1:] + 1) / (place[-1:] + 1)
-        mask = mask.index_select(axis, (place * step).to(torch.int64))
-    return mask
+        x = x.index_select(where, (place * step).to(torch.int64))
+    return x
 
 
 class SinePlaces(nn.Module):

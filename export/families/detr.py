@@ -117,10 +117,10 @@ def detector_heads(
     return {heads.BASE: base, heads.OBJECT_DETECTION: detection}
 
 
-def layer_names(side: str) -> tuple[Rule, ...]:
-    """Of an encoder's or a decoder's layers, as transformers 5 and 4 write them."""
+def layer_names(layer: str) -> tuple[Rule, ...]:
+    """What stands in a layer, as transformers 5 and 4 write it."""
     return tuple(
-        Rename(f"{side}.layers.{{}}.{old}.*", f"{side}.layers.{{}}.{new}.*")
+        Rename(f"{layer}{old}.*", f"{layer}{new}.*")
         for old, new in (
             ("self_attn.out_proj", "self_attn.o_proj"),
             ("encoder_attn.out_proj", "encoder_attn.o_proj"),
@@ -147,8 +147,8 @@ def names(spec: Any) -> tuple[Rule, ...]:
             for part in ("row", "column")
         ),
         Rename("input_projection.*", "model.projection.*"),
-        *layer_names("encoder"),
-        *layer_names("decoder"),
+        *layer_names("encoder.layers.{}."),
+        *layer_names("decoder.layers.{}."),
         Rename("encoder.layers.*", "model.encoder.*"),
         Rename("encoder.layernorm.*", "model.norm.*"),
         Rename("decoder.*", "model.decoder.*"),

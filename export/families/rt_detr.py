@@ -204,7 +204,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
             for place, part in enumerate(("convolution", "norm"))
         ),
         Rename("encoder.encoder.{}.layers.*", "encoder.aifi.{}.layers.*"),
-        *detr.layer_names("encoder.aifi.{}"),
+        *detr.layer_names("encoder.aifi.{}.layers.{}."),
         Rename("encoder.*.conv.weight", "encoder.*.convolution.weight"),
         Rename("encoder.*", "model.encoder.*"),
         *(
@@ -225,7 +225,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         *(Rename(f"decoder.bbox_embed.{number}.*", f"model.decoder.refine.{number}.*") for number in range(last)),
         *(Ignore(f"decoder.{old}.*") for old, _ in heads_of),
         Rename("decoder.query_pos_head.*", "model.decoder.placed.*"),
-        *detr.layer_names("decoder"),
+        *detr.layer_names("decoder.layers.{}."),
         Rename("decoder.*", "model.decoder.*"),
         Ignore("denoising_class_embed.*"),
     )

@@ -44,10 +44,13 @@ class PlacedAttention(nn.Module):
         self.heads, self.scale = heads, (hidden // heads) ** -0.5
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(hidden, hidden) for _ in range(4))
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """query [B, S, H], key and value [B, T, H], mask [B, T] of visible keys -> [B, S, H]."""
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
+        """query [B, S, H], key and value [B, T, H], mask [B, T] of visible keys, bias [B, 1, S, T] that is added to
+        scores -> [B, S, H]."""
         query, key, value = self.q_proj(query), self.k_proj(key), self.v_proj(value)
-        return self.o_proj(attention(query, key, value, mask=mask, heads=self.heads, scale=self.scale))
+        return self.o_proj(attention(query, key, value, mask=mask, bias=bias, heads=self.heads, scale=self.scale))
 
 
 class EncoderLayer(nn.Module):
@@ -82,7 +85,7 @@ class DecoderLayer(nn.Module):
         self.self_attn, self.encoder_attn, self.mlp = attention, cross, mlp
         self.self_attn_layer_norm, self.encoder_attn_layer_norm, self.final_layer_norm = norms
 
-    def forward(self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor | None) -> Tensor:
         """Objects x [B, Q, H] and their positions; the map as states [B, S, H], and with its positions."""
         placed = x + queries
         x, _ = self.self_attn_layer_norm.add(self.self_attn(placed, placed, x), x)
@@ -93,7 +96,7 @@ class DecoderLayer(nn.Module):
 class PreNormDecoderLayer(DecoderLayer):
     """The same with each norm in front of what it is for."""
 
-    def forward(self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, queries: Tensor, source: Tensor, placed_source: Tensor, mask: Tensor | None) -> Tensor:
         normed = self.self_attn_layer_norm(x)
         placed = normed + queries
         normed, x = self.encoder_attn_layer_norm.add(self.self_attn(placed, placed, normed), x)
@@ -109,8 +112,8 @@ class Decoder(nn.Module):
         self.layers, self.layernorm = nn.ModuleList(layers), norm
         self.queries = nn.Parameter(torch.empty(queries, hidden))
 
-    def forward(self, source: Tensor, places: Tensor, mask: Tensor) -> Tensor:
-        """A map's states [B, S, H], their positions, and a mask [B, S] -> objects [B, Q, H]."""
+    def forward(self, source: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
+        """A map's states [B, S, H], their positions, and a mask [B, S] or None -> objects [B, Q, H]."""
         queries = self.queries.expand(source.shape[0], -1, -1)
         x, placed = torch.zeros_like(queries), source + places
         for layer in self.layers:

@@ -36,16 +36,21 @@ class ImageProcessor:
     """Pictures to model inputs, by the steps an artifact lists; upstream's call and result. Safe to call from many
     threads.
 
-    ``detection``: how its class makes objects of a detector's outputs (`precast.runtime.tasks._boxes`), or None.
+    ``detection``: how its class makes objects of a detector's outputs (`precast.runtime.tasks._boxes`), or None;
+    ``segmentation``: how it makes segments of others' (`precast.runtime.segmentation`), or None.
     """
 
     def __init__(
-        self, steps: Sequence[Step], port: str | None = None, detection: Mapping[str, Any] | None = None
+        self,
+        steps: Sequence[Step],
+        port: str | None = None,
+        detection: Mapping[str, Any] | None = None,
+        segmentation: Mapping[str, Any] | None = None,
     ) -> None:
         self.steps = tuple(steps)
         numbered = any(isinstance(step, Colours) for step in self.steps)
         self.port = port if port is not None else "input_ids" if numbered else "pixel_values"
-        self.detection = detection
+        self.detection, self.segmentation = detection, segmentation
         self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
         self.model_input_names = [self.port] if self._pad is None else [self.port, MASK]
         self.frames = any(isinstance(step, Frames) for step in self.steps)
@@ -63,8 +68,8 @@ class ImageProcessor:
 
     @classmethod
     def _read(cls, fields: Fields, port: str | None) -> ImageProcessor:
-        detection = fields.data("detection") if "detection" in fields else None
-        return cls(read_steps(fields), port, detection)
+        said = (fields.data(name) if name in fields else None for name in ("detection", "segmentation"))
+        return cls(read_steps(fields), port, *said)
 
     def __repr__(self) -> str:
         return f"ImageProcessor({', '.join(step.to_json()['op'] for step in self.steps)})"

@@ -115,7 +115,7 @@ class Fit(NamedTuple):
     """As large as bounds allow, in proportion: to a ``shortest`` edge, but no edge longer than ``longest``; or as large
     as fits into ``height`` and ``width``.
 
-    ``multiple``: edges are rounded down to a multiple of so many pixels.
+    ``multiple``: edges are rounded down to a multiple of so many pixels; ``up``: or up.
     """
 
     filter: str
@@ -124,6 +124,7 @@ class Fit(NamedTuple):
     height: int = 0
     width: int = 0
     multiple: int = 1
+    up: bool = False
 
     @classmethod
     def read(cls, fields: Fields) -> Fit:
@@ -132,7 +133,8 @@ class Fit(NamedTuple):
         if set(sizes) not in ({"height", "width"}, {"shortest", "longest"}):
             fields.fail("", "given either shortest and longest, or height and width", sorted(sizes))
         multiple = _edge(fields, "multiple") if "multiple" in fields else 1
-        return cls(fields.choice("filter", FILTERS), **sizes, multiple=multiple)
+        up = fields.flag("up", False)
+        return cls(fields.choice("filter", FILTERS), **sizes, multiple=multiple, up=up)
 
     def to_json(self) -> dict[str, Any]:
         size = (
@@ -140,7 +142,8 @@ class Fit(NamedTuple):
             if self.shortest
             else {"height": self.height, "width": self.width}
         )
-        steps = {"multiple": self.multiple} if self.multiple > 1 else {}
+        steps: dict[str, Any] = {"multiple": self.multiple} if self.multiple > 1 else {}
+        steps |= {"up": True} if self.up else {}
         return {"op": "fit", **size, **steps, "filter": self.filter}
 
     def __call__(self, picture: Image) -> Image:
@@ -153,6 +156,10 @@ class Fit(NamedTuple):
 
     def _edges(self, width: int, height: int) -> tuple[int, int]:
         """The new width and height, each rounded where upstream rounds."""
+        if self.up:
+            free = self._replace(multiple=1, up=False)._edges(width, height)
+            across, down = (-(-side // self.multiple) * self.multiple for side in free)
+            return across, down
         if not self.shortest:
             share = min(self.height / height, self.width / width)
             return int(width * share), int(height * share)

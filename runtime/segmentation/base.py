@@ -23,11 +23,13 @@ class Segment(NamedTuple):
 
 class Thresholds(NamedTuple):
     """What upstream's pipeline calls ``threshold``, ``mask_threshold`` and ``overlap_mask_area_threshold``: the least
-    score of a segment, the least probability of its pixels, and what share of these no other segment may have taken."""
+    score of a segment, the least probability of its pixels, and what share of these no other segment may have taken;
+    and labels whose segments are one together, which upstream's image processors call ``label_ids_to_fuse``."""
 
     score: float = 0.9
     mask: float = 0.5
     overlap: float = 0.5
+    fused: frozenset[int] = frozenset()
 
 
 class Segmenter(Protocol):
@@ -38,8 +40,14 @@ class Segmenter(Protocol):
             default.
     """
 
-    outputs: tuple[str, ...]
-    subtasks: tuple[str, ...]
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def subtasks(self) -> tuple[str, ...]: ...
+
+    def told(self, said: Mapping[str, Any]) -> Segmenter:
+        """This kind as an image processor's class reads it: ``processing.image.segmentation`` of a manifest."""
 
     def keep(self, outputs: Mapping[str, np.ndarray], size: Size) -> Any:
         """What `segments` needs of the outputs for one picture of that size, which have no batch axis."""

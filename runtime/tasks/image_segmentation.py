@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class ImageSegmentation(SizedPictureTask):
     segment is. Scores are None where a model gives none.
 
     ``subtask`` is "panoptic", "instance" or "semantic", what the model can do of that; by default the first of them.
+    ``label_ids_to_fuse``: labels whose segments are one together in panoptic results, none by default.
     """
 
     name = "image-segmentation"
@@ -36,6 +37,9 @@ class ImageSegmentation(SizedPictureTask):
             )
         self._kind = found
         super().__init__(model, **defaults)
+        said = getattr(self.reader.image_processor, "segmentation", None)
+        if said is not None:
+            self._kind = found.told(said)
 
     def check(
         self,
@@ -44,6 +48,7 @@ class ImageSegmentation(SizedPictureTask):
         threshold: float | None = None,
         mask_threshold: float | None = None,
         overlap_mask_area_threshold: float | None = None,
+        label_ids_to_fuse: Iterable[int] | None = None,
     ) -> dict[str, Any]:
         checked: dict[str, Any] = {}
         if subtask is not None:
@@ -52,6 +57,11 @@ class ImageSegmentation(SizedPictureTask):
         for name, value in given:
             if value is not None:
                 checked[name] = arguments.number(name, value)
+        if label_ids_to_fuse is not None:
+            given_ids = arguments.entries("label_ids_to_fuse", label_ids_to_fuse, "numbers of labels")
+            checked["label_ids_to_fuse"] = frozenset(
+                arguments.whole("a label of label_ids_to_fuse", one, 0) for one in given_ids
+            )
         return checked
 
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> Any:
@@ -59,6 +69,7 @@ class ImageSegmentation(SizedPictureTask):
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         given = {field: parameters[name] for name, field in _THRESHOLDS.items() if name in parameters}
+        given["fused"] = parameters.get("label_ids_to_fuse", frozenset())
         subtask = parameters.get("subtask", self._kind.subtasks[0])
         size = self.size_of(request.rows[0])
         segments = self._kind.segments(kept[0], size, subtask, Thresholds(**given))

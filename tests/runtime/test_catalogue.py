@@ -18,6 +18,7 @@ from precast.runtime.tasks import TASKS
 # Tasks that no metric is computed of so far: low precision is refused for them.
 UNJUDGED = {
     "mask-generation",
+    "universal-segmentation",
 }
 
 

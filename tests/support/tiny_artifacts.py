@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import BASE, CAUSAL_LM, HEADS, OBJECT_DETECTION, SEQ2SEQ_LM, Head
+from precast.export.heads import BASE, CAUSAL_LM, HEADS, OBJECT_DETECTION, SEQ2SEQ_LM, UNIVERSAL_SEGMENTATION, Head
 from support import oracle
 from support.tokenizer_samples import byte_level, wordpiece, write_json
 from support.workers import once
@@ -63,6 +64,18 @@ def pictures_checkpoint(model_type: str) -> tuple[Path, Any]:
     """A tiny model of pictures of 30 x 30 under its last head, with what reads its inputs; and upstream's of it."""
     folder = once(f"checkpoint-{model_type}", partial(_make_pictures, model_type))
     kind = getattr(transformers, str(_last_head(model_type).facts.auto))
+    return folder, kind.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def segmenter(model_type: str) -> Path:
+    """The artifact of `segmenter_checkpoint`. Do not change it: copy it first."""
+    return _exported(f"segmenter-{model_type}", partial(_make_segmenter, model_type))
+
+
+def segmenter_checkpoint(model_type: str) -> tuple[Path, Any]:
+    """A tiny model of 12 segments and 70 labels, which it is sure of; and upstream's of it. Do not change it."""
+    folder = once(f"checkpoint-segmenter-{model_type}", partial(_make_segmenter, model_type))
+    kind = transformers.AutoModelForUniversalSegmentation
     return folder, kind.from_pretrained(folder, attn_implementation="eager").eval()
 
 
@@ -122,6 +135,35 @@ def _make_pictures(model_type: str, folder: Path) -> None:
     if model_type == "sam":
         settings |= {"size": {"longest_edge": 24}, "pad_size": {"height": 24, "width": 24}}
     write_json(folder / "preprocessor_config.json", settings)
+
+
+def _make_segmenter(model_type: str, folder: Path) -> None:
+    family = find_family(model_type)
+    # So many labels that upstream sorts the likeliest of them.
+    overrides: dict[str, Any] = {"num_labels": 70}
+    if model_type == "maskformer":
+        small = family.variations[0]
+        backbone = {**small["backbone_config"], "num_channels": 3}
+        overrides |= {"backbone_config": backbone, "decoder_config": {**small["decoder_config"], "num_queries": 12}}
+    else:
+        overrides["num_queries"] = 12
+    config, model = oracle.upstream(model_type, UNIVERSAL_SEGMENTATION, overrides)
+    made: Any = model
+    with torch.no_grad():  # queries that differ, sure of their labels, of which none has all of a picture
+        made.class_predictor.weight.mul_(6)
+        made.model.transformer_module.queries_embedder.weight.mul_(6)
+        pixels = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+        mean = made.model(pixel_values=pixels).pixel_decoder_last_hidden_state.mean((0, 2, 3))
+        made.model.pixel_level_module.decoder.mask_projection.bias.sub_(mean)
+        mean, seed = made(pixel_values=pixels).class_queries_logits.mean((0, 1)), torch.Generator().manual_seed(3)
+        made.class_predictor.bias.sub_(mean - 5 * torch.randn(71, generator=seed))  # some labels are of several
+        for value in made.class_predictor.parameters():
+            value.mul_(2)
+    oracle.save_checkpoint(folder, config, model)
+    names = {"maskformer": "MaskFormer", "mask2former": "Mask2Former"}
+    settings = {"image_processor_type": f"{names[model_type]}ImageProcessor", "size_divisor": 16}
+    size = {"shortest_edge": 70, "longest_edge": 110}
+    write_json(folder / "preprocessor_config.json", {**settings, "size": size})
 
 
 def _make_detector(model_type: str, folder: Path) -> None:

@@ -26,6 +26,8 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import E
 from transformers.models.glpn.image_processing_pil_glpn import GLPNImageProcessorPil
 from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
 from transformers.models.levit.image_processing_pil_levit import LevitImageProcessorPil
+from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
+from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
 from transformers.models.mobilevit.image_processing_pil_mobilevit import MobileViTImageProcessorPil
@@ -62,6 +64,8 @@ UPSTREAM: dict[str, Any] = {
     "EfficientNetImageProcessor": EfficientNetImageProcessorPil,
     "GLPNImageProcessor": GLPNImageProcessorPil,
     "LevitImageProcessor": LevitImageProcessorPil,
+    "Mask2FormerImageProcessor": Mask2FormerImageProcessorPil,
+    "MaskFormerImageProcessor": MaskFormerImageProcessorPil,
     "MobileNetV1ImageProcessor": MobileNetV1ImageProcessorPil,
     "MobileNetV2ImageProcessor": MobileNetV2ImageProcessorPil,
     "MobileViTImageProcessor": MobileViTImageProcessorPil,
@@ -138,6 +142,17 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
             {"size": {"height": 37, "width": 23}, "pad_size": {"height": 40, "width": 50}},
         )
     ],
+    *[
+        ("MaskFormerImageProcessor", settings)
+        for settings in (
+            {"size": 64, "max_size": 100},
+            {"size": {"shortest_edge": 61, "longest_edge": 200}, "resample": 3, "size_divisor": 16},
+            {"size": {"shortest_edge": 40, "longest_edge": 1000}, "size_divisor": 0, "image_std": [0.3, 0.4, 0.5]},
+            {"size": {"max_height": 140, "max_width": 150}, "do_normalize": False},
+            {"size": {"height": 37, "width": 23}, "pad_size": {"height": 80, "width": 70}},
+        )
+    ],
+    ("Mask2FormerImageProcessor", {"size": {"shortest_edge": 50, "longest_edge": 70}, "size_divisor": 8}),
     ("RTDetrImageProcessor", {"size": {"height": 37, "width": 23}, "do_normalize": True, "do_pad": True}),
     (
         "Swin2SRImageProcessor",
@@ -288,8 +303,8 @@ def test_a_section_of_processor_config_comes_first() -> None:
     [
         ({}, "its checkpoint came without preprocessor_config.json"),
         (
-            {FILES[1]: {"image_processor_type": "Mask2FormerImageProcessor"}},
-            "names Mask2FormerImageProcessor, which is",
+            {FILES[1]: {"image_processor_type": "NougatImageProcessor"}},
+            "names NougatImageProcessor, which is",
         ),
         ({FILES[1]: {"do_pad": True}}, "asks for do_pad, which is not done here"),
         ({FILES[1]: {"size": {"longest_edge": 3}}}, "a shortest_edge, here; it has longest_edge"),

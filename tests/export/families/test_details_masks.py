@@ -1,0 +1,80 @@
+"""Models of segments that queries ask for: what T1 does not see. Backbones of windows, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support.oracle import apart, float64, sources, upstream, widened
+
+from precast.export.blocks.tables import fill_tables
+from precast.export.blocks.windows import FreeWindows, Windows
+from precast.export.families import find_family
+from precast.export.families.maskformer import SWIN
+from precast.export.heads import UNIVERSAL_SEGMENTATION
+from precast.export.reference import build
+from precast.runtime.errors import ConfigError
+
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 40), (75, 51)])
+def test_mask2former_stands_on_windows(height: int, width: int) -> None:
+    """Whose norms have other names than those of MaskFormer's own Swin; of some stages, too."""
+    said = {"backbone_config": {**SWIN, "qkv_bias": False, "out_features": STAGES[1:]}, "common_stride": 8}
+    config, narrow = upstream("mask2former", UNIVERSAL_SEGMENTATION, said)
+    model: Any = widened(narrow)
+    ours = build(config, sources(model), dtype=torch.float64)
+    pixels = torch.randn(2, 3, height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with float64():
+        expected = model(pixel_values=pixels)
+    with torch.no_grad():
+        made = ours.parts[0].module(pixel_values=pixels)
+    for name, value in made.items():
+        assert apart(value, expected[name]) <= 1, name
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(9, 9), (8, 5), (7, 13), (4, 4), (3, 2)])
+@pytest.mark.parametrize("shift", [0, 2])
+def test_windows_of_any_size_are_those_of_one(rows: int, columns: int, shift: int) -> None:
+    """Each row of a grid is in the same window, beside the same ones, and hidden from the same ones."""
+    free, fixed = FreeWindows(4, shift), Windows(rows, columns, size=4, shift=shift)
+    for module in (free, fixed):
+        fill_tables(module, torch.float64)
+    grid = free(torch.zeros(1), rows, columns)
+    order, mask = fixed.order(), None if fixed.mask is None else fixed.mask()
+    wanted = order.view(16, -1).t() if shift else order.view(-1, 16)
+    torch.testing.assert_close(grid.order.view(-1, 16), wanted, rtol=0, atol=0)
+    torch.testing.assert_close(grid.order[grid.back], torch.arange(rows * columns), rtol=0, atol=0)
+    assert (grid.kinds is None) == (mask is None)
+    if grid.kinds is not None:
+        assert free.masks is not None
+        torch.testing.assert_close(free.masks()[grid.kinds], mask, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "message"),
+    [
+        ("maskformer", {"use_auxiliary_loss": True}, "'use_auxiliary_loss' is True, and only False is honoured"),
+        (
+            "maskformer",
+            {"decoder_config": {"auxiliary_loss": True}},
+            "'decoder_config.auxiliary_loss' is True, and only",
+        ),
+        ("maskformer", {"backbone": "resnet50"}, "'backbone' is 'resnet50', and only None is honoured"),
+        (
+            "maskformer",
+            {"backbone_config": {**SWIN, "use_absolute_embeddings": True}},
+            "a Swin whose 'use_absolute_embeddings' is true cannot stand inside another model",
+        ),
+        ("mask2former", {"backbone_config": {**SWIN, "out_features": ["stage4"]}}, "gives 1 maps, and 3 at least"),
+        ("mask2former", {"feature_strides": [], "backbone_config": SWIN}, "'feature_strides' and 'common_stride' are"),
+        ("mask2former", {"backbone_config": {"model_type": "vit"}}, "of model_type 'vit' cannot stand inside another"),
+        ("mask2former", {"use_timm_backbone": True}, "'use_timm_backbone' is True, and only False is honoured"),
+    ],
+)
+def test_what_is_not_honoured_is_told(name: str, said: dict[str, Any], message: str) -> None:
+    family = find_family(name)
+    with pytest.raises(ConfigError, match=message):
+        family.heads[UNIVERSAL_SEGMENTATION](family.read({"model_type": name, **said}), frozenset())
