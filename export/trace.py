@@ -170,8 +170,10 @@ _WHOLE = frozenset(
         *(_ATEN.conv2d.default, _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.matmul.default),
         *(
             _ATEN.batch_norm.default,
+            _ATEN.grid_sampler.default,
             _ATEN.group_norm.default,
             _ATEN.max_pool2d.default,
+            _ATEN.softmax.int,
             _ATEN.sym_size.int,
             _ATEN.where.ScalarOther,
             _ATEN.where.ScalarSelf,

@@ -15,7 +15,7 @@ from precast.runtime.fields import Fields, is_number
 from precast.runtime.flow import Flow
 from precast.runtime.model import Model, Outputs
 
-__all__ = ["KeypointModel", "Matching", "Selection"]
+__all__ = ["KeypointModel", "Matching", "Selection", "chosen", "overwrite"]
 
 
 class Selection(NamedTuple):
@@ -52,20 +52,17 @@ class Selection(NamedTuple):
 class Matching(NamedTuple):
     """Which keypoints match: those that are each other's surest, and surer than a number.
 
-    ``hides``: scores up to that number are 0. ``layers``: of a model that never stops early. ``overwrites``: see
-    `_overwritten`.
+    ``hides``: scores up to that number are 0. ``layers``: of a model that never stops early.
     """
 
     above: float
     hides: bool = False
-    overwrites: bool = False
     layers: int | None = None
 
     @classmethod
     def read(cls, fields: Fields) -> Matching:
         above = fields.take("above", "a number", is_number)
-        hides, overwrites = fields.flag("hides", False), fields.flag("overwrites", False)
-        made = cls(float(above), hides, overwrites, fields.optional_count("layers", None))
+        made = cls(float(above), fields.flag("hides", False), fields.optional_count("layers", None))
         fields.close()
         return made
 
@@ -84,6 +81,24 @@ class Matching(NamedTuple):
         other = np.where(back, np.take_along_axis(scores, second, axis=1), zero)
         matches = np.where(valid, first, -1), np.where(back & np.take_along_axis(valid, second, axis=1), second, -1)
         return np.stack(matches, axis=1), np.stack((scores, other), axis=1)
+
+
+def chosen(selection: Selection, score_map: Array, image_size: Array) -> dict[str, Array]:
+    """Keypoints of pictures or pairs of them, their scores and a mask, filled up to the most; there is one at least, which
+    may be none.
+
+    Args:
+        score_map: [B, H, W] or [B, 2, H, W]. image_size: [B, 2], width and height.
+    """
+    rows, number = score_map.shape[:-2], score_map.dtype
+    found = [selection(one) for one in score_map.reshape(-1, *score_map.shape[-2:])]
+    most = max(1, *(len(own) for _, own in found))
+    keypoints = np.zeros((len(found), most, 2), number)
+    scores, mask = np.zeros((len(found), most), number), np.zeros((len(found), most), np.int64)
+    for row, (places, own) in enumerate(found):
+        keypoints[row, : len(own)], scores[row, : len(own)], mask[row, : len(own)] = places, own, 1
+    keypoints = keypoints.reshape(*rows, most, 2) / image_size.reshape(rows[0], *(1,) * len(rows), 2)
+    return {"keypoints": keypoints, "scores": scores.reshape(*rows, most), "mask": mask.reshape(*rows, most)}
 
 
 class KeypointModel(Model):
@@ -111,29 +126,13 @@ class KeypointModel(Model):
         given = self._inputs.checked(inputs)
         if "pixel_values" not in given:
             raise InputError(f"input 'pixel_values' is needed; received: {', '.join(given) or 'nothing'}.")
-        chosen = "keypoints" in given
-        if not chosen:
+        if "keypoints" not in given:
             maps = self.flow.run(given)
-            given = {name: maps[name] for name in ("descriptor_map", "image_size")} | self._chosen(given, maps)
+            given = {name: maps[name] for name in ("descriptor_map", "image_size")} | chosen(
+                self.selection, maps["score_map"], maps["image_size"]
+            )
         names = {port.name for part in self.flow.parts.values() for port in part.component.inputs}
         return self._answer({name: value for name, value in given.items() if name in names}, given)
-
-    def _chosen(self, given: Mapping[str, Array], maps: Mapping[str, Array]) -> dict[str, Array]:
-        """Keypoints of every picture, their scores, and a mask; there is one at least, which may be none."""
-        pixels, scores = given["pixel_values"], maps["score_map"]
-        rows = scores.shape[:-2]
-        found = [self.selection(one) for one in scores.reshape(-1, *scores.shape[-2:])]
-        most = max(1, *(len(one) for _, one in found))
-        keypoints = np.zeros((len(found), most, 2), np.float32)
-        values, mask = np.zeros((len(found), most), np.float32), np.zeros((len(found), most), np.int64)
-        for row, (places, own) in enumerate(found):
-            keypoints[row, : len(own)], values[row, : len(own)], mask[row, : len(own)] = places, own, 1
-        keypoints /= np.array(pixels.shape[:-3:-1], np.float32)
-        return {
-            "keypoints": keypoints.reshape(*rows, most, 2),
-            "scores": values.reshape(*rows, most),
-            "mask": mask.reshape(*rows, most),
-        }
 
     def _answer(self, read: Mapping[str, Array], given: Mapping[str, Array]) -> Outputs:
         made = self.flow.run(read)
@@ -150,14 +149,14 @@ class KeypointModel(Model):
         outputs = {"matches": matches, "matching_scores": scores, "keypoints": keypoints}
         if "prune" in made:
             outputs["prune"] = made["prune"]
-            _overwrite(matches, scores, made["prune"], mask)
+            overwrite(matches, scores, made["prune"], mask)
         elif self.matching.layers is not None:
             outputs["prune"] = np.full(scores.shape, self.matching.layers, scores.dtype)
         outputs["mask"] = mask.astype(np.int32)
         return Outputs({name: value[:, :, :count] for name, value in outputs.items()})
 
 
-def _overwrite(matches: Array, scores: Array, prune: Array, mask: Array) -> None:
+def overwrite(matches: Array, scores: Array, prune: Array, mask: Array) -> None:
     """Take the match of the last keypoint of a picture of which fewer are left than of the other.
 
     Upstream fills up what is left of it with the number -1, and writes what these have, nothing, to the place of that

@@ -150,10 +150,11 @@ class _Matcher(Matcher):
                 answer = tuple(torch.where(chosen, new, old) for new, old in zip(now, answer, strict=True))
             if name in self.confidence:
                 sure, limit = torch.sigmoid(self.confidence[name](x))[..., 0], self._limit(number)
-                unsure = ((sure < limit) & (seen != 0)).view(batch, 2 * count).sum(dim=1)
+                unsure = torch.logical_and(sure < limit, seen != 0).view(batch, 2 * count).sum(dim=1)
                 share = unsure.to(torch.float32) / mask.sum(dim=(1, 2)).clamp_min(1)
-                running = running & (share.neg() + 1.0 <= self.spec.depth_confidence)
-                keep = (torch.sigmoid(now[1]).view(2 * batch, count) > 1 - self.spec.width_confidence) | (sure <= limit)
+                running = torch.logical_and(running, share.neg() + 1.0 <= self.spec.depth_confidence)
+                likely = torch.sigmoid(now[1]).view(2 * batch, count) > 1 - self.spec.width_confidence
+                keep = torch.logical_or(likely, sure <= limit)
                 seen = seen * keep.to(torch.int64)
                 prune = prune + seen.view(batch, 2, count) * running[:, None, None].to(torch.int64)
         made = {"assignment": self._assignment(*answer)}
@@ -211,7 +212,7 @@ FAMILY = Family(
     weights=_weights,
     inert=frozenset({"hidden_size", "intermediate_size", "tie_word_embeddings"}),  # always those of descriptor_dim
     tiny={"keypoint_detector_config": {"model_type": "superpoint", **superpoint.FAMILY.tiny}, "descriptor_dim": 16}
-    | {"num_hidden_layers": 3, "num_attention_heads": 2, "depth_confidence": 0.4, "width_confidence": 0.5},
+    | {"num_hidden_layers": 2, "num_attention_heads": 2, "depth_confidence": 0.4, "width_confidence": 0.5},
     variations=(
         {"descriptor_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
         | {"depth_confidence": -1.0, "width_confidence": -1.0, "filter_threshold": 0.01, "hidden_act": "relu"}

@@ -185,7 +185,7 @@ FAMILY = Family(
     inert=frozenset({"tie_word_embeddings"}),
     tiny={"keypoint_detector_config": {"model_type": "superpoint", **superpoint.FAMILY.tiny}, "hidden_size": 16}
     | {"keypoint_encoder_sizes": [5, 8], "gnn_layers_types": [_SELF, _CROSS], "num_attention_heads": 2}
-    | {"sinkhorn_iterations": 4},
+    | {"sinkhorn_iterations": 2},
     variations=(
         {"keypoint_encoder_sizes": [], "gnn_layers_types": [_CROSS, _CROSS], "num_attention_heads": 4}
         | {"sinkhorn_iterations": 1, "matching_threshold": 0.002},

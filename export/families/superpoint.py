@@ -94,7 +94,7 @@ class _Body(nn.Module):
             x = F.relu(block(x))
         scores = torch.softmax(self.scores(x), dim=1)[:, : _SCALE**2]
         made = self.descriptors(x)
-        length = torch.sqrt(made.square().sum(dim=1, keepdim=True))
+        length = torch.sqrt((made * made).sum(dim=1, keepdim=True))
         return F.pixel_shuffle(scores, _SCALE)[:, 0], made / length.clamp_min(1e-12)
 
 

@@ -73,7 +73,7 @@ def read_at(maps: Tensor, places: Tensor, size: Tensor, *, scale: int = 8) -> Te
     last = torch.floor(size / scale) * scale - (scale / 2 + 0.5)
     grid = (places - (scale / 2 - 0.5)) / last * 2 - 1
     found = F.grid_sample(maps, grid[:, None], mode="bilinear", align_corners=True)[:, :, 0].transpose(1, 2)
-    length = torch.sqrt(found.square().sum(dim=2, keepdim=True))
+    length = torch.sqrt((found * found).sum(dim=2, keepdim=True))
     return found / length.clamp_min(1e-12)
 
 

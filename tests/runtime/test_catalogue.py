@@ -19,6 +19,8 @@ from precast.runtime.tasks import TASKS
 UNJUDGED = {
     "depth-estimation",
     "image-to-image",
+    "keypoint-detection",
+    "keypoint-matching",
     "mask-generation",
     "masked-image-modeling",
     "object-detection",
