@@ -31,7 +31,6 @@ class Selection(NamedTuple):
     def read(cls, fields: Fields) -> Selection:
         above = fields.take("above", "a number", is_number)
         made = cls(float(above), fields.count("radius"), fields.count("border"), fields.optional_count("most", None))
-        fields.data("matching", {})
         fields.close()
         return made
 
@@ -107,10 +106,9 @@ class KeypointModel(Model):
 
     def __init__(self, artifact: Artifact, flow: Flow) -> None:
         super().__init__(artifact, flow)
-        said = artifact.reading("keypoints")
-        self.selection = Selection.read(Fields(dict(said), "processing.keypoints"))
-        found = said.get("matching")
-        self.matching = None if found is None else Matching.read(Fields(dict(found), "processing.keypoints.matching"))
+        said, found = (dict(artifact.reading(kind)) for kind in ("keypoints", "matching"))
+        self.selection = Selection.read(Fields(said, "processing.keypoints"))
+        self.matching = Matching.read(Fields(found, "processing.matching")) if found else None
 
     def __call__(self, *positional: Any, **inputs: Any) -> Outputs:
         """Of a detector: ``keypoints [B, K, 2]``, of 0 to 1 of width and height, ``scores [B, K]``, ``descriptors [B, K, D]``
@@ -148,8 +146,8 @@ class KeypointModel(Model):
         matches, scores = self.matching(made["assignment"])
         outputs = {"matches": matches, "matching_scores": scores, "keypoints": keypoints}
         if "prune" in made:
-            outputs["prune"] = made["prune"]
-            overwrite(matches, scores, made["prune"], mask)
+            outputs["prune"] = made["prune"].astype(np.int64)
+            overwrite(matches, scores, outputs["prune"], mask)
         elif self.matching.layers is not None:
             outputs["prune"] = np.full(scores.shape, self.matching.layers, scores.dtype)
         outputs["mask"] = mask.astype(np.int32)

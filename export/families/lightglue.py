@@ -119,7 +119,7 @@ class _Matcher(Matcher):
         self.confidence = nn.ModuleDict({str(number): nn.Linear(size, 1) for number in used if number < layers - 1})
 
     def outs(self) -> tuple[Out, ...]:
-        prune = Out("prune", ("batch", 2, "keypoints"), "number", dtype="int64")
+        prune = Out("prune", ("batch", 2, "keypoints"), "number")
         return (*super().outs(), *((prune,) if self.spec.adaptive else ()))
 
     def processing(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class _Matcher(Matcher):
                 seen = seen * keep.to(torch.int64)
                 prune = prune + seen.view(batch, 2, count) * running[:, None, None].to(torch.int64)
         made = {"assignment": self._assignment(*answer)}
-        return {**made, "prune": prune} if self.spec.adaptive else made
+        return {**made, "prune": prune.to(torch.float32)} if self.spec.adaptive else made
 
     def _limit(self, layer: int) -> float:
         """Above it a keypoint is sure of its match, or of having none."""

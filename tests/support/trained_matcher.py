@@ -22,7 +22,7 @@ def config(model_type: str) -> dict[str, Any]:
     detector = {"model_type": "superpoint", "encoder_hidden_sizes": [6, 8, 10, 16], "decoder_hidden_size": 24}
     detector |= {"descriptor_decoder_dim": _WIDTH, "keypoint_threshold": 0.03, "max_keypoints": 60}
     if model_type == "superpoint":
-        return {**detector}
+        return {key: value for key, value in detector.items() if key != "model_type"}
     if model_type == "superglue":
         return {"keypoint_detector_config": detector, "sinkhorn_iterations": 8}
     return {"keypoint_detector_config": detector, "depth_confidence": 0.6, "width_confidence": 0.5}
@@ -57,7 +57,7 @@ def planted(model: Any, seed: int = 6) -> None:
             if "fc2" in name or "mlp.1." in name or name.startswith("keypoint_encoder.encoder.2."):
                 value.mul_(0.02)
             elif name.endswith("final_projection.weight") or name.endswith("final_proj.weight"):
-                value.copy_(15 * torch.eye(_WIDTH))
+                value.copy_(10 * torch.eye(_WIDTH))
             elif name.endswith(("final_projection.bias", "final_proj.bias")):
                 value.zero_()
             elif name.endswith("matchability.weight"):
@@ -69,4 +69,4 @@ def planted(model: Any, seed: int = 6) -> None:
             elif name.endswith("token.bias"):
                 value.fill_(1.5)
             elif name == "bin_score":
-                value.fill_(46.0)
+                value.fill_(20.0)

@@ -76,7 +76,7 @@ def matched(parts: Sequence[Part], pixels: torch.Tensor) -> dict[str, np.ndarray
     given = selected(detector, computed(detector, {"pixel_values": pixels}))
     made = {**given, **computed(matcher, given)}
     said = matcher.module.processing()["matching"]  # type: ignore[operator]
-    matching = Matching.read(Fields(said, "processing.keypoints.matching"))
+    matching = Matching.read(Fields(said, "processing.matching"))
     matches, scores = matching(made["assignment"].numpy())
     found = {name: made[name].numpy() for name in ("keypoints", "mask")}
     found |= {"matches": matches, "matching_scores": scores}
