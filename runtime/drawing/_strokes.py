@@ -62,14 +62,14 @@ class Pen(NamedTuple):
 
     def thread(self, start: tuple[int, int], end: tuple[int, int], colour: Colour) -> None:
         """A thin line between two places, dark at both sides."""
-        width = max(1, self.stroke // 2)
-        self.on.line((start, end), fill=_DARK, width=width + 2)
+        width, rim = max(1, self.stroke // 2), max(2, self.stroke // 2)
+        self.on.line((start, end), fill=_DARK, width=width + rim)
         self.on.line((start, end), fill=colour, width=width)
 
     def dot(self, place: tuple[int, int], colour: Colour) -> None:
         """A place, with a dark ring around it."""
         x, y = place
-        for radius, fill in ((self.stroke + 2, _DARK), (self.stroke, colour)):
+        for radius, fill in ((self.stroke + max(2, self.stroke // 2), _DARK), (self.stroke, colour)):
             self.on.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
 
     def label(self, corner: tuple[int, int], text: str, colour: Colour, taken: list[Rectangle]) -> None:
