@@ -193,7 +193,8 @@ def _weights(part: Part) -> int:
 
 
 def _numbers(part: Part, length: int) -> dict[str, int]:
-    """How many numbers each output that is compared has for one row, found without computing them; where none is, all."""
+    """How many numbers each output that is compared has for one row, found without computing them; of those that other
+    components read where none is."""
     case = cases(part.signature, shapes=((1, length, "none"),))[0]
     given: dict[str, Any] = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
     example = part.signature.example()

@@ -173,7 +173,6 @@ _WHOLE = frozenset(
             _ATEN.grid_sampler.default,
             _ATEN.group_norm.default,
             _ATEN.max_pool2d.default,
-            _ATEN.softmax.int,
             _ATEN.sym_size.int,
             _ATEN.where.ScalarOther,
             _ATEN.where.ScalarSelf,

@@ -1,5 +1,5 @@
-"""Keypoints of pictures, chosen of a detector's map of scores, and matches of two pictures' keypoints: how many there are
-depends on the pictures, so that no graph can hold them."""
+"""Keypoints of pictures, chosen of a detector's map of scores, and matches of two pictures' keypoints: how many there
+are depends on the pictures, so that no graph can hold them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ __all__ = ["KeypointModel", "Matching", "Selection", "chosen", "overwrite"]
 
 
 class Selection(NamedTuple):
-    """Which pixels are keypoints: those with a score ``above`` a number, that is the largest within a ``radius`` of pixels,
-    not within ``border`` pixels of the left and the upper edge, and of these the ``most`` with the largest score."""
+    """Which pixels are keypoints: those with a score ``above`` a number, that is the largest within a ``radius`` of
+    pixels, not within ``border`` pixels of the left and the upper edge (upstream looks at no others, whatever it says),
+    and of these the ``most`` with the largest score."""
 
     above: float
     radius: int
@@ -35,8 +36,8 @@ class Selection(NamedTuple):
         return made
 
     def __call__(self, scores: Array) -> tuple[Array, Array]:
-        """Of scores [H, W]: keypoints [K, 2], x and y, and their scores [K]; in the order of rows where all are kept, else
-        the best first."""
+        """Of scores [H, W]: keypoints [K, 2], x and y, and their scores [K]; in the order of rows where all are kept,
+        else the best first."""
         kept = _largest_near(scores, self.radius)
         rows, columns = np.nonzero(kept > self.above)
         inside = (rows >= self.border) & (columns >= self.border)
@@ -83,8 +84,8 @@ class Matching(NamedTuple):
 
 
 def chosen(selection: Selection, score_map: Array, image_size: Array) -> dict[str, Array]:
-    """Keypoints of pictures or pairs of them, their scores and a mask, filled up to the most; there is one at least, which
-    may be none.
+    """Keypoints of pictures or pairs of them, their scores and a mask, filled up to the most; there is one at least,
+    which may be none.
 
     Args:
         score_map: [B, H, W] or [B, 2, H, W]. image_size: [B, 2], width and height.
@@ -101,8 +102,9 @@ def chosen(selection: Selection, score_map: Array, image_size: Array) -> dict[st
 
 
 class KeypointModel(Model):
-    """A model of two components between which keypoints are chosen: ``detector`` makes maps of pictures, the other reads
-    these at the keypoints. Called with ``pixel_values`` it chooses them; they may be given instead, with their mask."""
+    """A model of two components between which keypoints are chosen: ``detector`` makes maps of pictures, the other
+    reads these at the keypoints. Called with ``pixel_values`` it chooses them; they may be given beside these, with
+    their mask."""
 
     def __init__(self, artifact: Artifact, flow: Flow) -> None:
         super().__init__(artifact, flow)
@@ -111,10 +113,10 @@ class KeypointModel(Model):
         self.matching = Matching.read(Fields(found, "processing.matching")) if found else None
 
     def __call__(self, *positional: Any, **inputs: Any) -> Outputs:
-        """Of a detector: ``keypoints [B, K, 2]``, of 0 to 1 of width and height, ``scores [B, K]``, ``descriptors [B, K, D]``
-        and ``mask [B, K]``, 0 where a picture has fewer than others. Of a matcher of pairs ``[B, 2, 3, H, W]``:
-        ``matches [B, 2, K]``, the number of the keypoint in the other picture or -1, ``matching_scores``, ``keypoints``
-        and ``mask``.
+        """Of a detector: ``keypoints [B, K, 2]``, of 0 to 1 of width and height, ``scores [B, K]``,
+        ``descriptors [B, K, D]`` and ``mask [B, K]``, 0 where a picture has fewer than others. Of a matcher of pairs
+        ``[B, 2, 3, H, W]``: ``matches [B, 2, K]``, the number of the keypoint in the other picture or -1,
+        ``matching_scores``, ``keypoints`` and ``mask``; and ``prune [B, 2, K]``, how many layers each was looked at in.
 
         Raises:
             InputError: as of any model.

@@ -1,8 +1,8 @@
-"""LightGlue: a transformer over the keypoints of two pictures, which look at their own and at each other's in turns, until
-a pair is sure of its matches. https://arxiv.org/abs/2306.13643
+"""LightGlue: a transformer over the keypoints of two pictures, which look at their own and at each other's in turns,
+until a pair is sure of its matches. https://arxiv.org/abs/2306.13643
 
-Upstream takes pairs that are sure, and keypoints without a match, out of the batch. Here all layers are computed, what is
-out is hidden from the others, and the answer of a pair is that of the layer it was sure at: the same numbers, of one
+Upstream takes pairs that are sure, and keypoints without a match, out of the batch. Here all layers are computed, what
+is out is hidden from the others, and the answer of a pair is that of the layer it was sure at: the same numbers, of one
 graph, whose shapes no choice changes."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from precast.export.blocks.attention import head_size
 from precast.export.blocks.norms import LayerNorm
 from precast.export.components import Composite
 from precast.export.families import Family, superpoint
-from precast.export.head_sets.keypoints import Detector, Matcher, PairAttention, swapped
+from precast.export.head_sets.keypoints import Detector, Matcher, PairAttention, softmax, swapped
 from precast.export.spec import Spec as Base
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
@@ -48,8 +48,8 @@ class Spec(Base):
     def __post_init__(self) -> None:
         if (self.depth_confidence > 0) != (self.width_confidence > 0):
             raise ConfigError(
-                "'depth_confidence' and 'width_confidence' are both above 0, or neither is: upstream computes nothing with "
-                f"one alone; received {self.depth_confidence} and {self.width_confidence}"
+                "'depth_confidence' and 'width_confidence' are both above 0, or neither is: upstream computes nothing "
+                f"with one alone; received {self.depth_confidence} and {self.width_confidence}"
             )
         if head_size(self.descriptor_dim, self.num_attention_heads) % 2:
             raise ConfigError(
@@ -58,8 +58,8 @@ class Spec(Base):
             )
         if self.num_hidden_layers < 1 or self.num_attention_heads % self.kv_heads:
             raise ConfigError(
-                "'num_hidden_layers' must be 1 or more, and 'num_key_value_heads' divide 'num_attention_heads'; received "
-                f"{self.num_hidden_layers}, {self.kv_heads} and {self.num_attention_heads}"
+                "'num_hidden_layers' must be 1 or more, and 'num_key_value_heads' divide 'num_attention_heads'; "
+                f"received {self.num_hidden_layers}, {self.kv_heads} and {self.num_attention_heads}"
             )
 
     @property
@@ -126,9 +126,7 @@ class _Matcher(Matcher):
         layers = {} if self.spec.adaptive else {"layers": self.spec.num_hidden_layers}
         return {"matching": {"above": float(self.spec.filter_threshold), **layers}}
 
-    def forward(
-        self, descriptor_map: Tensor, image_size: Tensor, keypoints: Tensor, mask: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, descriptor_map: Tensor, image_size: Tensor, keypoints: Tensor, mask: Tensor) -> dict[str, Tensor]:
         batch, _, count, _ = keypoints.shape
         x, around = self.read(descriptor_map, image_size, keypoints, 0.5)
         x = x if self.input_projection is None else self.input_projection(x)
@@ -171,7 +169,7 @@ class _Matcher(Matcher):
         alike = alike.masked_fill(~both, -1e30)
         there = torch.sigmoid(logits)
         there = there[:, 0] * there[:, 1].transpose(1, 2)
-        return (torch.softmax(alike, dim=2) * torch.softmax(alike, dim=1) * there).masked_fill(~both, 0.0)
+        return (softmax(alike, dim=2) * softmax(alike, dim=1) * there).masked_fill(~both, 0.0)
 
 
 def _matching(spec: Spec, absent: frozenset[str]) -> nn.Module:

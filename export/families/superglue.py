@@ -1,8 +1,9 @@
-"""SuperGlue: keypoints of two pictures look at their own and at each other's, and what is alike is shared out so that each
-has one match or none, as goods are carried at the least cost. https://arxiv.org/abs/1911.11763"""
+"""SuperGlue: keypoints of two pictures look at their own and at each other's, and what is alike is shared out so that
+each has one match or none, as goods are carried at the least cost. https://arxiv.org/abs/1911.11763"""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ class _MLP(nn.Module):
 
     def __init__(self, *sizes: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for number, layer in enumerate(self.layers):
@@ -115,12 +116,14 @@ class _Matcher(Matcher):
         return {"assignment": self._shared(alike.masked_fill(~both, -1e30)).masked_fill(~both, 0.0)}
 
     def _shared(self, alike: Tensor) -> Tensor:
-        """What is alike [B, K, K] -> how much of each goes to each of the others, so that both what leaves a row and what
-        comes into a column is 1; what is like nothing goes to one row and column more. Sinkhorn's iterations, of
+        """What is alike [B, K, K] -> how much of each goes to each of the others, so that what leaves a row is 1, and
+        what comes into a column; what is like nothing goes to one row and column more. Sinkhorn's iterations, of
         logarithms: https://arxiv.org/abs/1306.0895"""
         row = torch.ones_like(alike[:1, 0])
         count, none = row.sum(), self.unmatched * torch.ones_like(alike[:, :, :1])
-        costs = torch.cat((torch.cat((alike, none), dim=2), torch.cat((none, none[:, :1]), dim=1).transpose(1, 2)), dim=1)
+        costs = torch.cat(
+            (torch.cat((alike, none), dim=2), torch.cat((none, none[:, :1]), dim=1).transpose(1, 2)), dim=1
+        )
         small = -torch.log(count + count)
         wanted = torch.cat((row * small, (torch.log(count) + small).view(1, 1)), dim=1)  # [1, K + 1]
         rows, columns = torch.zeros_like(costs[:, :, 0]), torch.zeros_like(costs[:, 0])
@@ -162,7 +165,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         Within("keypoint_detector.", superpoint.names(), to="detector.body."),
         *(
             rule
-            for number, pair in enumerate(zip(sizes, sizes[1:], strict=False))
+            for number, pair in enumerate(itertools.pairwise(sizes))
             for rule in _normed(f"keypoint_encoder.encoder.{number}", f"matcher.places.layers.{number}", *pair)
         ),
         Rename(f"keypoint_encoder.encoder.{last}.*", f"matcher.places.layers.{last}.*"),

@@ -14,7 +14,7 @@ from precast.export import heads
 from precast.export.blocks.convolution import Convolution
 from precast.export.components import Composite
 from precast.export.families import Family
-from precast.export.head_sets.keypoints import Descriptors, Detector
+from precast.export.head_sets.keypoints import Descriptors, Detector, softmax
 from precast.export.spec import Spec as Base
 from precast.export.spec import hf
 from precast.export.weights import Rename, Rule
@@ -73,7 +73,7 @@ class _Block(nn.Module):
 
 
 class _Body(nn.Module):
-    """Pixels [N, C, H, W], of which the first channel is looked at -> scores [N, H', W'] of pixels, H' and W' being whole
+    """Pixels [N, C, H, W], of which the first channel is looked at -> scores [N, H', W'] of pixels, H' and W' being
     multiples of 8, and descriptors [N, D, H' / 8, W' / 8] of length 1."""
 
     def __init__(self, spec: Spec) -> None:
@@ -92,7 +92,7 @@ class _Body(nn.Module):
         for number, block in enumerate(self.blocks):
             x = F.max_pool2d(x, 2) if number else x
             x = F.relu(block(x))
-        scores = torch.softmax(self.scores(x), dim=1)[:, : _SCALE**2]
+        scores = softmax(self.scores(x), dim=1)[:, : _SCALE**2]
         made = self.descriptors(x)
         length = torch.sqrt((made * made).sum(dim=1, keepdim=True))
         return F.pixel_shuffle(scores, _SCALE)[:, 0], made / length.clamp_min(1e-12)

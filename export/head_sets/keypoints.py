@@ -1,8 +1,8 @@
-"""Keypoints: a detector's maps, what is read of them at the places that the runtime chooses (`precast.runtime.keypoints`),
-and the matching of two pictures' keypoints.
+"""Keypoints: a detector's maps, what is read of them at the places that the runtime chooses
+(`precast.runtime.keypoints`), and the matching of two pictures' keypoints.
 
-How many there are depends on the picture, so that no graph holds them: one component makes dense maps, another reads these
-at keypoints that it is given."""
+How many there are depends on the picture, so that no graph holds them: one component makes dense maps, another reads
+these at keypoints that it is given."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["Descriptors", "Detector", "Matcher", "PairAttention", "read_at", "swapped"]
+__all__ = ["Descriptors", "Detector", "Matcher", "PairAttention", "read_at", "softmax", "swapped"]
 
 _SIZE = Port("image_size", "float32", ("batch", 2), "features", source="detector")
 
 
 class Detector(Component):
-    """Pixels [B, 3, H, W] -> {"score_map": [B, H', W'], "descriptor_map": [B, D, h, w], "image_size": [B, 2], W and H}; of
-    ``pairs`` of pictures [B, 2, 3, H, W] the first two [B, 2, ...].
+    """Pixels [B, 3, H, W] -> {"score_map": [B, H', W'], "descriptor_map": [B, D, h, w], "image_size": [B, 2], W and H};
+    of ``pairs`` of pictures [B, 2, 3, H, W] the first two [B, 2, ...].
 
     Args:
         body: makes both maps, of any number of pictures. width: D. said: how keypoints are chosen of scores.
@@ -62,6 +62,12 @@ class Detector(Component):
         ones = torch.ones_like(pictures[:batch, 0])
         size = torch.stack((ones[:, 0].sum(dim=1), ones[:, :, 0].sum(dim=1)), dim=1)
         return {"score_map": scores, "descriptor_map": descriptors, "image_size": size}
+
+
+def softmax(x: Tensor, dim: int) -> Tensor:
+    """Of one axis. torch.softmax is one of torch's composites, of which tracing takes everything apart once more."""
+    made: Tensor = torch.ops.aten._softmax.default(x, dim, False)
+    return made
 
 
 def read_at(maps: Tensor, places: Tensor, size: Tensor, *, scale: int = 8) -> Tensor:
@@ -108,7 +114,8 @@ class PairAttention(nn.Module):
 
 
 class Descriptors(Component):
-    """What a picture is like at its keypoints [B, K, 2], of 0 to 1 of its width and height: {"descriptors": [B, K, D]}."""
+    """What a picture is like at its keypoints [B, K, 2], of 0 to 1 of its width and height ->
+    {"descriptors": [B, K, D]}."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -161,9 +168,7 @@ class Matcher(Component):
         return 64
 
     @staticmethod
-    def read(
-        descriptor_map: Tensor, image_size: Tensor, keypoints: Tensor, spread: float
-    ) -> tuple[Tensor, Tensor]:
+    def read(descriptor_map: Tensor, image_size: Tensor, keypoints: Tensor, spread: float) -> tuple[Tensor, Tensor]:
         """Descriptors [2 * B, K, D], and places around the middle of a picture [2 * B, K, 2], whose longer side is
         1 / ``spread``."""
         batch, _, count, _ = keypoints.shape

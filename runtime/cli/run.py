@@ -125,7 +125,9 @@ def run(
     if issubclass(TASKS[name].reads, ImageReader):
         inputs, together = pictures_in(inputs), TASKS[name].reads.together
     if together > 1 and "-" not in inputs and not input_json and len(inputs) % together:
-        raise InputError(f"{name} takes pictures in pairs, one behind the other; received {len(inputs)}: {listing(inputs)}.")
+        raise InputError(
+            f"{name} takes pictures in pairs, one behind the other; received {len(inputs)}: {listing(inputs)}."
+        )
     drawn = None if save is None else Drawn(name, inputs, save, together)
     items: Iterable[Any] = _items(inputs)
     if input_json:

@@ -1,7 +1,7 @@
 """Results drawn into their pictures: a file of this folder for each kind of result, found by the task.
 
-Each has ``draw(picture, result)``, which returns a new picture of the same size or a larger one; where pictures are read
-in pairs, they are a list of two."""
+Each has ``draw(picture, result)``, which returns a new picture of the same size or a larger one; of pictures that are
+read in pairs it is given a list of two."""
 
 from __future__ import annotations
 

@@ -96,7 +96,9 @@ class ImageProcessor:
 
     def _stacked(self, video: Any) -> np.ndarray:
         if self.pairs and len(video) != 2:
-            raise InputError(f"A pair is a list of two pictures, and several are a list of pairs; received {len(video)}.")
+            raise InputError(
+                f"A pair is a list of two pictures, and several are a list of pairs; received {len(video)}."
+            )
         if not video:
             raise InputError("A video needs at least one frame.")
         return self._one([self.pixels(open_picture(one)) for one in video])

@@ -30,8 +30,8 @@ class PairRow(dict[str, np.ndarray]):
 
 
 class PairReader(ImageReader):
-    """A pair of pictures: a list of two files' names, Pillow images or uint8 arrays. A list of pairs is several, and one
-    of one pair is that pair, as upstream takes it."""
+    """A pair of pictures: a list of two files' names, Pillow images or uint8 arrays. A list of pairs is several, and
+    one of one pair is that pair, as upstream takes it."""
 
     window = 8  # two pictures of 640 x 480 in three channels take 7 MB
     together = 2
@@ -57,11 +57,15 @@ class PairReader(ImageReader):
         """The same, and how large they are."""
         item = item.pictures if isinstance(item, _Pair) else item
         if not _is_pair(item):
-            raise InputError(f"{self.task} takes pictures in pairs; received {type(item).__name__}: {item!r:.80}. {_FORM}")
+            raise InputError(
+                f"{self.task} takes pictures in pairs; received {type(item).__name__}: {item!r:.80}. {_FORM}"
+            )
         pictures = [open_picture(one, upright=True) for one in item]
         pixels = [self.image_processor.pixels(picture) for picture in pictures]
         if pixels[0].shape != pixels[1].shape:
-            raise InputError(f"Pictures of a pair become one size; received some that become {[p.shape for p in pixels]}.")
+            raise InputError(
+                f"Pictures of a pair become one size; received some that become {[p.shape for p in pixels]}."
+            )
         row = PairRow({self.image_processor.port: np.stack(pixels)})
         first, second = ((picture.height, picture.width) for picture in pictures)
         row.sizes = first, second

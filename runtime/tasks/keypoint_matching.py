@@ -16,8 +16,8 @@ __all__ = ["PIPELINE", "KeypointMatching"]
 
 
 class KeypointMatching(Task[PairReader]):
-    """A pair of pictures -> ``[{"keypoint_image_0": {"x", "y"}, "keypoint_image_1": {"x", "y"}, "score"}]`` of each match
-    whose score is above ``threshold`` (0), the surest first, in pixels of each picture."""
+    """A pair of pictures -> ``[{"keypoint_image_0": {"x", "y"}, "keypoint_image_1": {"x", "y"}, "score"}]`` of each
+    match whose score is above ``threshold`` (0), the surest first, in pixels of each picture."""
 
     name = "keypoint-matching"
     reads = PairReader

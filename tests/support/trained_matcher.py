@@ -1,5 +1,5 @@
-"""Models of keypoints that find what they should, without training: descriptors that tell places of a photograph apart, and
-layers that change little of them."""
+"""Models of keypoints that find what they should, without training: descriptors that tell places of a photograph apart,
+and layers that change little of them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def planted(model: Any, seed: int = 6) -> None:
                 continue
             if "fc2" in name or "mlp.1." in name or name.startswith("keypoint_encoder.encoder.2."):
                 value.mul_(0.02)
-            elif name.endswith("final_projection.weight") or name.endswith("final_proj.weight"):
+            elif name.endswith(("final_projection.weight", "final_proj.weight")):
                 value.copy_(10 * torch.eye(_WIDTH))
             elif name.endswith(("final_projection.bias", "final_proj.bias")):
                 value.zero_()

@@ -1,5 +1,5 @@
-"""T1 of detectors and matchers of keypoints: their components, and what the runtime chooses between them, against upstream
-in float64."""
+"""T1 of detectors and matchers of keypoints: their components, and what the runtime chooses between them, against
+upstream in float64."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_pairs_stop_early_and_keypoints_are_left_out() -> None:
 
 
 def test_rows_of_a_batch_are_as_alone() -> None:
-    """LightGlue's, whatever layer the others stop at, and upstream's in a batch gives rows out in the order they stop."""
+    """LightGlue's, whatever layer the others stop at; upstream's may come in the order in which they stop."""
     config, narrow = upstream("lightglue", KEYPOINT_MATCHING, trained_matcher.config("lightglue"))
     trained_matcher.planted(narrow, 3)
     model: Any = widened(narrow)
@@ -179,7 +179,9 @@ def test_rows_of_a_batch_are_as_alone() -> None:
     whole = matched(parts, pixels)
     for row in range(3):
         with float64():
-            compare({name: value[row : row + 1] for name, value in whole.items()}, model(pixel_values=pixels[row, None]))
+            compare(
+                {name: value[row : row + 1] for name, value in whole.items()}, model(pixel_values=pixels[row, None])
+            )
     # SuperGlue counts what fills up a batch, and upstream's rows are in order.
     config, narrow = upstream("superglue", KEYPOINT_MATCHING, {})
     model, pixels = widened(narrow), pictures("fewer", rows=2)
@@ -192,13 +194,25 @@ def test_rows_of_a_batch_are_as_alone() -> None:
 @pytest.mark.parametrize(
     ("model_type", "said", "message"),
     [
-        ("superpoint", {"encoder_hidden_sizes": [4, 6, 8]}, "'encoder_hidden_sizes' are those of four blocks.* received 3"),
+        (
+            "superpoint",
+            {"encoder_hidden_sizes": [4, 6, 8]},
+            "'encoder_hidden_sizes' are those of four blocks.* received 3",
+        ),
         ("superpoint", {"keypoint_decoder_dim": 17}, "'keypoint_decoder_dim' is 17, and only 65 is honoured"),
         ("superpoint", {"nms_radius": -1}, "'nms_radius' is a number of pixels, 0 or more; received -1"),
         ("lightglue", {"depth_confidence": -1.0}, r"are both above 0, or neither is.* received -1\.0 and 0\.5"),
         ("lightglue", {"num_attention_heads": 16}, "must divide 'descriptor_dim' into even parts; received 16 and 16"),
-        ("lightglue", {"num_key_value_heads": 3}, "'num_key_value_heads' divide 'num_attention_heads'; received 2, 3 and 2"),
-        ("lightglue", {"keypoint_detector_config": {"model_type": "disk"}}, "'keypoint_detector_config.model_type' is 'disk'"),
+        (
+            "lightglue",
+            {"num_key_value_heads": 3},
+            "'num_key_value_heads' divide 'num_attention_heads'; received 2, 3 and 2",
+        ),
+        (
+            "lightglue",
+            {"keypoint_detector_config": {"model_type": "disk"}},
+            "'keypoint_detector_config.model_type' is 'disk'",
+        ),
         ("superglue", {"hidden_size": 32}, "must be one number; received 32 and 16"),
         ("superglue", {"gnn_layers_types": ["self", "own"]}, "each is 'self' or 'cross'"),
         ("superglue", {"sinkhorn_iterations": -1}, "'sinkhorn_iterations' is 0 to 1000; received -1"),

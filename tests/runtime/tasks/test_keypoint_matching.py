@@ -1,5 +1,5 @@
-"""Keypoint matching against upstream's pipeline and post-processing over the same checkpoint; keypoints of the model itself;
-and matches drawn."""
+"""Keypoint matching against upstream's pipeline and post-processing over the same checkpoint; keypoints of the model
+itself; and matches drawn."""
 
 from __future__ import annotations
 
@@ -90,9 +90,7 @@ def test_places_are_pixels_of_each_picture(both: tuple[Any, Any], pair: list[Ima
         places = np.array([list(one[f"keypoint_image_{number}"].values()) for one in found])
         assert (places >= 0).all() and (places < picture.size).all()
     if pair is PAIR:
-        moved = [
-            [one["keypoint_image_0"][axis] - one["keypoint_image_1"][axis] for axis in "xy"] for one in found[:30]
-        ]
+        moved = [[one["keypoint_image_0"][axis] - one["keypoint_image_1"][axis] for axis in "xy"] for one in found[:30]]
         # A place that is rounded down twice, in two pictures, may be one pixel off.
         near = np.abs(np.array(moved) - trained_matcher.SHIFT[::-1]).max(axis=1) <= 1
         assert len(found) >= 30 and near.mean() >= 0.9
@@ -239,7 +237,10 @@ def test_what_is_no_pair_is_refused() -> None:
     model = precast.load(tiny_artifacts.pictures("superglue"))
     for inputs, message in (
         ({"pixel_values": np.zeros((1, 2, 3, 15, 40), np.float32)}, "height is 16 at least; received 15"),
-        ({"pixel_values": np.zeros((1, 3, 3, 16, 40), np.float32)}, r"is \[batch, 2, 3, height, width\]; received shape"),
+        (
+            {"pixel_values": np.zeros((1, 3, 3, 16, 40), np.float32)},
+            r"is \[batch, 2, 3, height, width\]; received shape",
+        ),
         ({"mask": np.ones((1, 2, 4), np.int64)}, "'pixel_values' is needed; received: mask"),
         ({}, "'pixel_values' is needed; received: nothing"),
     ):
