@@ -67,12 +67,13 @@ class Matching(NamedTuple):
         return made
 
     def __call__(self, assignment: Array) -> tuple[Array, Array]:
-        """Of [B, K, L], how sure: matches [B, 2, K], numbers of keypoints of the other picture or -1, and scores."""
+        """Of logarithms of how likely [B, K, K]: matches [B, 2, K], numbers of keypoints of the other picture or -1,
+        and scores."""
         first, second = assignment.argmax(axis=2), assignment.argmax(axis=1)
         mutual = np.arange(first.shape[1]) == np.take_along_axis(second, first, axis=1)
         back = np.arange(second.shape[1]) == np.take_along_axis(first, second, axis=1)
         zero = assignment.dtype.type(0)
-        scores = np.where(mutual, assignment.max(axis=2, initial=0), zero)
+        scores = np.where(mutual, np.exp(assignment.max(axis=2)), zero)
         sure = scores > self.above
         if self.hides:
             scores = np.where(sure, scores, zero)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export import heads
@@ -20,7 +21,7 @@ from precast.export.blocks.attention import head_size
 from precast.export.blocks.norms import LayerNorm
 from precast.export.components import Composite
 from precast.export.families import Family, superpoint
-from precast.export.head_sets.keypoints import Detector, Matcher, PairAttention, softmax, swapped
+from precast.export.head_sets.keypoints import NEVER, Detector, Matcher, PairAttention, log_softmax, swapped
 from precast.export.spec import Spec as Base
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
@@ -163,13 +164,14 @@ class _Matcher(Matcher):
         return min(1.0, 0.8 + 0.1 * math.exp(-4.0 * layer / self.spec.num_hidden_layers))
 
     def _assignment(self, projected: Tensor, logits: Tensor, seen: Tensor) -> Tensor:
-        """How sure each keypoint of the first picture is that of the second, [B, K, K]."""
+        """How likely each keypoint of the first picture is that of the second, [B, K, K] logarithms."""
         alike = projected[:, 0] @ projected[:, 1].transpose(1, 2) * self.spec.descriptor_dim**-0.5
         both = (seen[:, 0] * seen[:, 1].transpose(1, 2)) != 0
         alike = alike.masked_fill(~both, -1e30)
-        there = torch.sigmoid(logits)
-        there = there[:, 0] * there[:, 1].transpose(1, 2)
-        return (softmax(alike, dim=2) * softmax(alike, dim=1) * there).masked_fill(~both, 0.0)
+        there = -F.softplus(-logits)  # the logarithm of its sigmoid
+        there = there[:, 0] + there[:, 1].transpose(1, 2)
+        sure = log_softmax(alike, dim=2) + log_softmax(alike, dim=1) + there
+        return sure.clamp_min(NEVER).masked_fill(~both, NEVER)
 
 
 def _matching(spec: Spec, absent: frozenset[str]) -> nn.Module:

@@ -15,7 +15,7 @@ from precast.export import heads
 from precast.export.blocks.convolution import COUNTERS
 from precast.export.components import Composite
 from precast.export.families import Family, superpoint
-from precast.export.head_sets.keypoints import Detector, Matcher, PairAttention, swapped
+from precast.export.head_sets.keypoints import NEVER, Detector, Matcher, PairAttention, swapped
 from precast.export.spec import Spec as Base
 from precast.export.spec import hf
 from precast.export.weights import Compute, Flatten, Rename, Rule, Split, Within
@@ -113,12 +113,13 @@ class _Matcher(Matcher):
         pairs = self.projection(x).view(batch, 2, count, x.shape[2])
         alike = pairs[:, 0] @ pairs[:, 1].transpose(1, 2) * self.spec.hidden_size**-0.5
         both = (mask[:, 0, :, None] * mask[:, 1, None]) != 0
-        return {"assignment": self._shared(alike.masked_fill(~both, -1e30)).masked_fill(~both, 0.0)}
+        shared = self._shared(alike.masked_fill(~both, -1e30))
+        return {"assignment": shared.clamp_min(NEVER).masked_fill(~both, NEVER)}
 
     def _shared(self, alike: Tensor) -> Tensor:
-        """What is alike [B, K, K] -> how much of each goes to each of the others, so that what leaves a row is 1, and
-        what comes into a column; what is like nothing goes to one row and column more. Sinkhorn's iterations, of
-        logarithms: https://arxiv.org/abs/1306.0895"""
+        """What is alike [B, K, K] -> how much of each goes to each of the others, in logarithms, so that what leaves a
+        row is 1, and what comes into a column; what is like nothing goes to one row and column more. Sinkhorn's
+        iterations: https://arxiv.org/abs/1306.0895"""
         row = torch.ones_like(alike[:1, 0])
         count, none = row.sum(), self.unmatched * torch.ones_like(alike[:, :, :1])
         costs = torch.cat(
@@ -130,7 +131,7 @@ class _Matcher(Matcher):
         for _ in range(self.spec.sinkhorn_iterations):
             rows = wanted - torch.logsumexp(costs + columns[:, None], dim=2)
             columns = wanted - torch.logsumexp(costs + rows[:, :, None], dim=1)
-        return torch.exp((costs + rows[:, :, None] + columns[:, None] - small)[:, :-1, :-1])
+        return (costs + rows[:, :, None] + columns[:, None] - small)[:, :-1, :-1]
 
 
 def _matching(spec: Spec, absent: frozenset[str]) -> nn.Module:

@@ -19,7 +19,17 @@ from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["Descriptors", "Detector", "Matcher", "PairAttention", "read_at", "softmax", "swapped"]
+__all__ = [
+    "NEVER",
+    "Descriptors",
+    "Detector",
+    "Matcher",
+    "PairAttention",
+    "log_softmax",
+    "read_at",
+    "softmax",
+    "swapped",
+]
 
 _SIZE = Port("image_size", "float32", ("batch", 2), "features", source="detector")
 
@@ -64,9 +74,20 @@ class Detector(Component):
         return {"score_map": scores, "descriptor_map": descriptors, "image_size": size}
 
 
+NEVER = -110.0
+"""A logarithm of a probability that float32 has no other number for than 0."""
+
+
+# Composites of torch: for one of them tracing takes everything apart once more.
 def softmax(x: Tensor, dim: int) -> Tensor:
-    """Of one axis. torch.softmax is one of torch's composites, of which tracing takes everything apart once more."""
+    """Of one axis."""
     made: Tensor = torch.ops.aten._softmax.default(x, dim, False)
+    return made
+
+
+def log_softmax(x: Tensor, dim: int) -> Tensor:
+    """Of one axis."""
+    made: Tensor = torch.ops.aten._log_softmax.default(x, dim, False)
     return made
 
 
@@ -142,7 +163,8 @@ class Descriptors(Component):
 
 class Matcher(Component):
     """Keypoints of pairs of pictures [B, 2, K, 2], of 0 to 1 of their width and height, and which of them are there
-    [B, 2, K] -> {"assignment": [B, K, K]}, how sure each one of the first picture is that of the second.
+    [B, 2, K] -> {"assignment": [B, K, K]}, how likely each one of the first picture is that of the second: logarithms,
+    which are as exact where that is little as where it is much. What is not there is `NEVER`.
 
     Args:
         width: of the detector's descriptors. longest: keypoints that parity tries at most.
