@@ -62,7 +62,7 @@ class Pen(NamedTuple):
 
     def thread(self, start: tuple[int, int], end: tuple[int, int], colour: Colour) -> None:
         """A thin line between two places, dark at both sides."""
-        width, rim = max(1, self.stroke // 2), max(2, self.stroke // 2)
+        width, rim = max(1, 2 * self.stroke // 3), max(2, 2 * self.stroke // 3)
         self.on.line((start, end), fill=_DARK, width=width + rim)
         self.on.line((start, end), fill=colour, width=width)
 
