@@ -20,6 +20,8 @@ __all__ = [
     "HEADS",
     "IMAGE_CLASSIFICATION",
     "IMAGE_TO_IMAGE",
+    "KEYPOINT_DETECTION",
+    "KEYPOINT_MATCHING",
     "MASKED_IMAGE",
     "MASKED_LM",
     "MASK_GENERATION",
@@ -90,6 +92,8 @@ VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
 SEMANTIC_SEGMENTATION = _BY_TASK["semantic-segmentation"]
 UNIVERSAL_SEGMENTATION = _BY_TASK["universal-segmentation"]
 DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
+KEYPOINT_DETECTION = _BY_TASK["keypoint-detection"]
+KEYPOINT_MATCHING = _BY_TASK["keypoint-matching"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 
 

@@ -25,10 +25,12 @@ from precast.runtime.processors.image_steps import (
     Fit,
     Flip,
     Frames,
+    Grey,
     Mirror,
     Multiples,
     Normalise,
     Pad,
+    Pairs,
     Resize,
     Rgb,
     Scale,
@@ -61,6 +63,7 @@ class ImageKind:
         made: makes all its steps of (fields, itself, file), where these are not those of other classes.
         crops: it looks for ``do_center_crop``. normalises: what ``do_normalize`` is by default; None: it is not looked
             for. flips: what ``do_flip_channel_order`` is by default; None: nothing does that.
+        greys: what ``do_grayscale`` is by default; None: nothing does that. pairs: two pictures are one input.
     """
 
     models: tuple[str, ...]
@@ -82,6 +85,8 @@ class ImageKind:
     crops: bool = True
     normalises: bool | None = True
     flips: bool | None = None
+    greys: bool | None = None
+    pairs: bool = False
 
 
 _Resized: TypeAlias = "Resize | Fit | Multiples | Crop"
@@ -376,6 +381,18 @@ KINDS: Mapping[str, ImageKind] = {
         crop={"height": 224, "width": 224},
         frames=True,
     ),
+    **{
+        f"{name}ImageProcessor": ImageKind(
+            models=(name.lower(),),
+            size={"height": 480, "width": 640},
+            square=False,
+            crops=False,
+            normalises=None,
+            greys=pairs,
+            pairs=pairs,
+        )
+        for name, pairs in (("SuperPoint", False), ("LightGlue", True), ("SuperGlue", True))
+    },
     "Swin2SRImageProcessor": ImageKind(models=("swin2sr",), made=_mirrored),
     **{
         name: ImageKind(
@@ -412,16 +429,17 @@ KINDS: Mapping[str, ImageKind] = {
     ),
 }
 # Switches that ask for what no step does.
-_FLIP = "do_flip_channel_order"
-_UNDONE = ("use_square_size", _FLIP, "do_grayscale", "do_rotate", "do_thumbnail")
+_FLIP, _GREY = "do_flip_channel_order", "do_grayscale"
+_UNDONE = ("use_square_size", _FLIP, _GREY, "do_rotate", "do_thumbnail")
 
 
 def steps_of(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     """The steps of a class by the settings of a file."""
     if kind.made is not None:
         return kind.made(fields, kind, file)
+    done = {name for name, default in ((_FLIP, kind.flips), (_GREY, kind.greys)) if default is not None}
     for name in _UNDONE:
-        if (kind.flips is None or name != _FLIP) and switch(fields, name, False):
+        if name not in done and switch(fields, name, False):
             raise UnsupportedModelError(f"{file} asks for {name}, which is not done here")
     padding = _padding(fields, kind, file)
     square = switch(fields, "default_to_square", kind.square)
@@ -442,8 +460,12 @@ def steps_of(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
         steps.append(Normalise(*_normalisation(fields, kind)))
     if kind.again is not None and switch(fields, kind.again, True):
         steps.append(Divide(_normalisation(fields, kind)[1]))
+    if kind.greys is not None and switch(fields, _GREY, kind.greys):
+        steps.append(Grey())
     if kind.frames:
         steps.append(Frames())
+    if kind.pairs:
+        steps.append(Pairs())
     return (*steps, *padding)
 
 

@@ -193,7 +193,8 @@ def _weights(part: Part) -> int:
 
 
 def _numbers(part: Part, length: int) -> dict[str, int]:
-    """How many numbers each output has for one row, found without computing them."""
+    """How many numbers each output that is compared has for one row, found without computing them; of those that other
+    components read where none is."""
     case = cases(part.signature, shapes=((1, length, "none"),))[0]
     given: dict[str, Any] = {name: torch.from_numpy(array) for name, array in case.inputs.items()}
     example = part.signature.example()
@@ -202,7 +203,8 @@ def _numbers(part: Part, length: int) -> dict[str, int]:
             given[port.name] = example[port.name][:1]  # type: ignore[index]
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         outputs = part.module(**given)
-    return {name: value.numel() for name, value in outputs.items()}
+    compared = outputs.keys() - set(part.signature.hidden) or outputs.keys()
+    return {name: value.numel() for name, value in outputs.items() if name in compared}
 
 
 # Calls in a row of a generative model: (rows, lengths of each call's tokens, how many of them are real in each row).

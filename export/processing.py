@@ -19,6 +19,7 @@ from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
 from precast.export.image_kinds import reads_colours
 from precast.export.image_reading import FILES, image_reading
 from precast.export.reference import Reference
+from precast.export.signatures import Component
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import UnsupportedModelError
 from precast.runtime.generation.config import GenerationConfig, ignored_keys
@@ -53,6 +54,9 @@ def write_processing(
         processing["tokenizer"] = {"included": True} if why is None else {"included": False, "reason": why}
     if image is not None:
         processing["image"] = _image(checkpoint, reference, image)
+    for part in reference.parts:
+        if isinstance(part.module, Component):
+            processing |= part.module.processing()
     # Exported for another task than modules.json's, the model has none of its embeddings.
     described = reference.head.task == (declared_task(checkpoint) or BASE.task)
     embedding = read_modules(checkpoint) if described else None

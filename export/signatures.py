@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,6 +48,10 @@ class Component(nn.Module):
         """The size up to which parity tries it, where a larger one would take the float64 judge too long: of pictures
         of which every pixel is a place of attention, or becomes many. None: as everything is."""
         return None
+
+    def processing(self) -> Mapping[str, Any]:
+        """What the runtime does around it, as the manifest holds that under ``processing``."""
+        return {}
 
     def states(self) -> Mapping[str, State]:
         """What it remembers between calls, by the port that takes it; each has a successor among the outputs."""

@@ -226,6 +226,20 @@ _ROWS = (
         outs=(Out("predicted_depth", ("batch", "rows", "columns"), "scores"),),
         metric="maps",
     ),
+    TaskFacts(
+        "keypoint-detection",
+        endings=("ForKeypointDetection",),
+        auto="AutoModelForKeypointDetection",
+        gives="``keypoints`` of a picture with their ``scores`` and ``descriptors``, and a ``mask`` of them.",
+        outs=(Out("descriptors", ("batch", "keypoints", "size"), "embedding"),),
+    ),
+    TaskFacts(
+        "keypoint-matching",
+        endings=("ForKeypointMatching",),
+        auto="AutoModelForKeypointMatching",
+        gives="``matches`` of the ``keypoints`` of two pictures, and ``matching_scores``.",
+        outs=(Out("assignment", ("batch", "keypoints", "others"), "scores"),),
+    ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),
 )

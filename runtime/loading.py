@@ -84,6 +84,10 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
     # What is read later is what is here now, whatever is published in the folder meanwhile.
     artifact.hold(artifact.processing_files)
     flow = Flow({name: opened(name) for name in names})
+    if artifact.reading("keypoints"):
+        from precast.runtime.keypoints import KeypointModel
+
+        return KeypointModel(artifact, flow)
     if not component.states:
         return Model(artifact, flow)
     from precast.runtime.generation.language_model import LanguageModel

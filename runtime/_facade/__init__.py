@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     AutoModelForDepthEstimation = AutoModel
     AutoModelForImageClassification = AutoModel
     AutoModelForImageToImage = AutoModel
+    AutoModelForKeypointDetection = AutoModel
+    AutoModelForKeypointMatching = AutoModel
     AutoModelForMaskGeneration = AutoModel
     AutoModelForMaskedImageModeling = AutoModel
     AutoModelForMaskedLM = AutoModel

@@ -41,18 +41,19 @@ class Drawn:
 
     Args:
         inputs: files of pictures. place: a file for the one result, or a folder, which is made, for any number.
+        together: how many of them are one input.
 
     Raises:
         InputError: results of this task are not drawn; the place cannot be written, or is one of the inputs.
     """
 
-    def __init__(self, task: str, inputs: Sequence[str], place: Path) -> None:
+    def __init__(self, task: str, inputs: Sequence[str], place: Path, together: int = 1) -> None:
         self._draw = drawing(task)
         if "-" in inputs:
             raise InputError("--save draws into the pictures of files; give these as inputs, not on stdin.")
-        self._inputs, self._done = list(inputs), 0
-        folder = place.is_dir() or len(inputs) > 1 or not place.suffix
-        self._targets = _in_folder(place, inputs) if folder else [_file(place)]
+        self._inputs, self._done = [inputs[at : at + together] for at in range(0, len(inputs), together)], 0
+        folder = place.is_dir() or len(self._inputs) > 1 or not place.suffix
+        self._targets = _in_folder(place, self._inputs) if folder else [_file(place)]
         for target in self._targets:
             if any(os.path.exists(item) and target.exists() and os.path.samefile(item, target) for item in inputs):
                 raise InputError(f"--save would write over {target}, which is an input. Name another place.")
@@ -65,9 +66,10 @@ class Drawn:
         """
         from precast.runtime.processors.image import open_picture
 
-        source, target = self._inputs[self._done], self._targets[self._done]
+        sources, target = self._inputs[self._done], self._targets[self._done]
         self._done += 1
-        picture = self._draw(open_picture(source, upright=True), result)
+        pictures = [open_picture(source, upright=True) for source in sources]
+        picture = self._draw(pictures if len(pictures) > 1 else pictures[0], result)
         try:
             picture.save(target)
         except (OSError, ValueError) as error:
@@ -83,13 +85,13 @@ def _file(place: Path) -> Path:
     return place
 
 
-def _in_folder(place: Path, inputs: Sequence[str]) -> list[Path]:
+def _in_folder(place: Path, inputs: Sequence[Sequence[str]]) -> list[Path]:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(place, error) from error
     _check(place, place)
-    stems = [Path(item).stem for item in inputs]
+    stems = ["-".join(Path(item).stem for item in items) for items in inputs]
     # Pictures of one name from several folders, or of several kinds, do not write over each other.
     names = [stem if stems.count(stem) == 1 else f"{index + 1}-{stem}" for index, stem in enumerate(stems)]
     return [place / f"{name}.png" for name in names]

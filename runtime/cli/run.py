@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,12 +121,19 @@ def run(
         note("Reading lines from the terminal; Ctrl-D ends.")
         batch_size = 1  # each line is answered at once
     name = TASKS.resolve(task)
+    together = 1
     if issubclass(TASKS[name].reads, ImageReader):
-        inputs = pictures_in(inputs)
-    drawn = None if save is None else Drawn(name, inputs, save)
+        inputs, together = pictures_in(inputs), TASKS[name].reads.together
+    if together > 1 and "-" not in inputs and not input_json and len(inputs) % together:
+        raise InputError(
+            f"{name} takes pictures in pairs, one behind the other; received {len(inputs)}: {listing(inputs)}."
+        )
+    drawn = None if save is None else Drawn(name, inputs, save, together)
     items: Iterable[Any] = _items(inputs)
     if input_json:
         items = map(_decoded, items)
+    elif together > 1:
+        items = _groups(items, together)
 
     generates = hasattr(TASKS[name], "stream")
     if (generation or stream) and not generates:
@@ -166,6 +174,13 @@ def _items(inputs: list[str]) -> Iterator[str]:
             yield from _stdin()
         else:
             yield item
+
+
+def _groups(items: Iterable[str], count: int) -> Iterator[tuple[str, ...]]:
+    """So many at a time that follow each other; what is left over is one that the task refuses."""
+    rest = iter(items)
+    while group := tuple(islice(rest, count)):
+        yield group
 
 
 def _stdin() -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Results drawn into their pictures: a file of this folder for each kind of result, found by the task.
 
-Each has ``draw(picture, result)``, which returns a new picture of the same size or a larger one."""
+Each has ``draw(picture, result)``, which returns a new picture of the same size or a larger one; of pictures that are
+read in pairs it is given a list of two."""
 
 from __future__ import annotations
 
@@ -23,10 +24,11 @@ DRAWN: Mapping[str, str] = {
     "mask-generation": "masks",
     "image-to-image": "pictures",
     "depth-estimation": "depth",
+    "keypoint-matching": "matches",
 }
 
 
-def drawing(task: str) -> Callable[[Image, Any], Image]:
+def drawing(task: str) -> Callable[[Any, Any], Image]:
     """What draws the results of a task.
 
     Raises:
@@ -34,5 +36,5 @@ def drawing(task: str) -> Callable[[Image, Any], Image]:
     """
     if task not in DRAWN:
         raise InputError(f"Results of {task} are not drawn into pictures. Drawn are those of {listing(DRAWN)}.")
-    found: Callable[[Image, Any], Image] = import_module(f"{__name__}.{DRAWN[task]}").draw
+    found: Callable[[Any, Any], Image] = import_module(f"{__name__}.{DRAWN[task]}").draw
     return found

@@ -60,6 +60,18 @@ class Pen(NamedTuple):
         self.on.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=_DARK, width=self.stroke + 2)
         self.on.rectangle((left, top, right, bottom), outline=colour, width=self.stroke)
 
+    def thread(self, start: tuple[int, int], end: tuple[int, int], colour: Colour) -> None:
+        """A thin line between two places, dark at both sides."""
+        width, rim = max(1, 2 * self.stroke // 3), max(2, 2 * self.stroke // 3)
+        self.on.line((start, end), fill=_DARK, width=width + rim)
+        self.on.line((start, end), fill=colour, width=width)
+
+    def dot(self, place: tuple[int, int], colour: Colour) -> None:
+        """A place, with a dark ring around it."""
+        x, y = place
+        for radius, fill in ((self.stroke + max(2, self.stroke // 2), _DARK), (self.stroke, colour)):
+            self.on.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+
     def label(self, corner: tuple[int, int], text: str, colour: Colour, taken: list[Rectangle]) -> None:
         """Text on a ground of its own colour: above a corner, or below it where there is no room or another label is
         (``taken``, to which it is added), never outside."""

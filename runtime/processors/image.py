@@ -12,7 +12,7 @@ import numpy as np
 from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
-from precast.runtime.processors.image_steps import Colours, Frames, Pad, Step, pixels, read_steps
+from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Step, pixels, read_steps
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,6 +54,7 @@ class ImageProcessor:
         self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
         self.model_input_names = [self.port] if self._pad is None else [self.port, MASK]
         self.frames = any(isinstance(step, Frames) for step in self.steps)
+        self.pairs = any(isinstance(step, Pairs) for step in self.steps)
 
     @classmethod
     def from_data(cls, said: Mapping[str, Any]) -> ImageProcessor:
@@ -77,7 +78,7 @@ class ImageProcessor:
     def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> Pixels:
         """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays; with
         ``pixel_mask [N, H, W]``, 1 where a picture is and 0 where it was padded, where pictures are padded. Of frames
-        ``[N, F, C, H, W]``: a list is one video, a list of lists several.
+        ``[N, F, C, H, W]``: a list is one video, a list of lists several; and so of pairs, ``[N, 2, C, H, W]``.
 
         Raises:
             InputError: something is no picture, or they differ in size; or an argument is unknown.
@@ -89,9 +90,9 @@ class ImageProcessor:
         given = images if isinstance(images, (list, tuple)) else [images]
         if not given:
             raise InputError("An image processor needs at least one picture.")
-        if self.frames:
-            videos = given if all(isinstance(one, (list, tuple)) for one in given) else [given]
-            made = [self._stacked(video) for video in videos]
+        if self.frames or self.pairs:
+            together = given if all(isinstance(one, (list, tuple)) for one in given) else [given]
+            made = [self._stacked(video) for video in together]
         else:
             made = [self.pixels(open_picture(one)) for one in given]
         if self._pad is not None:
@@ -100,6 +101,10 @@ class ImageProcessor:
         return Pixels({self.port: self._one(made)})
 
     def _stacked(self, video: Any) -> np.ndarray:
+        if self.pairs and len(video) != 2:
+            raise InputError(
+                f"A pair is a list of two pictures, and several are a list of pairs; received {len(video)}."
+            )
         if not video:
             raise InputError("A video needs at least one frame.")
         return self._one([self.pixels(open_picture(one)) for one in video])

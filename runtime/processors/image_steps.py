@@ -31,10 +31,12 @@ __all__ = [
     "Fit",
     "Flip",
     "Frames",
+    "Grey",
     "Mirror",
     "Multiples",
     "Normalise",
     "Pad",
+    "Pairs",
     "Resize",
     "Rgb",
     "Scale",
@@ -437,9 +439,38 @@ class Frames(NamedTuple):
         return {"op": "frames"}
 
 
+class Pairs(NamedTuple):
+    """Two pictures are one input together."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Pairs:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "pairs"}
+
+
+class Grey(NamedTuple):
+    """How bright each pixel is, in all three channels: numbers [H, W, C], but of a picture that is grey already."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Grey:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "grey"}
+
+    def __call__(self, values: Array) -> Array:
+        red, green, blue = (values[..., min(channel, values.shape[2] - 1)] for channel in range(3))
+        if (red == green).all() and (green == blue).all():
+            return values
+        bright = (red * 0.2989 + green * 0.5870 + blue * 0.1140).astype(np.float32)
+        return np.stack([bright] * 3, axis=-1)
+
+
 Step: TypeAlias = (
     "Rgb | Resize | Fit | Multiples | Crop | Mirror | Flip | Scale | Normalise | Divide "
-    "| Extend | Colours | Frames | Pad"
+    "| Grey | Extend | Colours | Frames | Pairs | Pad"
 )
 
 STEPS: Mapping[str, type[Any]] = {
@@ -453,9 +484,11 @@ STEPS: Mapping[str, type[Any]] = {
     "scale": Scale,
     "normalise": Normalise,
     "divide": Divide,
+    "grey": Grey,
     "extend": Extend,
     "colours": Colours,
     "frames": Frames,
+    "pairs": Pairs,
     "pad": Pad,
 }
 # A picture becomes an array once, and numbers once: steps come in this order, each once at most.
@@ -484,24 +517,24 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     """
     numbers: list[Scale | Normalise | Divide] = []
     array: Array | None = None
-    behind: list[Extend] = []
+    behind: list[Grey | Extend] = []
     colours: Colours | None = None
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
         elif isinstance(step, (Crop, Mirror, Flip)):
             array = step(_array(picture) if array is None else array)
-        elif isinstance(step, Extend):
+        elif isinstance(step, (Grey, Extend)):
             behind.append(step)
         elif isinstance(step, Colours):
             colours = step
-        elif not isinstance(step, (Frames, Pad)):
+        elif not isinstance(step, (Frames, Pairs, Pad)):
             picture = step(picture)
     array = _array(picture) if array is None else array
     if numbers:
         array = _looked_up(array, numbers)
-    for extend in behind:
-        array = extend(array)
+    for last in behind:
+        array = last(array)
     if colours is not None:
         return colours(array)
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))

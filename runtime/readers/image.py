@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class ImageReader(Reader):
 
     parts = ("image_processor",)
     window = 32  # a picture of 224 x 224 takes 600 kB
+    together: ClassVar[int] = 1
+    """Files that are one input of a command line."""
 
     def __init__(self, model: Any, *, task: str, too_long: str = "", image_processor: Any = None) -> None:
         super().__init__(model, task=task, too_long=too_long)

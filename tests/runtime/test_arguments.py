@@ -157,7 +157,7 @@ def test_tasks(task: str, decoder: Any) -> None:
     served = others.get(task, task)
     pictures = {"image-classification": "vit", "zero-shot-image-classification": "clip", "image-to-image": "swin2sr"}
     pictures |= {"image-segmentation": "segformer", "depth-estimation": "glpn", "mask-generation": "sam"}
-    pictures |= {"video-classification": "videomae"}
+    pictures |= {"video-classification": "videomae", "keypoint-matching": "superglue"}
     if task == "image-feature-extraction":
         model: Any = precast.load(tiny_artifacts.picture_features())
     elif task == "object-detection":
@@ -172,6 +172,8 @@ def test_tasks(task: str, decoder: Any) -> None:
         text = np.zeros((64, 96, 3), np.uint8)
     if task == "video-classification":
         text = [text] * 20
+    if task == "keypoint-matching":
+        text = [text] * 2
     if task == "text-generation":
         extra = {"max_new_tokens": 2}
     answer = precast.pipeline(task, model)

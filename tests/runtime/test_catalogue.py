@@ -17,6 +17,8 @@ from precast.runtime.tasks import TASKS
 
 # Tasks that no metric is computed of so far: low precision is refused for them.
 UNJUDGED = {
+    "keypoint-detection",
+    "keypoint-matching",
     "mask-generation",
     "universal-segmentation",
 }

@@ -14,7 +14,7 @@ import transformers
 from precast.export.exporter import export_model
 from precast.export.families import find_family
 from precast.export.heads import BASE, CAUSAL_LM, HEADS, OBJECT_DETECTION, SEQ2SEQ_LM, UNIVERSAL_SEGMENTATION, Head
-from support import oracle
+from support import oracle, trained_matcher
 from support.tokenizer_samples import byte_level, wordpiece, write_json
 from support.workers import once
 
@@ -117,14 +117,24 @@ def _make_pictures(model_type: str, folder: Path) -> None:
         # A text is read at its end, which is what this tokenizer puts there.
         tokens = {"vocab_size": words, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
         overrides["text_config"] = {**text, **tokens}
-    oracle.save_checkpoint(folder, *oracle.upstream(model_type, _last_head(model_type), overrides))
+    matches = model_type in ("superpoint", "lightglue", "superglue")
+    if matches:
+        overrides = trained_matcher.config(model_type)
+    config, model = oracle.upstream(model_type, _last_head(model_type), overrides)
+    if matches:
+        trained_matcher.planted(model)
+    oracle.save_checkpoint(folder, config, model)
     kinds = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor", "resnet": "ConvNextImageProcessor"}
     kinds |= {"swin2sr": "Swin2SRImageProcessor", "videomae": "VideoMAEImageProcessor"}
     kinds |= {"timesformer": "VideoMAEImageProcessor", "sam": "SamImageProcessor"}
     kinds["imagegpt"] = "ImageGPTImageProcessor"
+    kinds |= {f"super{name.lower()}": f"Super{name}ImageProcessor" for name in ("Point", "Glue")}
+    kinds["lightglue"] = "LightGlueImageProcessor"
     kinds |= {"segformer": "SegformerImageProcessor", "glpn": "GLPNImageProcessor"}
     sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}, "segformer": {"height": 70, "width": 90}}
     size = sizes.get(model_type, {"height": 30, "width": 30})
+    if matches:
+        size = dict(zip(("height", "width"), trained_matcher.SIZE, strict=True))
     crop = {"height": 30, "width": 30}
     if model_type in ("videomae", "timesformer"):
         size, crop = {"shortest_edge": 15}, {"height": 12, "width": 12}

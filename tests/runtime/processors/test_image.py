@@ -26,6 +26,7 @@ from transformers.models.efficientnet.image_processing_pil_efficientnet import E
 from transformers.models.glpn.image_processing_pil_glpn import GLPNImageProcessorPil
 from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
 from transformers.models.levit.image_processing_pil_levit import LevitImageProcessorPil
+from transformers.models.lightglue.image_processing_pil_lightglue import LightGlueImageProcessorPil
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 from transformers.models.maskformer.image_processing_pil_maskformer import MaskFormerImageProcessorPil
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
@@ -35,6 +36,8 @@ from transformers.models.poolformer.image_processing_pil_poolformer import PoolF
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+from transformers.models.superglue.image_processing_pil_superglue import SuperGlueImageProcessorPil
+from transformers.models.superpoint.image_processing_pil_superpoint import SuperPointImageProcessorPil
 from transformers.models.swin2sr.image_processing_pil_swin2sr import Swin2SRImageProcessorPil
 from transformers.models.videomae.image_processing_pil_videomae import VideoMAEImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -71,6 +74,7 @@ UPSTREAM: dict[str, Any] = {
     "MobileViTImageProcessor": MobileViTImageProcessorPil,
     "PoolFormerImageProcessor": PoolFormerImageProcessorPil,
     "SamImageProcessor": SamImageProcessorPil,
+    "SuperPointImageProcessor": SuperPointImageProcessorPil,
     "Swin2SRImageProcessor": Swin2SRImageProcessorPil,
     "VideoMAEImageProcessor": VideoMAEImageProcessorPil,
     "SegformerImageProcessor": SegformerImageProcessorPil,
@@ -162,6 +166,9 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("VideoMAEImageProcessor", {"size": {"shortest_edge": 40}, "crop_size": 31, "image_std": [0.4, 0.5, 0.6]}),
     ("SamImageProcessor", {"size": {"longest_edge": 64}, "pad_size": {"height": 70, "width": 66}}),
     ("SamImageProcessor", {"size": {"longest_edge": 51}, "do_pad": False, "resample": 3, "do_normalize": False}),
+    ("SuperPointImageProcessor", {"do_grayscale": True, "size": {"height": 37, "width": 23}}),
+    ("SuperPointImageProcessor", {"do_grayscale": True, "size": {"shortest_edge": 41}, "resample": 3}),
+    ("SuperPointImageProcessor", {"do_grayscale": True, "do_resize": False, "rescale_factor": 1 / 127.5}),
     ("Swin2SRImageProcessor", {"do_pad": False}),
     ("Swin2SRImageProcessor", {"do_rescale": False}),
     ("SegformerImageProcessor", {"size": 57, "do_reduce_labels": True, "do_center_crop": True, "crop_size": 31}),
@@ -530,10 +537,33 @@ def test_frames_are_one_input_together() -> None:
         mine([frames[:2], frames[2:]])
 
 
+PAIRS: dict[str, Any] = {
+    "LightGlueImageProcessor": LightGlueImageProcessorPil,
+    "SuperGlueImageProcessor": SuperGlueImageProcessorPil,
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("settings", [{}, {"size": {"height": 37, "width": 23}, "do_grayscale": False}], ids=str)
+def test_two_pictures_are_one_input_together(name: str, settings: dict[str, Any]) -> None:
+    theirs = PAIRS[name](**settings)
+    mine = ours({"image_processor_type": name, **settings})
+    pictures = [picture(50, 40, seed=seed) for seed in range(3)]
+    pictures.append(picture(30, 50, "L").convert("RGB"))  # grey already
+    for given_ in (pictures[:2], [pictures[:2], pictures[2:]]):
+        expected = theirs(given_, return_tensors="np")["pixel_values"]
+        found = mine(given_)["pixel_values"]
+        assert found.shape == expected.shape and found.dtype == expected.dtype == np.float32
+        np.testing.assert_array_equal(found, expected)
+    for wrong in (pictures[:3], pictures[0], [pictures[:2], pictures[:1]]):
+        with pytest.raises(InputError, match=r"A pair is a list of two pictures, .* received [13]"):
+            mine(wrong)
+
+
 def test_colours_are_upstreams() -> None:
     rng = np.random.default_rng(0)
     settings: dict[str, Any] = {"clusters": (2 * rng.random((64, 3)) - 1).tolist(), "size": {"height": 12, "width": 9}}
-    assert set(KINDS) == {*UPSTREAM, "ImageGPTImageProcessor"}
+    assert set(KINDS) == {*UPSTREAM, *PAIRS, "ImageGPTImageProcessor"}
     for more in ({}, {"do_normalize": False, "resample": 3}):
         theirs = ImageGPTImageProcessorPil(**settings, **more)
         mine = ours({"image_processor_type": "ImageGPTImageProcessor", **settings, **more}, "imagegpt")

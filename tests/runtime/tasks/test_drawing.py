@@ -71,4 +71,4 @@ def test_pictures_are_saved_as_they_are() -> None:
 def test_other_results_are_not_drawn() -> None:
     with pytest.raises(InputError, match=r"Results of summarization are not drawn into pictures\. Drawn are those of"):
         drawing("summarization")
-    assert set(DRAWN.values()) == {"boxes", "depth", "masks", "pictures"}
+    assert set(DRAWN.values()) == {"boxes", "depth", "masks", "matches", "pictures"}
