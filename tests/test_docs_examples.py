@@ -18,7 +18,7 @@ from support.docs.pages import PAGES, examples
 import precast
 from precast.calibration.corpus import PASSAGES
 from precast.export.exporter import export_model
-from precast.export.heads import MASKED_IMAGE
+from precast.export.heads import MASKED_IMAGE, PRETRAINING
 
 # What a page calls an artifact -> where a tiny one is. Made on first use; those of earlier formats are there already.
 SHELF: dict[str, Callable[[], Path]] = {
@@ -40,6 +40,10 @@ SHELF: dict[str, Callable[[], Path]] = {
     "videomae": lambda: tiny_artifacts.pictures("videomae"),
     "sam": lambda: tiny_artifacts.pictures("sam"),
     "segformer": lambda: tiny_artifacts.pictures("segformer"),
+    "mae": lambda: tiny_artifacts.plain("vit_mae", PRETRAINING),
+    "maskformer": lambda: tiny_artifacts.segmenter("maskformer"),
+    "superpoint": lambda: tiny_artifacts.pictures("superpoint"),
+    "superglue": lambda: tiny_artifacts.pictures("superglue"),
     "glpn": lambda: tiny_artifacts.pictures("glpn"),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     AutoModelForSeq2SeqLM = AutoModel
     AutoModelForSequenceClassification = AutoModel
     AutoModelForTokenClassification = AutoModel
+    AutoModelForUniversalSegmentation = AutoModel
     AutoModelForVideoClassification = AutoModel
     AutoModelForZeroShotImageClassification = AutoModel
     # end
