@@ -142,10 +142,10 @@ class KeypointModel(Model):
         mask = np.ones(keypoints.shape[:-1], np.int64) if mask is None else mask
         count = keypoints.shape[-2] if mask.any() else 0  # the one that stands for none is no answer
         if self.matching is None:
-            outputs = {"keypoints": keypoints, "scores": given.get("scores"), "descriptors": made["descriptors"]}
-            outputs["descriptors"] = outputs["descriptors"] * mask[..., None].astype(np.float32)
+            outputs = {"keypoints": keypoints} | ({"scores": given["scores"]} if "scores" in given else {})
+            outputs["descriptors"] = made["descriptors"] * mask[..., None].astype(np.float32)
             outputs["mask"] = mask.astype(np.int32)
-            return Outputs({name: value[:, :count] for name, value in outputs.items() if value is not None})
+            return Outputs({name: value[:, :count] for name, value in outputs.items()})
         matches, scores = self.matching(made["assignment"])
         outputs = {"matches": matches, "matching_scores": scores, "keypoints": keypoints}
         if "prune" in made:
