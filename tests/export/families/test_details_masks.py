@@ -39,18 +39,16 @@ def test_mask2former_stands_on_windows(height: int, width: int) -> None:
 @pytest.mark.parametrize("shift", [0, 2])
 def test_windows_of_any_size_are_those_of_one(rows: int, columns: int, shift: int) -> None:
     """Each row of a grid is in the same window, beside the same ones, and hidden from the same ones."""
-    free, fixed = FreeWindows(4, shift), Windows(rows, columns, size=4, shift=shift)
-    for module in (free, fixed):
-        fill_tables(module, torch.float64)
-    grid = free(torch.zeros(1), rows, columns)
+    fixed = Windows(rows, columns, size=4, shift=shift)
+    fill_tables(fixed, torch.float64)
+    grid = FreeWindows.of(torch.zeros(1, dtype=torch.float64), rows, columns, size=4, shift=shift)
     order, mask = fixed.order(), None if fixed.mask is None else fixed.mask()
     wanted = order.view(16, -1).t() if shift else order.view(-1, 16)
     torch.testing.assert_close(grid.order.view(-1, 16), wanted, rtol=0, atol=0)
     torch.testing.assert_close(grid.order[grid.back], torch.arange(rows * columns), rtol=0, atol=0)
-    assert (grid.kinds is None) == (mask is None)
-    if grid.kinds is not None:
-        assert free.masks is not None
-        torch.testing.assert_close(free.masks()[grid.kinds], mask, rtol=0, atol=0)
+    assert (grid.mask is None) == (mask is None)
+    if grid.mask is not None:
+        torch.testing.assert_close(grid.mask, mask, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +64,7 @@ def test_windows_of_any_size_are_those_of_one(rows: int, columns: int, shift: in
         (
             "maskformer",
             {"backbone_config": {**SWIN, "use_absolute_embeddings": True}},
-            "a Swin whose 'use_absolute_embeddings' is true cannot stand inside another model",
+            "'use_absolute_embeddings' is true, which is not honoured inside another model",
         ),
         ("mask2former", {"backbone_config": {**SWIN, "out_features": ["stage4"]}}, "gives 1 maps, and 3 at least"),
         ("mask2former", {"feature_strides": [], "backbone_config": SWIN}, "'feature_strides' and 'common_stride' are"),

@@ -15,9 +15,12 @@ from support.record_upstream_models import FILE
 __all__ = ["architectures", "cli", "commands", "groups", "markdown", "owed", "task_facts", "task_nav", "task_pages"]
 
 # Which tasks make a group of architectures, the first that fits; what fits none is named by its first task.
+_PARTS = ("object-detection", "semantic-segmentation", "universal-segmentation", "mask-generation", "depth-estimation")
 _GROUPS = (
     ("Pictures with text", ("zero-shot-image-classification",)),
     ("Vision", ("image-classification",)),
+    ("Objects, segments, depths, keypoints", (*_PARTS, "keypoint-detection", "keypoint-matching")),
+    ("Videos, and pictures drawn", ("video-classification", "image-to-image", "pretraining")),
     ("Encoder-decoders of text", ("text2text-generation",)),
     ("Language models", ("text-generation",)),
     ("Text encoders", ("fill-mask", "text-classification", "token-classification", "question-answering")),
@@ -57,7 +60,8 @@ def _groups() -> dict[str, list[str]]:
             first = next(task for task in head_tasks()[::-1] if task in tasks)
             title = first.replace("-", " ").capitalize()
         found.setdefault(title, []).append(name)
-    order = [*reversed([title for title, _ in _GROUPS])]
+    *pictures, _, _, _ = titles = [title for title, _ in _GROUPS]
+    order = [*reversed(titles[len(pictures) :]), *pictures[1:], pictures[0]]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
