@@ -33,7 +33,13 @@ PARTS: dict[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "runtime" / "_facade" / "__init__.py": {"auto": _auto},
     DOCS / "architectures.md": {"architectures": tables.architectures, "owed": tables.owed},
     DOCS / "cli.md": {"cli": tables.cli},
-    DOCS / "speed.md": {"opening": speed.opening, "encoders": speed.encoders, "generation": speed.generation},
+    DOCS / "speed.md": {
+        "opening": speed.opening,
+        "encoders": speed.encoders,
+        "int8": speed.int8,
+        "vision": speed.vision,
+        "generation": speed.generation,
+    },
     DOCS / "tasks" / "index.md": {"tasks": tables.task_pages},
     **{DOCS / "tasks" / f"{name}.md": {"facts": partial(tables.task_facts, name)} for name in CATALOGUE},
 }

@@ -11,10 +11,23 @@ from support import ROOT
 from support.docs.pictures import drawing
 from support.docs.tables import markdown
 
-__all__ = ["ENCODERS", "GENERATION", "PICTURES", "encoders", "generation", "opening", "page", "picture"]
+__all__ = [
+    "ENCODERS",
+    "GENERATION",
+    "PICTURES",
+    "encoders",
+    "generation",
+    "int8",
+    "opening",
+    "page",
+    "picture",
+    "vision",
+]
 
 RESULTS = ROOT / "benchmarks" / "results"
 ENCODERS = RESULTS / "encoders.json"
+INT8 = (RESULTS / "minilm-int8-vnni.json",)
+VISION = RESULTS / "vision.json"
 GENERATION = tuple(RESULTS / f"{name}.json" for name in ("llama-134m", "t5-small", "marian"))
 
 
@@ -27,28 +40,45 @@ def _record(path: Path) -> dict[str, Any]:
 
 def encoders() -> str:
     """Ratios with their intervals, and for int8 what it costs in accuracy."""
-    from precast.runtime.bench.statistics import ratios
-
     document = _record(ENCODERS)
-    usual = document["settings"]["threads"]
-    rows = [row for row in document["rows"] if row["scenario"] != "cold" and row["threads"] == usual]
-    found: dict[Any, dict[str, Any]] = {}
-    for entry in ratios(document["rows"], "precast"):
-        if entry["scenario"] != "cold" and entry["threads"] == usual:
-            found.setdefault(_point(entry), {})[entry["engine"]] = entry["ratio"]
-    engines = [name for name in document["engines"] if name != "precast"]
-    exact = [name for name in engines if document["engines"][name]["precision"] == "fp32"]
+    exact, others = _peers(document, "fp32"), _peers(document, "int8")
     return "\n\n".join(
         [
             _measured_on(document),
             "Milliseconds of Precast (fp32), then how many times as long the others took: above 1 they are slower. In "
             "brackets, where a repeat is expected to land.",
-            _table(document, rows, found, exact),
-            "The same against int8, which is another trade: Precast's (`--precision int8`) is not in this record yet, "
-            "and these are less exact (1 - cosine to upstream in float64, the worst text).",
-            _table(document, rows, found, [name for name in engines if name not in exact]),
+            _table(document, "precast", exact),
+            "The same against int8, which is another trade: these are less exact (1 - cosine to upstream in float64, the "
+            "worst text).",
+            _table(document, "precast", others),
         ]
     )
+
+
+def int8() -> str:
+    """Ratios of int8 to int8, and what each costs in accuracy."""
+    parts = []
+    for path in INT8:
+        document = _record(path)
+        parts += [_measured_on(document), _table(document, "precast-int8", _peers(document, "int8"))]
+    said = "Milliseconds of Precast's int8, then how many times as long the others' took; 1 - cosine of each, the worst text."
+    return "\n\n".join([said, *parts])
+
+
+def vision() -> str:
+    """Ratios with their intervals."""
+    document = _record(VISION)
+    return "\n\n".join([_measured_on(document), _table(document, "precast", _peers(document, "fp32"))])
+
+
+def _peers(document: dict[str, Any], precision: str) -> list[str]:
+    """Engines of others in a precision."""
+    return [
+        name
+        for name, about in document["engines"].items()
+        if not name.startswith("precast") or name == "precast-stock"
+        if about["precision"] == precision
+    ]
 
 
 def _measured_on(document: dict[str, Any]) -> str:
@@ -65,11 +95,20 @@ def _point(row: Any) -> Any:
     return row["workload"], row["scenario"], row["batch"], row["length"]
 
 
-def _table(document: dict[str, Any], rows: list[Any], found: dict[Any, dict[str, Any]], peers: list[str]) -> str:
+def _table(document: dict[str, Any], base: str, peers: list[str]) -> str:
+    """The points of ``base``, one of ours, and how many times as long each peer took there."""
+    from precast.runtime.bench.statistics import ratios
+
+    usual = document["settings"]["threads"]
+    rows = [row for row in document["rows"] if row["scenario"] != "cold" and row["threads"] == usual]
+    found: dict[Any, dict[str, Any]] = {}
+    for entry in ratios(document["rows"], base):
+        if entry["scenario"] != "cold" and entry["threads"] == usual:
+            found.setdefault(_point(entry), {})[entry["engine"]] = entry["ratio"]
     lines = []
     by_key = {(*_point(row), row["engine"]): row for row in rows}
     for row in rows:
-        if row["engine"] != "precast":
+        if row["engine"] != base:
             continue
         workload, scenario, batch, length = _point(row)
         cells = []
@@ -81,8 +120,10 @@ def _table(document: dict[str, Any], rows: list[Any], found: dict[Any, dict[str,
             cells.append(text)
         title = f"{document['workloads'][workload]['title']} {batch} x {length}"
         title += " offline" if scenario == "offline" else ""
-        lines.append((title, f"{row['time']['value'] * 1e3:.2f}", *cells))
-    return markdown(("batch x length", "precast", *peers), lines)
+        own = f"{row['time']['value'] * 1e3:.2f}"
+        own += "" if row["precision"] == "fp32" else f", {1 - row['error']['cosine']:.1e}"
+        lines.append((title, own, *cells))
+    return markdown(("batch x length", base, *peers), lines)
 
 
 def generation() -> str:
