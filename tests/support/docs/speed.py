@@ -48,8 +48,8 @@ def encoders() -> str:
             "Milliseconds of Precast (fp32), then how many times as long the others took: above 1 they are slower. In "
             "brackets, where a repeat is expected to land.",
             _table(document, "precast", exact),
-            "The same against int8, which is another trade: these are less exact (1 - cosine to upstream in float64, the "
-            "worst text).",
+            "The same against int8, which is another trade: these are less exact (1 - cosine to upstream in float64, "
+            "the worst text).",
             _table(document, "precast", others),
         ]
     )
@@ -61,7 +61,7 @@ def int8() -> str:
     for path in INT8:
         document = _record(path)
         parts += [_measured_on(document), _table(document, "precast-int8", _peers(document, "int8"))]
-    said = "Milliseconds of Precast's int8, then how many times as long the others' took; 1 - cosine of each, the worst text."
+    said = "Milliseconds of Precast's int8, then how many times as long the others took; 1 - cosine, of the worst text."
     return "\n\n".join([said, *parts])
 
 
