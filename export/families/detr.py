@@ -35,6 +35,8 @@ __all__ = ["BACKBONE", "FAMILY", "INERT", "Spec", "body", "detector_heads", "lay
 INERT = frozenset("auxiliary_loss class_cost bbox_cost giou_cost mask_loss_coefficient dice_loss_coefficient".split())
 INERT |= frozenset("bbox_loss_coefficient giou_loss_coefficient eos_coefficient init_xavier_std".split())
 INERT |= frozenset("activation_dropout init_std max_position_embeddings".split())
+# Which released checkpoints have, and nothing reads.
+INERT |= frozenset({"scale_embedding"})
 INERT |= frozenset({"decoder_layerdrop", "encoder_layerdrop"})
 _EPSILON = 1e-5
 

@@ -25,10 +25,11 @@ from precast.runtime.ports import Dim, Port
 __all__ = ["FAMILY", "Spec", "decoder_names", "pyramid_names"]
 
 _POINTS = 4  # that are read of each map
-# What losses and training read.
+# What losses and training read; and an older name of ``enforce_input_projection`` that nothing reads.
 _INERT = frozenset(
-    """backbone_kwargs class_weight dice_weight ignore_value importance_sample_ratio init_std init_xavier_std
-    mask_weight no_object_weight output_auxiliary_logits oversample_ratio train_num_points use_auxiliary_loss""".split()
+    """backbone_kwargs class_weight dice_weight enforce_input_proj ignore_value importance_sample_ratio init_std
+    init_xavier_std mask_weight no_object_weight output_auxiliary_logits oversample_ratio train_num_points
+    use_auxiliary_loss""".split()
 )
 _USUAL = {"model_type": "swin", "depths": [2, 2, 18, 2], "out_features": ["stage1", "stage2", "stage3", "stage4"]}
 

@@ -32,15 +32,15 @@ from precast.runtime.ports import Dim, Port
 __all__ = ["FAMILY", "INERT", "SWIN"]
 
 _EPSILON = 1e-5
-# What losses and training read.
+# What losses and training read; queries are those of the decoder's own config.
 INERT = frozenset(
     """cross_entropy_weight dice_weight init_std init_xavier_std mask_weight no_object_weight num_attention_heads
-    num_hidden_layers output_auxiliary_logits backbone_kwargs""".split()
+    num_hidden_layers num_queries output_auxiliary_logits backbone_kwargs""".split()
 )
 _FOREIGN = detr.INERT | frozenset(
     """backbone backbone_config backbone_kwargs dilation encoder_attention_heads encoder_ffn_dim encoder_layers
     hidden_size num_attention_heads num_channels num_hidden_layers position_embedding_type
-    scale_embedding use_timm_backbone""".split()
+    use_timm_backbone""".split()
 )
 # What a config that says nothing of its backbone has.
 _USUAL = {"model_type": "swin", "depths": [2, 2, 18, 2], "image_size": 384, "embed_dim": 128}

@@ -32,7 +32,8 @@ from precast.runtime.ports import Port
 __all__ = ["FAMILY", "Merge", "Place", "Spec", "map_body", "map_names", "names", "numbers", "swin_heads"]
 
 _NORM = 1e-5  # epsilon of the norms outside of layers, whatever that of layers is
-_INERT = """_out_features _out_indices drop_path_rate hidden_size num_layers out_features out_indices
+# Released checkpoints that stand on a Swin have ``in_channels``, too, which nothing reads.
+_INERT = """_out_features _out_indices drop_path_rate hidden_size in_channels num_layers out_features out_indices
     stage_names"""
 
 

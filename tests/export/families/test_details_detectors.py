@@ -84,6 +84,26 @@ def test_what_is_not_honoured_of_a_backbone_is_told(said: dict[str, Any], messag
         find_family("detr").read({"model_type": "detr", **said})
 
 
+# What config.json of released checkpoints has beside what their models are made of.
+RELEASED: dict[str, Any] = {"classifier_dropout": 0.0, "scale_embedding": False, "max_position_embeddings": 1024}
+RELEASED |= {"encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, "init_std": 0.02, "init_xavier_std": 1.0}
+RELEASED |= {"use_pretrained_backbone": True, "use_timm_backbone": True, "backbone": "resnet50", "dilation": False}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "own"),
+    [
+        ("detr", {}),
+        ("conditional_detr", {"cls_loss_coefficient": 2, "focal_alpha": 0.25, "num_queries": 300}),
+        ("table-transformer", {"backbone": "resnet18", "num_queries": 15}),
+        ("deformable_detr", {"return_intermediate": True, "focal_alpha": 0.25, "num_queries": 300}),
+    ],
+)
+def test_configs_of_released_checkpoints_are_read(model_type: str, own: dict[str, Any]) -> None:
+    spec: Any = find_family(model_type).read({**RELEASED, **own, "model_type": model_type})
+    assert spec.d_model == 256 and spec.inner.channels[-1] == (512 if "backbone" in own else 2048)
+
+
 def test_a_mask_at_a_maps_size_is_the_nearest_pixels() -> None:
     """Each size there is of a side, and what strides leave of it: as upstream's interpolation finds them."""
     rng = np.random.default_rng(0)

@@ -35,6 +35,31 @@ def test_mask2former_stands_on_windows(height: int, width: int) -> None:
         assert apart(value, expected[name]) <= 1, name
 
 
+def test_configs_of_released_checkpoints_are_read() -> None:
+    """With what MaskFormer's config.json, its decoder's and its Swin's have beside what models are made of."""
+    decoder = {
+        "model_type": "detr",
+        "scale_embedding": False,
+        "max_position_embeddings": 1024,
+        "classifier_dropout": 0.0,
+    }
+    inner = {
+        "model_type": "swin",
+        "depths": [2, 2, 6, 2],
+        "embed_dim": 96,
+        "num_heads": [3, 6, 12, 24],
+        "window_size": 7,
+    }
+    inner |= {"in_channels": 3, "path_norm": True, "hidden_size": 768, "num_layers": 4, "drop_path_rate": 0.3}
+    inner |= {"out_features": STAGES, "stage_names": ["stem", *STAGES], "encoder_stride": 32}
+    said = {"backbone_config": inner, "decoder_config": decoder, "num_queries": 100, "output_auxiliary_logits": None}
+    spec: Any = find_family("maskformer").read({"model_type": "maskformer", **said})
+    assert spec.inner.channels == (96, 192, 384, 768) and spec.decoder.num_queries == 100
+    older = {"backbone_config": inner, "enforce_input_proj": False, "num_queries": 200}
+    spec = find_family("mask2former").read({"model_type": "mask2former", **older})
+    assert spec.inner.strides == (4, 8, 16, 32) and spec.num_queries == 200
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(9, 9), (8, 5), (7, 13), (4, 4), (3, 2)])
 @pytest.mark.parametrize("shift", [0, 2])
 def test_windows_of_any_size_are_those_of_one(rows: int, columns: int, shift: int) -> None:
