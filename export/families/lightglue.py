@@ -39,6 +39,7 @@ class Spec(Base):
     num_hidden_layers: int = hf(default=9)
     num_attention_heads: int = hf(default=4)
     num_key_value_heads: int | None = hf(default=None)
+    head_dim: int | None = hf(default=None)
     depth_confidence: float = hf(default=0.95)
     width_confidence: float = hf(default=0.99)
     filter_threshold: float = hf(default=0.1)
@@ -51,7 +52,10 @@ class Spec(Base):
                 "'depth_confidence' and 'width_confidence' are both above 0, or neither is: upstream computes nothing "
                 f"with one alone; received {self.depth_confidence} and {self.width_confidence}"
             )
-        if head_size(self.descriptor_dim, self.num_attention_heads) % 2:
+        size = head_size(self.descriptor_dim, self.num_attention_heads)
+        if self.head_dim not in (None, size):
+            raise ConfigError(f"'head_dim' {self.head_dim} must be 'descriptor_dim' / 'num_attention_heads', {size}")
+        if size % 2:
             raise ConfigError(
                 "channels of a head are turned in pairs: 'num_attention_heads' must divide 'descriptor_dim' into even "
                 f"parts; received {self.num_attention_heads} and {self.descriptor_dim}"

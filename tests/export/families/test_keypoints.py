@@ -202,6 +202,7 @@ def test_rows_of_a_batch_are_as_alone() -> None:
         ("superpoint", {"keypoint_decoder_dim": 17}, "'keypoint_decoder_dim' is 17, and only 65 is honoured"),
         ("superpoint", {"nms_radius": -1}, "'nms_radius' is a number of pixels, 0 or more; received -1"),
         ("lightglue", {"depth_confidence": -1.0}, r"are both above 0, or neither is.* received -1\.0 and 0\.5"),
+        ("lightglue", {"head_dim": 5}, r"'head_dim' 5 must be 'descriptor_dim' / 'num_attention_heads', 8"),
         ("lightglue", {"num_attention_heads": 16}, "must divide 'descriptor_dim' into even parts; received 16 and 16"),
         (
             "lightglue",
