@@ -60,6 +60,16 @@ def test_configs_of_released_checkpoints_are_read() -> None:
     assert spec.inner.strides == (4, 8, 16, 32) and spec.num_queries == 200
 
 
+def test_a_released_sam_is_read() -> None:
+    """Whose parts say what nothing reads: the width of the tower's MLP is ``mlp_dim``."""
+    tied = {"tie_word_embeddings": True}
+    vision = {**tied, "num_pos_feats": 128, "projection_dim": 512, "intermediate_size": 6144, "mlp_dim": 3072}
+    vision |= {"window_size": 14, "global_attn_indexes": [2, 5, 8, 11], "initializer_range": 1e-10}
+    said = {"vision_config": vision, "prompt_encoder_config": tied, "mask_decoder_config": tied}
+    spec: Any = find_family("sam").read({"model_type": "sam", **said})
+    assert spec.vision.mlp_dim == 3072
+
+
 @pytest.mark.parametrize(("rows", "columns"), [(9, 9), (8, 5), (7, 13), (4, 4), (3, 2)])
 @pytest.mark.parametrize("shift", [0, 2])
 def test_windows_of_any_size_are_those_of_one(rows: int, columns: int, shift: int) -> None:
