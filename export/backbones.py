@@ -29,6 +29,8 @@ _SPELLED = {"maskformer-swin": "swin"}
 # What loading, training and the way to a backbone's weights are told by.
 _UNREAD = frozenset({"model_type", "backbone", "features_only", "use_pretrained_backbone", "freeze_batch_norm_2d"})
 _UNREAD |= frozenset({"use_timm_backbone", "output_stride"})
+# A backbone has no words, whatever is said of them.
+_WORDS = "tie_word_embeddings"
 
 
 def _residual(layer: str, *depths: int) -> Mapping[str, Any]:
@@ -194,7 +196,8 @@ def read_inner(said: Mapping[str, Any]) -> Inner:
             raise ConfigError("a backbone whose output_stride is not 32 (dilation) is not honoured here")
         own = {**TIMM[str(name)], **{key: value for key, value in said.items() if key not in _UNREAD}}
     else:
-        own = {**said, "model_type": _SPELLED.get(str(kind), kind)}
+        own = {key: value for key, value in said.items() if key != _WORDS}
+        own |= {"model_type": _SPELLED.get(str(kind), kind)}
     family = find_family(own["model_type"] if isinstance(own.get("model_type"), str) else kind)
     if family.body is None:
         raise ConfigError(f"a backbone of model_type {kind!r} cannot stand inside another model here")

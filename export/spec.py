@@ -32,6 +32,10 @@ INERT = frozenset(
     """.split()
 ) | frozenset(RULES)
 
+# What every config class of upstream's has where nothing is said: files of composites write it for each part, whether it
+# has words or not.
+_SAID_OF_PARTS = {"tie_word_embeddings": True}
+
 _MISSING = object()
 _MOST_MODULES = 1000
 S = TypeVar("S", bound="Spec")
@@ -170,6 +174,8 @@ def _read(
             continue
         values[entry.name] = float(value) if kinds[entry.name] is float else value
     for key in sorted(set(config) - _understood(cls, inert) - set(strange)):
+        if path and _SAID_OF_PARTS.get(key) == config[key]:
+            continue
         problems.append(f"{path + key!r} = {config[key]!r:.80} is not honoured here, and might change the computation")
     return values, problems
 

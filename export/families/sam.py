@@ -43,7 +43,7 @@ ABSENT = -1e30
 _EPSILON = 1e-6  # of norms of maps, whatever configs say of others
 _INERT = frozenset({"image_embedding_size", "scale", "initializer_factor"})
 # Which released checkpoints have in their parts' configs, and nothing reads.
-_INERT |= frozenset({"intermediate_size", "projection_dim", "tie_word_embeddings"})
+_INERT |= frozenset({"intermediate_size", "projection_dim"})
 
 
 def _indexes(value: Any) -> tuple[int, ...]:

@@ -86,3 +86,14 @@ def test_keys_that_change_nothing_are_told_with_their_path() -> None:
     family = Family(spec=Both, heads={}, weights=lambda spec: (), tiny={})
     told = ("text_config.a note", "vision_config.theirs", "text_config.rope_scaling.mine")
     assert family.ignored(config, family.read(config)) == told
+
+
+def test_what_upstream_says_of_every_part_is_no_question() -> None:
+    """Files of composites hold all that a config class has: words that a part has none of are tied, by default."""
+    said = {"text_config": TEXT, "vision_config": {"hidden_size": 5, "tie_word_embeddings": True}}
+    assert read_spec(Both, said).vision.hidden_size == 5
+    said["vision_config"] = {"tie_word_embeddings": False}
+    with pytest.raises(ConfigError, match=r"'vision_config\.tie_word_embeddings' = False is not honoured here"):
+        read_spec(Both, said)
+    with pytest.raises(ConfigError, match="'tie_word_embeddings' = True is not honoured here"):
+        read_spec(Vision, {"tie_word_embeddings": True})
