@@ -32,8 +32,8 @@ INERT = frozenset(
     """.split()
 ) | frozenset(RULES)
 
-# What every config class of upstream's has where nothing is said: files of composites write it for each part, whether it
-# has words or not.
+# What every config class of upstream's has where nothing is said: files of composites write it for each part, whether
+# it has words or not.
 _SAID_OF_PARTS = {"tie_word_embeddings": True}
 
 _MISSING = object()
