@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from precast.runtime.backends.base import Array
-from precast.runtime.errors import ParityError
+from precast.runtime.two_bounds import TwoBounds
 
 __all__ = ["BOUNDS", "Directions"]
 
@@ -18,7 +18,7 @@ BOUNDS: dict[str, tuple[float, float]] = {"int8": (0.999, 0.99), "int4": (0.999,
 
 
 @dataclass(frozen=True)
-class Directions:
+class Directions(TwoBounds):
     """Cosines of all vectors with their reference's.
 
     Args:
@@ -29,9 +29,11 @@ class Directions:
     kinds: ClassVar[tuple[str, ...]] = ("states", "embedding")
     precisions: ClassVar[tuple[str, ...]] = tuple(BOUNDS)
     loss: ClassVar[str] = "cosine"
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = BOUNDS
+    figure: ClassVar[str] = "cosine"
+    digits: ClassVar[int] = 6
+    fault: ClassVar[str] = "points too far from the reference"
 
-    mean: float
-    worst: float
     vectors: int
     text: bool
     data: str
@@ -42,11 +44,9 @@ class Directions:
         found = np.concatenate([_cosines(*pair) for of_kind in pairs.values() for pair in of_kind])
         return cls(float(found.mean()), float(found.min()), len(found), text, data)
 
-    def shares(self, precision: str) -> tuple[float, ...]:
-        """How much of the bounds of a precision is used: by the mean, which small changes add up to nearly, and by the
-        worst."""
-        mean, worst = BOUNDS[precision]
-        return (max(0.0, 1 - self.mean) / (1 - mean), max(0.0, 1 - self.worst) / (1 - worst))
+    @property
+    def counted(self) -> str:
+        return f"{self.vectors} vectors"
 
     @property
     def losses(self) -> dict[str, float]:
@@ -61,24 +61,6 @@ class Directions:
             "text": self.text,
             "data_sha256": self.data,
         }
-
-    def gate(self, precision: str, variant: str) -> None:
-        """Hold the figures to the bounds of a precision.
-
-        Raises:
-            ParityError: naming what is broken and by how much.
-        """
-        mean, worst = BOUNDS[precision]
-        broken = []
-        if not self.mean >= mean:
-            broken.append(f"the mean cosine {self.mean:.6f} is below {mean:g}")
-        if not self.worst >= worst:
-            broken.append(f"the worst cosine {self.worst:.6f} is below {worst:g}")
-        if broken:
-            raise ParityError(
-                f"variant {variant} points too far from the reference over {self.vectors} vectors, and is refused: "
-                f"{'; '.join(broken)}. Export a higher precision."
-            )
 
     @staticmethod
     def in_words(record: Mapping[str, Any]) -> str:

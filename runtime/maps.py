@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from precast.runtime.backends.base import Array
-from precast.runtime.errors import ParityError
+from precast.runtime.two_bounds import TwoBounds
 
 __all__ = ["BOUNDS", "Maps"]
 
@@ -19,19 +19,21 @@ BOUNDS: dict[str, tuple[float, float]] = {"int8": (0.998, 0.98), "int4": (0.998,
 
 
 @dataclass(frozen=True)
-class Maps:
+class Maps(TwoBounds):
     """R2 of the maps of each call: the share of the reference's variance that ours explain, 1 where they are the same.
 
     Args:
-        text: not asked here. data: SHA-256 of the inputs.
+        data: SHA-256 of the inputs.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("scores",)
     precisions: ClassVar[tuple[str, ...]] = tuple(BOUNDS)
     loss: ClassVar[str] = "variance"
+    bounds: ClassVar[Mapping[str, tuple[float, float]]] = BOUNDS
+    figure: ClassVar[str] = "R2"
+    digits: ClassVar[int] = 5
+    fault: ClassVar[str] = "shows too little of what the reference shows"
 
-    mean: float
-    worst: float
     calls: int
     data: str
 
@@ -41,10 +43,9 @@ class Maps:
         found = np.array([_explained(*pair) for pair in pairs["scores"]])
         return cls(float(found.mean()), float(found.min()), len(found), data)
 
-    def shares(self, precision: str) -> tuple[float, ...]:
-        """How much of the bounds of a precision is used, as `Directions.shares`."""
-        mean, worst = BOUNDS[precision]
-        return ((1 - self.mean) / (1 - mean), (1 - self.worst) / (1 - worst))
+    @property
+    def counted(self) -> str:
+        return f"{self.calls} calls"
 
     @property
     def losses(self) -> dict[str, float]:
@@ -58,24 +59,6 @@ class Maps:
             "calls": self.calls,
             "data_sha256": self.data,
         }
-
-    def gate(self, precision: str, variant: str) -> None:
-        """Hold the figures to the bounds of a precision.
-
-        Raises:
-            ParityError: naming what is broken and by how much.
-        """
-        mean, worst = BOUNDS[precision]
-        broken = []
-        if not self.mean >= mean:
-            broken.append(f"the mean R2 {self.mean:.5f} is below {mean:g}")
-        if not self.worst >= worst:
-            broken.append(f"the worst R2 {self.worst:.5f} is below {worst:g}")
-        if broken:
-            raise ParityError(
-                f"variant {variant} shows too little of what the reference shows over {self.calls} calls, and is "
-                f"refused: {'; '.join(broken)}. Export a higher precision."
-            )
 
     @staticmethod
     def in_words(record: Mapping[str, Any]) -> str:

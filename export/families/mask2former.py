@@ -125,7 +125,6 @@ def pyramid_names(old: str, new: str, finer: int) -> tuple[Rule, ...]:
         Rename(f"{old}.input_projections.*", f"{new}.projections.*"),
         Rename(f"{old}.level_embed", f"{new}.levels"),
         Rename(f"{old}.encoder.layers.*", f"{new}.layers.*"),
-        Rename(f"{new}.layers.{{}}.self_attn.output_proj.*", f"{new}.layers.{{}}.self_attn.o_proj.*"),
         *detr.layer_names(f"{new}.layers.{{}}."),
         *(Rename(f"{old}.adapter_{number + 1}.*", f"{new}.laterals.{number}.*") for number in numbered),
         *(Rename(f"{old}.layer_{number + 1}.*", f"{new}.outputs.{number}.*") for number in numbered),

@@ -76,8 +76,7 @@ def _peers(document: dict[str, Any], precision: str) -> list[str]:
     return [
         name
         for name, about in document["engines"].items()
-        if not name.startswith("precast") or name == "precast-stock"
-        if about["precision"] == precision
+        if about["title"] != "Precast" and about["precision"] == precision
     ]
 
 

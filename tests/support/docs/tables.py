@@ -60,8 +60,7 @@ def _groups() -> dict[str, list[str]]:
             first = next(task for task in head_tasks()[::-1] if task in tasks)
             title = first.replace("-", " ").capitalize()
         found.setdefault(title, []).append(name)
-    *pictures, _, _, _ = titles = [title for title, _ in _GROUPS]
-    order = [*reversed(titles[len(pictures) :]), *pictures[1:], pictures[0]]
+    order = [*reversed([title for title, _ in _GROUPS])]
     return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 
 
