@@ -104,27 +104,17 @@ inline void quantize_tile(const float* const (&rows)[kByteRows], int64_t block, 
 }
 #else
 inline void quantize_tile(const float* const (&rows)[kByteRows], int64_t block, bool, RowScale* scales, uint8_t* out) {
-  const __m256i middle = _mm256_set1_epi8(-128), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i middle = _mm256_set1_epi8(-128);
   for (int64_t r = 0; r < kByteRows; ++r) {
     const BlockScale of_block(largest_bits(rows[r], block), 127.0f);
     const __m256 factor = _mm256_set1_ps(of_block.inverse);
     __m256i sums = _mm256_setzero_si256();
     for (int64_t i = 0; i < block; i += kByteGroup) {
-      __m256i q[4];
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(rows[r] + i + 8 * j), factor));
-        sums = _mm256_add_epi32(sums, q[j]);
-      }
-      const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-      const __m256i bytes = _mm256_permutevar8x32_epi32(words, order);
+      const __m256i bytes = bytes_of_32(rows[r] + i, factor, sums);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i * kByteRows + r * kByteGroup),
                           _mm256_xor_si256(bytes, middle));
     }
-    __m128i low = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    low = _mm_add_epi32(low, _mm_shuffle_epi32(low, 0x4e));
-    low = _mm_add_epi32(low, _mm_shuffle_epi32(low, 0xb1));
-    scales[r] = {of_block.scale, static_cast<float>(_mm_cvtsi128_si32(low))};
+    scales[r] = {of_block.scale, static_cast<float>(sum_of_words(sums))};
   }
 }
 #endif
@@ -289,10 +279,7 @@ inline void bytes_out(const BlockCall& call, int64_t row, int64_t rows, int64_t 
 template <bool Tanh>
 void bytes_activated(const BlockCall& call, int64_t tile, int64_t column, int64_t columns,
                      const float (&sums)[kByteRows][kByteColumns]) {
-  const auto some = [](int64_t count) {
-    return count >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1 << (count > 0 ? count : 0)) - 1);
-  };
-  const __mmask16 there[2] = {some(columns), some(columns - kWidth)};
+  const __mmask16 there[2] = {first_lanes(columns), first_lanes(columns - kWidth)};
   const int64_t blocks = call.activated_channels / kByteGroup, block = column / kByteGroup;
   RowScale* scales = byte_scales(call.activated, tile, blocks) + block * kByteRows;
   uint8_t* to = byte_quants(call.activated, byte_tiles(call), tile, blocks, kByteGroup) + block * kByteGroup * kByteRows;

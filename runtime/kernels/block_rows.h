@@ -99,6 +99,26 @@ struct BlockScale {
   }
 };
 
+#ifdef PRECAST_BYTES
+// The quants of 32 numbers, as they follow each other; they are added to `sums`.
+inline __m256i bytes_of_32(const float* x, __m256 factor, __m256i& sums) {
+  __m256i q[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * j), factor));
+    sums = _mm256_add_epi32(sums, q[j]);
+  }
+  const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
+  return _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+inline int32_t sum_of_words(__m256i v) {
+  __m128i low = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  low = _mm_add_epi32(low, _mm_shuffle_epi32(low, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(low, _mm_shuffle_epi32(low, 0xb1)));
+}
+#endif
+
 // One block of one row: out[i * stride .. + 4] = the quants of x[4 * i .. + 4]. Returns their sum.
 template <RowForm Form>
 inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_t* out, int64_t stride) {
@@ -113,7 +133,6 @@ inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_
   }
 #ifdef PRECAST_BYTES
   const __m256 factor = _mm256_set1_ps(inverse);
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   __m256i sums = _mm256_setzero_si256();
   for (int64_t i = 0; Wide && i < block; i += 8) {
     const __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), factor));
@@ -133,21 +152,12 @@ inline int32_t quantize_block(const float* x, int64_t block, float* scale, int8_
     __builtin_memcpy(out + (i / 4 + 1) * stride, &high, 8);
   }
   for (int64_t i = 0; !Wide && i < block; i += 32) {
-    __m256i q[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      q[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), factor));
-      sums = _mm256_add_epi32(sums, q[j]);
-    }
-    const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     int32_t fours[8];
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(fours), _mm256_permutevar8x32_epi32(words, order));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(fours), bytes_of_32(x + i, factor, sums));
 #pragma GCC unroll 8
     for (int j = 0; j < 8; ++j) __builtin_memcpy(out + (i / 4 + j) * stride, &fours[j], 4);
   }
-  __m128i low = _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-  low = _mm_add_epi32(low, _mm_shuffle_epi32(low, 0x4e));
-  sum = _mm_cvtsi128_si32(_mm_add_epi32(low, _mm_shuffle_epi32(low, 0xb1)));
+  sum = sum_of_words(sums);
 #else
   constexpr float kToInteger = 12582912.0f;  // adding 1.5 * 2^23 rounds to the nearest, ties to even
   for (int64_t i = 0; i < block; ++i) {

@@ -44,8 +44,7 @@ void prepare_tiles(const BlockCall& call, int64_t first, int64_t last) {
       const float* from = call.x + row * call.depth;
       for (int64_t k = 0; k < channels; k += kTileChannels, to += kTileNumbers) {
         const int64_t left = row < call.rows ? call.depth - k : 0;
-        const __mmask16 low = left >= 16 ? 0xffff : left > 0 ? (1 << left) - 1 : 0;
-        const __mmask16 high = left >= 32 ? 0xffff : left > 16 ? (1 << (left - 16)) - 1 : 0;
+        const __mmask16 low = first_lanes(left), high = first_lanes(left - 16);
         const V one = _mm512_maskz_loadu_ps(low, from + (low == 0 ? 0 : k));
         const V other = _mm512_maskz_loadu_ps(high, from + (high == 0 ? 0 : k + 16));
         _mm512_storeu_si512(to, narrowed(one, other));
@@ -209,11 +208,8 @@ class Activating {
 
   // Sums as `tiles_of` copies them, of whole tiles of rows; those of before are done.
   void begin(int64_t tile, int64_t tiles, int64_t panel, int panels, const float* copies) {
-    const auto some = [](int64_t count) {
-      return count >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1 << (count > 0 ? count : 0)) - 1);
-    };
-    low_ = some(wide_of(call_, panel));
-    high_ = panels == 2 ? some(wide_of(call_, panel + 1)) : 0;
+    low_ = first_lanes(wide_of(call_, panel));
+    high_ = panels == 2 ? first_lanes(wide_of(call_, panel + 1)) : 0;
     from_ = copies;
     row_ = 0;
     left_ = tiles * kTileHeight;

@@ -37,6 +37,10 @@ inline V shift_to_exponent(V t) { return _mm512_castsi512_ps(_mm512_slli_epi32(_
 inline V where_less(V a, V b, V yes, V no) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
 }
+// The first `count` lanes: all of them from 16 on, none below 1.
+inline __mmask16 first_lanes(int64_t count) {
+  return count >= 16 ? __mmask16{0xffff} : static_cast<__mmask16>((1 << (count > 0 ? count : 0)) - 1);
+}
 
 #elif defined(PRECAST_ISA_AVX2)
 
