@@ -13,8 +13,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image, ImageOps
-from sklearn.datasets import load_sample_image
-from support import tiny_artifacts
+from support import photographs, tiny_artifacts
 from support.command_line import good
 from torch.nn.functional import interpolate
 from transformers.models.glpn.image_processing_pil_glpn import GLPNImageProcessorPil
@@ -27,18 +26,7 @@ from precast.runtime.resampling import bicubic, likeliest
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Photographs: one whole, a turned one of odd sides, one that is smaller than what is read of it, a grey one."""
-    folder = tmp_path_factory.mktemp("pictures")
-    china, flower = (Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
-    made = [china, flower.resize((301, 197)), china.crop((100, 50, 161, 133)), flower.convert("L").resize((128, 150))]
-    found = []
-    for number, picture in enumerate(made):
-        exif = picture.getexif()
-        if number == 1:
-            exif[0x0112] = 6
-        found.append(str(folder / f"{number}.png"))
-        picture.save(found[-1], exif=exif)
-    return found
+    return photographs.files(tmp_path_factory.mktemp("pictures"))
 
 
 def upstreams(task: str, name: str) -> Any:

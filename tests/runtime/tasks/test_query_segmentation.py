@@ -12,8 +12,7 @@ import pytest
 import torch
 import transformers
 from PIL import Image, ImageOps
-from sklearn.datasets import load_sample_image
-from support import tiny_artifacts
+from support import photographs, tiny_artifacts
 from support.command_line import good
 from torch.nn.functional import interpolate
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
@@ -30,16 +29,7 @@ PROCESSORS: dict[str, Any] = {"maskformer": MaskFormerImageProcessorPil, "mask2f
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A photograph, a turned one of odd sides, and one that is smaller than what is read of it."""
-    folder = tmp_path_factory.mktemp("pictures")
-    china, flower = (Image.fromarray(load_sample_image(name)) for name in ("china.jpg", "flower.jpg"))
-    found = []
-    for number, picture in enumerate((china, flower.resize((301, 197)), china.crop((100, 50, 161, 133)))):
-        exif = picture.getexif()
-        if number == 1:
-            exif[0x0112] = 6
-        found.append(str(folder / f"{number}.png"))
-        picture.save(found[-1], exif=exif)
-    return found
+    return photographs.files(tmp_path_factory.mktemp("pictures"))[:3]
 
 
 @pytest.fixture(scope="module", params=list(PROCESSORS))
