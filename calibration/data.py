@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from precast.calibration.evaluation_set import EvaluationSet, answers_of
-from precast.calibration.made_up import generated, kept_positions, made_up
+from precast.calibration.made_up import generated, kept_positions, made_up, natural
 from precast.calibration.running import through
 from precast.calibration.samples import Sample, Samples
 from precast.calibration.scores import Score, scored
@@ -114,7 +114,6 @@ def data_of(
     answers = answers_of(last, metric)
     # The likeliest token of one position in a text says less of a language model than all of its divergence.
     loss = "kl" if last.states else METRICS[metric].loss
-    reads = any(port.kind == "ids" for one in components.values() for port in one.given)
     model = model_of(artifact, parts, variant)
 
     def run(cases: Sequence[Case]) -> Any:
@@ -123,10 +122,12 @@ def data_of(
     if samples is None:
         single = not any("sequence" in out.shape for out in answers)
         files = artifact.reading("text").get("files") or ()
-        cases = made_up(components, {name: artifact.read_bytes(name) for name in files}, single=single)
-        evaluation = EvaluationSet.over(metric, answers, cases, run, text=reads and bool(files))
+        tokenizer = {name: artifact.read_bytes(name) for name in files}
+        cases = made_up(components, tokenizer, single=single)
+        evaluation = EvaluationSet.over(metric, answers, cases, run, text=natural(components, tokenizer))
         return Data(cases, evaluation, loss, None, None, "made up", len(cases))
     measured, judging = samples.samples[0::2], samples.samples[1::2]
+    reads = any(port.kind == "ids" for one in components.values() for port in one.given)
     text = reads and not all(map(_is_arrays, samples.samples))
     evaluation = EvaluationSet.over(metric, answers, _cases(model, components, judging), run, text=text)
     found = None if score is None else scored(model, task, judging, score)

@@ -13,10 +13,10 @@ from precast.runtime.artifact import Component
 from precast.runtime.backends.base import Array
 from precast.runtime.kinds import sample
 from precast.runtime.parity import Case
-from precast.runtime.ports import Port
+from precast.runtime.ports import FINITE, Port
 from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["generated", "kept_positions", "made_up"]
+__all__ = ["generated", "kept_positions", "made_up", "natural"]
 
 # Per component, ids that a row of a port ends with, where its tokenizer does not say: where an output is read at that
 # id, inputs hold it.
@@ -54,6 +54,13 @@ def made_up(
     if len(components) > 1:
         return list(_towers(components, tokenizer, ends))
     return list(_calls(last, tokenizer, single=single))
+
+
+def natural(components: Mapping[str, Component], tokenizer: Mapping[str, bytes]) -> bool:
+    """Whether all that is made up for them is natural text, whose most likely answers say something: what beside it is
+    random, or all of it, leaves near ties, and one of them that falls the other way is no loss."""
+    kinds = {port.kind for one in components.values() for port in one.given}
+    return bool(tokenizer) and "ids" in kinds and kinds.isdisjoint(FINITE)
 
 
 def kept_positions(texts: int, vocab: int) -> int:

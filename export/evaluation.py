@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from precast.calibration.evaluation_set import EvaluationSet, answers_of
-from precast.calibration.made_up import made_up
+from precast.calibration.made_up import made_up, natural
 from precast.export.parity import ReferenceRunner, successors
 from precast.export.reference import Part
 from precast.runtime.artifact import Component
@@ -30,11 +30,10 @@ def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric
     answers = answers_of(components[parts[-1].name], metric)
     single = not any("sequence" in out.shape for out in answers)
     ends = {part.name: part.signature.ends for part in parts}
-    reads = any(port.kind == "ids" for component in components.values() for port in component.given)
     return EvaluationSet.over(
         metric,
         answers,
         made_up(components, tokenizer, single=single, ends=ends),
         ReferenceRunner(parts).through,
-        text=bool(tokenizer) and reads,
+        text=natural(components, tokenizer),
     )
