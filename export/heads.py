@@ -14,8 +14,12 @@ from precast.runtime.catalogue import CATALOGUE, TaskFacts, head_tasks
 from precast.runtime.ports import Out, Port
 
 __all__ = [
+    "AUDIO_CLASSIFICATION",
+    "AUDIO_FRAMES",
+    "AUDIO_XVECTOR",
     "BASE",
     "CAUSAL_LM",
+    "CTC",
     "DEPTH_ESTIMATION",
     "HEADS",
     "IMAGE_CLASSIFICATION",
@@ -33,6 +37,7 @@ __all__ = [
     "SEMANTIC_SEGMENTATION",
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
+    "SPEECH_SEQ2SEQ",
     "TOKEN_CLASSIFICATION",
     "UNIVERSAL_SEGMENTATION",
     "VIDEO_CLASSIFICATION",
@@ -82,6 +87,11 @@ MULTIPLE_CHOICE = _BY_TASK["multiple-choice"]
 NEXT_SENTENCE = _BY_TASK["next-sentence-prediction"]
 CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
+AUDIO_CLASSIFICATION = _BY_TASK["audio-classification"]
+AUDIO_FRAMES = _BY_TASK["audio-frame-classification"]
+AUDIO_XVECTOR = _BY_TASK["audio-xvector"]
+CTC = _BY_TASK["ctc"]
+SPEECH_SEQ2SEQ = _BY_TASK["speech-seq2seq"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
 OBJECT_DETECTION = _BY_TASK["object-detection"]
 IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]

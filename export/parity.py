@@ -68,6 +68,18 @@ _PICTURES = (
     (1, 224, "none"),
 )
 
+# And of recordings, by what they have beside the shortest a model takes, in `_SOUND` samples: that one, one sample more
+# and one less than a step, odd ones, and so many that frames are as many as tokens of a text; of frames by frames.
+_SOUNDS = (
+    (1, 1, "none"),
+    (2, 2, "none"),
+    (3, 7, "right"),
+    (1, 33, "right"),
+    (2, 64, "right"),
+    (1, 127, "none"),
+)
+_SOUND = 160
+
 # What is drawn beside them where outputs are small: texts of so many tokens, pictures of so many rows, so many tokens
 # in a call, and of a large model no more of them than these.
 _SHORT, _LOW, _CALL, _FEWEST = 2, 8, 1024, 1024
@@ -92,12 +104,15 @@ def cases(
     made: list[Case] = []
     for batch, length, padding in _usual(signature) if shapes is None else _allowed(signature, shapes):
         sizes = _sizes(signature, batch, length)
-        inputs = {port.name: sample(rng, port, sizes, padding) for port in signature.given}
+        inputs = {
+            port.name: sample(rng, port, sizes, padding, signature.dim(str(port.shape[-1])).least)
+            for port in signature.given
+        }
         _end(signature, inputs)
         name = f"{batch}x{length}-{padding}"
         again = sum(case.name.split("~")[0] == name for case in made)
         made.append(Case(f"{name}~{again}" if again else name, inputs, component))
-    sizes = _sizes(signature, 1, 1)
+    sizes = _sizes(signature, 1, 3 if _samples(signature) else 1)
     rare = [(port.name, *edge) for port in signature.given for edge in edges(port, sizes)]
     rare += [(port.name, "absent", absent(port, sizes)) for port in signature.given if _left_out(port)]
     usual = {port.name: sample(rng, port, sizes) for port in signature.given} if rare else {}
@@ -133,7 +148,7 @@ def _free(signature: Signature) -> list[str]:
 def _allowed(signature: Signature, shapes: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     """The shapes a model takes, 0 replaced by its longest length; of a model of one size only rows count."""
     free = _free(signature)
-    masked = any(port.kind in ("mask", "pixel_mask") for port in signature.given)
+    masked = any(port.kind in ("mask", "pixel_mask", "sample_mask") for port in signature.given)
     longest = min(
         [signature.largest or LONGEST, *(most for name in free if (most := signature.dim(name).most) is not None)]
     )
@@ -146,24 +161,34 @@ def _widths(signature: Signature) -> set[str]:
     return {str(port.shape[-1]) for port in signature.given if port.kind == "pixels"} & set(_free(signature))
 
 
+def _samples(signature: Signature) -> set[str]:
+    """Dimensions that are samples of a recording whose length a call may choose."""
+    return {str(port.shape[-1]) for port in signature.given if port.kind == "waveform"} & set(_free(signature))
+
+
 def _usual(signature: Signature) -> list[tuple[int, int, str]]:
     """Each of the usual shapes once, as the model takes it."""
-    return list(dict.fromkeys(_allowed(signature, _PICTURES if _widths(signature) else _SHAPES)))
+    shapes = _PICTURES if _widths(signature) else _SOUNDS if _samples(signature) else _SHAPES
+    return list(dict.fromkeys(_allowed(signature, shapes)))
 
 
 def _sizes(signature: Signature, batch: int, length: int) -> dict[str, int]:
     """The size of every named dimension: the first of a port counts rows."""
     sizes, widths = {str(port.shape[0]): batch for port in signature.given}, _widths(signature)
+    samples = _samples(signature)
     for name in _free(signature):
         wide = length + length // 2 if name in widths and length % 2 else length
+        if name in samples:
+            wide = signature.dim(name).least + (length - 1) * _SOUND - (length % 2 == 0)
         sizes[name] = signature.dim(name).at(wide) or 1
     return {**_COUNTED, **sizes}
 
 
 def _many(part: Part) -> list[tuple[int, int, str]]:
-    """Shapes of short texts or of pictures, so many that the smallest output has `LEAST` numbers over all cases."""
+    """Shapes of short texts, of pictures or of recordings, so many that the smallest output has `LEAST` numbers over all cases."""
     signature = part.signature
-    longest, pictures = min(signature.longest or LONGEST, LONGEST), bool(_widths(signature))
+    longest = min(signature.longest or LONGEST, LONGEST)
+    pictures = bool(_widths(signature) or _samples(signature))  # or recordings
     tried = _usual(signature)
     first = _numbers(part, 1)
     if min(first.values()) * sum(rows for rows, _, _ in tried) >= LEAST:

@@ -18,6 +18,7 @@ __all__ = ["Component", "Signature", "dims_of", "signature"]
 # Sizes to trace with: all distinct, none of them 0 or 1, which torch would take for constants.
 _SIZES = {"batch": 2, "choices": 3, "sequence": 5, "kept": 4, "source": 7, "capacity": 11}
 _SIZES |= {"height": 70, "width": 102}  # so large that strides leave something of them
+_SIZES |= {"samples": 2017, "frames": 37}
 _NEXT = 13
 
 

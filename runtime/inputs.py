@@ -53,6 +53,10 @@ class Inputs:
         bare = tuple(port.name for port in ports if port.default is None and port.name not in optional)
         self._needed = () if partial else bare
         self._partial = partial
+        # Of recordings the shortest a model takes; a mask may not leave less of one.
+        self._sample_masks = tuple(
+            (port.name, dims.get(str(port.shape[-1]), FREE).least) for port in ports if port.kind == "sample_mask"
+        )
         # Inputs of a text have one shape, which is looked at once; of its axes those that are not free.
         shapes = {port.shape for port in ports}
         self._one_shape = len(shapes) == 1 and all(isinstance(dim, str) for shape in shapes for dim in shape)
@@ -121,6 +125,12 @@ class Inputs:
             if name in checked and not (seen := checked[name].any(axis=(1, 2))).all():
                 raise InputError(
                     f"every picture needs one real pixel at least; the {name} of row {seen.argmin()} is all zero."
+                )
+        for name, least in self._sample_masks:
+            if name in checked and (real := (checked[name] != 0).sum(axis=-1)).min() < least:
+                raise InputError(
+                    f"every recording has {least} samples at least; the {name} of row {int(real.argmin())} leaves "
+                    f"{int(real.min())}."
                 )
         if self._hidden:
             self._show(checked)

@@ -23,21 +23,22 @@ class Kind(NamedTuple):
     """A kind of port.
 
     Args:
-        sample: random values of a shape; what of rows is padding is said by one of `PADDINGS`.
+        sample: random values of a shape; what of rows is padding is said by one of `PADDINGS`, and ``least`` is the
+            length of the shortest row a model takes.
         edges: values that are rare and legal, by name.
         pad: what fills a row that is shorter than its batch; None: rows of another size share no batch.
     """
 
-    sample: Callable[[Rng, Sizes, Port, str], Array]
+    sample: Callable[[Rng, Sizes, Port, str, int], Array]
     edges: Callable[[Sizes], Iterator[tuple[str, Array]]] = lambda sizes: iter(())
     pad: float | None = 0
 
 
-def _ids(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _ids(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     return rng.integers(0, port.below or 2, size=sizes, dtype=np.int64)
 
 
-def _mask(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _mask(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     rows, length = int(np.prod(sizes[:-1])), sizes[-1]
     mask = np.ones((rows, length), dtype=np.int64)
     if padding != "none":
@@ -49,7 +50,7 @@ def _mask(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
     return mask.reshape(sizes)
 
 
-def _pixel_mask(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _pixel_mask(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     """Pictures that are smaller than their batch, but for the last one; padding is at the right and at the bottom."""
     mask = np.ones(sizes, dtype=np.int64)
     if padding != "none":
@@ -59,28 +60,38 @@ def _pixel_mask(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
     return mask
 
 
-def _counts(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _sample_mask(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
+    """Recordings of at least ``least`` samples that are shorter than their batch, but for the last one; padding is at
+    the right."""
+    mask = np.ones(sizes, dtype=np.int64)
+    if padding != "none":
+        for row in mask[: max(1, len(mask) - 1)]:
+            row[int(rng.integers(min(least, len(row)), len(row) + 1)) :] = 0
+    return mask
+
+
+def _counts(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     return np.ones(sizes, dtype=np.int64)
 
 
-def _normal(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _normal(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     return rng.standard_normal(sizes, dtype=np.float32)
 
 
-def _quiet(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _quiet(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     return 0.1 * _normal(rng, sizes, port, padding)
 
 
-def _points(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _points(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     return _PICTURE * rng.random(sizes, dtype=np.float32)
 
 
-def _boxes(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _boxes(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     corners = np.sort(rng.random((*sizes[:-1], 2, sizes[-1] // 2), dtype=np.float32), axis=-2)
     return corners.reshape(sizes)
 
 
-def _zeros(rng: Rng, sizes: Sizes, port: Port, padding: str) -> Array:
+def _zeros(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     return np.zeros(sizes, dtype=np.float32)
 
 
@@ -91,8 +102,10 @@ def _pictures(sizes: Sizes) -> Iterator[tuple[str, Array]]:
     yield "white", np.full(sizes, 2.5, np.float32)
 
 
-def _silence(sizes: Sizes) -> Iterator[tuple[str, Array]]:
+def _sounds(sizes: Sizes) -> Iterator[tuple[str, Array]]:
+    """No sound at all, and as loud a one as a recording holds."""
     yield "silence", np.zeros(sizes, np.float32)
+    yield "loud", np.broadcast_to(np.where(np.arange(sizes[-1]) // 20 % 2, -1, 1), sizes).astype(np.float32)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -104,13 +117,14 @@ KINDS: Mapping[str, Kind] = {
     "number": Kind(_counts),
     "pixels": Kind(_normal, _pictures, pad=None),
     "pixel_mask": Kind(_pixel_mask),
-    "waveform": Kind(_quiet, _silence),
+    "waveform": Kind(_quiet, _sounds),
+    "sample_mask": Kind(_sample_mask),
     "features": Kind(_normal),
     "boxes": Kind(_boxes),
     "points": Kind(_points),
     "state": Kind(_zeros),
 }
-_UNKNOWN = Kind(lambda rng, sizes, port, padding: np.ones(sizes, dtype=port.dtype))
+_UNKNOWN = Kind(lambda rng, sizes, port, padding, least: np.ones(sizes, dtype=port.dtype))
 
 
 def kind_of(port: Port) -> Kind:
@@ -118,9 +132,9 @@ def kind_of(port: Port) -> Kind:
     return KINDS.get(port.kind, _UNKNOWN)
 
 
-def sample(rng: Rng, port: Port, sizes: Mapping[str, int], padding: str = "none") -> Array:
-    """Random values of a port at named sizes."""
-    return kind_of(port).sample(rng, _at(port, sizes), port, padding).astype(port.dtype, copy=False)
+def sample(rng: Rng, port: Port, sizes: Mapping[str, int], padding: str = "none", least: int = 1) -> Array:
+    """Random values of a port at named sizes; no row of a mask of samples has fewer than ``least`` real ones."""
+    return kind_of(port).sample(rng, _at(port, sizes), port, padding, least).astype(port.dtype, copy=False)
 
 
 def edges(port: Port, sizes: Mapping[str, int]) -> Iterator[tuple[str, Array]]:

@@ -25,6 +25,7 @@ KINDS: Mapping[str, str] = {
     "pixels": "pixel",
     "pixel_mask": "pixel",
     "waveform": "sample",
+    "sample_mask": "sample",
     "features": "feature",
     "boxes": "box",
     "points": "point",

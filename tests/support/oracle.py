@@ -57,7 +57,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 # What several convolutions of a stem make would grow from one to the next; patches alone may be large.
                 stem = value.ndim == 4 and name.endswith("convolution.weight")
                 table = not stem and ("embed" in name.lower() or "shared" in name)
-                read = value[0].numel() if value.ndim == 4 else value.shape[-1]  # what a kernel sums over
+                kernel = value.ndim == 4 or (value.ndim == 3 and "conv" in name)
+                read = value[0].numel() if kernel else value.shape[-1]  # what a kernel sums over
                 value.copy_(noise * (0.7 if table else 1.2 / read**0.5))
         for module in model.modules():
             if hasattr(module, "key_value_proj_dim"):
