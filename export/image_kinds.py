@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias
 
-from precast.export.image_settings import edge, is_edge, named_size, switch, value_or
+from precast.export.image_settings import edge, is_edge, named_size
+from precast.export.settings import switch, value_or
 from precast.runtime.errors import UnsupportedModelError, listing
 from precast.runtime.fields import Fields, is_number
 from precast.runtime.processors.image_steps import (

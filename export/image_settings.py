@@ -1,14 +1,15 @@
-"""Settings of an image processor's file, read through types; null stands for none, as it does to upstream's classes."""
+"""Sizes in an image processor's file, read through types."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from precast.export.settings import value_or
 from precast.runtime.fields import Fields
 from precast.runtime.processors.image_steps import MOST_EDGE
 
-__all__ = ["edge", "is_edge", "named_size", "switch", "value_or"]
+__all__ = ["edge", "is_edge", "named_size"]
 
 
 def is_edge(value: Any) -> bool:
@@ -47,14 +48,3 @@ def edge(fields: Fields, key: str, default: int) -> int:
     rule = f"a number of pixels, 1 to {MOST_EDGE}, or null"
     value: int = value_or(fields, key, rule, is_edge, default)
     return value
-
-
-def switch(fields: Fields, key: str, default: bool) -> bool:
-    """True or false."""
-    return bool(value_or(fields, key, "true, false or null", lambda v: isinstance(v, bool), default))
-
-
-def value_or(fields: Fields, key: str, rule: str, accept: Callable[[Any], bool], default: Any) -> Any:
-    """The value of a key; a default where there is none, or null, which upstream's classes take for none."""
-    value = fields.take(key, rule, lambda v: v is None or accept(v), None)
-    return default if value is None else value

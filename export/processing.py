@@ -1,23 +1,25 @@
 """What an artifact holds around its graphs, as data: config.json, how it generates, what reads its inputs, its pooling.
 
-``processing`` names a reader for each kind of input: ``text`` and ``image``, each with the port it fills, or with the
-reason why it is missing.
+``processing`` names a reader for each kind of input: ``text``, ``image`` and ``audio``, each with the port it fills, or
+with the reason why it is missing.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from precast.export.audio_reading import audio_reading
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
 from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
 from precast.export.image_kinds import reads_colours
-from precast.export.image_reading import FILES, image_reading
+from precast.export.image_reading import image_reading
+from precast.export.processor_files import FILES, Read
 from precast.export.reference import Reference
 from precast.export.signatures import Component
 from precast.runtime.artifact import ArtifactWriter
@@ -53,7 +55,10 @@ def write_processing(
         why = processing["text"].get("missing")
         processing["tokenizer"] = {"included": True} if why is None else {"included": False, "reason": why}
     if image is not None:
-        processing["image"] = _image(checkpoint, reference, image)
+        processing["image"] = _reading(checkpoint, reference, image, image_reading)
+    sound = _port(reference, "waveform") or _port(reference, "features")
+    if sound is not None:
+        processing["audio"] = _reading(checkpoint, reference, sound, audio_reading)
     for part in reference.parts:
         if isinstance(part.module, Component):
             processing |= part.module.processing()
@@ -106,16 +111,18 @@ def _text(
     return {"port": port, "files": sorted(files)}, files
 
 
-def _image(checkpoint: Checkpoint, reference: Reference, port: str) -> dict[str, Any]:
-    """The image processor as data, or why there are none: the model takes pixel values all the same."""
+def _reading(
+    checkpoint: Checkpoint, reference: Reference, port: str, read: Callable[[Read, str], dict[str, Any]]
+) -> dict[str, Any]:
+    """A processor as data, or why there is none: the model takes what one would make all the same."""
     try:
-        said = image_reading(checkpoint.read_json, reference.model_type)
+        said = read(checkpoint.read_json, reference.model_type)
     except UnsupportedModelError as error:
         return {"port": port, "missing": str(error)}
     for name in FILES:
         if checkpoint.has(name):
             checkpoint.note_used(name)
-    return {"port": port, **said}
+    return {**said, "port": port}
 
 
 def _write_json(writer: ArtifactWriter, name: str, value: Any) -> None:

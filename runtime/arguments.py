@@ -11,7 +11,20 @@ from typing import Any
 
 from precast.runtime.errors import InputError, closest, listing
 
-__all__ = ["call", "choice", "entries", "flag", "listed", "mapping", "number", "path", "text", "threads", "whole"]
+__all__ = [
+    "article",
+    "call",
+    "choice",
+    "entries",
+    "flag",
+    "listed",
+    "mapping",
+    "number",
+    "path",
+    "text",
+    "threads",
+    "whole",
+]
 
 _MOST_THREADS = 4096
 
@@ -57,6 +70,11 @@ def text(name: str, value: Any, *, instead: str = "") -> str:
     if not isinstance(value, str):
         raise InputError(f"{name} must be a text{instead}; received {type(value).__name__}: {value!r:.80}.")
     return value
+
+
+def article(noun: str) -> str:
+    """The noun with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def choice(name: str, value: Any, choices: Iterable[str]) -> str:

@@ -1,5 +1,5 @@
-"""``AutoTokenizer``, ``AutoImageProcessor``, ``AutoProcessor``, the ``AutoModel`` classes: Transformers' three lines,
-of an artifact.
+"""``AutoTokenizer``, ``AutoImageProcessor``, ``AutoFeatureExtractor``, ``AutoProcessor``, the ``AutoModel`` classes:
+Transformers' three lines, of an artifact.
 
 An artifact is opened. A checkpoint (a folder, a ``.gguf`` file or a Hub id) is exported once, into the cache
 (cache.py), which takes the ``export`` extra; every later call finds the artifact there, and torch is not imported.
@@ -7,6 +7,7 @@ An artifact is opened. A checkpoint (a folder, a ``.gguf`` file or a Hub id) is 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -36,10 +37,19 @@ from precast.runtime.strict_json import parse_value
 
 if TYPE_CHECKING:
     from precast.runtime.model import Model
+    from precast.runtime.processors.audio import FeatureExtractor
     from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["AutoImageProcessor", "AutoModel", "AutoProcessor", "AutoTokenizer", "load_exporter"]
+__all__ = [
+    "PROCESSORS",
+    "AutoFeatureExtractor",
+    "AutoImageProcessor",
+    "AutoModel",
+    "AutoProcessor",
+    "AutoTokenizer",
+    "load_exporter",
+]
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Progress: TypeAlias = Callable[[str], None]
@@ -180,83 +190,115 @@ class AutoTokenizer(_AutoProcessor["Tokenizer"]):
         return Tokenizer.from_files(files)
 
 
-class AutoImageProcessor(_AutoProcessor["ImageProcessor"]):
-    """The image processor of an artifact or a checkpoint."""
+class _AutoReader(_AutoProcessor[Found]):
+    """What an artifact describes as data, and a checkpoint in one of upstream's files of settings."""
 
     _patterns = (MANIFEST_NAME, "config.json", "preprocessor_config.json", "processor_config.json")
+    _kind: ClassVar[str]
+    """Its name under ``processing``."""
+    _noun: ClassVar[str]
+    _reads: ClassVar[str]
+    _rooms: ClassVar[tuple[str, str]]
+    """The class that is made of the data, as ``module.class``, and the module that makes the data of a folder."""
 
     @classmethod
-    def _of_listing(cls, folder: Path) -> ImageProcessor:
-        return cls._made(parse((folder / MANIFEST_NAME).read_bytes()).processing.get("image", {}), folder)
+    def _of_listing(cls, folder: Path) -> Found:
+        return cls._described(parse((folder / MANIFEST_NAME).read_bytes()).processing.get(cls._kind, {}), folder)
 
     @classmethod
-    def _of_artifact(cls, artifact: Artifact) -> ImageProcessor:
-        return cls._made(artifact.reading("image"), artifact.path)
+    def _of_artifact(cls, artifact: Artifact) -> Found:
+        return cls._described(artifact.reading(cls._kind), artifact.path)
 
     @classmethod
-    def _made(cls, said: Mapping[str, Any], path: Path) -> ImageProcessor:
-        from precast.runtime.processors.image import ImageProcessor
-
+    def _described(cls, said: Mapping[str, Any], path: Path) -> Found:
         if "steps" not in said:
-            reason = said.get("missing", "its model reads no pictures")
-            raise InputError(f"The artifact {path} has no image processor: {reason}.")
-        return ImageProcessor.from_data(said)
+            reason = said.get("missing", f"its model reads no {cls._reads}")
+            raise InputError(f"The artifact {path} has no {cls._noun}: {reason}.")
+        return cls._made(said)
 
     @classmethod
-    def _of_checkpoint(cls, folder: Path, source: str) -> ImageProcessor:
-        from precast.export.image_reading import read_folder
-        from precast.runtime.processors.image import ImageProcessor
+    def _made(cls, said: Mapping[str, Any]) -> Found:
+        module, _, name = cls._rooms[0].rpartition(".")
+        made: Found = getattr(importlib.import_module(f"precast.runtime.processors.{module}"), name).from_data(said)
+        return made
 
+    @classmethod
+    def _of_checkpoint(cls, folder: Path, source: str) -> Found:
         if folder.is_file():
-            raise InputError(f"{source!r} holds a model without an image processor.")
+            raise InputError(f"{source!r} holds a model without {arguments.article(cls._noun)}.")
+        read_folder = importlib.import_module(f"precast.export.{cls._rooms[1]}").read_folder
         try:
             said = read_folder(folder, str(_json(folder / "config.json").get("model_type")))
         except UnsupportedModelError as error:
-            raise InputError(f"{source!r} has no image processor that is known here: {error}.") from error
-        return ImageProcessor.from_reading(said)
+            raise InputError(f"{source!r} has no {cls._noun} that is known here: {error}.") from error
+        return cls._made(said)
 
 
-class AutoProcessor(_AutoProcessor["Tokenizer | ImageProcessor"]):
+class AutoImageProcessor(_AutoReader["ImageProcessor"]):
+    """The image processor of an artifact or a checkpoint."""
+
+    _kind, _noun, _reads = "image", "image processor", "pictures"
+    _rooms = ("image.ImageProcessor", "image_reading")
+
+
+class AutoFeatureExtractor(_AutoReader["FeatureExtractor"]):
+    """The feature extractor of an artifact or a checkpoint: what makes of recordings what a model hears."""
+
+    _kind, _noun, _reads = "audio", "feature extractor", "recordings"
+    _rooms = ("audio.FeatureExtractor", "audio_reading")
+
+
+# By the argument of `pipeline` that takes one.
+PROCESSORS: Mapping[str, type[_AutoProcessor[Any]]] = {
+    "tokenizer": AutoTokenizer,
+    "image_processor": AutoImageProcessor,
+    "feature_extractor": AutoFeatureExtractor,
+}
+
+
+class AutoProcessor(_AutoProcessor["Tokenizer | ImageProcessor | FeatureExtractor"]):
     """What reads the inputs of an artifact or a checkpoint: of a model of texts its tokenizer, of one of pictures its
-    image processor."""
+    image processor, of one of recordings its feature extractor."""
 
     _patterns = tuple(dict.fromkeys((*AutoTokenizer._patterns, *AutoImageProcessor._patterns)))
 
     @classmethod
-    def _of_listing(cls, folder: Path) -> Tokenizer | ImageProcessor:
+    def _of_listing(cls, folder: Path) -> Tokenizer | ImageProcessor | FeatureExtractor:
         said = parse((folder / MANIFEST_NAME).read_bytes()).processing
         return cls._one(os.fspath(folder), lambda kind: kind._of_listing(folder), "files" in said.get("text", {}))
 
     @classmethod
-    def _of_artifact(cls, artifact: Artifact) -> Tokenizer | ImageProcessor:
+    def _of_artifact(cls, artifact: Artifact) -> Tokenizer | ImageProcessor | FeatureExtractor:
         return cls._one(os.fspath(artifact.path), lambda kind: kind._of_artifact(artifact))
 
     @classmethod
-    def _of_checkpoint(cls, folder: Path, source: str) -> Tokenizer | ImageProcessor:
+    def _of_checkpoint(cls, folder: Path, source: str) -> Tokenizer | ImageProcessor | FeatureExtractor:
         return cls._one(source, lambda kind: kind._of_checkpoint(folder, source))
 
     @classmethod
-    def _one(cls, source: str, made: Callable[[Any], Any], texts: bool = True) -> Tokenizer | ImageProcessor:
+    def _one(
+        cls, source: str, made: Callable[[Any], Any], texts: bool = True
+    ) -> Tokenizer | ImageProcessor | FeatureExtractor:
         """The one there is; ``texts``: there may be a tokenizer.
 
         Raises:
-            InputError: there is none, or both.
+            InputError: there is none, or several.
         """
-        found: list[Tokenizer | ImageProcessor] = []
+        found: dict[str, Tokenizer | ImageProcessor | FeatureExtractor] = {}
         reasons = []
-        for kind in (AutoTokenizer, AutoImageProcessor)[0 if texts else 1 :]:
+        for kind in tuple(PROCESSORS.values())[0 if texts else 1 :]:
             try:
-                found.append(made(kind))
+                found[kind.__name__] = made(kind)
             except InputError as error:
                 reasons.append(str(error))
         if len(found) > 1:
             raise InputError(
-                f"{source!r} reads texts and pictures, and nothing here reads both at once. Use AutoTokenizer and "
-                "AutoImageProcessor, and give the model what both make."
+                f"{source!r} reads several kinds of inputs, and nothing here reads them at once. Use "
+                f"{' and '.join(found)}, and give the model what each makes."
             )
         if not found:
             raise InputError(" ".join(reasons))
-        return found[0]
+        return next(iter(found.values()))
 
 
 class AutoModel:

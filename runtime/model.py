@@ -18,6 +18,7 @@ from precast.runtime.ports import FREE, merged
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from precast.runtime.processors.audio import FeatureExtractor
     from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.text import Tokenizer
 
@@ -37,8 +38,8 @@ class Outputs(dict[str, Array]):
 class Model:
     """A model ready to be called; safe to call from many threads at once.
 
-    Made by `load`. ``config`` is the checkpoint's config.json, ``tokenizer`` and ``image_processor`` make inputs of
-    texts and of pictures (None where it has none).
+    Made by `load`. ``config`` is the checkpoint's config.json, ``tokenizer``, ``image_processor`` and
+    ``feature_extractor`` make inputs of texts, of pictures and of recordings (None where it has none).
     """
 
     def __init__(self, artifact: Artifact, flow: Flow) -> None:
@@ -102,6 +103,21 @@ class Model:
     def why_no_image_processor(self) -> str:
         """The reason the export recorded for an artifact without an image processor."""
         return str(self.artifact.reading("image").get("missing", ""))
+
+    @cached_property
+    def feature_extractor(self) -> FeatureExtractor | None:
+        """What makes inputs of recordings, or None where the checkpoint came without one that is known."""
+        described = self.artifact.reading("audio")
+        if "steps" not in described:
+            return None
+        from precast.runtime.processors.audio import FeatureExtractor
+
+        return FeatureExtractor.from_data(described)
+
+    @property
+    def why_no_feature_extractor(self) -> str:
+        """The reason the export recorded for an artifact without a feature extractor."""
+        return str(self.artifact.reading("audio").get("missing", ""))
 
     @property
     def embedding(self) -> dict[str, Any] | None:

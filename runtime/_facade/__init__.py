@@ -13,6 +13,7 @@ from precast.runtime.catalogue import AUTO
 if TYPE_CHECKING:
     from precast.calibration.quantize import quantize as quantize
     from precast.export.exporter import export_model as export_model
+    from precast.runtime.auto import AutoFeatureExtractor as AutoFeatureExtractor
     from precast.runtime.auto import AutoImageProcessor as AutoImageProcessor
     from precast.runtime.auto import AutoModel as AutoModel
     from precast.runtime.auto import AutoProcessor as AutoProcessor
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     **dict.fromkeys(AUTO, "precast.runtime.auto"),
+    "AutoFeatureExtractor": "precast.runtime.auto",
     "AutoImageProcessor": "precast.runtime.auto",
     "AutoProcessor": "precast.runtime.auto",
     "AutoTokenizer": "precast.runtime.auto",

@@ -13,23 +13,14 @@ from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
 from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Step, pixels, read_steps
+from precast.runtime.processors.model_inputs import ModelInputs
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MASK", "ImageProcessor", "Pixels", "is_picture", "open_picture"]
+__all__ = ["MASK", "ImageProcessor", "is_picture", "open_picture"]
 
 MASK = "pixel_mask"
-
-
-class Pixels(dict[str, np.ndarray]):
-    """Model inputs by name, also as attributes: ``pixels.pixel_values``."""
-
-    def __getattr__(self, name: str) -> np.ndarray:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no input {name!r}; there are: {', '.join(self)}") from None
 
 
 class ImageProcessor:
@@ -58,24 +49,16 @@ class ImageProcessor:
 
     @classmethod
     def from_data(cls, said: Mapping[str, Any]) -> ImageProcessor:
-        """From ``processing["image"]`` of a manifest."""
+        """From ``processing["image"]`` of a manifest; or of what a checkpoint says, whose steps tell the port."""
         fields = Fields(dict(said), "processing.image")
-        return cls._read(fields, fields.text("port"))
-
-    @classmethod
-    def from_reading(cls, said: Mapping[str, Any]) -> ImageProcessor:
-        """From what a checkpoint says, which knows no model whose port it could name: the steps tell."""
-        return cls._read(Fields(dict(said), "processing.image"), None)
-
-    @classmethod
-    def _read(cls, fields: Fields, port: str | None) -> ImageProcessor:
-        said = (fields.data(name) if name in fields else None for name in ("detection", "segmentation"))
-        return cls(read_steps(fields), port, *said)
+        port = fields.text("port") if "port" in fields else None
+        beside = (fields.data(name) if name in fields else None for name in ("detection", "segmentation"))
+        return cls(read_steps(fields), port, *beside)
 
     def __repr__(self) -> str:
         return f"ImageProcessor({', '.join(step.to_json()['op'] for step in self.steps)})"
 
-    def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> Pixels:
+    def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> ModelInputs:
         """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays; with
         ``pixel_mask [N, H, W]``, 1 where a picture is and 0 where it was padded, where pictures are padded. Of frames
         ``[N, F, C, H, W]``: a list is one video, a list of lists several; and so of pairs, ``[N, 2, C, H, W]``.
@@ -97,8 +80,8 @@ class ImageProcessor:
             made = [self.pixels(open_picture(one)) for one in given]
         if self._pad is not None:
             padded, masks = self._pad(made)
-            return Pixels({self.port: np.stack(padded), MASK: np.stack(masks)})
-        return Pixels({self.port: self._one(made)})
+            return ModelInputs({self.port: np.stack(padded), MASK: np.stack(masks)})
+        return ModelInputs({self.port: self._one(made)})
 
     def _stacked(self, video: Any) -> np.ndarray:
         if self.pairs and len(video) != 2:

@@ -61,6 +61,7 @@ def pipeline(
     *,
     tokenizer: Any = None,
     image_processor: Any = None,
+    feature_extractor: Any = None,
     device: str = "cpu",
     threads: int | None = None,
     variant: str | None = None,
@@ -72,7 +73,7 @@ def pipeline(
         task: a name of `TASKS` or one of their aliases.
         model: path of an artifact, or a loaded model.
         tokenizer: used in place of the artifact's own; or the folder that holds one.
-        image_processor: likewise, or the artifact or checkpoint that has one.
+        image_processor, feature_extractor: likewise, or the artifact or checkpoint that has one.
         device, threads, variant: how to open the artifact; not used with a loaded model.
         defaults: the task's own parameters, for every call; also ``batch_size``, ``token_budget``, ``progress``.
 
@@ -106,15 +107,26 @@ def pipeline(
         )
     if tokenizer is not None:
         defaults["tokenizer"] = tokenizer
-    if isinstance(image_processor, (str, os.PathLike)):
-        from precast.runtime.auto import AutoImageProcessor
-
-        image_processor = AutoImageProcessor.from_pretrained(arguments.path("image_processor", image_processor))
-    if image_processor is not None:
-        if isinstance(image_processor, type) or not hasattr(image_processor, "pixels"):
-            raise InputError(
-                "image_processor is an image processor of Precast, or the path of an artifact or a checkpoint that has "
-                f"one; received {type(image_processor).__name__}: {image_processor!r:.80}."
-            )
-        defaults["image_processor"] = image_processor
+    defaults |= _readers(image_processor=(image_processor, "pixels"), feature_extractor=(feature_extractor, "heard"))
     return kind(model, **{**kind.implied(task), **defaults})
+
+
+def _readers(**given: tuple[Any, str]) -> dict[str, Any]:
+    """What a call gave in place of the artifact's own, by name: each opened where it is a path, and held to have what
+    tells it from others."""
+    from precast.runtime.auto import PROCESSORS
+
+    made: dict[str, Any] = {}
+    for name, (value, mark) in given.items():
+        if value is None:
+            continue
+        if isinstance(value, (str, os.PathLike)):
+            value = PROCESSORS[name].from_pretrained(arguments.path(name, value))
+        if isinstance(value, type) or not hasattr(value, mark):
+            noun = name.replace("_", " ")
+            raise InputError(
+                f"{name} is {arguments.article(noun)} of Precast, or the path of an artifact or a checkpoint that has "
+                f"one; received {type(value).__name__}: {value!r:.80}."
+            )
+        made[name] = value
+    return made

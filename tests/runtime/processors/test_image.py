@@ -45,7 +45,8 @@ from transformers.models.yolos.image_processing_pil_yolos import YolosImageProce
 
 import precast
 from precast.export.image_kinds import KINDS
-from precast.export.image_reading import FILES, image_steps, read_folder
+from precast.export.image_reading import image_steps, read_folder
+from precast.export.processor_files import FILES
 from precast.runtime.errors import ArtifactError, ConfigError, InputError, UnsupportedModelError
 from precast.runtime.fields import Fields
 from precast.runtime.processors import image as images
@@ -516,7 +517,7 @@ def test_the_auto_class_of_every_kind_gives_what_there_is(tmp_path: Path) -> Non
     texts = tiny_artifacts.artifact("fill-mask")
     found = precast.AutoProcessor.from_pretrained(texts)("Hello world")["input_ids"]
     assert found == precast.AutoTokenizer.from_pretrained(texts)("Hello world")["input_ids"]
-    with pytest.raises(InputError, match=r"'.*' reads texts and pictures.*Use AutoTokenizer and AutoImageProcessor"):
+    with pytest.raises(InputError, match=r"'.*' reads several kinds of inputs.*AutoTokenizer and AutoImageProcessor"):
         precast.AutoProcessor.from_pretrained(tiny_artifacts.pictures("clip"))
     write_json(tmp_path / "config.json", {"model_type": "vit"})
     with pytest.raises(InputError, match=r"has no tokenizer files .* has no image processor that is known here"):

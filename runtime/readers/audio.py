@@ -1,0 +1,64 @@
+"""Recordings as what a model hears, by the artifact's feature extractor."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.errors import InputError
+from precast.runtime.processors.audio import is_recording, open_recording
+from precast.runtime.readers.base import Reader, Row
+
+__all__ = ["AudioReader"]
+
+# Samples, and frames of 10 ms, that take a model about as long as a token.
+_SAMPLES, _FRAMES = 320, 2
+
+
+class AudioReader(Reader):
+    """A recording: a file's name or http address, an array [S], or ``{"array": ..., "sampling_rate": ...}``.
+
+    Raises:
+        InputError: there is no feature extractor.
+    """
+
+    parts = ("feature_extractor",)
+    window = 16  # ten minutes of 16 kHz take 38 MB
+
+    def __init__(self, model: Any, *, task: str, too_long: str = "", feature_extractor: Any = None) -> None:
+        super().__init__(model, task=task, too_long=too_long)
+        found = feature_extractor if feature_extractor is not None else getattr(model, "feature_extractor", None)
+        if found is None:
+            why = getattr(model, "why_no_feature_extractor", "")
+            raise InputError(
+                f"{task} needs a feature extractor, and the artifact has none{f' ({why})' if why else ''}. "
+                "Pass one: pipeline(..., feature_extractor=...)."
+            )
+        self.feature_extractor = found
+
+    def plain(self, inputs: Any) -> Any:
+        return inputs
+
+    def single(self, inputs: Any) -> bool:
+        return is_recording(inputs) or not isinstance(inputs, Iterable)
+
+    def row(self, item: Any) -> Row:
+        """One recording as model inputs."""
+        extractor = self.feature_extractor
+        return {extractor.port: extractor.heard(open_recording(item, extractor.sampling_rate))}
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        extractor = self.feature_extractor
+        batch: dict[str, np.ndarray] = extractor.batch([row[extractor.port] for row in rows])
+        return batch
+
+    def cost(self, row: Row) -> int:
+        values = row[self.feature_extractor.port]
+        if values.ndim == 1:
+            return max(1, len(values) // _SAMPLES)
+        return max(1, int(values.shape[self.feature_extractor.rising]) // _FRAMES)
+
+    def group(self, row: Row) -> Hashable:
+        return None if self.feature_extractor.masked else row[self.feature_extractor.port].shape

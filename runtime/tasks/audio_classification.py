@@ -1,0 +1,43 @@
+"""Audio classification: a recording to labels with scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.tasks._scores import UNSET, best_first, read_scoring, scores_of
+from precast.runtime.tasks._sounds import SoundTask
+from precast.runtime.tasks.base import Request, Row, id2label
+
+__all__ = ["PIPELINE", "AudioClassification"]
+
+_USUAL = 5
+
+
+class AudioClassification(SoundTask):
+    """A recording -> ``[{"label", "score"}]``, the ``top_k`` (5) best, the best first.
+
+    Without ``function_to_apply``, scores are the logits for regression, a sigmoid for multi-label problems, a softmax
+    otherwise.
+    """
+
+    name = "audio-classification"
+
+    def check(self, *, top_k: int | None = UNSET, function_to_apply: str | None = None) -> dict[str, Any]:
+        return read_scoring(top_k, function_to_apply)
+
+    def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> np.ndarray:
+        return np.asarray(outputs["logits"][index], np.float32)
+
+    def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        function = parameters.get("function")
+        if function is None and self.model.config.get("problem_type") is None:
+            function = "softmax"  # of one label, too
+        scores = scores_of(kept[0], function, self.model.config)
+        labels = id2label(self.model.config, len(scores))
+        return best_first(scores, labels, parameters.get("top_k", _USUAL))
+
+
+PIPELINE = AudioClassification
