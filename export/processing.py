@@ -16,12 +16,14 @@ import numpy as np
 from precast.export.audio_reading import audio_reading
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
-from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
+from precast.export.heads import BASE, CTC, SEQUENCE_CLASSIFICATION
 from precast.export.image_kinds import reads_colours
 from precast.export.image_reading import image_reading
 from precast.export.processor_files import FILES, Read
 from precast.export.reference import Reference
 from precast.export.signatures import Component
+from precast.export.spelling import FILES as SPELLING_FILES
+from precast.export.spelling import spelling
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import UnsupportedModelError
 from precast.runtime.generation.config import GenerationConfig, ignored_keys
@@ -59,6 +61,8 @@ def write_processing(
     sound = _port(reference, "waveform") or _port(reference, "features")
     if sound is not None:
         processing["audio"] = _reading(checkpoint, reference, sound, audio_reading)
+    if reference.head is CTC:
+        processing["spelling"] = _spelling(checkpoint)
     for part in reference.parts:
         if isinstance(part.module, Component):
             processing |= part.module.processing()
@@ -123,6 +127,18 @@ def _reading(
         if checkpoint.has(name):
             checkpoint.note_used(name)
     return {**said, "port": port}
+
+
+def _spelling(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The vocabulary as data, or why there is none: frames have logits all the same."""
+    try:
+        said = spelling(checkpoint.read_json)
+    except UnsupportedModelError as error:
+        return {"missing": str(error)}
+    for name in SPELLING_FILES:
+        if checkpoint.has(name):
+            checkpoint.note_used(name)
+    return said
 
 
 def _write_json(writer: ArtifactWriter, name: str, value: Any) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from precast.runtime.processors.audio import FeatureExtractor
     from precast.runtime.processors.image import ImageProcessor
+    from precast.runtime.processors.spelling import Spelling
     from precast.runtime.processors.text import Tokenizer
 
 __all__ = ["Model", "Outputs"]
@@ -118,6 +119,21 @@ class Model:
     def why_no_feature_extractor(self) -> str:
         """The reason the export recorded for an artifact without a feature extractor."""
         return str(self.artifact.reading("audio").get("missing", ""))
+
+    @cached_property
+    def spelling(self) -> Spelling | None:
+        """What makes texts of the tokens of frames, or None where the model names none, or has no vocabulary."""
+        described = self.artifact.reading("spelling")
+        if "tokens" not in described:
+            return None
+        from precast.runtime.processors.spelling import Spelling
+
+        return Spelling.from_data(described)
+
+    @property
+    def why_no_spelling(self) -> str:
+        """The reason the export recorded for an artifact that spells, and has no vocabulary."""
+        return str(self.artifact.reading("spelling").get("missing", ""))
 
     @property
     def embedding(self) -> dict[str, Any] | None:

@@ -1,0 +1,123 @@
+"""Models that name a token for every frame (CTC): the likeliest ones, spelled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.errors import InputError
+from precast.runtime.fields import Fields
+from precast.runtime.processors.audio import open_recording
+from precast.runtime.processors.spelling import Spelling
+from precast.runtime.readers.audio import AudioReader
+from precast.runtime.speech.base import Part, Recogniser, SoundRow, Windows, read_windows
+from precast.runtime.tasks.base import Request, Row
+
+__all__ = ["RECOGNISER", "FrameRecogniser"]
+
+_STAMPS = ("char", "word")
+
+
+class FrameRecogniser(Recogniser):
+    """By the likeliest token of every frame. https://www.cs.toronto.edu/~graves/icml_2006.pdf"""
+
+    def __init__(self, model: Any, reader: AudioReader) -> None:
+        super().__init__(model, reader)
+        self.spelling: Spelling | None = model.spelling
+        said = Fields(dict(model.artifact.reading("frames")), "processing.frames")
+        self._kernels, self._strides = (
+            [int(one) for one in fields] for fields in (_counts(said, "kernels"), _counts(said, "strides"))
+        )
+        if len(self._kernels) != len(self._strides):
+            said.fail("strides", "as many as kernels", self._strides)
+        self.step = int(np.prod(self._strides, dtype=np.int64))
+
+    @classmethod
+    def fits(cls, model: Any) -> bool:
+        return "ctc" in model.tasks
+
+    def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        given = dict(given)
+        windows = read_windows(given.pop("chunk_length_s", None), given.pop("stride_length_s", None))
+        stamps = given.pop("return_timestamps", None)
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"{name} is for models that write, and this one spells every frame. Leave it out.")
+        if stamps is not None and stamps is not False and stamps not in _STAMPS:
+            raise InputError(
+                f"return_timestamps is 'char' or 'word' of a model that spells every frame; received {stamps!r:.80}."
+            )
+        checked: dict[str, Any] = {} if windows is None else {"windows": windows}
+        return checked if stamps is None else {**checked, "stamps": stamps or None}
+
+    def prepare(self, item: Any, parameters: Mapping[str, Any]) -> Request:
+        extractor = self.reader.feature_extractor
+        rate = extractor.sampling_rate
+        sound = open_recording(item, rate)
+        windows: Windows | None = parameters.get("windows")
+        if windows is None:
+            row = SoundRow({extractor.port: extractor.heard(sound)})
+            row.part = self._stride(item, len(sound), rate)
+            return Request([row])
+        rows: list[Row] = []
+        for start, part in windows.parts(len(sound), rate, self.step):
+            row = SoundRow({extractor.port: extractor.heard(sound[start : start + part.samples])})
+            row.part = part
+            rows.append(row)
+        return Request(rows)
+
+    @staticmethod
+    def _stride(item: Any, samples: int, rate: int) -> Part | None:
+        """What a dictionary says of context in it, in samples at its own rate."""
+        stride = item.get("stride") if isinstance(item, Mapping) else None
+        if stride is None:
+            return None
+        good = isinstance(stride, (list, tuple)) and len(stride) == 2
+        if not good or not all(isinstance(one, int) and one >= 0 for one in stride):
+            raise InputError(f'"stride" is how many samples at either end lend context; received {stride!r:.80}.')
+        left, right = (round(one * rate / int(item["sampling_rate"])) for one in stride)
+        if left + right > samples:
+            raise InputError(f'"stride" is {stride}, and the recording has {samples} samples at {rate} Hz.')
+        return Part(samples, left, right)
+
+    def keep(self, outputs: Mapping[str, Any], index: int, row: Row) -> np.ndarray:
+        """The likeliest token of each frame of its own, without context."""
+        samples = len(row[self.reader.feature_extractor.port])
+        frames = samples
+        for kernel, stride in zip(self._kernels, self._strides, strict=True):
+            frames = (frames - kernel) // stride + 1
+        tokens: np.ndarray = np.asarray(outputs["logits"][index][:frames]).argmax(axis=-1)
+        part = row.part if isinstance(row, SoundRow) else None
+        if part is None:
+            return tokens
+        total = round(part.samples / self.step)
+        left, right = (round(side / part.samples * total) for side in (part.left, part.right))
+        return tokens[left : total - right]
+
+    def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+        if self.spelling is None:
+            why = self.model.why_no_spelling
+            raise InputError(f"The artifact has no vocabulary to spell with{f' ({why})' if why else ''}.")
+        pieces = self.spelling.pieces(np.concatenate(kept))
+        result: dict[str, Any] = {"text": self.spelling.text(pieces)}
+        stamps = parameters.get("stamps")
+        if stamps is not None:
+            second = self.step / self.reader.feature_extractor.sampling_rate
+            timed = pieces if stamps == "char" else self.spelling.words(pieces)
+            result["chunks"] = [
+                {"text": piece.text, "timestamp": (piece.start * second, piece.end * second)} for piece in timed
+            ]
+        return result
+
+
+def _counts(fields: Fields, name: str) -> list[int]:
+    def listed(value: Any) -> bool:
+        return isinstance(value, list) and 0 < len(value) <= 64 and all(type(one) is int and one > 0 for one in value)
+
+    found: list[int] = fields.take(name, "a list of integers above 0", listed)
+    return found
+
+
+RECOGNISER = FrameRecogniser
