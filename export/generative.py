@@ -16,7 +16,7 @@ from precast.export.signatures import Component, dims_of
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import FREE, Dim, Out, Port
 
-__all__ = ["DECODER", "ENCODER", "CausalLM", "EncoderPart", "Seq2SeqLM"]
+__all__ = ["DECODER", "ENCODER", "CausalLM", "EncoderPart", "HearingPart", "Seq2SeqLM"]
 
 DECODER, ENCODER = "decoder", "encoder"
 
@@ -70,16 +70,18 @@ class CausalLM(Component):
         if self.positions:
             longest = self.dims().get("sequence", FREE).most
             made.append(Port("position_ids", "int64", words.shape, "positions", below=longest))
-        cross = self.cross()
-        if cross:
-            mask = f"{ENCODER}.attention_mask"
-            made.append(Port("encoder_attention_mask", "int64", (*batch, "source"), "mask", source=mask))
+        encoder = self.reader()
+        if encoder is not None and encoder.mask is not None:
+            shape, mask = (*batch, encoder.length), f"{ENCODER}.{encoder.mask}"
+            made.append(Port("encoder_attention_mask", "int64", shape, "mask", source=mask))
         made += [Port(name, "float32", state.shape, "state") for name, state in self.states().items()]
-        made += [
-            Port(name, "float32", (*batch, "source", attention.heads * attention.size), "features", source=ENCODER)
-            for index, attention in enumerate(cross)
-            for name in _cross_names(index)
-        ]
+        if encoder is not None:
+            row = (*batch, encoder.length)
+            made += [
+                Port(name, "float32", (*row, attention.heads * attention.size), "features", source=ENCODER)
+                for index, attention in enumerate(encoder.attentions())
+                for name in _cross_names(index)
+            ]
         return tuple(made)
 
     def outs(self) -> tuple[Out, ...]:
@@ -95,6 +97,10 @@ class CausalLM(Component):
     def states(self) -> Mapping[str, State]:
         """What its layers remember."""
         return states_of(self.body)
+
+    def reader(self) -> EncoderPart | None:
+        """What its layers attend to, or None."""
+        return None
 
     def cross(self) -> list[CrossAttention]:
         """The attentions over an encoder, in order."""
@@ -136,6 +142,11 @@ class CausalLM(Component):
 class EncoderPart(Component):
     """{"last_hidden_state": [B, T, H], "cross_key.0": [B, T, N*D], ...}: an encoder, and what its decoder reads."""
 
+    mask: str | None = "attention_mask"
+    """The port or output that says which of its states are real; None: all of them are."""
+    length: int | str = "source"
+    """Its states, as the decoder calls their dimension."""
+
     def __init__(self, encoder: nn.Module, cross: list[CrossAttention]) -> None:
         super().__init__()
         self.encoder = encoder
@@ -152,7 +163,7 @@ class EncoderPart(Component):
 
     def outs(self) -> tuple[Out, ...]:
         """Hidden states, and what the decoder's layers read of them."""
-        row = ("batch", "sequence")
+        row = ("batch", self._own_length())
         read = [
             Out(name, (*row, attention.heads * attention.size), "features")
             for index, attention in enumerate(self.attentions())
@@ -160,20 +171,67 @@ class EncoderPart(Component):
         ]
         return (Out("last_hidden_state", (*row, "size"), "states"), *read)
 
+    def _own_length(self) -> int | str:
+        """Its states, as it calls their dimension itself."""
+        return "sequence"
+
     def dims(self) -> Mapping[str, Dim]:
         """How large the encoder's dimensions may be."""
         return dims_of(self.encoder)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        states = self.encoder(input_ids, attention_mask)
+        return self.outputs(self.encoder(input_ids, attention_mask))
+
+    def outputs(self, states: Tensor) -> dict[str, Tensor]:
+        """Hidden states, and what the decoder's layers read of them."""
         outputs = {"last_hidden_state": states}
         for index, attention in enumerate(self.attentions()):
             outputs |= zip(_cross_names(index), attention.keys_and_values(states), strict=True)
         return outputs
 
 
+class HearingPart(EncoderPart):
+    """The same of what is heard: features [B, ...] or samples [B, N], with a mask or without -> states [B, T, H].
+
+    Frames of the states are not those of the input: where there is a mask, the encoder says itself which of its states
+    are real, {"frame_mask": [B, T]}; and it says as ``frames`` how many there are, where that is one number.
+    """
+
+    def __init__(self, encoder: nn.Module, cross: list[CrossAttention]) -> None:
+        super().__init__(encoder, cross)
+        frames: int | None = getattr(encoder, "frames", None)
+        self.length = "source" if frames is None else frames
+        self.mask = "frame_mask" if any(port.kind == "sample_mask" for port in self.ports()) else None
+
+    def outs(self) -> tuple[Out, ...]:
+        """And which of its states are real."""
+        made = super().outs()
+        if self.mask is None:
+            return made
+        return (*made, Out(self.mask, ("batch", self._own_length()), "features", dtype="int64"))
+
+    def _own_length(self) -> int | str:
+        return "places" if isinstance(self.length, str) else self.length
+
+    def forward(  # type: ignore[override] # what it takes has one of two names
+        self,
+        input_features: Tensor | None = None,
+        input_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        heard = input_values if input_features is None else input_features
+        if self.mask is None:
+            return self.outputs(self.encoder(heard))
+        states, real = self.encoder(heard, attention_mask)
+        return {**self.outputs(states), self.mask: real}
+
+
 class Seq2SeqLM(CausalLM):
-    """A `CausalLM` whose layers attend to an encoder: ids [B, T], mask [B, T] -> hidden states [B, T, H]."""
+    """A `CausalLM` whose layers attend to an encoder: ids [B, T], mask [B, T] -> hidden states [B, T, H].
+
+    Args:
+        part: what the encoder becomes; a `HearingPart` where it hears.
+    """
 
     _BODY: ClassVar = "decoder"
 
@@ -186,14 +244,18 @@ class Seq2SeqLM(CausalLM):
         positions: bool = True,
         transform: nn.Module | None = None,
         scale: float | None = None,
+        part: type[EncoderPart] = EncoderPart,
     ) -> None:
         super().__init__(decoder, lm_head, positions=positions, transform=transform, scale=scale)
-        self.encoder = encoder
+        self.encoder, self._part = encoder, part
         for index, attention in enumerate(self.cross()):
             attention.index = index
 
+    def reader(self) -> EncoderPart:
+        return self._part(self.encoder, self.cross())
+
     def parts(self) -> dict[str, nn.Module]:
-        return {ENCODER: EncoderPart(self.encoder, self.cross()), DECODER: self}
+        return {ENCODER: self.reader(), DECODER: self}
 
 
 def _cross_names(index: int) -> tuple[str, str]:

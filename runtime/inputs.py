@@ -65,6 +65,8 @@ class Inputs:
             for axis, name in enumerate(ports[0].shape if self._one_shape else ())
             if name in dims and not hidden
         ]
+        # Of a text that is hidden in part, what is shown is counted.
+        self._counted = {str(port.shape[-1]) for port in ports if port.kind == "mask"} if hidden else set()
         self._prompts = tuple(port for port in ports if port.kind in OPTIONAL)
         self._leading = next((port.name for port in ports if port.kind == "ids"), self.names[0] if ports else "")
         self._constants: dict[tuple[str, tuple[int, ...]], Array] = {}
@@ -184,8 +186,8 @@ class Inputs:
                         raise InputError(f"input {name!r} is [{wanted}]; received shape {array.shape}.")
                 elif sizes.setdefault(dim, size) != size:
                     raise InputError(f"{dim} is one size in all inputs; received {_shapes(inputs)}.")
-        if not self._hidden:
-            for dim, size in sizes.items():
+        for dim, size in sizes.items():
+            if dim not in self._counted:
                 self._check_size(dim, size)
         return sizes
 

@@ -52,6 +52,7 @@ class Model:
         dims = merged(part.component.dims for part in flow.parts.values())
         self._inputs = Inputs(given, dims, partial=bool(flow.before))
         self.input_names: tuple[str, ...] = self._inputs.names
+        self._leading = self._inputs.leading
         outputs = [part.runner.output_names for part in reversed(flow.parts.values())]
         self.output_names: tuple[str, ...] = tuple(dict.fromkeys(name for names in outputs for name in names))
         # Of the last component, or where that reads no text, of those before it.
@@ -197,7 +198,7 @@ class Model:
 
     def _named(self, positional: tuple[Any, ...], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """All inputs by name."""
-        name = self._inputs.leading
+        name = self._leading
         if len(positional) > 1:
             raise InputError(f"one input is given by place, {name}; name the others: {listing(self.input_names)}.")
         if isinstance(positional[0], Mapping):

@@ -85,6 +85,7 @@ class CachedSelfAttention(Stateful):
 
     Args:
         kv_heads: heads of keys and values, each shared by a group of query heads. https://arxiv.org/abs/2305.13245
+        key_bias, out_bias: None is ``bias``.
         positions: turns queries and keys after projection (`SteppedRotary`), or None.
         query_norm, key_norm: over the channels of each head, before the positions, or None.
         window: tokens a query sees, itself included; None: all.
@@ -99,6 +100,7 @@ class CachedSelfAttention(Stateful):
         kv_heads: int | None = None,
         head_dim: int | None = None,
         bias: bool = False,
+        key_bias: bool | None = None,
         out_bias: bool | None = None,
         positions: nn.Module | None = None,
         query_norm: nn.Module | None = None,
@@ -116,7 +118,7 @@ class CachedSelfAttention(Stateful):
         self.positions = positions
         self.q_norm, self.k_norm = query_norm, key_norm
         self.q_proj = nn.Linear(hidden, self.heads * self.size, bias=bias)
-        self.k_proj = nn.Linear(hidden, self.kv_heads * self.size, bias=bias)
+        self.k_proj = nn.Linear(hidden, self.kv_heads * self.size, bias=bias if key_bias is None else key_bias)
         self.v_proj = nn.Linear(hidden, self.kv_heads * self.size, bias=bias)
         self.o_proj = nn.Linear(self.heads * self.size, hidden, bias=bias if out_bias is None else out_bias)
 
@@ -174,6 +176,7 @@ class CrossAttention(nn.Module):
         heads: int,
         head_dim: int | None = None,
         bias: bool = True,
+        key_bias: bool | None = None,
         source: int | None = None,
         scale: float | None = None,
     ) -> None:
@@ -183,7 +186,7 @@ class CrossAttention(nn.Module):
         self.scale = self.size**-0.5 if scale is None else scale
         width = heads * self.size
         self.q_proj = nn.Linear(hidden, width, bias=bias)
-        self.k_proj = nn.Linear(source or hidden, width, bias=bias)
+        self.k_proj = nn.Linear(source or hidden, width, bias=bias if key_bias is None else key_bias)
         self.v_proj = nn.Linear(source or hidden, width, bias=bias)
         self.o_proj = nn.Linear(width, hidden, bias=bias)
 

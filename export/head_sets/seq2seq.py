@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from precast.export import heads
-from precast.export.generative import Seq2SeqLM
+from precast.export.generative import EncoderPart, HearingPart, Seq2SeqLM
 from precast.export.weights import Ignore, Rule, Tie
 
 __all__ = ["ENCODER_WORDS", "WORDS", "Part", "generation_keys", "plain_head", "seq2seq", "shared_words"]
@@ -30,6 +30,7 @@ def seq2seq(
     lm_head: Callable[[Any, frozenset[str]], nn.Linear] = plain_head,
     positions: bool = True,
     scale: Callable[[Any], float | None] = lambda spec: None,
+    hears: bool = False,
 ) -> Mapping[heads.Head, Part]:
     """The heads of an encoder-decoder.
 
@@ -39,14 +40,18 @@ def seq2seq(
         lm_head: makes the projection of the decoder's states to logits.
         positions: the decoder uses absolute positions.
         scale: of the decoder's states in front of ``lm_head``, or None.
+        hears: the encoder's input is sound: features [B, ...] or samples [B, N] -> states [B, T, H]; where it takes a
+            mask too -> these, and which of them are real, [B, T].
     """
+    part: type[EncoderPart] = HearingPart if hears else EncoderPart
     return {
-        heads.SEQ2SEQ_LM: lambda spec, absent: Seq2SeqLM(
+        heads.SPEECH_SEQ2SEQ if hears else heads.SEQ2SEQ_LM: lambda spec, absent: Seq2SeqLM(
             encoder(spec, absent),
             decoder(spec, absent),
             lm_head(spec, absent),
             positions=positions,
             scale=scale(spec),
+            part=part,
         ),
     }
 

@@ -34,6 +34,7 @@ __all__ = [
     "EncoderDecoderSpec",
     "decoder",
     "encoder",
+    "encoder_layers",
     "heads_of",
     "lm_head",
     "names",
@@ -97,6 +98,21 @@ def _table(spec: EncoderDecoderSpec, computed: bool) -> nn.Module | None:
     return sine_table(spec.max_position_embeddings, spec.hidden_size) if computed else None
 
 
+def encoder_layers(
+    spec: EncoderDecoderSpec, layer: type[PreNormLayer] | type[PostNormLayer], *, key_bias: bool = True
+) -> list[nn.Module]:
+    """The layers of what reads or hears."""
+    return [
+        layer(
+            attention=SelfAttention(spec.hidden_size, heads=spec.encoder_attention_heads, key_bias=key_bias),
+            attention_norm=norm(spec),
+            mlp=MLP(spec.hidden_size, spec.encoder_ffn_dim, spec.activation_function),
+            mlp_norm=norm(spec),
+        )
+        for _ in range(spec.encoder_layers)
+    ]
+
+
 def encoder(
     spec: EncoderDecoderSpec,
     absent: frozenset[str] = frozenset(),
@@ -118,16 +134,7 @@ def encoder(
     if positions is None:
         positions = LearnedPositions(spec.max_position_embeddings, size, _table(spec, TABLES[0] in absent))
     arranged: Callable[..., nn.Module] = skeleton or (PreNormEncoder if pre_norm else Encoder)
-    layer = PreNormLayer if pre_norm else PostNormLayer
-    layers = [
-        layer(
-            attention=SelfAttention(size, heads=spec.encoder_attention_heads),
-            attention_norm=norm(spec),
-            mlp=MLP(size, spec.encoder_ffn_dim, spec.activation_function),
-            mlp_norm=norm(spec),
-        )
-        for _ in range(spec.encoder_layers)
-    ]
+    layers = encoder_layers(spec, PreNormLayer if pre_norm else PostNormLayer)
     words = TextEmbeddings(spec.vocab_size, size, scale=spec.scale, positions=positions, token_types=0, norm=final)
     return arranged(embeddings=words, layers=layers, norm=norm(spec) if pre_norm else None)
 
@@ -140,17 +147,19 @@ def decoder(
     normed: bool = True,
     positions: nn.Module | None = None,
     embeddings: type[TokenEmbeddings] = TokenEmbeddings,
+    key_bias: bool = True,
 ) -> Decoder:
-    """What attends to it: ids [B, S] at a `Step` -> states [B, S, H]; arguments as of `encoder`."""
+    """What attends to it: ids [B, S] at a `Step` -> states [B, S, H]; arguments as of `encoder`, and whether keys have
+    a bias."""
     size, final = spec.hidden_size, norm(spec) if normed else None
     if positions is None:
         positions = PlacedPositions(spec.max_position_embeddings, size, _table(spec, TABLES[1] in absent))
     layer = DecoderLayer if pre_norm else PostNormDecoderLayer
     layers = [
         layer(
-            attention=CachedSelfAttention(size, heads=spec.decoder_attention_heads, bias=True),
+            attention=CachedSelfAttention(size, heads=spec.decoder_attention_heads, bias=True, key_bias=key_bias),
             attention_norm=norm(spec),
-            cross=CrossAttention(size, heads=spec.decoder_attention_heads),
+            cross=CrossAttention(size, heads=spec.decoder_attention_heads, key_bias=key_bias),
             cross_norm=norm(spec),
             mlp=MLP(size, spec.decoder_ffn_dim, spec.activation_function),
             mlp_norm=norm(spec),

@@ -7,8 +7,6 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, closest
 from precast.runtime.generation.call import Call, GenerativeModel, Streamer
@@ -20,6 +18,7 @@ from precast.runtime.generation.engine import Engine
 from precast.runtime.generation.loop import Control
 from precast.runtime.generation.prompts import Prompts, read_decoder_prompts, read_prompts
 from precast.runtime.generation.results import FinishReason, GenerateOutput
+from precast.runtime.generation.sources import HEARD, Source
 from precast.runtime.generation.stopping import StopStrings
 
 __all__ = ["generate", "prepare"]
@@ -33,7 +32,7 @@ def generate(
     """Token ids after (or, of an encoder-decoder, for) the prompts.
 
     Args:
-        inputs: ``input_ids``, for short.
+        inputs: the model's main input, for short: ``input_ids``, or what it hears.
         generation_config: what the call asks for; arguments of the call go before it.
         arguments: those of `prepare`, and any of `GenerationConfig`.
 
@@ -61,6 +60,8 @@ def prepare(
     streamer: Streamer | None = None,
     *,
     input_ids: Any = None,
+    input_features: Any = None,
+    input_values: Any = None,
     attention_mask: Any = None,
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
@@ -75,7 +76,7 @@ def prepare(
     """The checked call; nothing has been computed yet.
 
     Args:
-        inputs: ``input_ids``, for short.
+        inputs: the model's main input, for short: ``input_ids``, or what it hears.
         generation_config: what the call asks for, a `GenerationConfig`, a mapping, or upstream's object (anything with
             ``to_dict``); what it leaves out is the checkpoint's.
         logits_processor: functions ``(input_ids [R, L], scores [R, V]) -> scores`` of NumPy arrays.
@@ -84,7 +85,8 @@ def prepare(
         assistant_model: a smaller model (or its engine) that drafts tokens for this one.
         streamer: told prompts and tokens as they come, as upstream's ``TextStreamer``.
         input_ids: [N, S] integers with padding on either side, or N lists of ids; an encoder-decoder's source.
-        attention_mask: [N, S], 1 for a token and 0 for padding.
+        input_features, input_values: what an encoder-decoder hears: features of N recordings, or their samples.
+        attention_mask: [N, S], 1 for a token (a frame, a sample) and 0 for padding.
         decoder_input_ids: what an encoder-decoder's outputs begin with, the start token being added where it lacks.
         token_type_ids: what some tokenizers add, and no model here looks at.
         past: what this conversation's calls have processed before need not be processed again.
@@ -95,32 +97,26 @@ def prepare(
     control = Control()
     _refuse_unknown(arguments)
     _refuse_strange_objects(prefix_allowed_tokens_fn, streamer, past)
-    if inputs is not None and input_ids is not None:
-        raise InputError("inputs and input_ids are two names of one argument; pass one of them.")
     if isinstance(inputs, Mapping):
         raise InputError("What a tokenizer gives is passed as keywords: generate(**inputs), not generate(inputs).")
     config = _merged(model, generation_config, arguments)
     engine = model.engine()
-    encoder = engine.source_vocab_size is not None
-    source = read_prompts(
-        inputs if input_ids is None else input_ids,
-        attention_mask,
-        vocab_size=engine.vocab_size if engine.source_vocab_size is None else engine.source_vocab_size,
-        bos=config.bos_token_id,
-        pad=config.pad_token_id,
-        eos=config.eos,
-        infer_mask=not encoder,
-        pad_left=not encoder,
-    )
-    if encoder:
+    given = _given(engine.source, inputs, input_ids, dict(zip(HEARD, (input_features, input_values), strict=True)))
+    if engine.source is not None:
+        config = _without_text(config, engine.source)
+        read = engine.source.read(given, attention_mask, config)
         prompts = read_decoder_prompts(
-            len(source.rows), decoder_input_ids, decoder_attention_mask, config.decoder_start_token_id,
+            read.rows, decoder_input_ids, decoder_attention_mask, config.decoder_start_token_id,
             config.bos_token_id, vocab_size=engine.vocab_size,
         )  # fmt: skip
     elif decoder_input_ids is not None or decoder_attention_mask is not None:
         raise InputError("decoder_input_ids are an encoder-decoder's; this model has a decoder only. Pass input_ids.")
     else:
-        prompts = source
+        read = None
+        prompts = read_prompts(
+            given.get("input_ids"), attention_mask, vocab_size=engine.vocab_size, bos=config.bos_token_id,
+            pad=config.pad_token_id, eos=config.eos,
+        )  # fmt: skip
     budget, reason = _budget(config, prompts, engine.max_length)
     control.max_time = config.max_time
     seeds = _seeds(config.seed, len(prompts.rows))
@@ -141,8 +137,8 @@ def prepare(
         engine=engine,
         config=config,
         prompts=prompts,
-        context=_context(source) if encoder else None,
-        sources=[np.array(row, dtype=np.int64) for row in source.rows] if encoder else None,
+        context=None if read is None else read.context,
+        sources=None if read is None else read.ids,
         seeds=seeds,
         budget=budget,
         length_reason=reason,
@@ -170,6 +166,30 @@ def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
         near = closest(name, own | _FIELDS)
         if any(near.startswith(f"Closest: {each}") for each in own):
             raise InputError(f"generate() has no argument {name!r}. {near}")
+
+
+def _given(source: Source | None, inputs: Any, input_ids: Any, heard: Mapping[str, Any]) -> dict[str, Any]:
+    """The main input by its name, which ``inputs`` stands for."""
+    main = "input_ids" if source is None else source.main
+    given = {name: value for name, value in {"input_ids": input_ids, **heard}.items() if value is not None}
+    if inputs is not None and main in given:
+        raise InputError(f"inputs and {main} are two names of one argument; pass one of them.")
+    strange = [name for name in given if name != main]
+    if strange and source is not None:
+        raise source.refuse(strange)
+    if strange:
+        raise InputError(f"this model continues texts and hears nothing; received {strange[0]}. Pass input_ids.")
+    return given if inputs is None else {main: inputs}
+
+
+def _without_text(config: GenerationConfig, source: Source) -> GenerationConfig:
+    """Without what looks at the tokens of a text that is read, where none is."""
+    if source.is_text:
+        return config
+    for name in ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"):
+        if name in config.explicit and getattr(config, name) not in (None, 0, 1.0):
+            raise InputError(f"{name} looks at the tokens of a text that is read, and this model hears; leave it out.")
+    return dataclasses.replace(config, encoder_repetition_penalty=None, encoder_no_repeat_ngram_size=None)
 
 
 def _refuse_strange_objects(prefix_allowed_tokens_fn: Any, streamer: Any, past: Any) -> None:
@@ -243,11 +263,3 @@ def _seeds(seed: int | Sequence[int] | None, count: int) -> list[int | None]:
     if len(seed) != count:
         raise InputError(f"seed is one number, or one a prompt ({count}); received {len(seed)}.")
     return list(seed)
-
-
-def _context(source: Prompts) -> dict[str, Array]:
-    """An encoder's input: ids and mask [N, S], without the columns at the end that are padding in every row."""
-    last = int(np.flatnonzero(source.mask.any(axis=0))[-1]) + 1
-    ids, mask = source.given[:, :last], source.mask[:, :last]
-    # Padding may hold anything, and is looked up all the same.
-    return {"input_ids": np.where(mask != 0, ids, 0), "attention_mask": mask}

@@ -66,7 +66,7 @@ class Call:
     context: dict[str, Array] | None
     """An encoder's input."""
     sources: list[Array] | None
-    """The encoder's input without padding."""
+    """The text that an encoder reads, without padding; None: there is none."""
     seeds: list[int | None]
     budget: int
     length_reason: FinishReason = "length"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from precast.runtime.backends.base import Array
+from precast.runtime.generation.sources import Source
 
 __all__ = ["Engine", "Session"]
 
@@ -52,8 +53,8 @@ class Engine(Protocol):
     """A model that continues token sequences; safe to open sessions from many threads."""
 
     vocab_size: int
-    source_vocab_size: int | None
-    """Ids of the texts that its sessions are conditioned on are below it; None: on nothing."""
+    source: Source | None
+    """What its sessions are conditioned on; None: on nothing."""
     max_length: int | None
     """Most tokens a row may hold, prompt included; None: unbounded."""
 
@@ -61,6 +62,6 @@ class Engine(Protocol):
         """A session of empty rows.
 
         Args:
-            context: what each row is conditioned on, [R, ...] each: an encoder's ``input_ids`` and ``attention_mask``.
+            context: what each row is conditioned on, [R, ...] each: an encoder's inputs, as ``source`` reads them.
         """
         ...

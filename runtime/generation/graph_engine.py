@@ -12,6 +12,8 @@ from precast.runtime.artifact import Component
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError, InputError, listing
 from precast.runtime.flow import Flow
+from precast.runtime.generation.sources import Source
+from precast.runtime.ports import merged
 from precast.runtime.states import RING_SLACK, Memory, takes_slots
 
 __all__ = ["GraphEngine", "GraphSession", "left_aligned"]
@@ -35,10 +37,7 @@ class GraphEngine:
         self.layout: Mapping[str, Any] = variant.state
         self.vocab_size = _width(self.component)
         self.max_length: int | None = self.component.longest
-        # Of the texts that are read; the decoder's vocabulary may be another one.
-        first = next(iter(flow.parts.values())).component if flow.before else None
-        self.source_vocab_size = None if first is None else _vocabulary(first)
-        self.source_max_length = None if first is None else first.longest
+        self.source = _source([flow.parts[name].component for name in flow.before]) if flow.before else None
         component = self.component
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         windows = [state.window for state in component.states]
@@ -62,22 +61,25 @@ class GraphEngine:
         given = dict(context)
         if "input_ids" in given:
             given["input_ids"], given["attention_mask"] = left_aligned(context["input_ids"], context["attention_mask"])
-            width = given["input_ids"].shape[1]
-            if self.source_max_length is not None and width > self.source_max_length:
+            width, longest = given["input_ids"].shape[1], None if self.source is None else self.source.longest
+            if longest is not None and width > longest:
                 raise InputError(
-                    f"this model reads texts of {self.source_max_length} tokens; received {width}. Cut the text "
+                    f"this model reads texts of {longest} tokens; received {width}. Cut the text "
                     "(tokenizer(..., truncation=True)), or split it."
                 )
         read, made = self.flow.read(given)
         return GraphSession(self, rows, capacity, read, made.get("last_hidden_state"))
 
 
-def _vocabulary(component: Component) -> int:
-    if component.vocab_size is None:
-        raise ArtifactError(
-            f"component {component.name!r} reads tokens, and nothing says how many there are. Export it again."
-        )
-    return component.vocab_size
+def _source(components: Sequence[Component]) -> Source:
+    """What a caller gives to these. The text that one reads may be of another vocabulary than the decoder's."""
+    for component in components:
+        if any(port.kind == "ids" and port.below is None for port in component.inputs):
+            raise ArtifactError(
+                f"component {component.name!r} reads tokens, and nothing says how many there are. Export it again."
+            )
+    ports = [port for component in components for port in component.inputs if port.source is None]
+    return Source(ports, merged(component.dims for component in components))
 
 
 def _width(component: Component) -> int:

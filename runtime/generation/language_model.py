@@ -31,6 +31,7 @@ class LanguageModel(Model):
         self._engine = GraphEngine(flow)
         self._reads = self._taken()
         self.input_names = self._reads.names
+        self._leading = self.input_names[0]
         self.output_names = ("logits",) if not flow.before else ("logits", "encoder_last_hidden_state")
 
     def _taken(self) -> Inputs:
@@ -81,8 +82,9 @@ class LanguageModel(Model):
         """Logits [B, S, V] of every position, without a cache; those of padded positions are zero.
 
         ``input_ids`` [B, S], by place or by name, with padding on either side, ``attention_mask``, and of
-        encoder-decoders ``decoder_input_ids`` and ``decoder_attention_mask``. Positions count real tokens unless
-        ``position_ids`` say otherwise.
+        encoder-decoders ``decoder_input_ids`` and ``decoder_attention_mask``; those that hear take ``input_features``
+        or ``input_values`` in place of ``input_ids``. Positions count real tokens unless ``position_ids`` say
+        otherwise.
 
         Raises:
             InputError: a name, dtype, rank, shape, id, length or mask is outside what the model takes.
@@ -91,7 +93,7 @@ class LanguageModel(Model):
             inputs = self._named(positional, inputs)
         if self.is_encoder_decoder and inputs.get("decoder_input_ids") is None:
             raise InputError(
-                "an encoder-decoder needs decoder_input_ids beside input_ids; generate() starts them by itself."
+                f"an encoder-decoder needs decoder_input_ids beside {self._leading}; generate() starts them by itself."
             )
         given = self._reads.checked(inputs)
         if not self.is_encoder_decoder:
@@ -118,11 +120,13 @@ class LanguageModel(Model):
         for row, real in enumerate(seen):
             logits[row, real] = found[row, longest - counts[row] :]
         outputs = {"logits": logits}
-        if context is not None:
-            # Where the caller's tokens stand; padding has no state.
-            made, shown = session.encoder_states, context["attention_mask"] != 0
-            assert made is not None
-            states = np.zeros((*shown.shape, made.shape[-1]), np.float32)
-            states[shown] = made[np.arange(made.shape[1])[None] < shown.sum(axis=-1)[:, None]]
-            outputs["encoder_last_hidden_state"] = states
+        made, source = session.encoder_states, self._engine.source
+        if context is not None and made is not None:
+            if source is not None and source.is_text:
+                # Where the caller's tokens stand; padding has no state.
+                shown = context["attention_mask"] != 0
+                states = np.zeros((*shown.shape, made.shape[-1]), np.float32)
+                states[shown] = made[np.arange(made.shape[1])[None] < shown.sum(axis=-1)[:, None]]
+                made = states
+            outputs["encoder_last_hidden_state"] = made
         return Outputs(outputs)

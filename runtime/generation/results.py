@@ -63,7 +63,8 @@ class GenerateOutput:
     """[N * K, steps] int64: the beam each token continued, -1 beyond a row's end; of a beam search only."""
     finish_reasons: list[FinishReason] = field(default_factory=list)
     prompt_tokens: list[int] = field(default_factory=list)
-    """N counts, padding excluded; the source of an encoder-decoder."""
+    """N counts, padding excluded: of an encoder-decoder the text it reads, or, where it hears, what its answer begins
+    with."""
     new_tokens: list[int] = field(default_factory=list)
     """N * K counts, the end token included."""
     timings: Timings = field(default_factory=Timings)

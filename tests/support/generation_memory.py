@@ -26,7 +26,7 @@ _STEPS = 64
 def main(artifact: str, variant: str, generations: int) -> dict[str, Any]:
     model = precast.load(artifact, variant=variant, threads=2)
     engine = model.engine()
-    longest = min(engine.max_length or 256, engine.source_max_length or 256, 256)
+    longest = min(engine.max_length or 256, (engine.source and engine.source.longest) or 256, 256)
     rng = np.random.default_rng(0)
 
     def generate(count: int) -> None:
@@ -47,7 +47,7 @@ def main(artifact: str, variant: str, generations: int) -> dict[str, Any]:
 
 def _vocabulary(engine: Any) -> int:
     """What ids of prompts are below: of a source, where there is one."""
-    size: int = engine.vocab_size if engine.source_vocab_size is None else engine.source_vocab_size
+    size: int = engine.vocab_size if engine.source is None else engine.source.vocab_size
     return size
 
 

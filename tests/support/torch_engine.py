@@ -12,6 +12,8 @@ import torch
 
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError
+from precast.runtime.generation.sources import Source
+from precast.runtime.ports import Port
 
 __all__ = [
     "TorchEngine",
@@ -95,7 +97,7 @@ class TorchEngine:
         self.model = model.eval()
         self.rollback, self.max_length = rollback, max_length
         self.vocab_size = int(model.config.vocab_size)
-        self.source_vocab_size = self.vocab_size if model.config.is_encoder_decoder else None
+        self.source = _text(self.vocab_size) if model.config.is_encoder_decoder else None
         self.feeds: list[list[int]] = []
         self.opened = 0
         self.on_feed: Any = None
@@ -109,6 +111,11 @@ class TorchEngine:
         with torch.no_grad():
             encoded = self.model.get_encoder()(input_ids=ids, attention_mask=mask)[0]
         return TorchSession(self, rows, capacity, encoded, mask)
+
+
+def _text(vocab: int) -> Source:
+    ids = Port("input_ids", "int64", ("batch", "sequence"), "ids", below=vocab)
+    return Source((ids, Port("attention_mask", "int64", ids.shape, "mask", default=1)), {})
 
 
 def served(model: Any, tokenizer: Any = None, **engine: Any) -> Any:

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from precast.export import parity
 from precast.export.families import TextSpec, find_family, model_types
-from precast.export.heads import BASE, CAUSAL_LM, MULTIPLE_CHOICE, SEQ2SEQ_LM, EncoderWithHead, Head
+from precast.export.heads import (
+    AUDIO_CLASSIFICATION,
+    BASE,
+    CAUSAL_LM,
+    MULTIPLE_CHOICE,
+    SEQ2SEQ_LM,
+    SPEECH_SEQ2SEQ,
+    EncoderWithHead,
+    Head,
+)
 from precast.export.reference import Part, Reference, build
 from precast.runtime.gates import gate
 from precast.runtime.parity import compare
@@ -24,7 +33,8 @@ EVERY = [
     (name, head)
     for name in model_types()
     for head in find_family(name).heads
-    if issubclass(find_family(name).spec, TextSpec) and head not in (CAUSAL_LM, SEQ2SEQ_LM)
+    if issubclass(find_family(name).spec, TextSpec)
+    and head not in (CAUSAL_LM, SEQ2SEQ_LM, SPEECH_SEQ2SEQ, AUDIO_CLASSIFICATION)
     # test_language_models.py, test_vision.py
 ]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]

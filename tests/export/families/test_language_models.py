@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 from support.lowering import engine_of, lower, lowerings, wide
 from support.oracle import apart, float64, sources, upstream, widened
 from support.prompts import ended, prompts
+from transformers import GenerationMixin
 
 from precast.export import parity
 from precast.export.families import find_family, model_types
-from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM, Head
+from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM, SPEECH_SEQ2SEQ, Head
 from precast.export.reference import Reference, build
 from precast.runtime.backends.base import Array
 from precast.runtime.gates import LEAST, gate
@@ -26,7 +27,8 @@ from precast.runtime.generation.api import generate
 from precast.runtime.generation.graph_engine import GraphEngine
 from precast.runtime.parity import Case, compare
 
-EVERY = [(name, head) for name in model_types() for head in find_family(name).heads if head in (CAUSAL_LM, SEQ2SEQ_LM)]
+GENERATING = (CAUSAL_LM, SEQ2SEQ_LM, SPEECH_SEQ2SEQ)
+EVERY = [(name, head) for name in model_types() for head in find_family(name).heads if head in GENERATING]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
 # A prompt, steps, a prompt in chunks, rows of different length, 64 steps behind a prompt, and all positions there are.
 CHAINS: tuple[tuple[int, tuple[int, ...], str], ...] = (
@@ -40,6 +42,7 @@ CHAINS: tuple[tuple[int, tuple[int, ...], str], ...] = (
 )
 # Upstream's hidden states begin behind the first layer, and the last is there before the final norm and after it.
 WITHOUT_EMBEDDINGS = ("mamba",)
+WIDE = {np.dtype(np.float32): np.float64}
 # Upstream counts a padding token that the decoder itself is fed among its positions with a cache, and not without one.
 NO_PADDING_FED = ("m2m_100",)
 
@@ -55,21 +58,37 @@ def reference(model_type: str, head: Head, index: int = 0) -> tuple[Reference, A
     return build(config, sources(model)), model
 
 
+def alone(given: Mapping[str, Array], row: int) -> dict[str, torch.Tensor]:
+    """What upstream is given of one row: of a text its tokens without padding; of a recording all, for what is behind
+    its end reaches into its last frames."""
+    if "input_ids" not in given:
+        return {name: torch.from_numpy(array[row : row + 1]) for name, array in given.items()}
+    return {"input_ids": torch.tensor(given["input_ids"][row][given["attention_mask"][row].astype(bool)])[None]}
+
+
+def widened_inputs(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.double() if value.is_floating_point() else value for name, value in inputs.items()}
+
+
+def in_double(case: Case) -> Case:
+    wide = {name: array.astype(WIDE.get(array.dtype, array.dtype)) for name, array in case.inputs.items()}
+    return replace(case, inputs=wide)
+
+
 @dataclass(frozen=True)
 class Chain:
-    """The calls of one chain with what was made of each, what its rows hold in the end, and the text they belong to."""
+    """The calls of one chain with what was made of each, what its rows hold in the end, and what they answer."""
 
     calls: list[tuple[Case, Mapping[str, Array], list[torch.Tensor]]]
     rows: list[list[int]]
-    text: Mapping[str, Array] | None
+    source: Mapping[str, Array] | None
 
     def inputs(self, row: int) -> dict[str, torch.Tensor]:
         """Upstream's for one row alone, without cache or padding."""
         held = torch.tensor(self.rows[row])[None]
-        if self.text is None:
+        if self.source is None:
             return {"input_ids": held}
-        real = self.text["attention_mask"][row].astype(bool)
-        return {"input_ids": torch.tensor(self.text["input_ids"][row][real])[None], "decoder_input_ids": held}
+        return {**widened_inputs(alone(self.source, row)), "decoder_input_ids": held}
 
 
 def chains_of(made: Iterable[tuple[Case, Mapping[str, Array], list[torch.Tensor]]]) -> list[Chain]:
@@ -78,16 +97,16 @@ def chains_of(made: Iterable[tuple[Case, Mapping[str, Array], list[torch.Tensor]
     for call in made:
         case = call[0]
         before = found.pop(case.after[0] if case.after else "", Chain([], [], None))
-        rows, text = before.rows, before.text
+        rows, source = before.rows, before.source
         if case.component == "encoder":
-            text = case.inputs
+            source = case.inputs
         else:
             ids, lengths = case.inputs["input_ids"], case.inputs["lengths"]
             rows = [
                 [*held, *row[:count].tolist()]
                 for held, row, count in zip(rows or [[]] * len(ids), ids, lengths, strict=True)
             ]
-        found[case.name] = Chain([*before.calls, call], rows, text)
+        found[case.name] = Chain([*before.calls, call], rows, source)
     return list(found.values())
 
 
@@ -117,7 +136,7 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
         for fed in (case.inputs["input_ids"] for case in cases if case.component != "encoder"):
             fed[fed == model.config.pad_token_id] += 1
     runner, made = parity.ReferenceRunner(ours.parts), []
-    for case in cases:
+    for case in map(in_double, cases):
         kept.clear()
         made.append((case, runner.run(case), list(kept)))
     for chain in chains_of(made):
@@ -137,12 +156,10 @@ def _pairs(
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """What one call made of a row, with upstream's of the whole row in these places."""
     if case.component == "encoder":
-        real = torch.from_numpy(case.inputs["attention_mask"][row].astype(bool))
-        yield (
-            "encoder",
-            torch.from_numpy(outputs["last_hidden_state"])[row, real],
-            expected.encoder_last_hidden_state[0],
-        )
+        states = torch.from_numpy(outputs["last_hidden_state"])[row]
+        if "input_ids" in case.inputs:
+            states = states[torch.from_numpy(case.inputs["attention_mask"][row].astype(bool))]
+        yield "encoder", states, expected.encoder_last_hidden_state[0]
         return
     past, new = (int(case.inputs[name][row]) for name in ("past_lengths", "lengths"))
     where = torch.from_numpy(past + case.inputs["logit_positions"][row])
@@ -170,43 +187,55 @@ class Served:
         return self._engine
 
 
-def upstream_tokens(model: Any, head: Head, ids: Array, mask: Array, **arguments: Any) -> list[list[int]]:
-    """Upstream's new tokens of each prompt, one prompt at a time and without padding."""
+def questions(ours: Reference, head: Head) -> Mapping[str, Array]:
+    """What is answered: 20 texts, or recordings."""
+    signature = ours.parts[0].signature
+    if head is SPEECH_SEQ2SEQ:
+        return parity.cases(signature, shapes=((20, 12, "right"),), seed=3)[0].inputs
+    ids, mask = prompts(signature.vocab_size)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def upstream_tokens(model: Any, head: Head, given: Mapping[str, Array], **arguments: Any) -> list[list[int]]:
+    """Upstream's new tokens of each question, one at a time and without padding."""
     found = []
-    for row, real in zip(ids, mask.astype(bool), strict=True):
-        prompt = torch.tensor(row[real])[None]
+    for row in range(len(next(iter(given.values())))):
+        inputs = alone(given, row)
+        if "input_ids" in inputs:
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         with torch.no_grad():
-            out = model.generate(prompt, attention_mask=torch.ones_like(prompt), **arguments)[0].tolist()
-        found.append(out[prompt.shape[1] :] if head is CAUSAL_LM else out)
+            out = GenerationMixin.generate(model, **inputs, **arguments)[0].tolist()
+        found.append(out[inputs["input_ids"].shape[1] :] if head is CAUSAL_LM else out)
     return found
 
 
-def ours_tokens(served: Served, head: Head, ids: Array, mask: Array, **arguments: Any) -> list[list[int]]:
-    """The same of all prompts in one batch."""
-    out = np.asarray(generate(served, input_ids=ids, attention_mask=mask, **arguments))
-    return [row[ids.shape[1] :].tolist() if head is CAUSAL_LM else row.tolist() for row in out]
+def ours_tokens(served: Served, head: Head, given: Mapping[str, Array], **arguments: Any) -> list[list[int]]:
+    """The same of all questions in one batch."""
+    out = np.asarray(generate(served, **given, **arguments))
+    return [row[given["input_ids"].shape[1] :].tolist() if head is CAUSAL_LM else row.tolist() for row in out]
 
 
 class Greedy:
     """Whether tokens are those upstream takes greedily: of each text, one call of upstream's model in float64 says what
     follows each of its tokens, which is what so many steps of its `generate` would find one by one."""
 
-    def __init__(self, model_type: str, model: Any, head: Head, stop: int) -> None:
-        self._model, self._head, self._stop = widened(model), head, stop
+    def __init__(self, model_type: str, model: Any, head: Head, given: Mapping[str, Array], stop: int) -> None:
+        self._model, self._head, self._given, self._stop = widened(model), head, given, stop
         self._padding = model.config.pad_token_id if model_type in NO_PADDING_FED else None
         self._margins: dict[tuple[int, ...], list[float]] = {}
 
-    def behind(self, prompt: list[int], tokens: list[int]) -> list[float]:
-        """How far each token's logit is behind the largest one; that of a right token is not."""
+    def behind(self, row: int, tokens: list[int]) -> list[float]:
+        """How far the logit of each token of a row's answer is behind the largest one; that of a right token is not."""
         made = ended(tokens, self._stop)
         if self._padding in made:
             made = made[: made.index(self._padding) + 1]
-        key = (*prompt, -1, *made)
+        key = (row, *made)
         if key not in self._margins:
-            given = torch.tensor([*prompt, *made[:-1]] if self._head is CAUSAL_LM else made[:-1])[None]
-            inputs = {"input_ids": given}
-            if self._head is SEQ2SEQ_LM:
-                inputs = {"input_ids": torch.tensor(prompt)[None], "decoder_input_ids": given}
+            inputs, fed = widened_inputs(alone(self._given, row)), torch.tensor(made[:-1], dtype=torch.int64)[None]
+            if self._head is CAUSAL_LM:
+                inputs["input_ids"] = torch.cat((inputs["input_ids"], fed), dim=1)
+            else:
+                inputs["decoder_input_ids"] = fed
                 made = made[1:]  # what it starts with is given
             with float64():
                 logits = self._model(**inputs, use_cache=False).logits[0, -len(made) :]
@@ -244,9 +273,9 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
     chains = [chain for chain in CHAINS if len(chain[1]) < 10] if index else CHAINS
     cases = parity.generation_cases(ours.parts, chains=chains, longest=LONGEST, least=LEAST)
     recorded = parity.record(ours.parts, cases)
-    start = {"decoder_start_token_id": 0} if head is SEQ2SEQ_LM else {}
-    ids, mask = prompts(ours.parts[0].signature.vocab_size)
-    greedy = Greedy(model_type, model, head, SPECIAL["eos_token_id"])
+    start = {} if head is CAUSAL_LM else {"decoder_start_token_id": 0}
+    given = questions(ours, head)
+    greedy = Greedy(model_type, model, head, given, SPECIAL["eos_token_id"])
     expected: list[list[list[int]]] = []
     for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task} {index}", raw=not index):
         measured = list(compare(lowered.parts, recorded))
@@ -255,14 +284,14 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
             continue
         error = max(item.error for item in measured if item.output == "logits")
         served = Served(engine_of(ours.parts, lowered.parts), model.config.to_dict())
-        got = ours_tokens(served, head, ids, mask, **STEPS, **SPECIAL, **start)
+        got = ours_tokens(served, head, given, **STEPS, **SPECIAL, **start)
         for row, tokens in enumerate(got):
-            behind = greedy.behind(ids[row][mask[row].astype(bool)].tolist(), tokens)
+            behind = greedy.behind(row, tokens)
             assert max(behind) < 2 * error, f"{lowered.name}, prompt {row}, token {int(np.argmax(behind))}"
-        few = (ids[:LOOPED], mask[:LOOPED])
-        expected = expected or [upstream_tokens(model, head, *few, **loop, **SPECIAL, **start) for loop in LOOPS]
+        few = {name: array[:LOOPED] for name, array in given.items()}
+        expected = expected or [upstream_tokens(model, head, few, **loop, **SPECIAL, **start) for loop in LOOPS]
         for loop, wanted in zip(LOOPS, expected, strict=True):
-            got = ours_tokens(served, head, *few, **loop, **SPECIAL, **start)
+            got = ours_tokens(served, head, few, **loop, **SPECIAL, **start)
             for row, (a, b) in enumerate(zip(got, wanted, strict=True)):
                 assert ended(a, 2) == ended(b, 2), f"{lowered.name}, prompt {row}, {loop}"
 
