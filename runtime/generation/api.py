@@ -18,7 +18,8 @@ from precast.runtime.generation.engine import Engine
 from precast.runtime.generation.loop import Control
 from precast.runtime.generation.prompts import Prompts, read_decoder_prompts, read_prompts
 from precast.runtime.generation.results import FinishReason, GenerateOutput
-from precast.runtime.generation.sources import HEARD, Source
+from precast.runtime.generation.sources import HEARD, Conditions, Encoded, Source
+from precast.runtime.generation.speech import ASKED, Speech
 from precast.runtime.generation.stopping import StopStrings
 
 __all__ = ["generate", "prepare"]
@@ -63,6 +64,7 @@ def prepare(
     input_features: Any = None,
     input_values: Any = None,
     attention_mask: Any = None,
+    encoder_outputs: Encoded | None = None,
     decoder_input_ids: Any = None,
     decoder_attention_mask: Any = None,
     token_type_ids: Any = None,
@@ -87,7 +89,10 @@ def prepare(
         input_ids: [N, S] integers with padding on either side, or N lists of ids; an encoder-decoder's source.
         input_features, input_values: what an encoder-decoder hears: features of N recordings, or their samples.
         attention_mask: [N, S], 1 for a token (a frame, a sample) and 0 for padding.
-        decoder_input_ids: what an encoder-decoder's outputs begin with, the start token being added where it lacks.
+        encoder_outputs: in place of the encoder's inputs, what it made of them (`LanguageModel.encoder_outputs`).
+        decoder_input_ids: what an encoder-decoder's outputs begin with, the start token being added where it lacks;
+            None: that token, and where speech is written down what ``language``, ``task`` and ``return_timestamps``
+            ask for, the language being found out where nothing says it.
         token_type_ids: what some tokenizers add, and no model here looks at.
         past: what this conversation's calls have processed before need not be processed again.
         tokenizer: in place of the model's, for stop strings and grammars.
@@ -102,13 +107,22 @@ def prepare(
     config = _merged(model, generation_config, arguments)
     engine = model.engine()
     given = _given(engine.source, inputs, input_ids, dict(zip(HEARD, (input_features, input_values), strict=True)))
+    unknown: list[int] = []
     if engine.source is not None:
-        config = _without_text(config, engine.source)
-        read = engine.source.read(given, attention_mask, config)
+        read = (
+            engine.source.read(given, attention_mask, config)
+            if encoder_outputs is None
+            else _read_before(engine, encoder_outputs, given)
+        )
+        config = _without_text(config) if read.ids is None else config
+        if decoder_input_ids is None and config.speech.said and not engine.source.is_text:
+            decoder_input_ids, unknown = _begun(config, read.rows)
         prompts = read_decoder_prompts(
             read.rows, decoder_input_ids, decoder_attention_mask, config.decoder_start_token_id,
             config.bos_token_id, vocab_size=engine.vocab_size,
         )  # fmt: skip
+    elif encoder_outputs is not None:
+        raise InputError("encoder_outputs are an encoder-decoder's; this model has a decoder only. Pass input_ids.")
     elif decoder_input_ids is not None or decoder_attention_mask is not None:
         raise InputError("decoder_input_ids are an encoder-decoder's; this model has a decoder only. Pass input_ids.")
     else:
@@ -152,13 +166,14 @@ def prepare(
         streamer=streamer,
         assistant=assistant,
         conversation=past,
+        unknown=unknown,
         control=control,
     )
 
 
 def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
     """GenerationConfig refuses what it does not know; a near miss of an argument of ours it cannot see."""
-    strange = [name for name in arguments if name not in _FIELDS and name not in INERT_KEYS]
+    strange = [name for name in arguments if name not in _FIELDS and name not in INERT_KEYS | ASKED]
     if not strange:
         return
     own = set(inspect.signature(prepare).parameters) - {"model", "arguments"}
@@ -182,13 +197,30 @@ def _given(source: Source | None, inputs: Any, input_ids: Any, heard: Mapping[st
     return given if inputs is None else {main: inputs}
 
 
-def _without_text(config: GenerationConfig, source: Source) -> GenerationConfig:
-    """Without what looks at the tokens of a text that is read, where none is."""
-    if source.is_text:
-        return config
+def _read_before(engine: Engine, encoder_outputs: Any, given: Mapping[str, Any]) -> Conditions:
+    """What an encoder made in another call."""
+    if given:
+        raise InputError(f"encoder_outputs stands in place of {', '.join(given)}; pass one of them.")
+    made = Encoded.of(engine, encoder_outputs)
+    return Conditions(made, made.rows, None)
+
+
+def _begun(config: GenerationConfig, rows: int) -> tuple[list[list[int]], list[int]]:
+    """What answers begin with, and which of them lack their language: there the first one stands."""
+    start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
+    if not isinstance(start, int):
+        raise InputError(f"decoder_start_token_id is one id where speech is written down; received {start}.")
+    begun = config.speech.begin(start, rows)
+    any_language = min(config.speech.lang_to_id.values(), default=0)
+    filled = [[any_language if token is None else token for token in row] for row in begun]
+    return filled, [index for index, row in enumerate(begun) if None in row]
+
+
+def _without_text(config: GenerationConfig) -> GenerationConfig:
+    """Without what looks at the tokens of a text that is read, where none is known."""
     for name in ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"):
         if name in config.explicit and getattr(config, name) not in (None, 0, 1.0):
-            raise InputError(f"{name} looks at the tokens of a text that is read, and this model hears; leave it out.")
+            raise InputError(f"{name} looks at a text that is read, and none is known here; leave it out.")
     return dataclasses.replace(config, encoder_repetition_penalty=None, encoder_no_repeat_ngram_size=None)
 
 
@@ -215,9 +247,10 @@ def _merged(model: GenerativeModel, given: Any, arguments: Mapping[str, Any]) ->
     if isinstance(given, GenerationConfig):
         # A configuration is complete but for the tokens of the vocabulary it is used with.
         tokens = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-        base = dataclasses.replace(
-            given, **{name: getattr(base, name) for name in tokens if getattr(given, name) is None}
-        )
+        lacking: dict[str, Any] = {name: getattr(base, name) for name in tokens if getattr(given, name) is None}
+        if given.speech == Speech():
+            lacking["speech"] = base.speech
+        base = dataclasses.replace(given, **lacking)
         return base.merged(arguments)
     if given is not None and not isinstance(given, Mapping):
         return dataclasses.replace(base, **stated_by(given)).merged(arguments)

@@ -63,7 +63,7 @@ class Call:
     config: GenerationConfig
     prompts: Prompts
     """What the decoder begins with."""
-    context: dict[str, Array] | None
+    context: Mapping[str, Array] | None
     """An encoder's input."""
     sources: list[Array] | None
     """The text that an encoder reads, without padding; None: there is none."""
@@ -78,6 +78,8 @@ class Call:
     streamer: Streamer | None = None
     assistant: Engine | None = None
     conversation: Conversation | None = None
+    unknown: Sequence[int] = ()
+    """Prompts whose second token is that of the language they are in, which is found out first."""
     control: Control = field(default_factory=Control)
 
     @property
@@ -105,6 +107,8 @@ class Call:
             cancelled: set by another thread, it ends the run within a step.
         """
         self.control = Control(self.control.max_time, cancelled)
+        if self.unknown:
+            self._find_languages()
         width = max(len(row) for row in self.prompts.rows)
         capacity = width + self.budget
         with self.conversation.claimed() if self.conversation is not None else nullcontext():
@@ -124,6 +128,15 @@ class Call:
                 self.streamer.end()
         return output
 
+    def _find_languages(self) -> None:
+        """As the model says behind the first token; what the encoder made serves the generation too."""
+        assert self.context is not None
+        self.context = self.engine.encoded(self.context)
+        firsts = [row[:1] for row in self.prompts.rows]
+        found = self.config.speech.detected(self.engine.open(len(firsts), 1, self.context).feed(firsts)[:, -1])
+        for row in self.unknown:
+            self.prompts.rows[row][1] = self.prompts.given[row, 1] = found[row]
+
     def _run(
         self, session: Session, history: History, pending: list[list[int]], emit: Callable[[Array], None] | None
     ) -> Run:
@@ -133,6 +146,8 @@ class Call:
             rows, self.pad,
             scores=bool(config.return_dict_in_generate and config.output_scores),
             logits=bool(config.return_dict_in_generate and config.output_logits),
+            logprobs=bool(config.return_dict_in_generate and config.output_logprobs),
+            temperature=(config.temperature or 1.0) if config.do_sample else 1.0,
         )  # fmt: skip
         kept = recorder.scores
         processors = build_processors(
@@ -204,6 +219,7 @@ class Call:
             sequences=padded(heads, generated, fill),
             scores=_frozen(run.recorder.scores),
             logits=_frozen(run.recorder.logits),
+            logprobs=None if run.recorder.logprobs is None else np.stack(run.recorder.logprobs, axis=1),
             sequences_scores=scores,
             beam_indices=indices,
             finish_reasons=reasons,

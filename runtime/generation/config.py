@@ -11,8 +11,9 @@ from typing import Any
 
 from precast.runtime.errors import ConfigError, InputError, closest
 from precast.runtime.generation.config_values import RULES
+from precast.runtime.generation.speech import ASKED, SPEECH_KEYS, Speech
 
-__all__ = ["DEFAULT_NEW_TOKENS", "INERT_KEYS", "SPEECH_KEYS", "GenerationConfig", "ignored_keys", "stated_by"]
+__all__ = ["DEFAULT_NEW_TOKENS", "INERT_KEYS", "GenerationConfig", "ignored_keys", "stated_by"]
 
 DEFAULT_NEW_TOKENS = 20
 """Tokens generated where neither the call nor the checkpoint says how many."""
@@ -27,14 +28,6 @@ INERT_KEYS = frozenset(
     """.split()
 )
 """Keys that say how torch computes or who wrote the file; no token depends on them here."""
-
-SPEECH_KEYS = frozenset(
-    """
-    alignment_heads forced_decoder_ids is_multilingual lang_to_id language max_initial_timestamp_index
-    median_filter_width no_speech_threshold no_timestamps_token_id prev_sot_token_id return_timestamps task task_to_id
-    """.split()
-)
-"""Keys of Whisper's generation_config.json, kept in ``GenerationConfig.speech`` for the task that reads them."""
 
 # Keys that change the tokens in a way that is not offered: what they may say all the same, and what to do instead.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -134,10 +127,11 @@ class GenerationConfig:
     # What comes back
     output_scores: bool | None = False
     output_logits: bool | None = False
+    output_logprobs: bool | None = False
     return_dict_in_generate: bool | None = False
     # Not arguments
-    speech: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """What a Whisper checkpoint says, by its keys (SPEECH_KEYS)."""
+    speech: Speech = field(default_factory=Speech, repr=False)
+    """What a checkpoint that writes down speech says of it, and a call asks for of that (`speech.ASKED`)."""
     explicit: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
     """The arguments that calls gave, as opposed to the checkpoint."""
 
@@ -186,7 +180,7 @@ class GenerationConfig:
                 _refuse_feature(key, value, f"{source}: ", ConfigError)
             elif key in SPEECH_KEYS:
                 speech[key] = value
-        return cls._checked(values, source, speech)
+        return cls._checked(values, source, {**_speech_of(model_config or {}), **speech})
 
     @classmethod
     def _from_model_config(cls, config: Mapping[str, Any]) -> GenerationConfig:
@@ -201,14 +195,14 @@ class GenerationConfig:
                         _refuse_feature(key, source.get(key), "config.json: ", ConfigError)
         if config.get("force_bos_token_to_be_generated"):  # BART before it knew forced_bos_token_id
             values["forced_bos_token_id"] = config.get("bos_token_id")
-        return cls._checked(values, "config.json", {})
+        return cls._checked(values, "config.json", _speech_of(config))
 
     @classmethod
     def _checked(cls, values: Mapping[str, Any], source: str, speech: Mapping[str, Any]) -> GenerationConfig:
         # A null in a file means upstream's default, not "off": only a call can switch a feature off.
         given = {key: value for key, value in values.items() if value is not None}
         try:
-            return cls(**given, speech=speech)
+            return cls(**given, speech=Speech.read(speech))
         except InputError as error:
             raise ConfigError(f"{source}: {error}; correct the file") from error
 
@@ -230,15 +224,18 @@ class GenerationConfig:
         What the call cannot mean is refused; what it inherits from a checkpoint and cannot use is not.
 
         :raises InputError: an argument is unknown or not offered, or arguments contradict each other."""
-        values = {}
+        values, asked = {}, {}
         for name, value in arguments.items():
             if name in RULES:
                 values[name] = value
+            elif name in ASKED:
+                asked[name] = value
             elif name in _REFUSED:
                 _refuse_feature(name, value, "", InputError)
             elif name not in INERT_KEYS:
                 raise InputError(f"generate() has no argument {name!r}. {closest(name, _known())}".rstrip())
-        config = replace(self, **values, explicit=self.explicit | values.keys())
+        speech = self.speech.merged(asked) if asked else self.speech
+        config = replace(self, **values, speech=speech, explicit=self.explicit | values.keys())
         _refuse_contradictions(config)
         return config
 
@@ -268,8 +265,13 @@ def stated_by(given: Any) -> dict[str, Any]:
     return {name: stated[name] for name in RULES if stated.get(name) is not None}
 
 
+def _speech_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says of speech where generation_config.json does not, as upstream reads it."""
+    return {key: config[key] for key in ("forced_decoder_ids", "median_filter_width") if key in config}
+
+
 def _known() -> list[str]:
-    return [item.name for item in fields(GenerationConfig) if item.name in RULES]
+    return [*(item.name for item in fields(GenerationConfig) if item.name in RULES), *sorted(ASKED)]
 
 
 def _refuse_feature(name: str, value: Any, where: str, error: type[ConfigError] | type[InputError]) -> None:
@@ -318,7 +320,12 @@ def _refuse_contradictions(config: GenerationConfig) -> None:
     _refuse_lengths(config, "min_new_tokens", config.min_new_tokens, "max_new_tokens", config.max_new_tokens)
     if config.max_new_tokens is None and config.min_new_tokens is None:
         _refuse_lengths(config, "min_length", config.min_length, "max_length", config.max_length)
-    for flag in ("output_scores", "output_logits"):
+    if config.output_logprobs and beams > 1:
+        raise InputError(
+            f"output_logprobs are those of tokens chosen one by one, and num_beams is {beams}: its result has "
+            "sequences_scores. Leave one of them out"
+        )
+    for flag in ("output_scores", "output_logits", "output_logprobs"):
         if flag in config.explicit and getattr(config, flag) and not config.return_dict_in_generate:
             raise InputError(f"{flag} come with the dict of results; give return_dict_in_generate=True as well")
     for name in ("forced_bos_token_id", "forced_eos_token_id"):

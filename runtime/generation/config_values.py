@@ -201,6 +201,7 @@ _RULES: dict[str, Rule] = {
     "assistant_confidence_threshold": _SHARE,
     "output_scores": _flag,
     "output_logits": _flag,
+    "output_logprobs": _flag,
     "return_dict_in_generate": _flag,
 }
 

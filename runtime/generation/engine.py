@@ -58,6 +58,10 @@ class Engine(Protocol):
     max_length: int | None
     """Most tokens a row may hold, prompt included; None: unbounded."""
 
+    def encoded(self, context: Mapping[str, Array]) -> Mapping[str, Array]:
+        """What is made of a context once, which `open` takes in its place any number of times."""
+        ...
+
     def open(self, rows: int, capacity: int, context: Mapping[str, Array] | None = None) -> Session:
         """A session of empty rows.
 

@@ -12,7 +12,7 @@ from precast.runtime.artifact import Component
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError, InputError, listing
 from precast.runtime.flow import Flow
-from precast.runtime.generation.sources import Source
+from precast.runtime.generation.sources import Encoded, Source
 from precast.runtime.ports import merged
 from precast.runtime.states import RING_SLACK, Memory, takes_slots
 
@@ -58,6 +58,19 @@ class GraphEngine:
             return GraphSession(self, rows, capacity, {}, None)
         if context is None:
             raise InputError("an encoder-decoder continues an encoder's input: context is needed.")
+        given = self._aligned(context)
+        read, made = self.flow.read(given)
+        return GraphSession(self, rows, capacity, read, made.get("last_hidden_state", given.get("last_hidden_state")))
+
+    def encoded(self, context: Mapping[str, Array]) -> Encoded:
+        """See `Engine.encoded`."""
+        given = self._aligned(context)
+        _, made = self.flow.read(given)
+        rest = {name: array for name, array in given.items() if self.source is None or name != self.source.main}
+        return Encoded(self, {**rest, **made})
+
+    def _aligned(self, context: Mapping[str, Array]) -> dict[str, Array]:
+        """An encoder's inputs, of a text with its real tokens at the beginning."""
         given = dict(context)
         if "input_ids" in given:
             given["input_ids"], given["attention_mask"] = left_aligned(context["input_ids"], context["attention_mask"])
@@ -67,8 +80,7 @@ class GraphEngine:
                     f"this model reads texts of {longest} tokens; received {width}. Cut the text "
                     "(tokenizer(..., truncation=True)), or split it."
                 )
-        read, made = self.flow.read(given)
-        return GraphSession(self, rows, capacity, read, made.get("last_hidden_state"))
+        return given
 
 
 def _source(components: Sequence[Component]) -> Source:

@@ -13,6 +13,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError
 from precast.runtime.flow import Flow
 from precast.runtime.generation.graph_engine import GraphEngine
+from precast.runtime.generation.sources import Encoded
 from precast.runtime.inputs import Inputs
 from precast.runtime.model import Model, Outputs
 from precast.runtime.ports import Port, merged
@@ -29,13 +30,14 @@ class LanguageModel(Model):
     def __init__(self, artifact: Artifact, flow: Flow) -> None:
         super().__init__(artifact, flow)
         self._engine = GraphEngine(flow)
-        self._reads = self._taken()
+        self._reads, self._answers = self._taken()
         self.input_names = self._reads.names
         self._leading = self.input_names[0]
         self.output_names = ("logits",) if not flow.before else ("logits", "encoder_last_hidden_state")
 
-    def _taken(self) -> Inputs:
-        """What whole texts are given as: the counts that calls of the graphs need are made of masks."""
+    def _taken(self) -> tuple[Inputs, Inputs]:
+        """What whole texts are given as: the counts that calls of the graphs need are made of masks. And of these what
+        a decoder takes behind its encoder."""
         wanted: list[Port] = []
         for name in self.flow.before:
             wanted += [port for port in self.flow.parts[name].component.inputs if port.source is None]
@@ -54,7 +56,8 @@ class LanguageModel(Model):
         if prefix:
             wanted = [port for port in wanted if port.kind != "positions"]
         optional = frozenset(port.name for port in wanted if port.kind == "positions")
-        return Inputs(wanted, dims, hidden=True, optional=optional)
+        own = [port for port in wanted if prefix and port.name.startswith(prefix)]
+        return Inputs(wanted, dims, hidden=True, optional=optional), Inputs(own, dims, hidden=True)
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -71,6 +74,20 @@ class LanguageModel(Model):
     def engine(self) -> GraphEngine:
         """What generation loops run on."""
         return self._engine
+
+    def encoder_outputs(self, *positional: Any, **inputs: Any) -> Encoded:
+        """What the encoder makes of its inputs, once: `generate` and calls take it as ``encoder_outputs`` in place of
+        these, any number of times.
+
+        Raises:
+            InputError: there is no encoder; or as calls do.
+        """
+        source = self._engine.source
+        if source is None:
+            raise InputError("encoder_outputs are an encoder-decoder's; this model has a decoder only.")
+        if positional:
+            inputs = self._named(positional, inputs)
+        return self._engine.encoded(source.checked(inputs))
 
     def generate(self, inputs: Any = None, generation_config: Any = None, **arguments: Any) -> Array | GenerateOutput:
         """Token ids [N * num_return_sequences, L]; see `precast.runtime.generation.api.generate`."""
@@ -95,11 +112,21 @@ class LanguageModel(Model):
             raise InputError(
                 f"an encoder-decoder needs decoder_input_ids beside {self._leading}; generate() starts them by itself."
             )
+        if inputs.get("encoder_outputs") is not None:
+            return self._answered(**inputs)
         given = self._reads.checked(inputs)
         if not self.is_encoder_decoder:
             return self._logits((given["input_ids"], given["attention_mask"]), given.get("position_ids"), None)
         target = given.pop("decoder_input_ids"), given.pop("decoder_attention_mask")
         return self._logits(target, None, given)
+
+    def _answered(self, encoder_outputs: Any, **inputs: Any) -> Outputs:
+        """Logits behind what the encoder made in another call."""
+        encoded = Encoded.of(self._engine, encoder_outputs)
+        target = tuple(self._answers.checked(inputs).values())
+        if len(target[0]) != encoded.rows:
+            raise InputError(f"decoder_input_ids has {len(target[0])} rows, encoder_outputs {encoded.rows}.")
+        return self._logits(target, None, encoded)  # type: ignore[arg-type] # ids and mask
 
     def _logits(
         self, target: tuple[Array, Array], positions: Array | None, context: Mapping[str, Array] | None
@@ -122,7 +149,7 @@ class LanguageModel(Model):
         outputs = {"logits": logits}
         made, source = session.encoder_states, self._engine.source
         if context is not None and made is not None:
-            if source is not None and source.is_text:
+            if source is not None and source.is_text and source.main in context:
                 # Where the caller's tokens stand; padding has no state.
                 shown = context["attention_mask"] != 0
                 states = np.zeros((*shown.shape, made.shape[-1]), np.float32)

@@ -119,6 +119,7 @@ def decode(run: Run) -> Ended:
             processor(logits, history)
         run.recorder.keep_scores(logits, alive)
         chosen = sampler.choose(logits)
+        run.recorder.keep_chosen(logits, chosen, alive)
         history.append(chosen)
         steps += 1
         tokens = chosen.tolist()

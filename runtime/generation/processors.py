@@ -40,6 +40,7 @@ from precast.runtime.generation.penalties import (
     RepetitionPenalty,
     SequenceBias,
 )
+from precast.runtime.generation.timestamps import Timestamps
 
 __all__ = ["Processor", "build_processors"]
 
@@ -137,6 +138,10 @@ def _shaping(
     if config.begin_suppress_tokens is not None:
         after_forced = config.forced_bos_token_id is not None
         made.append(BeginSuppress(config.begin_suppress_tokens, vocab_size, after_forced))
+    speech = config.speech
+    if speech.return_timestamps and speech.timestamp_begin is not None:
+        _inside("no_timestamps_token_id", (speech.timestamp_begin,), vocab_size)
+        made.append(Timestamps(speech.timestamp_begin, eos[0] if eos else 0, speech.max_initial_timestamp_index))
     return made
 
 

@@ -57,6 +57,9 @@ class GenerateOutput:
     finished row is certain of the padding it holds from there on: 0 there, -inf elsewhere."""
     logits: tuple[Array, ...] | None = None
     """A step each, [rows, V] float32 as the model gave them."""
+    logprobs: Array | None = None
+    """[N * K, steps] float32: log-probability of each generated token among those that processors left, before
+    ``temperature``, the end token included; 0 beyond a row's end."""
     sequences_scores: Array | None = None
     """[N * K] float32: summed log-probabilities over length ** length_penalty; of a beam search only."""
     beam_indices: Array | None = None
@@ -78,12 +81,16 @@ class GenerateOutput:
 
 
 class Recorder:
-    """Keeps what ``output_scores`` and ``output_logits`` ask for; rows that are done hold certain padding."""
+    """Keeps what ``output_scores``, ``output_logits`` and ``output_logprobs`` ask for; rows that are done hold certain
+    padding. ``temperature``: what scores were divided by."""
 
-    def __init__(self, rows: int, pad: int, *, scores: bool, logits: bool) -> None:
-        self._rows, self._pad = rows, pad
+    def __init__(
+        self, rows: int, pad: int, *, scores: bool, logits: bool, logprobs: bool = False, temperature: float = 1.0
+    ) -> None:
+        self._rows, self._pad, self._temperature = rows, pad, np.float32(temperature)
         self.scores: list[Array] | None = [] if scores else None
         self.logits: list[Array] | None = [] if logits else None
+        self.logprobs: list[Array] | None = [] if logprobs else None
 
     @property
     def wanted(self) -> bool:
@@ -97,6 +104,17 @@ class Recorder:
     def keep_logits(self, values: Array, alive: Sequence[int]) -> None:
         if self.logits is not None:
             self.logits.append(self._whole(values, alive))
+
+    def keep_chosen(self, values: Array, chosen: Array, alive: Sequence[int]) -> None:
+        """Of ``values`` [A, V] tokens [A] were chosen."""
+        if self.logprobs is None:
+            return
+        whole = np.zeros(self._rows, dtype=np.float32)
+        scores = (values * self._temperature).astype(np.float64)
+        scores -= scores.max(axis=-1, keepdims=True)
+        mass = np.log(np.exp(scores).sum(axis=-1))
+        whole[list(alive)] = np.take_along_axis(scores, np.asarray(chosen)[:, None], axis=-1)[:, 0] - mass
+        self.logprobs.append(whole)
 
     def _whole(self, values: Array, alive: Sequence[int]) -> Array:
         if len(alive) == self._rows:

@@ -14,10 +14,36 @@ from precast.runtime.generation.prompts import Prompts, read_prompts
 from precast.runtime.inputs import Inputs
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["HEARD", "Conditions", "Source"]
+__all__ = ["HEARD", "Conditions", "Encoded", "Source"]
 
 HEARD = ("input_features", "input_values")
 """Inputs of models that hear, as `generate` names them."""
+
+
+class Encoded(dict[str, Array]):
+    """What an encoder made of its inputs, in place of these, for the engine that made it."""
+
+    def __init__(self, engine: Any, made: Mapping[str, Array]) -> None:
+        super().__init__(made)
+        self.engine = engine
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.values())))
+
+    @classmethod
+    def of(cls, engine: Any, given: Any) -> Encoded:
+        """What a call is given as such.
+
+        Raises:
+            InputError: it is another object, or another model's.
+        """
+        if not isinstance(given, cls) or given.engine is not engine:
+            raise InputError(
+                f"encoder_outputs is what encoder_outputs(...) of this model gave; received {type(given).__name__}"
+                f"{' of another model' if isinstance(given, cls) else ''}."
+            )
+        return given
 
 
 class Conditions(NamedTuple):
@@ -51,6 +77,10 @@ class Source:
     def is_text(self) -> bool:
         return self.vocab_size is not None
 
+    def checked(self, given: Mapping[str, Any]) -> dict[str, Array]:
+        """The encoder's inputs, each held to its port; raises InputError."""
+        return self._inputs.checked(given)
+
     def read(self, given: Mapping[str, Any], attention_mask: Any, config: GenerationConfig) -> Conditions:
         """What a call gives, checked.
 
@@ -75,7 +105,7 @@ class Source:
     def _heard(self, given: Mapping[str, Any], attention_mask: Any) -> Conditions:
         if given.get(self.main) is None:
             raise InputError(f"generate() needs {self.main}: this model answers what it hears. Pass {self._shape()}.")
-        context = self._inputs.checked({**given, "attention_mask": attention_mask})
+        context = self.checked({**given, "attention_mask": attention_mask})
         return Conditions(context, len(context[self.main]), None)
 
     def refuse(self, strange: Sequence[str]) -> InputError:

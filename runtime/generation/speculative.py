@@ -7,6 +7,7 @@ a smaller model, or from the text so far (prompt lookup, https://github.com/apoo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -76,7 +77,7 @@ class DraftModel:
         schedule: str = "constant",
         confidence: float = 0.4,
         eos: frozenset[int] = frozenset(),
-        context: dict[str, Array] | None = None,
+        context: Mapping[str, Array] | None = None,
     ) -> None:
         """
         Args:
@@ -173,6 +174,7 @@ def speculate(run: Run, drafter: Drafter) -> tuple[Ended, Acceptance]:
                 processor(values, history)
             run.recorder.keep_scores(values, (0,))
             chosen = sampler.choose(values)
+            run.recorder.keep_chosen(values, chosen, (0,))
             history.append(chosen)
             steps += 1
             token = int(chosen[0])

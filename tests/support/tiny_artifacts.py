@@ -13,7 +13,16 @@ import transformers
 
 from precast.export.exporter import export_model
 from precast.export.families import find_family
-from precast.export.heads import BASE, CAUSAL_LM, HEADS, OBJECT_DETECTION, SEQ2SEQ_LM, UNIVERSAL_SEGMENTATION, Head
+from precast.export.heads import (
+    BASE,
+    CAUSAL_LM,
+    HEADS,
+    OBJECT_DETECTION,
+    SEQ2SEQ_LM,
+    SPEECH_SEQ2SEQ,
+    UNIVERSAL_SEGMENTATION,
+    Head,
+)
 from support import oracle, trained_matcher
 from support.tokenizer_samples import byte_level, wordpiece, write_json
 from support.workers import once
@@ -37,6 +46,28 @@ def language_model() -> Path:
 def encoder_decoder() -> Path:
     """The artifact of a tiny BART with a byte-level vocabulary. Do not change it: copy it first."""
     return _exported("bart", _make_encoder_decoder)
+
+
+# Of a tiny Whisper: words are below the end, and times are the last tokens.
+SPEECH: dict[str, Any] = {
+    "eos_token_id": 69, "pad_token_id": 69, "bos_token_id": 69, "decoder_start_token_id": 70,
+    "lang_to_id": {"<|en|>": 71, "<|de|>": 72, "<|fr|>": 73}, "task_to_id": {"translate": 74, "transcribe": 75},
+    "prev_sot_token_id": 76, "no_timestamps_token_id": 78, "max_initial_timestamp_index": 6, "is_multilingual": True,
+    "suppress_tokens": [1, 5, 70, 71, 72, 73, 74, 75, 76, 77], "begin_suppress_tokens": [9, 69],
+    "alignment_heads": [[0, 1], [1, 0], [1, 3]], "return_timestamps": False, "max_length": 60,
+    "forced_decoder_ids": [[1, None], [2, 75]],
+}  # fmt: skip
+
+
+def recogniser() -> Path:
+    """The artifact of a tiny Whisper of three languages, without a tokenizer. Do not change it: copy it first."""
+    return _exported("recogniser", _make_recogniser)
+
+
+def recogniser_checkpoint() -> tuple[Path, Any]:
+    """What it is made of; and upstream's of it."""
+    folder = once("checkpoint-recogniser", _make_recogniser)
+    return folder, transformers.AutoModelForSpeechSeq2Seq.from_pretrained(folder, attn_implementation="eager").eval()
 
 
 def artifact(task: str, seed: int = 0) -> Path:
@@ -230,6 +261,18 @@ def _make_encoder_decoder(folder: Path) -> None:
     byte_level(folder, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
     tokens = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
     oracle.save_checkpoint(folder, *oracle.upstream("bart", SEQ2SEQ_LM, {"vocab_size": _words(folder), **tokens}))
+
+
+def _make_recogniser(folder: Path) -> None:
+    tokens = {name: SPEECH[f"{name}_token_id"] for name in ("eos", "pad", "bos", "decoder_start")}
+    own = {f"{name}_token_id": token for name, token in tokens.items()}
+    config, model = oracle.upstream("whisper", SPEECH_SEQ2SEQ, own)
+    with torch.no_grad():  # so that what comes next depends on what came before
+        for name, value in model.named_parameters():
+            if "decoder" in name and value.ndim == 2:
+                value.mul_(1.5)
+    oracle.save_checkpoint(folder, config, model)
+    write_json(folder / "generation_config.json", SPEECH)
 
 
 def _words(folder: Path) -> int:

@@ -102,6 +102,9 @@ class TorchEngine:
         self.opened = 0
         self.on_feed: Any = None
 
+    def encoded(self, context: Mapping[str, Array]) -> Mapping[str, Array]:
+        return context
+
     def open(self, rows: int, capacity: int, context: Mapping[str, Array] | None = None) -> TorchSession:
         self.opened += 1
         if context is None:

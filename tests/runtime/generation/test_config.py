@@ -11,10 +11,11 @@ import pytest
 from transformers import GenerationConfig as Upstream
 
 from precast.runtime.errors import ConfigError, InputError
-from precast.runtime.generation.config import _REFUSED, INERT_KEYS, SPEECH_KEYS, GenerationConfig, ignored_keys
+from precast.runtime.generation.config import _REFUSED, INERT_KEYS, GenerationConfig, ignored_keys
 from precast.runtime.generation.config_values import RULES
+from precast.runtime.generation.speech import SPEECH_KEYS, Speech
 
-OURS_ALONE = {"seed", "presence_penalty", "frequency_penalty"}
+OURS_ALONE = {"seed", "presence_penalty", "frequency_penalty", "output_logprobs"}
 
 
 def _defaults() -> dict[str, Any]:
@@ -154,7 +155,7 @@ def test_whispers_keys_are_kept_for_its_task() -> None:
     config = GenerationConfig.from_checkpoint(
         {"lang_to_id": {"<|en|>": 50259}, "no_timestamps_token_id": 50363, "begin_suppress_tokens": [220, 50257]}
     )
-    assert config.speech == {"lang_to_id": {"<|en|>": 50259}, "no_timestamps_token_id": 50363}
+    assert config.speech == Speech(lang_to_id={"<|en|>": 50259}, no_timestamps_token_id=50363)
     assert config.begin_suppress_tokens == (220, 50257)
     assert config.merged({"max_new_tokens": 3}).speech == config.speech
 
