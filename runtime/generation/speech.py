@@ -13,28 +13,39 @@ from precast.runtime.arguments import listed
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError, closest, listing
 
-__all__ = ["ASKED", "SPEECH_KEYS", "Speech"]
+__all__ = ["ASKED", "LANGUAGES", "SPEECH_KEYS", "Speech"]
 
 _USUAL = "transcribe"  # the task where a language is asked for and no task
 
-# English names of languages, and the code in their tokens.
-_CODES: Mapping[str, str] = dict(
-    item.replace("_", " ").split(":")
-    for item in """
+# English names of languages with the code in their tokens, and other names of some.
+_NAMES = """
     afrikaans:af albanian:sq amharic:am arabic:ar armenian:hy assamese:as azerbaijani:az bashkir:ba basque:eu
-    belarusian:be bengali:bn bosnian:bs breton:br bulgarian:bg burmese:my cantonese:yue castilian:es catalan:ca
-    chinese:zh croatian:hr czech:cs danish:da dutch:nl english:en estonian:et faroese:fo finnish:fi flemish:nl french:fr
-    galician:gl georgian:ka german:de greek:el gujarati:gu haitian:ht haitian_creole:ht hausa:ha hawaiian:haw hebrew:he
-    hindi:hi hungarian:hu icelandic:is indonesian:id italian:it japanese:ja javanese:jw kannada:kn kazakh:kk khmer:km
-    korean:ko lao:lo latin:la latvian:lv letzeburgesch:lb lingala:ln lithuanian:lt luxembourgish:lb macedonian:mk
-    malagasy:mg malay:ms malayalam:ml maltese:mt mandarin:zh maori:mi marathi:mr moldavian:ro moldovan:ro mongolian:mn
-    myanmar:my nepali:ne norwegian:no nynorsk:nn occitan:oc panjabi:pa pashto:ps persian:fa polish:pl portuguese:pt
-    punjabi:pa pushto:ps romanian:ro russian:ru sanskrit:sa serbian:sr shona:sn sindhi:sd sinhala:si sinhalese:si
-    slovak:sk slovenian:sl somali:so spanish:es sundanese:su swahili:sw swedish:sv tagalog:tl tajik:tg tamil:ta tatar:tt
-    telugu:te thai:th tibetan:bo turkish:tr turkmen:tk ukrainian:uk urdu:ur uzbek:uz valencian:ca vietnamese:vi welsh:cy
-    yiddish:yi yoruba:yo
-    """.split()
-)
+    belarusian:be bengali:bn bosnian:bs breton:br bulgarian:bg cantonese:yue catalan:ca chinese:zh croatian:hr
+    czech:cs danish:da dutch:nl english:en estonian:et faroese:fo finnish:fi french:fr galician:gl georgian:ka
+    german:de greek:el gujarati:gu haitian_creole:ht hausa:ha hawaiian:haw hebrew:he hindi:hi hungarian:hu
+    icelandic:is indonesian:id italian:it japanese:ja javanese:jw kannada:kn kazakh:kk khmer:km korean:ko lao:lo
+    latin:la latvian:lv lingala:ln lithuanian:lt luxembourgish:lb macedonian:mk malagasy:mg malay:ms malayalam:ml
+    maltese:mt maori:mi marathi:mr mongolian:mn myanmar:my nepali:ne norwegian:no nynorsk:nn occitan:oc pashto:ps
+    persian:fa polish:pl portuguese:pt punjabi:pa romanian:ro russian:ru sanskrit:sa serbian:sr shona:sn sindhi:sd
+    sinhala:si slovak:sk slovenian:sl somali:so spanish:es sundanese:su swahili:sw swedish:sv tagalog:tl tajik:tg
+    tamil:ta tatar:tt telugu:te thai:th tibetan:bo turkish:tr turkmen:tk ukrainian:uk urdu:ur uzbek:uz vietnamese:vi
+    welsh:cy yiddish:yi yoruba:yo
+"""
+_OTHERS = """
+    burmese:my castilian:es flemish:nl haitian:ht letzeburgesch:lb mandarin:zh moldavian:ro moldovan:ro panjabi:pa
+    pushto:ps sinhalese:si valencian:ca
+"""
+
+
+def _table(text: str) -> dict[str, str]:
+    """Codes by name."""
+    pairs = (item.replace("_", " ").split(":") for item in text.split())
+    return dict(pairs)  # type: ignore[arg-type] # two parts each
+
+
+LANGUAGES: Mapping[str, str] = {code: name for name, code in _table(_NAMES).items()}
+"""English names by the code in a language's token."""
+_CODES: Mapping[str, str] = _table(_NAMES) | _table(_OTHERS)
 
 
 def _fail(name: str, rule: str, value: Any) -> InputError:
@@ -124,6 +135,7 @@ _RULES: dict[str, Callable[[str, Any], Any]] = {
 }
 SPEECH_KEYS = frozenset(_RULES)
 """Keys of Whisper's generation_config.json."""
+
 ASKED = frozenset(("language", "task", "return_timestamps"))
 """Those that a call may give."""
 

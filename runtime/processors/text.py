@@ -106,6 +106,11 @@ class Tokenizer(Vocabulary):
         return self._sources[token]
 
     @property
+    def all_special_ids(self) -> list[int]:
+        """Ids of the tokens that are no text."""
+        return sorted(number for number, token in self._backend.get_added_tokens_decoder().items() if token.special)
+
+    @property
     def src_lang(self) -> str | None:
         """The language texts are taken to be in, by its code; set it before a call, as upstream. For calls from several
         threads use `for_source`."""

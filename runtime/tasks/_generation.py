@@ -8,9 +8,9 @@ on the others of its batch: lengths count from its own prompt, and with ``seed``
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import count
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,53 +24,44 @@ if TYPE_CHECKING:
     from precast.runtime.generation.config import GenerationConfig
     from precast.runtime.generation.streaming import Stream
 
-__all__ = ["GenerationTask", "as_written", "stop_strings"]
+__all__ = ["GenerationArguments", "GenerationTask", "as_written", "stop_strings"]
 
-_OURS = ("input_ids", "inputs", "attention_mask", "decoder_input_ids", "decoder_attention_mask", "past", "streamer")
+_OURS = (
+    "input_ids",
+    "inputs",
+    "input_features",
+    "input_values",
+    "encoder_outputs",
+    "attention_mask",
+    "decoder_input_ids",
+    "decoder_attention_mask",
+    "past",
+    "streamer",
+)
 _RESULTS = ("return_dict_in_generate", "output_scores", "output_logits")
 _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 _PREFIX = "generate."
 
 
-class GenerationTask(Task[PromptReader]):
-    """A task whose model generates: ``arguments`` checks what `generate` is to be given, ``compute`` calls it."""
+class GenerationArguments:
+    """Arguments of `generate` that a task was given, for a loaded model.
 
-    reads = PromptReader
-    too_long = "Pass truncation=True to cut it."
-    # Rows that generate keep a cache each: few long prompts at once, or some tens of short ones.
-    cpu_budget = 1024
-    usual: ClassVar[Mapping[str, Any]] = {}
-    """Upstream's defaults of the task, for what neither the call nor the checkpoint says."""
+    Args:
+        task: its name, for messages. usual: upstream's defaults of the task.
+        specific: the checkpoint's own parameters for it, of a call's.
+    """
 
-    def __init__(self, model: Any, **defaults: Any) -> None:
-        if not hasattr(model, "generate"):
-            raise InputError(f"{self.name} needs a model that generates, and {model!r} does not.")
-        super().__init__(model, **defaults)
+    def __init__(
+        self,
+        task: str,
+        model: Any,
+        tokenizer: Any,
+        usual: Mapping[str, Any],
+        specific: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda parameters: {},
+    ) -> None:
+        self.name, self.model, self.tokenizer, self.usual, self.specific = task, model, tokenizer, usual, specific
 
-    @property
-    def decoder_only(self) -> bool:
-        """Whether answers continue their prompts, as opposed to an encoder-decoder's."""
-        return self.reader.continues
-
-    def specific(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """The checkpoint's own parameters for this task, ``prefix`` among them."""
-        return self.task_specific(self.name)
-
-    def task_specific(self, name: str) -> dict[str, Any]:
-        """What config.json says for a task: T5 says how its texts begin."""
-        table = self.model.config.get("task_specific_params")
-        found = table.get(name) if isinstance(table, Mapping) else None
-        return dict(found) if isinstance(found, Mapping) else {}
-
-    def prefix(self, parameters: Mapping[str, Any]) -> str:
-        """What every text begins with."""
-        given = parameters.get("prefix")
-        stated = self.specific(parameters).get("prefix", self.model.config.get("prefix"))
-        return given if given is not None else stated if isinstance(stated, str) else ""
-
-    # Arguments.
-
-    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def checked(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of `generate`, one entry each, so that those of a call override the pipeline's one by one.
 
         :raises InputError: one is unknown, impossible, contradicts another, or is not a pipeline's."""
@@ -129,6 +120,65 @@ class GenerationTask(Task[PromptReader]):
             added["pad_token_id"] = self.tokenizer.pad_token_id
         return replace(base, **{**added, **specific})
 
+    def objects(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments that no configuration holds."""
+        others = {name: value for name, value in _generating(parameters).items() if name in _objects()}
+        others.pop("generation_config", None)
+        others.setdefault("tokenizer", self.tokenizer)
+        return others
+
+
+class GenerationTask(Task[PromptReader]):
+    """A task whose model generates: ``arguments`` checks what `generate` is to be given, ``compute`` calls it."""
+
+    reads = PromptReader
+    too_long = "Pass truncation=True to cut it."
+    # Rows that generate keep a cache each: few long prompts at once, or some tens of short ones.
+    cpu_budget = 1024
+    usual: ClassVar[Mapping[str, Any]] = {}
+    """Upstream's defaults of the task, for what neither the call nor the checkpoint says."""
+
+    def __init__(self, model: Any, **defaults: Any) -> None:
+        if not hasattr(model, "generate"):
+            raise InputError(f"{self.name} needs a model that generates, and {model!r} does not.")
+        super().__init__(model, **defaults)
+
+    @property
+    def decoder_only(self) -> bool:
+        """Whether answers continue their prompts, as opposed to an encoder-decoder's."""
+        return self.reader.continues
+
+    def specific(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """The checkpoint's own parameters for this task, ``prefix`` among them."""
+        return self.task_specific(self.name)
+
+    def task_specific(self, name: str) -> dict[str, Any]:
+        """What config.json says for a task: T5 says how its texts begin."""
+        table = self.model.config.get("task_specific_params")
+        found = table.get(name) if isinstance(table, Mapping) else None
+        return dict(found) if isinstance(found, Mapping) else {}
+
+    def prefix(self, parameters: Mapping[str, Any]) -> str:
+        """What every text begins with."""
+        given = parameters.get("prefix")
+        stated = self.specific(parameters).get("prefix", self.model.config.get("prefix"))
+        return given if given is not None else stated if isinstance(stated, str) else ""
+
+    # Arguments.
+
+    @cached_property
+    def asking(self) -> GenerationArguments:
+        """Whose word counts for each argument."""
+        return GenerationArguments(self.name, self.model, self.tokenizer, self.usual, self.specific)
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """See `GenerationArguments.checked`."""
+        return self.asking.checked(given)
+
+    def config(self, parameters: Mapping[str, Any]) -> GenerationConfig:
+        """See `GenerationArguments.config`."""
+        return self.asking.config(parameters)
+
     @property
     def stop_strings(self) -> tuple[str, ...]:
         """The texts that end an answer: the pipeline's, or else the checkpoint's own."""
@@ -176,10 +226,7 @@ class GenerationTask(Task[PromptReader]):
             changes |= {"max_new_tokens": new, "min_new_tokens": least, "min_length": 0}
         if config.seed is not None:
             changes["seed"] = _seeds(config.seed, [int(row["number"]) for row in rows])
-        others = {name: value for name, value in _generating(parameters).items() if name in _objects()}
-        others.pop("generation_config", None)
-        others.setdefault("tokenizer", self.tokenizer)
-        return {**others, "generation_config": replace(config, **changes)}
+        return {**self.asking.objects(parameters), "generation_config": replace(config, **changes)}
 
     def _lengths(self, row: Row, config: GenerationConfig) -> tuple[int | None, int | None, int | None]:
         """Tokens a row may get, must get, and has room for in the model, counted as if it were alone; an
