@@ -45,6 +45,7 @@ class _Patches(nn.Module):
     def __init__(self, spec: Spec) -> None:
         super().__init__()
         size, self.sizes = spec.hidden_size, (spec.max_length, spec.num_mel_bins)
+        assert spec.patch_size <= min(self.sizes), "a spectrogram is smaller than a patch"
         times = (spec.max_length - spec.patch_size) // spec.time_stride + 1
         bins = (spec.num_mel_bins - spec.patch_size) // spec.frequency_stride + 1
         self.projection = nn.Conv2d(1, size, spec.patch_size, stride=(spec.frequency_stride, spec.time_stride))
