@@ -216,6 +216,7 @@ _ROWS = (
             Out("class_queries_logits", ("batch", "queries", "labels"), "logits"),
             Out("masks_queries_logits", ("batch", "queries", "rows", "columns"), "scores", axis=-3),
         ),
+        metric="segments",
     ),
     TaskFacts("image-segmentation", served_by=("semantic-segmentation", "universal-segmentation")),
     TaskFacts(

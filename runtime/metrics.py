@@ -15,6 +15,7 @@ from precast.runtime.divergence import Divergence
 from precast.runtime.errors import InputError, listing
 from precast.runtime.maps import Maps
 from precast.runtime.objects import Objects
+from precast.runtime.segments import Segments
 
 __all__ = ["METRICS", "Metric", "judgements", "metric_for"]
 
@@ -55,7 +56,13 @@ class Metric(Protocol):
 
 
 # By the name that rows of the catalogue, and parity records, have for it.
-METRICS: Mapping[str, type[Metric]] = {"divergence": Divergence, "cosine": Directions, "objects": Objects, "maps": Maps}
+METRICS: Mapping[str, type[Metric]] = {
+    "divergence": Divergence,
+    "cosine": Directions,
+    "objects": Objects,
+    "maps": Maps,
+    "segments": Segments,
+}
 
 
 def judgements(parity: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -27,6 +27,7 @@ from precast.export.heads import (
     QUESTION_ANSWERING,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
+    UNIVERSAL_SEGMENTATION,
     ZERO_SHOT_IMAGE,
     Head,
 )
@@ -45,6 +46,7 @@ HEADS = [
     ("clip", ZERO_SHOT_IMAGE),
     ("yolos", OBJECT_DETECTION),
     ("dpt", DEPTH_ESTIMATION),
+    ("maskformer", UNIVERSAL_SEGMENTATION),
 ]
 VARIANTS = ("cpu-int8", "cpu-int8-native")
 

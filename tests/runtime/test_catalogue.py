@@ -20,7 +20,6 @@ UNJUDGED = {
     "keypoint-detection",
     "keypoint-matching",
     "mask-generation",
-    "universal-segmentation",
 }
 
 

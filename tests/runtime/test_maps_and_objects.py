@@ -1,4 +1,4 @@
-"""Depths, pictures and detected objects beside their reference's: figures and bounds."""
+"""Depths, pictures, detected objects and segments beside their reference's: figures and bounds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from precast.runtime.errors import ParityError
 from precast.runtime.maps import Maps
 from precast.runtime.objects import Objects, overlaps
+from precast.runtime.segments import Segments
 
 Array = np.ndarray
 
@@ -81,3 +82,24 @@ def test_bounds_of_objects_hold() -> None:
     with pytest.raises(ParityError, match="mean KL divergence"):
         objects(0.0, logits[:, ::-1]).gate("int8", "v")
     assert max(objects(0.05, logits).shares("int8")) > 1 > max(near.shares("int8"))
+
+
+def test_segments_are_held_to_both_of_their_bounds() -> None:
+    rng = np.random.default_rng(0)
+    logits, masks = rng.standard_normal((100, 7)), rng.standard_normal((600, 5))
+
+    def segments(labels: Array, places: Array) -> Segments:
+        pairs = {"logits": [(logits, labels)], "scores": [(masks, places), (masks, masks)]}
+        return Segments.over(pairs, text=False, data="0")
+
+    near = segments(logits + 1e-3 * rng.standard_normal(logits.shape), masks + 1e-3)
+    near.gate("int8", "v")
+    assert near.losses == {"agreement": 1 - near.labels.top, "kl": near.labels.mean, "variance": 1 - near.masks.mean}
+    words = Segments.in_words(near.to_json())
+    assert words.startswith("R2 1.0") and "over 2 calls, mean KL" in words and "of the labels of 100 segments" in words
+    with pytest.raises(ParityError, match="mean KL divergence"):
+        segments(logits[:, ::-1], masks).gate("int8", "v")
+    with pytest.raises(ParityError, match=r"shows too little .* the worst R2 0\.9\d+ is below 0\.98"):
+        segments(logits, 0.8 * masks).gate("int8", "v")
+    assert max(segments(logits, 0.8 * masks).shares("int8")) > 1 > max(near.shares("int8"))
+    assert max(segments(logits[:, ::-1], masks).shares("int8")) > 1
