@@ -185,7 +185,8 @@ def _sizes(signature: Signature, batch: int, length: int) -> dict[str, int]:
 
 
 def _many(part: Part) -> list[tuple[int, int, str]]:
-    """Shapes of short texts, of pictures or of recordings, so many that the smallest output has `LEAST` numbers over all cases."""
+    """Shapes of short texts, of pictures or of recordings, so many that the smallest output has `LEAST` numbers over
+    all cases."""
     signature = part.signature
     longest = min(signature.longest or LONGEST, LONGEST)
     pictures = bool(_widths(signature) or _samples(signature))  # or recordings
