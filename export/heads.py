@@ -38,6 +38,8 @@ __all__ = [
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
     "SPEECH_SEQ2SEQ",
+    "TEXT_TO_SPECTROGRAM",
+    "TEXT_TO_WAVEFORM",
     "TOKEN_CLASSIFICATION",
     "UNIVERSAL_SEGMENTATION",
     "VIDEO_CLASSIFICATION",
@@ -92,6 +94,8 @@ AUDIO_FRAMES = _BY_TASK["audio-frame-classification"]
 AUDIO_XVECTOR = _BY_TASK["audio-xvector"]
 CTC = _BY_TASK["ctc"]
 SPEECH_SEQ2SEQ = _BY_TASK["speech-seq2seq"]
+TEXT_TO_SPECTROGRAM = _BY_TASK["text-to-spectrogram"]
+TEXT_TO_WAVEFORM = _BY_TASK["text-to-waveform"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
 OBJECT_DETECTION = _BY_TASK["object-detection"]
 IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]

@@ -284,6 +284,25 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts("automatic-speech-recognition", served_by=("speech-seq2seq", "ctc")),
+    TaskFacts(
+        "text-to-waveform",
+        endings=("Model", "WithHifiGan"),
+        auto="AutoModelForTextToWaveform",
+        gives="``waveform`` of a text that is read aloud, and ``sequence_lengths``, how many of its samples are.",
+        outs=(Out("waveform", ("batch", "samples"), "waveform"),),
+    ),
+    TaskFacts(
+        "text-to-spectrogram",
+        endings=("Model", "ForTextToSpeech"),
+        auto="AutoModelForTextToSpectrogram",
+        gives="``spectrogram`` of a text that is read aloud, of which a vocoder makes a waveform.",
+        outs=(Out("spectrogram", ("batch", "spoken", "bins"), "scores"),),
+    ),
+    TaskFacts(
+        "text-to-audio",
+        aliases=("text-to-speech",),
+        served_by=("text-to-waveform", "text-to-spectrogram"),
+    ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from precast.runtime.artifact import Component, Variant
+from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.base import Array, Runner
 from precast.runtime.errors import InputError, listing
 from precast.runtime.ports import Port
 
-__all__ = ["Flow", "Part", "in_order"]
+__all__ = ["Flow", "Part", "in_order", "needed"]
 
 
 class Part(NamedTuple):
@@ -33,6 +33,13 @@ def in_order(components: Mapping[str, Component], last: str) -> tuple[str, ...]:
 
     visit(last)
     return tuple(found)
+
+
+def needed(artifact: Artifact, last: str) -> tuple[str, ...]:
+    """The components that ``last`` needs: also those whose outputs the runtime sets out for it."""
+    first = artifact.reading("alignment").get("component")
+    before = () if first is None else in_order(artifact.components, artifact.component(str(first)).name)
+    return (*before, *in_order(artifact.components, last))
 
 
 class Flow:

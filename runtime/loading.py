@@ -9,7 +9,7 @@ from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.agreement import check_graph
 from precast.runtime.backends.engines import backend_for
 from precast.runtime.errors import InputError
-from precast.runtime.flow import Flow, Part, in_order
+from precast.runtime.flow import Flow, Part, needed
 from precast.runtime.model import Model
 
 __all__ = ["load"]
@@ -64,7 +64,7 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
     chosen = artifact.choose_variant(component.name, target=target, variant=variant)
     if variant is None:
         chosen = _specialised(artifact, component, chosen)
-    names = in_order(artifact.components, component.name)
+    names = needed(artifact, component.name)
 
     def opened(name: str) -> Part:
         part = artifact.components[name]
@@ -88,6 +88,10 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
         from precast.runtime.keypoints import KeypointModel
 
         return KeypointModel(artifact, flow)
+    if artifact.reading("alignment"):
+        from precast.runtime.speech import SpeechModel
+
+        return SpeechModel(artifact, flow)
     if not component.states:
         return Model(artifact, flow)
     from precast.runtime.generation.language_model import LanguageModel

@@ -45,6 +45,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "superpoint": lambda: tiny_artifacts.pictures("superpoint"),
     "superglue": lambda: tiny_artifacts.pictures("superglue"),
     "glpn": lambda: tiny_artifacts.pictures("glpn"),
+    "mms": tiny_artifacts.speaker,
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
 }

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Backend
 from precast.export.tokenizers.kinds import KINDS, Kind, Vocabulary
 from precast.export.tokenizers.kinds_decoders import DECODER_KINDS
 from precast.export.tokenizers.kinds_sequences import SEQUENCE_KINDS
+from precast.export.tokenizers.kinds_speech import SPEECH_KINDS
 from precast.runtime.errors import CheckpointError, UnsafeFileError, UnsupportedModelError, listing
 from precast.runtime.processors import TOKENIZER_FILES
 from precast.runtime.processors.text import Tokenizer, parse_backend
@@ -23,7 +24,7 @@ from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, declared
 
 __all__ = ["STATIC_TABLE", "runtime_files", "tokenizer_class"]
 
-_KINDS = KINDS | SEQUENCE_KINDS | DECODER_KINDS
+_KINDS = KINDS | SEQUENCE_KINDS | DECODER_KINDS | SPEECH_KINDS
 
 # The class upstream registers for a model type; it yields to the class a checkpoint declares.
 _REGISTERED = {
@@ -61,6 +62,7 @@ _REGISTERED = {
     "roberta": "RobertaTokenizer",
     "t5": "T5Tokenizer",
     "umt5": "T5Tokenizer",
+    "vits": "VitsTokenizer",
     "xglm": "XGLMTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }

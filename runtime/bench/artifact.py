@@ -17,7 +17,7 @@ from precast.runtime.bench.points import artifact_inputs, artifact_prompts, make
 from precast.runtime.bench.session import Plan, Point, Session
 from precast.runtime.bench.work import work_of
 from precast.runtime.errors import BenchmarkError, DependencyError, InputError, ProviderError
-from precast.runtime.flow import in_order
+from precast.runtime.flow import needed
 from precast.runtime.inspection import worst_errors
 
 __all__ = ["bench", "side_by_side"]
@@ -201,7 +201,7 @@ class _Feeds:
 
 def _feeds(artifact: Artifact, new_tokens: int) -> _Feeds:
     component = artifact.component_for(None)
-    every = tuple(artifact.components[name] for name in in_order(artifact.components, component.name))
+    every = tuple(artifact.components[name] for name in needed(artifact, component.name))
     if not component.states:
         longest = [part.longest for part in every if part.longest is not None]
         return _Feeds(every, min(longest, default=None), False, False, 0)

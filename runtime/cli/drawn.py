@@ -12,7 +12,7 @@ from precast.runtime.cli.console import note
 from precast.runtime.drawing import drawing
 from precast.runtime.errors import InputError, listing
 
-__all__ = ["Drawn", "pictures_in"]
+__all__ = ["Drawn", "check_writable", "pictures_in", "unwritable"]
 
 _ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _READ = (*_ENDINGS, ".gif", ".ppm", ".pgm")
@@ -73,7 +73,7 @@ class Drawn:
         try:
             picture.save(target)
         except (OSError, ValueError) as error:
-            raise _unwritable(target, error) from error
+            raise unwritable(target, error) from error
         if sys.stderr.isatty():
             note(f"{self._done} of {len(self._targets)}: {target}")
 
@@ -81,7 +81,7 @@ class Drawn:
 def _file(place: Path) -> Path:
     if place.suffix.lower() not in _ENDINGS:
         raise InputError(f"--save writes {listing(_ENDINGS)}; received {place}. Or name a folder.")
-    _check(place.parent, place)
+    check_writable(place.parent, place)
     return place
 
 
@@ -89,21 +89,22 @@ def _in_folder(place: Path, inputs: Sequence[Sequence[str]]) -> list[Path]:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(place, error) from error
-    _check(place, place)
+        raise unwritable(place, error) from error
+    check_writable(place, place)
     stems = ["-".join(Path(item).stem for item in items) for items in inputs]
     # Pictures of one name from several folders, or of several kinds, do not write over each other.
     names = [stem if stems.count(stem) == 1 else f"{index + 1}-{stem}" for index, stem in enumerate(stems)]
     return [place / f"{name}.png" for name in names]
 
 
-def _check(folder: Path, place: Path) -> None:
+def check_writable(folder: Path, place: Path) -> None:
+    """Raises InputError where ``--save`` cannot write ``place``, which is or is in that folder."""
     if not folder.is_dir():
         raise InputError(f"--save cannot write {place}: there is no folder {folder}. Make it, or name another place.")
     if not os.access(folder, os.W_OK) or (place.is_file() and not os.access(place, os.W_OK)):
         raise InputError(f"--save cannot write {place}: it may not be written to. Name another place.")
 
 
-def _unwritable(place: Path, error: Exception) -> InputError:
+def unwritable(place: Path, error: Exception) -> InputError:
     reason = getattr(error, "strerror", None) or str(error)
     return InputError(f"--save cannot write {place}: {reason}. Name another place.")

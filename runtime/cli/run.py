@@ -84,11 +84,15 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document a line for each input.")] = False,
     save: Annotated[
         Path | None,
-        typer.Option(metavar="PATH", help="Draw the result into the picture: a file, or a folder for several."),
+        typer.Option(
+            metavar="PATH",
+            help="Draw the result into the picture, or write the sound: a file, or a folder for several.",
+        ),
     ] = None,
 ) -> None:
     """Answer a task with an artifact, without PyTorch: one result a line, in the order of the inputs."""
     from precast.runtime.cli.drawn import Drawn, pictures_in
+    from precast.runtime.cli.sounds import SOUNDS, Sounds
     from precast.runtime.loading import load
     from precast.runtime.readers.image import ImageReader
     from precast.runtime.tasks import TASKS, pipeline
@@ -128,7 +132,9 @@ def run(
         raise InputError(
             f"{name} takes pictures in pairs, one behind the other; received {len(inputs)}: {listing(inputs)}."
         )
-    drawn = None if save is None else Drawn(name, inputs, save, together)
+    saved: Drawn | Sounds | None = None
+    if save is not None:
+        saved = Sounds(inputs, save) if name in SOUNDS else Drawn(name, inputs, save, together)
     items: Iterable[Any] = _items(inputs)
     if input_json:
         items = map(_decoded, items)
@@ -156,8 +162,8 @@ def run(
     # An iterator in, an iterator out: answers come as soon as they are there, and one text is like many.
     results = answer(iter(items))
     for result in results:
-        if drawn is not None:
-            drawn.add(result)
+        if saved is not None:
+            saved.add(result)
         if as_json:
             write_json(result, compact=True)
         elif generates:
@@ -273,6 +279,7 @@ def register(app: typer.Typer) -> None:
         "  cat lines.txt | precast run ner my-ner --aggregation-strategy simple --json\n"
         "  precast run image-classification my-vit cat.jpg --top-k 1\n"
         "  precast run object-detection my-detr photos/ --save drawn/\n"
+        '  precast run text-to-speech my-vits "Hello" --save hello.wav\n'
         '  precast run question-answering my-qa "Who wrote it?" --context-file book.txt\n'
         '  precast run text-generation my-llama "Once upon a time" --stream --max-new-tokens 60\n'
         '  precast run translation my-nllb "Hello" --param src_lang=eng_Latn --param tgt_lang=fra_Latn',

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from precast.runtime.speech import Recogniser, recogniser
+from precast.runtime.recognition import Recogniser, recogniser
 from precast.runtime.tasks._sounds import SoundTask
 from precast.runtime.tasks.base import Request, Row
 

@@ -162,6 +162,8 @@ def test_tasks(task: str, decoder: Any) -> None:
         model: Any = precast.load(tiny_artifacts.picture_features())
     elif task == "object-detection":
         model = precast.load(tiny_artifacts.detector("yolos"))
+    elif task == "text-to-audio":
+        model = precast.load(tiny_artifacts.speaker())
     elif task in pictures:
         model = precast.load(tiny_artifacts.pictures(pictures[task]))
     else:

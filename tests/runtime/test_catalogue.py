@@ -20,6 +20,8 @@ UNJUDGED = {
     "keypoint-detection",
     "keypoint-matching",
     "mask-generation",
+    "text-to-spectrogram",
+    "text-to-waveform",
 }
 
 
@@ -83,6 +85,7 @@ def test_other_names() -> None:
         ("translation_en_to_de", "translation"),
         ("summarization", "summarization"),
         ("sentence-similarity", "sentence-embedding"),
+        ("text-to-speech", "text-to-audio"),
     ):
         assert catalogue.resolve(name).name == task
     with pytest.raises(UnsupportedTaskError, match=r"'nerr' is not supported\. Closest: ner"):

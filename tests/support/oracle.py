@@ -47,6 +47,8 @@ class TensorSource:
 def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     """Every parameter away from its initial value: norms around one, biases away from zero, no two rows alike."""
     generator = torch.Generator().manual_seed(seed)
+    kinds = torch.nn.Conv1d, torch.nn.ConvTranspose1d
+    kernels = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, kinds)}
     with torch.no_grad():
         for name, value in model.named_parameters():
             noise = torch.randn(value.shape, generator=generator)
@@ -57,7 +59,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 # What several convolutions of a stem make would grow from one to the next; patches alone may be large.
                 stem = value.ndim == 4 and name.endswith("convolution.weight")
                 table = not stem and ("embed" in name.lower() or "shared" in name)
-                kernel = value.ndim == 4 or (value.ndim == 3 and "conv" in name)
+                kernel = value.ndim == 4 or name in kernels or (value.ndim == 3 and "conv" in name)
                 read = value[0].numel() if kernel else value.shape[-1]  # what a kernel sums over
                 value.copy_(noise * (0.7 if table else 1.2 / read**0.5))
         for module in model.modules():
@@ -69,6 +71,9 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             if hasattr(module, "A_log"):
                 # Mamba multiplies what this makes with itself and its input: rounding errors would grow with them.
                 module.x_proj.weight.mul_(0.5)  # type: ignore[union-attr, operator]
+            if hasattr(module, "tail_bound"):
+                # A spline whose slopes differ much magnifies every rounding; training begins with none that do.
+                module.conv_proj.weight.mul_(0.3)  # type: ignore[union-attr, operator]
         for name, value in model.named_buffers():
             if name.endswith(("final_logits_bias", "running_mean")):
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))

@@ -20,6 +20,7 @@ from precast.export.heads import (
     OBJECT_DETECTION,
     SEQ2SEQ_LM,
     SPEECH_SEQ2SEQ,
+    TEXT_TO_WAVEFORM,
     UNIVERSAL_SEGMENTATION,
     Head,
 )
@@ -120,6 +121,16 @@ def detector_checkpoint(model_type: str) -> Path:
     return once(f"checkpoint-detector-{model_type}", partial(_make_detector, model_type))
 
 
+def speaker() -> Path:
+    """The artifact of `speaker_checkpoint`. Do not change it: copy it first."""
+    return _exported("speaker", _make_speaker)
+
+
+def speaker_checkpoint() -> Path:
+    """A tiny VITS of three voices that reads letters, every weight random. Do not change it."""
+    return once("checkpoint-speaker", _make_speaker)
+
+
 def plain(model_type: str, head: Head, **overrides: int) -> Path:
     """The artifact of a tiny model without a tokenizer, every weight random. Do not change it: copy it first."""
 
@@ -218,6 +229,15 @@ def _make_detector(model_type: str, folder: Path) -> None:
     size = {"height": 64, "width": 96} if model_type == "rt_detr" else {"shortest_edge": 100, "longest_edge": 140}
     settings = {"image_processor_type": f"{kinds[model_type]}ImageProcessor", "size": size}
     write_json(folder / "preprocessor_config.json", settings)
+
+
+def _make_speaker(folder: Path) -> None:
+    letters = "k abcdefghijlmnopqrstuvwxyz'"
+    own = {"vocab_size": len(letters), "num_speakers": 3, "speaker_embedding_size": 5, "speaking_rate": 0.5}
+    oracle.save_checkpoint(folder, *oracle.upstream("vits", TEXT_TO_WAVEFORM, own))
+    write_json(folder / "vocab.json", {letter: index for index, letter in enumerate(letters)})
+    settings = {"tokenizer_class": "VitsTokenizer", "pad_token": "k", "phonemize": False, "language": "eng"}
+    write_json(folder / "tokenizer_config.json", settings)
 
 
 def _make_picture_features(folder: Path) -> None:

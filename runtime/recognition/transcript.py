@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from precast.runtime.speech.words import words_of
+from precast.runtime.recognition.words import words_of
 
 __all__ = ["Heard", "Markup", "transcript"]
 

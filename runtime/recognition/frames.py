@@ -12,7 +12,7 @@ from precast.runtime.fields import Fields
 from precast.runtime.processors.audio import open_recording
 from precast.runtime.processors.spelling import Spelling
 from precast.runtime.readers.audio import AudioReader
-from precast.runtime.speech.base import Part, Recogniser, SoundRow, Windows, read_windows
+from precast.runtime.recognition.base import Part, Recogniser, SoundRow, Windows, read_windows
 from precast.runtime.tasks.base import Request, Row
 
 __all__ = ["RECOGNISER", "FrameRecogniser"]

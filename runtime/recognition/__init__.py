@@ -8,7 +8,7 @@ from typing import Any
 
 from precast.runtime.errors import UnsupportedTaskError, listing
 from precast.runtime.readers.audio import AudioReader
-from precast.runtime.speech.base import Recogniser
+from precast.runtime.recognition.base import Recogniser
 
 __all__ = ["Recogniser", "recogniser"]
 

@@ -14,9 +14,9 @@ from precast.runtime.errors import InputError
 from precast.runtime.fields import is_number
 from precast.runtime.processors.audio import open_recording
 from precast.runtime.readers.audio import AudioReader
-from precast.runtime.speech.base import Recogniser, SoundRow, Windows, read_windows
-from precast.runtime.speech.transcript import Heard, Markup, transcript
-from precast.runtime.speech.windows import Answer, Rules, transcribed
+from precast.runtime.recognition.base import Recogniser, SoundRow, Windows, read_windows
+from precast.runtime.recognition.transcript import Heard, Markup, transcript
+from precast.runtime.recognition.windows import Answer, Rules, transcribed
 from precast.runtime.tasks._generation import GenerationArguments
 from precast.runtime.tasks.base import Request, Row
 

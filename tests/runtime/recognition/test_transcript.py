@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 from transformers.models.whisper.tokenization_whisper import _combine_tokens_into_words, _decode_asr
 
-from precast.runtime.speech.transcript import Heard, Markup, transcript
-from precast.runtime.speech.words import _aligned, _median, times_of, words_of
+from precast.runtime.recognition.transcript import Heard, Markup, transcript
+from precast.runtime.recognition.words import _aligned, _median, times_of, words_of
 
 # Bytes of texts, as byte-level tokens are: words, punctuation, and characters of several tokens.
 PIECES = [
