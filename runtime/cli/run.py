@@ -38,7 +38,9 @@ def run(
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="The artifact's folder.")],
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="INPUT...", help="Texts, or files of pictures; - or nothing: the lines of stdin."),
+        typer.Argument(
+            metavar="INPUT...", help="Texts, or files of pictures or of recordings; - or nothing: the lines of stdin."
+        ),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(help="How many answers, best first; of a generation, tokens to draw from.")
@@ -86,12 +88,15 @@ def run(
         Path | None,
         typer.Option(
             metavar="PATH",
-            help="Draw the result into the picture, or write the sound: a file, or a folder for several.",
+            help="Draw the result into the picture, write the sound or the subtitles: a file, or a folder for several.",
         ),
     ] = None,
+    srt: Annotated[bool, typer.Option("--srt", help="Print subtitles as SubRip (speech recognition).")] = False,
+    vtt: Annotated[bool, typer.Option("--vtt", help="Print subtitles as WebVTT (speech recognition).")] = False,
 ) -> None:
     """Answer a task with an artifact, without PyTorch: one result a line, in the order of the inputs."""
     from precast.runtime.cli.drawn import Drawn, pictures_in
+    from precast.runtime.cli.recognition import Transcripts, recognises
     from precast.runtime.cli.sounds import SOUNDS, Sounds
     from precast.runtime.loading import load
     from precast.runtime.readers.image import ImageReader
@@ -132,8 +137,16 @@ def run(
         raise InputError(
             f"{name} takes pictures in pairs, one behind the other; received {len(inputs)}: {listing(inputs)}."
         )
+    written: Transcripts | None = None
+    if srt and vtt:
+        raise typer.BadParameter("--srt and --vtt are two forms of subtitles: give one of them.")
+    form = "srt" if srt else "vtt" if vtt else None
+    if recognises(name):
+        written = Transcripts(inputs, form, save, as_json=as_json)
+    elif form is not None:
+        raise typer.BadParameter(f"--{form} is for automatic-speech-recognition, not for {task}.")
     saved: Drawn | Sounds | None = None
-    if save is not None:
+    if save is not None and written is None:
         saved = Sounds(inputs, save) if name in SOUNDS else Drawn(name, inputs, save, together)
     items: Iterable[Any] = _items(inputs)
     if input_json:
@@ -142,7 +155,9 @@ def run(
         items = _groups(items, together)
 
     generates = hasattr(TASKS[name], "stream")
-    if (generation or stream) and not generates:
+    if written is not None and not stream:
+        parameters = generation_arguments(top_k=None, **generation) | parameters
+    elif (generation or stream) and not generates:
         option = next(iter(generation), "stream").replace("_", "-")
         raise typer.BadParameter(f"--{option} is for tasks that generate text, not for {task}.")
     if generates:
@@ -154,8 +169,13 @@ def run(
         takers = [other for other in TASKS if option in TASKS[other].beside]
         raise typer.BadParameter(f"--{option} is for {listing(takers)}, not for {task}.")
     model = load(artifact, device=device, threads=threads, variant=variant)
+    if written is not None:
+        parameters |= written.parameters(parameters, "ctc" in model.tasks)
     answer = pipeline(task, model, batch_size=batch_size, **parameters)
     items = map(partial(answer.line, **beside), items)
+    if written is not None:
+        written.run(answer, items, inputs)
+        return
     if stream:
         _stream(answer, items, seed=parameters.get("seed"), as_json=as_json)
         return
@@ -280,6 +300,7 @@ def register(app: typer.Typer) -> None:
         "  precast run image-classification my-vit cat.jpg --top-k 1\n"
         "  precast run object-detection my-detr photos/ --save drawn/\n"
         '  precast run text-to-speech my-vits "Hello" --save hello.wav\n'
+        "  precast run automatic-speech-recognition my-whisper talk.flac --srt --save talk.srt\n"
         '  precast run question-answering my-qa "Who wrote it?" --context-file book.txt\n'
         '  precast run text-generation my-llama "Once upon a time" --stream --max-new-tokens 60\n'
         '  precast run translation my-nllb "Hello" --param src_lang=eng_Latn --param tgt_lang=fra_Latn',

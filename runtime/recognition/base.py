@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,9 @@ class SoundRow(dict[str, np.ndarray]):
 
 class Recogniser:
     """From recordings to results, for one loaded model; the parameters are those that `check` has let through."""
+
+    heard: Callable[[float, float, str], None] | None = None
+    """Told how many seconds of a recording have been heard, of how many, and the text so far."""
 
     def __init__(self, model: Any, reader: AudioReader) -> None:
         self.model = model

@@ -92,13 +92,13 @@ def transcribed(
     rules: Rules,
     write: Write,
     silence: Silence,
-    heard: Callable[[int, int], None] = lambda done, total: None,
+    heard: Callable[[int, int, list[int]], None] = lambda done, total, tokens: None,
 ) -> list[list[int]]:
     """The tokens of recordings [bins, frames], timestamps among them.
 
     Args:
         begins: what the answers of each begin with.
-        heard: told how many frames have been heard, of how many.
+        heard: told how many frames have been heard, of how many, and the first one's tokens so far.
     """
     made = [
         _Recording(features, begin, continued=rules.continued)
@@ -106,7 +106,8 @@ def transcribed(
     ]
     total = sum(one.left for one in made)
     while running := [one for one in made if one.left > 0]:
-        heard(total - sum(one.left for one in running), total)
+        said = [token for segment in made[0].segments for token in segment]
+        heard(total - sum(one.left for one in running), total, said)
         windows = np.stack([_window(one, rules.window) for one in running])
         prompts = [_prompt(one, rules) for one in running]
         for one, answer in zip(running, _answers(running, windows, prompts, rules, write, silence), strict=True):

@@ -25,7 +25,7 @@ __all__ = ["RECOGNISER", "WritingRecogniser"]
 _USUAL = {"max_new_tokens": 256, "num_beams": 5}
 _THRESHOLDS = ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold")
 _SPEECH = "speech."
-_SECONDS = 0.02
+_SECONDS, _FRAME = 0.02, 0.01  # of a timestamp, and of a frame
 
 
 class WritingRecogniser(Recogniser):
@@ -203,7 +203,7 @@ class WritingRecogniser(Recogniser):
         def silence(windows: np.ndarray, prompts: Sequence[list[int]]) -> list[float]:
             return self._silence(windows, prompts, begins[0])
 
-        tokens = transcribed(list(features), begins, rules, write, silence)
+        tokens = transcribed(list(features), begins, rules, write, silence, self._told)
         spoken = set(self.markup.languages)
         if parameters.get("language"):
             tokens = [
@@ -211,6 +211,11 @@ class WritingRecogniser(Recogniser):
                 for begin, row in zip(begins, tokens, strict=True)
             ]
         return {"tokens": tokens}
+
+    def _told(self, done: int, total: int, tokens: list[int]) -> None:
+        if self.heard is not None and self.markup is not None:
+            text = transcript([Heard(tokens)], self.markup)["text"]
+            self.heard(done * _FRAME, total * _FRAME, text)
 
     def _begins(self, features: np.ndarray, config: Any) -> list[list[int]]:
         """What the answer to each recording begins with; the language of its first window is found out."""
