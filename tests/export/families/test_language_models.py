@@ -44,7 +44,7 @@ CHAINS: tuple[tuple[int, tuple[int, ...], str], ...] = (
 WITHOUT_EMBEDDINGS = ("mamba",)
 WIDE = {np.dtype(np.float32): np.float64}
 # Upstream counts a padding token that the decoder itself is fed among its positions with a cache, and not without one.
-NO_PADDING_FED = ("m2m_100",)
+NO_PADDING_FED = ("m2m_100", "speech_to_text")
 
 
 def ident(value: Any) -> str:

@@ -155,3 +155,36 @@ def test_models_of_texts_hear_nothing() -> None:
 
 def test_the_artifact_is_verified_again() -> None:
     assert precast.verify(tiny_artifacts.plain("whisper", SPEECH_SEQ2SEQ))
+
+
+def test_rows_of_different_length_are_heard_as_upstream_hears_them() -> None:
+    """The mask of what is heard is not that of what the decoder reads: convolutions shorten it."""
+    model: Any = precast.load(tiny_artifacts.plain("speech_to_text", SPEECH_SEQ2SEQ), threads=1)
+    theirs: Any = oracle.upstream("speech_to_text", SPEECH_SEQ2SEQ, {})[1]
+    features = np.random.default_rng(5).standard_normal((4, 41, 10), dtype=np.float32)
+    mask = (np.arange(41) < np.array([41, 7, 1, 22])[:, None]).astype(np.int64)
+    ids = np.array([[2, 5, 6, 7]] * 4)
+    given = {"input_features": torch.from_numpy(features), "attention_mask": torch.from_numpy(mask)}
+    out = model(features, attention_mask=mask, decoder_input_ids=ids)
+    with torch.no_grad():
+        wanted = theirs(**given, decoder_input_ids=torch.from_numpy(ids))
+        how = {"max_new_tokens": 9, "min_new_tokens": 9, "num_beams": 3}
+        tokens = GenerationMixin.generate(theirs, **given, **how).tolist()
+    np.testing.assert_allclose(out["logits"], wanted.logits.numpy(), atol=1e-4)
+    states = wanted.encoder_last_hidden_state.numpy()
+    np.testing.assert_allclose(out["encoder_last_hidden_state"], states, atol=1e-4)
+    arguments: dict[str, Any] = {"attention_mask": mask, **how}
+    got = model.generate(features, **arguments)
+    assert [ended(row[1:], EOS) for row in got.tolist()] == [ended(row[1:], EOS) for row in tokens]
+    del arguments["attention_mask"]
+    encoded = model.encoder_outputs(features, attention_mask=mask)
+    np.testing.assert_array_equal(model.generate(encoder_outputs=encoded, **arguments), got)
+    assert not np.array_equal(model.generate(features, **arguments), got), "all is heard where nothing is hidden"
+    with pytest.raises(InputError, match=r"the attention_mask of row 1 leaves 0"):
+        model.generate(features, attention_mask=mask * [[1], [0], [1], [1]])
+    with pytest.raises(InputError, match=r"frames is one size in all inputs"):
+        model.generate(features, attention_mask=mask[:, 1:])
+    with pytest.raises(InputError, match=r"frames is 800 at most; received 801"):
+        model.generate(np.zeros((1, 801, 10), np.float32))
+    with pytest.raises(InputError, match=r"frames is 800 at most; received 801"):
+        model(np.zeros((1, 801, 10), np.float32), decoder_input_ids=[[2]])
