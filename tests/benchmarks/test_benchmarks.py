@@ -116,9 +116,9 @@ def test_a_kind_that_a_peer_does_not_serve_is_reported(home: Path) -> None:
     found = Comparison(plan=QUICK, threads=1, installs=False, environment=Here, until=0.0)
     found.document = {"absent": []}
     speech = next(entry for entry in workloads() if entry.kind == "ctc")
-    assert found._contenders(speech, peers(["precast"]), home, home) == []
+    assert found._contenders(speech, peers(["faster-whisper"]), home, home) == []
     assert found.document["absent"] == [
-        {"engine": "precast", "workload": speech.name, "reason": "no adapter for ctc models on cpu"}
+        {"engine": "faster-whisper", "workload": speech.name, "reason": "no adapter for ctc models on cpu"}
     ]
 
 
