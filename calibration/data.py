@@ -23,6 +23,8 @@ from precast.runtime.inputs import Inputs
 from precast.runtime.metrics import METRICS, Metric
 from precast.runtime.model import Model
 from precast.runtime.parity import Case, Loaded
+from precast.runtime.ports import FINITE
+from precast.runtime.readers.audio import AudioReader
 from precast.runtime.readers.base import Row
 from precast.runtime.readers.image import ImageReader
 from precast.runtime.readers.text import TextReader
@@ -178,7 +180,8 @@ def _rows(model: Model, component: Component, samples: Sequence[Sample]) -> list
         return [dict(sample.input) for sample in samples]
     items = [sample.input for sample in samples]
     if not any(port.kind == "ids" for port in component.given):
-        reader = ImageReader(model, task="quantize")
+        heard = any(port.kind in ("waveform", "features") for port in component.given)
+        reader = (AudioReader if heard else ImageReader)(model, task="quantize")
         return [_one(number, lambda item=item: reader.row(item)) for number, item in enumerate(items, 1)]  # type: ignore[misc]
     if model.tasks[0] == "question-answering":
         from precast.runtime.tasks import pipeline
@@ -206,6 +209,11 @@ def _generated(model: Model, components: Mapping[str, Component], samples: Seque
     last = list(components.values())[-1]
     if last.vocab_size is None:
         raise InputError("quantize: the model generates, and reads no tokens.")
+    if any(port.kind in FINITE for one in components.values() for port in one.given):
+        raise InputError(
+            "quantize: samples for a model that writes what it hears are not read yet. Leave data out: they are then "
+            "made up."
+        )
     longest = min(_LONGEST, last.longest or _LONGEST)
     if all(map(_is_arrays, samples)):
         rows = [np.asarray(sample.input.get("input_ids", ())) for sample in samples]

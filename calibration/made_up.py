@@ -1,5 +1,5 @@
 """What a model is tried on where nobody has given data: passages of `corpus` in its own tokens, random ones where it
-has no tokenizer; and pictures that are made up."""
+has no tokenizer; and pictures and recordings that are made up."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ _PIECE = 24
 _PASSAGES, _LONGEST_CALL = 4, 256
 _CALL = 512  # tokens of a call
 _PICTURES, _PICTURES_A_CALL = 24, 8
-_FREE_SIZE = 64  # of a picture whose size may be chosen
+_FREE_SIZE = 64  # of a picture whose size may be chosen, and frames of a recording
+_FREE_SAMPLES = 16_000  # of a recording
 
 
 def made_up(
@@ -114,7 +115,11 @@ def generated(components: Mapping[str, Component], number: int, row: Sequence[in
     if not before:
         return [Case(name, inputs, last.name, capacity=count)]
     [reader] = before
-    source = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    if any(port.kind == "ids" for port in reader.given):
+        source = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    else:
+        rng = np.random.default_rng(number)
+        source = {port.name: _perceived(rng, reader, port, 1) for port in reader.given}
     read = {f"{reader.name}.{key}": array for key, array in source.items()}
     inputs |= {port.name: read[port.source] for port in last.inputs if port.source in read}
     first = Case(f"{name}-source", source, reader.name)
@@ -122,8 +127,8 @@ def generated(components: Mapping[str, Component], number: int, row: Sequence[in
 
 
 def _calls(component: Component, tokenizer: Mapping[str, bytes], single: bool) -> Iterator[Case]:
-    """Texts or pictures for what remembers nothing. Several make a call, texts of one length, so that few calls read
-    all of a model's weights; of several choices each is a text.
+    """Texts, pictures or recordings for what remembers nothing. Several make a call, texts of one length, so that few
+    calls read all of a model's weights; of several choices each is a text.
 
     Args:
         single: a text has one answer, and not one for each of its tokens.
@@ -132,8 +137,8 @@ def _calls(component: Component, tokenizer: Mapping[str, bytes], single: bool) -
     if ids is None:
         rng = np.random.default_rng(7)
         for number in range(_PICTURES // _PICTURES_A_CALL):
-            inputs = {port.name: _pictures(rng, component, port) for port in component.given}
-            yield Case(f"picture-{number}", inputs, component.name)
+            inputs = {port.name: _perceived(rng, component, port, _PICTURES_A_CALL) for port in component.given}
+            yield Case(f"made-{number}", inputs, component.name)
         return
     longest = min(_LONGEST_CALL, component.longest or _LONGEST_CALL)
     texts = list(_pieces()) if single else list(_joined())
@@ -190,19 +195,26 @@ def _end(tokenizer: Mapping[str, bytes]) -> int | None:
 
 
 def _size(component: Component, dim: int | str, sizes: Mapping[str, int]) -> int:
-    return dim if isinstance(dim, int) else sizes.get(dim) or component.dim(dim).at(_FREE_SIZE) or 1
+    if isinstance(dim, int):
+        return dim
+    heard = any(port.kind == "waveform" and dim in port.shape[1:] for port in component.given)
+    return sizes.get(dim) or component.dim(dim).at(_FREE_SAMPLES if heard else _FREE_SIZE) or 1
 
 
-def _pictures(rng: np.random.Generator, component: Component, port: Port) -> Array:
-    """An input of a call without text. Pictures are noise whose contrast falls with its fineness, as that of natural
-    ones does (https://doi.org/10.1364/JOSAA.4.002379), of mean 0 and standard deviation 1 each."""
-    sizes = {str(dim): _PICTURES_A_CALL for dim in port.shape[:1]}
+def _perceived(rng: np.random.Generator, component: Component, port: Port, rows: int) -> Array:
+    """An input of a call without text. Pictures and recordings are noise whose strength falls with its fineness, as
+    that of natural ones does (https://doi.org/10.1364/JOSAA.4.002379, https://doi.org/10.1038/258317a0), of mean 0 and
+    standard deviation 1 each."""
+    sizes = {str(dim): rows for dim in port.shape[:1]}
     shape = [_size(component, dim, sizes) for dim in port.shape]
-    if port.kind != "pixels":
+    if port.kind == "sample_mask":
+        return np.ones(shape, port.dtype)
+    if port.kind not in ("pixels", "waveform"):
         return sample(rng, port, {str(dim): size for dim, size in zip(port.shape, shape, strict=True)})
-    fine = [np.fft.fftfreq(size) for size in shape[-2:]]
-    radius = np.hypot(*np.meshgrid(*fine, indexing="ij"))
-    radius[0, 0] = np.inf  # no brightness in common
-    noise = np.fft.ifft2(np.fft.fft2(rng.standard_normal(shape)) / radius).real
+    axes = shape[-2:] if port.kind == "pixels" else shape[-1:]
+    radius = np.sqrt(sum(each**2 for each in np.meshgrid(*map(np.fft.fftfreq, axes), indexing="ij")))
+    radius[(0,) * len(axes)] = np.inf  # no brightness in common
+    over = tuple(range(-len(axes), 0))
+    noise = np.fft.ifftn(np.fft.fftn(rng.standard_normal(shape), axes=over) / radius, axes=over).real
     contrast = noise.std(axis=tuple(range(1, noise.ndim)), keepdims=True)
     return np.asarray(noise / np.maximum(contrast, 1e-12), np.float32)

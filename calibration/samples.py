@@ -20,9 +20,11 @@ __all__ = ["LEAST", "Sample", "Samples", "read_samples"]
 
 LEAST = 8  # samples: one half of them is measured on, the other judges
 # Columns that hold the input where none is named, the first that is there; and what may stand beside it.
-_COLUMNS = ("text", "sentence", "sentence1", "image", "input", "prompt", "content", "question")
+_COLUMNS = ("text", "sentence", "sentence1", "image", "audio", "input", "prompt", "content", "question")
 _BESIDE = {"text": "text_pair", "sentence1": "sentence2", "question": "context", "image": "text"}
 _PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_RECORDINGS = (".flac", ".mp3", ".ogg", ".wav")
+_KINDS = dict.fromkeys(_PICTURES, "image") | dict.fromkeys(_RECORDINGS, "audio")
 _CHUNK = 1 << 20
 _FOLDER = "folder"
 
@@ -53,7 +55,7 @@ def read_samples(source: Any, *, column: str | None = None, label: str | None = 
 
     Args:
         source: a ``.txt`` file with a text a line, ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet`` with a column each,
-            ``.npz`` with the model's own inputs by name, a folder of pictures; or a list.
+            ``.npz`` with the model's own inputs by name, a folder of pictures or of recordings; or a list.
         column: which holds the input; None: the first of the usual names that is there.
         label: the column of what is right; "folder": the folder that a picture lies in.
         most: samples that are taken, evenly spaced.
@@ -83,15 +85,18 @@ def read_samples(source: Any, *, column: str | None = None, label: str | None = 
 def _rows(path: Path) -> tuple[str, Iterator[Any]]:
     """The digest of a file or folder, and its rows: inputs, or columns by name."""
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _PICTURES and file.is_file())
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _KINDS and file.is_file())
         if not files:
-            raise InputError(f"data: the folder {path} holds no pictures ({listing(_PICTURES, 20)}).")
-        return _digest(files), ({"image": str(file), _FOLDER: file.parent.name} for file in files)
+            raise InputError(f"data: the folder {path} holds no pictures and no recordings ({listing(_KINDS, 20)}).")
+        kinds = sorted({_KINDS[file.suffix.lower()] for file in files})
+        if len(kinds) > 1:
+            raise InputError(f"data: the folder {path} holds pictures and recordings; keep one kind of them in it.")
+        return _digest(files), ({kinds[0]: str(file), _FOLDER: file.parent.name} for file in files)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise InputError(
-            f"data is a folder of pictures, or a file of one of the kinds {listing(_READERS, 10)}; received "
-            f"{path.name}."
+            f"data is a folder of pictures or recordings, or a file of one of the kinds {listing(_READERS, 10)}; "
+            f"received {path.name}."
         )
     try:
         return _digest([path]), reader(path)
