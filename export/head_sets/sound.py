@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from precast.export.blocks.convolution import GroupNorm
 from precast.export.blocks.frames import PaddedConvolution
 from precast.export.heads import AUDIO_CLASSIFICATION, AUDIO_FRAMES, AUDIO_XVECTOR, BASE, CTC, Head
 from precast.export.signatures import Component
@@ -39,6 +40,11 @@ class SpeechHead(Component):
 
     def outs(self) -> tuple[Out, ...]:
         return CATALOGUE[self.task].outs
+
+    def processing(self) -> Mapping[str, Any]:
+        """Where a norm is one of all frames, padding changes it, mask or no mask."""
+        alone = any(isinstance(module, GroupNorm) for module in self.model.frames.modules())
+        return {"batches": {"one_length": True}} if alone else {}
 
     def forward(self, input_values: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         if self.layer_weights is None:
@@ -92,6 +98,12 @@ class ConnectionistTemporal(SpeechHead):
     def __init__(self, model: SpeechEncoder, size: int, words: int) -> None:
         super().__init__(model)
         self.lm_head = nn.Linear(size, words)
+
+    def processing(self) -> Mapping[str, Any]:
+        """How many samples a frame is made of, and how many further on the next one begins."""
+        frames = self.model.frames
+        reach = {} if self.model.adapter is not None else {"reach": frames.reach}
+        return {**super().processing(), "frames": {"step": frames.stride, **reach}}
 
     def outputs(self, states: Tensor, real: Tensor) -> dict[str, Tensor]:
         return {"logits": self.lm_head(states)}

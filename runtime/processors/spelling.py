@@ -78,11 +78,11 @@ class Spelling:
 
     def decode(self, token_ids: Any, skip_special_tokens: bool = False) -> str:
         """The text of one recording's tokens, [frames]."""
-        pieces = self.pieces(token_ids)
         if skip_special_tokens:
+            # As upstream: in front of everything else, so that what a blank parted becomes one.
             hidden = self.special - {self.delimiter}
-            pieces = [piece for piece in pieces if piece.text not in hidden]
-        return self.text(pieces)
+            token_ids = [one for one in token_ids if self.tokens.get(int(one), self.unknown) not in hidden]
+        return self.text(self.pieces(token_ids))
 
     def batch_decode(self, sequences: Any, skip_special_tokens: bool = False) -> list[str]:
         """The texts of several, [N, frames]."""

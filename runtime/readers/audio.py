@@ -37,6 +37,9 @@ class AudioReader(Reader):
                 "Pass one: pipeline(..., feature_extractor=...)."
             )
         self.feature_extractor = found
+        artifact = getattr(model, "artifact", None)
+        # Whether padding changes what a model makes of a recording, whatever a mask says.
+        self._one_length = artifact is not None and bool(artifact.reading("batches").get("one_length"))
 
     def plain(self, inputs: Any) -> Any:
         return inputs
@@ -61,4 +64,5 @@ class AudioReader(Reader):
         return max(1, int(values.shape[self.feature_extractor.rising]) // _FRAMES)
 
     def group(self, row: Row) -> Hashable:
-        return None if self.feature_extractor.masked else row[self.feature_extractor.port].shape
+        free = self.feature_extractor.masked and not self._one_length
+        return None if free else row[self.feature_extractor.port].shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +51,10 @@ class Recogniser:
     def prepare(self, item: Any, parameters: Mapping[str, Any]) -> Request:
         """One recording as rows."""
         raise NotImplementedError
+
+    def together(self, row: Row) -> Hashable:
+        """Rows share a batch only where this is equal, and the reader agrees."""
+        return None
 
     def compute(
         self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from precast.runtime.tasks.base import Request, Row
 __all__ = ["RECOGNISER", "FrameRecogniser"]
 
 _STAMPS = ("char", "word")
+_MOST = 1 << 24  # samples of a frame
 
 
 class FrameRecogniser(Recogniser):
@@ -27,12 +28,9 @@ class FrameRecogniser(Recogniser):
         super().__init__(model, reader)
         self.spelling: Spelling | None = model.spelling
         said = Fields(dict(model.artifact.reading("frames")), "processing.frames")
-        self._kernels, self._strides = (
-            [int(one) for one in fields] for fields in (_counts(said, "kernels"), _counts(said, "strides"))
-        )
-        if len(self._kernels) != len(self._strides):
-            said.fail("strides", "as many as kernels", self._strides)
-        self.step = int(np.prod(self._strides, dtype=np.int64))
+        self.step = int(said.take("step", f"an integer from 1 to {_MOST}", _is_samples))
+        self.reach: int | None = said.take("reach", f"an integer from 1 to {_MOST}", _is_samples, None)
+        said.close()
 
     @classmethod
     def fits(cls, model: Any) -> bool:
@@ -82,12 +80,13 @@ class FrameRecogniser(Recogniser):
             raise InputError(f'"stride" is {stride}, and the recording has {samples} samples at {rate} Hz.')
         return Part(samples, left, right)
 
+    def together(self, row: Row) -> Hashable:
+        return None if self.reach is not None else row[self.reader.feature_extractor.port].shape
+
     def keep(self, outputs: Mapping[str, Any], index: int, row: Row) -> np.ndarray:
         """The likeliest token of each frame of its own, without context."""
         samples = len(row[self.reader.feature_extractor.port])
-        frames = samples
-        for kernel, stride in zip(self._kernels, self._strides, strict=True):
-            frames = (frames - kernel) // stride + 1
+        frames = None if self.reach is None else (samples - self.reach) // self.step + 1
         tokens: np.ndarray = np.asarray(outputs["logits"][index][:frames]).argmax(axis=-1)
         part = row.part if isinstance(row, SoundRow) else None
         if part is None:
@@ -112,12 +111,8 @@ class FrameRecogniser(Recogniser):
         return result
 
 
-def _counts(fields: Fields, name: str) -> list[int]:
-    def listed(value: Any) -> bool:
-        return isinstance(value, list) and 0 < len(value) <= 64 and all(type(one) is int and one > 0 for one in value)
-
-    found: list[int] = fields.take(name, "a list of integers above 0", listed)
-    return found
+def _is_samples(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= _MOST
 
 
 RECOGNISER = FrameRecogniser

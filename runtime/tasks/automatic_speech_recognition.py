@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,9 @@ class AutomaticSpeechRecognition(SoundTask):
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
         return [self.recogniser.prepare(item, parameters) for item in items]
+
+    def together(self, row: Row, parameters: Mapping[str, Any]) -> Hashable:
+        return self.recogniser.together(row)
 
     def compute(
         self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]

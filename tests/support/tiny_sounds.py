@@ -1,0 +1,141 @@
+"""Tiny checkpoints of models that hear, with what reads their inputs and makes texts of their outputs; and their
+artifacts, made once a run of the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from precast.export.exporter import export_model
+from precast.export.heads import AUDIO_CLASSIFICATION, CTC, SPEECH_SEQ2SEQ
+from support import oracle
+from support.tokenizer_samples import write_json
+from support.workers import once
+
+__all__ = [
+    "LETTERS",
+    "classifier",
+    "classifier_checkpoint",
+    "speller",
+    "speller_checkpoint",
+    "writer",
+    "writer_checkpoint",
+]
+
+# A vocabulary of letters; of a CTC model, whose blank is the pad.
+LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", *"ETAONIHSRDLUMWCFGYPBVKXJQZ", "'", "AB")
+
+
+def speller(masked: bool = False) -> Path:
+    """The artifact of a tiny wav2vec 2.0 that spells letters. ``masked``: batches have a mask. Do not change it."""
+    return _exported(f"speller-{masked}", partial(_make_speller, masked))
+
+
+def speller_checkpoint(masked: bool = False) -> Path:
+    """What it is made of. Do not change it."""
+    return once(f"checkpoint-speller-{masked}", partial(_make_speller, masked))
+
+
+def classifier(model_type: str) -> Path:
+    """The artifact of a tiny model of three sounds. Do not change it."""
+    return _exported(f"sounds-{model_type}", partial(_make_classifier, model_type))
+
+
+def classifier_checkpoint(model_type: str) -> Path:
+    """What it is made of. Do not change it."""
+    return once(f"checkpoint-sounds-{model_type}", partial(_make_classifier, model_type))
+
+
+def writer() -> Path:
+    """The artifact of a tiny Whisper of windows of 30 seconds, two languages and bytes for words. Do not change it."""
+    return _exported("writer", _make_writer)
+
+
+def writer_checkpoint() -> Path:
+    """What it is made of. Do not change it."""
+    return once("checkpoint-writer", _make_writer)
+
+
+def _exported(name: str, make: Callable[[Path], object]) -> Path:
+    return once(f"artifact-{name}", partial(export_model, once(f"checkpoint-{name}", make)))
+
+
+def _make_speller(masked: bool, folder: Path) -> None:
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    config, model = oracle.upstream("wav2vec2", CTC, {"vocab_size": len(LETTERS), **special})
+    with torch.no_grad():  # so that not all frames are one letter
+        model.lm_head.weight.mul_(4)
+    oracle.save_checkpoint(folder, config, model)
+    write_json(folder / "vocab.json", {letter: number for number, letter in enumerate(LETTERS)})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": masked})
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked).save_pretrained(folder)
+
+
+def _make_classifier(model_type: str, folder: Path) -> None:
+    labels = dict(enumerate(["yes", "no", "up"]))
+    named = {"id2label": labels, "label2id": {name: number for number, name in labels.items()}}
+    config, model = oracle.upstream(model_type, AUDIO_CLASSIFICATION, named)
+    oracle.save_checkpoint(folder, config, model)
+    if model_type == "audio-spectrogram-transformer":
+        sizes = {"num_mel_bins": config["num_mel_bins"], "max_length": config["max_length"]}
+        transformers.ASTFeatureExtractor(**sizes).save_pretrained(folder)
+    else:
+        transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+
+
+# Behind 256 bytes; timestamps follow.
+_SPECIAL = (
+    *("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>"),
+    *("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"),
+)
+
+
+def _make_writer(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
+    stamps = [f"<|{number * 0.02:.2f}|>" for number in range(1501)]
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in stamps])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    ids = {token: tokenizer.token_to_id(token) for token in _SPECIAL}
+    end, start = ids["<|endoftext|>"], ids["<|startoftranscript|>"]
+    tokens = {"eos_token_id": end, "pad_token_id": end, "bos_token_id": end, "decoder_start_token_id": start}
+    write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "WhisperTokenizer",
+            "additional_special_tokens": list(_SPECIAL[1:]),
+            **dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), "<|endoftext|>"),
+        },
+    )
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), "max_source_positions": 1500, "max_target_positions": 100}
+    config, model = oracle.upstream("whisper", SPEECH_SEQ2SEQ, {**sizes, **tokens})
+    with torch.no_grad():  # so that what comes next depends on what came before
+        for name, value in model.named_parameters():
+            if "decoder" in name and value.ndim == 2:
+                value.mul_(1.5)
+    oracle.save_checkpoint(folder, config, model)
+    transformers.WhisperFeatureExtractor(feature_size=config["num_mel_bins"]).save_pretrained(folder)
+    said: dict[str, Any] = {
+        **tokens,
+        "lang_to_id": {name: ids[name] for name in ("<|en|>", "<|de|>")},
+        "task_to_id": {name: ids[f"<|{name}|>"] for name in ("translate", "transcribe")},
+        "prev_sot_token_id": ids["<|startofprev|>"],
+        "no_timestamps_token_id": ids["<|notimestamps|>"],
+        "max_initial_timestamp_index": 50,
+        "is_multilingual": True,
+        "suppress_tokens": [ids[name] for name in _SPECIAL[1:-1]],
+        "begin_suppress_tokens": [end],
+        "return_timestamps": False,
+        "max_length": 100,
+    }
+    write_json(folder / "generation_config.json", said)
