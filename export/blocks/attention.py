@@ -177,6 +177,7 @@ class CrossAttention(nn.Module):
         head_dim: int | None = None,
         bias: bool = True,
         key_bias: bool | None = None,
+        out_bias: bool | None = None,
         source: int | None = None,
         scale: float | None = None,
     ) -> None:
@@ -188,7 +189,7 @@ class CrossAttention(nn.Module):
         self.q_proj = nn.Linear(hidden, width, bias=bias)
         self.k_proj = nn.Linear(source or hidden, width, bias=bias if key_bias is None else key_bias)
         self.v_proj = nn.Linear(source or hidden, width, bias=bias)
-        self.o_proj = nn.Linear(width, hidden, bias=bias)
+        self.o_proj = nn.Linear(width, hidden, bias=bias if out_bias is None else out_bias)
 
     def keys_and_values(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """An encoder's hidden states [B, T, H] -> keys and values [B, T, N*D]."""

@@ -69,7 +69,7 @@ class Spec(EncoderDecoderSpec):
 
 
 class Subsampler(nn.Module):
-    """Features [B, T, F] -> gated convolutions of stride 2, [B, U, H]. https://arxiv.org/abs/1911.08460"""
+    """Features [B, T, F] -> gated convolutions of stride 2 (https://arxiv.org/abs/1911.08460): [B, U, H]."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

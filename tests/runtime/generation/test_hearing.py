@@ -188,3 +188,28 @@ def test_rows_of_different_length_are_heard_as_upstream_hears_them() -> None:
         model.generate(np.zeros((1, 801, 10), np.float32))
     with pytest.raises(InputError, match=r"frames is 800 at most; received 801"):
         model(np.zeros((1, 801, 10), np.float32), decoder_input_ids=[[2]])
+
+
+def test_samples_are_heard_as_upstream_hears_them() -> None:
+    model: Any = precast.load(tiny_artifacts.plain("moonshine", SPEECH_SEQ2SEQ), threads=1)
+    theirs: Any = oracle.upstream("moonshine", SPEECH_SEQ2SEQ, {})[1]
+    sound = (0.1 * np.random.default_rng(6).standard_normal((3, 4001))).astype(np.float32)
+    mask = (np.arange(4001) < np.array([4001, 895, 2100])[:, None]).astype(np.int64)
+    sound *= mask
+    assert model.input_names == ("input_values", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+    given = {"input_values": torch.from_numpy(sound), "attention_mask": torch.from_numpy(mask)}
+    out = model(sound, attention_mask=mask, decoder_input_ids=[[1, 5, 6]] * 3)
+    how: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "num_beams": 2}
+    with torch.no_grad():
+        wanted = theirs(**given, decoder_input_ids=torch.tensor([[1, 5, 6]] * 3))
+        tokens = GenerationMixin.generate(theirs, **given, **how)
+    np.testing.assert_allclose(out["logits"], wanted.logits.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(model.generate(input_values=sound, attention_mask=mask, **how), tokens.numpy())
+    for given_wrongly, message in (
+        ({"inputs": sound[:, :894]}, "samples is 895 at least; received 894"),
+        ({"inputs": sound, "attention_mask": mask[:, ::-1] * (np.arange(4001) < 800)}, "every recording has 895 sampl"),
+        ({"inputs": sound * np.nan}, "NaN or infinity; every sample"),
+        ({"input_features": sound}, "its input is input_values .batch, samples."),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.generate(**given_wrongly)
