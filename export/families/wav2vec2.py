@@ -10,6 +10,7 @@ from precast.export.skeletons.speech_encoder import (
     INERT,
     LAYER_NAMES,
     ODD,
+    SPEAKERS,
     TINY,
     AdapterSpec,
     SpeechEncoder,
@@ -52,7 +53,7 @@ FAMILY = Family(
     weights=lambda spec: (*names(spec, "wav2vec2", layer=_LAYER), *xvector_names(spec)),
     inert=INERT,
     refused={"ForPreTraining": PRETRAINING},
-    tiny=TINY,
+    tiny={**TINY, **SPEAKERS},
     variations=(
         {**ODD, "adapter_attn_dim": 5},
         # Fewer frames behind the layers, of another size; a bias that a norm takes away again.

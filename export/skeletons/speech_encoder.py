@@ -28,6 +28,7 @@ __all__ = [
     "INERT",
     "LAYER_NAMES",
     "ODD",
+    "SPEAKERS",
     "TINY",
     "AdapterSpec",
     "PostNormFrames",
@@ -370,11 +371,13 @@ def names(
 
 
 # config.json of a tiny encoder: a frame for each 160 samples; and over it odd sizes (3 heads of 7 channels, one layer,
-# a kernel of odd width), biases, a norm of each frame, pre-norm layers, 5 labels.
+# a kernel of odd width), biases, a norm of each frame, pre-norm layers, 5 labels. And what tells speakers apart.
 TINY: Mapping[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48, "vocab_size": 29,
     "conv_dim": [12, 16, 20], "conv_stride": [5, 8, 4], "conv_kernel": [10, 9, 4],
     "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "classifier_proj_size": 18,
+}  # fmt: skip
+SPEAKERS: Mapping[str, Any] = {
     "tdnn_dim": [18, 14, 22], "tdnn_kernel": [3, 2, 1], "tdnn_dilation": [1, 2, 1], "xvector_output_dim": 26,
 }  # fmt: skip
 ODD: Mapping[str, Any] = {
