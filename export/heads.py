@@ -43,6 +43,7 @@ __all__ = [
     "TOKEN_CLASSIFICATION",
     "UNIVERSAL_SEGMENTATION",
     "VIDEO_CLASSIFICATION",
+    "VOCODER",
     "ZERO_SHOT_IMAGE",
     "ClassifierHead",
     "EncoderWithHead",
@@ -108,6 +109,7 @@ UNIVERSAL_SEGMENTATION = _BY_TASK["universal-segmentation"]
 DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
 KEYPOINT_DETECTION = _BY_TASK["keypoint-detection"]
 KEYPOINT_MATCHING = _BY_TASK["keypoint-matching"]
+VOCODER = _BY_TASK["vocoder"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 
 

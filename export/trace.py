@@ -86,7 +86,7 @@ def _translations() -> dict[Any, Any]:
         _ATEN.batch_norm.default: _batch_norm,
         _ATEN.conv1d.default: _plain_convolution,
         _ATEN.conv2d.default: _plain_convolution,
-        _ATEN.conv_transpose1d.default: _transposed_convolution,
+        _ATEN.conv_transpose2d.input: _transposed_convolution,
         _ATEN.group_norm.default: _group_norm,
         torch.ops.precast.convolution.default: _convolution,
         torch.ops.precast.halved.default: _halved,
@@ -175,8 +175,8 @@ def _convolution(x: Any, weight: Any, bias: Any, strides: Any, pads: Any, dilati
 
 
 def _transposed_convolution(*given: Any) -> Any:
-    """One of rows, each of which becomes several."""
-    usual: tuple[Any, ...] = (None, (1,), (0,), (0,), 1, (1,))
+    """One of maps, each place of which becomes several."""
+    usual: tuple[Any, ...] = (None, (1, 1), (0, 0), (0, 0), 1, (1, 1))
     x, weight, bias, strides, pads, beside, groups, dilations = (*given, *usual[len(given) - 2 :])
     return _ONNX.ConvTranspose(
         *(x, weight, *(() if bias is None else (bias,))),
@@ -193,7 +193,7 @@ def _transposed_convolution(*given: Any) -> Any:
 _WHOLE = frozenset(
     {
         *(_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.layer_norm.default),
-        *(_ATEN.conv_transpose1d.default, _ATEN.linear.default, _ATEN.matmul.default),
+        *(_ATEN.conv_transpose2d.input, _ATEN.linear.default, _ATEN.matmul.default),
         *(
             _ATEN.batch_norm.default,
             _ATEN.grid_sampler.default,

@@ -346,16 +346,18 @@ class Flatten(Rule):
 
 @dataclass(frozen=True)
 class Unsqueeze(Rule):
-    """``count`` axes of size 1 in front of the others."""
+    """``count`` axes of size 1 in front of the one numbered ``axis``."""
 
     pattern: str
     count: int
+    axis: int = 0
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
-        ones = (1,) * self.count
+        before = (slice(None),) * self.axis
 
         def change(lazy: Lazy) -> Lazy:
-            return Lazy(lazy.keys, (*ones, *lazy.shape), lambda: lazy.load()[(None,) * self.count])
+            shape = (*lazy.shape[: self.axis], *(1,) * self.count, *lazy.shape[self.axis :])
+            return Lazy(lazy.keys, shape, lambda: lazy.load()[(*before, *(None,) * self.count)])
 
         return _changed(table, self.pattern, change)
 

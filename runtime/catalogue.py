@@ -299,6 +299,12 @@ _ROWS = (
         outs=(Out("spectrogram", ("batch", "spoken", "bins"), "scores"),),
     ),
     TaskFacts(
+        "vocoder",  # for which upstream has no class that finds a model's own
+        endings=("HifiGan",),
+        gives="``waveform`` of a ``spectrogram``.",
+        outs=(Out("waveform", ("batch", "samples"), "waveform"),),
+    ),
+    TaskFacts(
         "text-to-audio",
         aliases=("text-to-speech",),
         served_by=("text-to-waveform", "text-to-spectrogram"),

@@ -47,7 +47,7 @@ class Alignment(NamedTuple):
     noise: float
     duration_noise: float
     hop: int
-    sampling_rate: int
+    sampling_rate: int | None
 
     @classmethod
     def read(cls, fields: Fields) -> Alignment:
@@ -61,8 +61,8 @@ class Alignment(NamedTuple):
             stretch=float(stretch),
             noise=float(fields.number("noise", 0.0)),
             duration_noise=float(fields.number("duration_noise", 0.0)),
-            hop=fields.count("hop", 1),
-            sampling_rate=fields.count("sampling_rate"),
+            hop=fields.count("hop", 0),
+            sampling_rate=fields.optional_count("sampling_rate", None, least=1),
         )
         fields.close()
         return made
@@ -82,6 +82,7 @@ class Alignment(NamedTuple):
             else:
                 found = np.where(mask != 0, np.maximum(np.rint(whole - number(1)), number(0)), number(0))
                 found = found if by == 1 else np.rint(found * number(by))
+                found = found if found.any() else np.ones_like(found)  # all there are, where no text has any
         if not found.sum(axis=1).max() <= _LONGEST:
             raise InputError(f"this text would be heard for more than {_LONGEST} frames; give a shorter one.")
         counts: Array = found.astype(np.int64)

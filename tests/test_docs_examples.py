@@ -18,7 +18,7 @@ from support.docs.pages import PAGES, examples
 import precast
 from precast.calibration.corpus import PASSAGES
 from precast.export.exporter import export_model
-from precast.export.heads import MASKED_IMAGE, PRETRAINING
+from precast.export.heads import MASKED_IMAGE, PRETRAINING, TEXT_TO_SPECTROGRAM, VOCODER
 
 # What a page calls an artifact -> where a tiny one is. Made on first use; those of earlier formats are there already.
 SHELF: dict[str, Callable[[], Path]] = {
@@ -46,6 +46,8 @@ SHELF: dict[str, Callable[[], Path]] = {
     "superglue": lambda: tiny_artifacts.pictures("superglue"),
     "glpn": lambda: tiny_artifacts.pictures("glpn"),
     "mms": tiny_artifacts.speaker,
+    "fastspeech2": lambda: tiny_artifacts.plain("fastspeech2_conformer", TEXT_TO_SPECTROGRAM),
+    "hifigan": lambda: tiny_artifacts.plain("speecht5_hifigan", VOCODER),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
 }

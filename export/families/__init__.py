@@ -22,7 +22,7 @@ __all__ = ["ALIASES", "Family", "LabelSpec", "TextSpec", "find_family", "model_t
 LOSSES = ("loss_fct.*", "loss_fn.*", "loss_function.*", "loss_func.*", "criterion.*", "loss.*")
 
 # model_type -> the family that computes it. Each one has its own parity test (tests/export/families).
-ALIASES: dict[str, str] = {"camembert": "roberta", "xlm-roberta": "roberta"}
+ALIASES: dict[str, str] = {"camembert": "roberta", "hifigan": "speecht5_hifigan", "xlm-roberta": "roberta"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,13 +21,13 @@ from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import head_size
 from precast.export.blocks.embeddings import mask_port, words_port
 from precast.export.blocks.norms import LayerNorm
-from precast.export.blocks.vocoder import Generator, GeneratorSpec, same
+from precast.export.blocks.vocoder import GENERATOR_NAMES, ChannelNorm, Generator, GeneratorSpec, same
 from precast.export.components import Composite
 from precast.export.families import Family
 from precast.export.signatures import Component
 from precast.export.skeletons.encoder import PostNormLayer
 from precast.export.spec import hf
-from precast.export.weights import Compute, Fold, Ignore, Rename, Rule, Split, Tie, WeightNorm
+from precast.export.weights import Compute, Fold, Ignore, Rename, Rule, Split, Tie, WeightNorm, Within
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Out, Port
@@ -182,13 +182,6 @@ class _Layer(PostNormLayer):
         return x
 
 
-class _ChannelNorm(LayerNorm):
-    """Over the channels of each token, [B, C, S] -> [B, C, S]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
-
-
 class _Separable(nn.Module):
     """Convolutions of each channel along the tokens, ever wider, and of all channels of each, [B, C, S]."""
 
@@ -200,7 +193,7 @@ class _Separable(nn.Module):
         )
         self.convs_pointwise = nn.ModuleList(nn.Conv1d(size, size, 1) for _ in range(every))
         self.norms_1, self.norms_2 = (
-            nn.ModuleList(_ChannelNorm(size, _EPSILON) for _ in range(every)) for _ in range(2)
+            nn.ModuleList(ChannelNorm(size, _EPSILON) for _ in range(every)) for _ in range(2)
         )
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
@@ -299,7 +292,7 @@ class _PlainDurations(nn.Module):
             same(inner, inner, kernel),
             nn.Conv1d(inner, 1, 1),
         )
-        self.norm_1, self.norm_2 = (_ChannelNorm(inner, spec.layer_norm_eps) for _ in range(2))
+        self.norm_1, self.norm_2 = (ChannelNorm(inner, spec.layer_norm_eps) for _ in range(2))
         self.voice = _voice(spec, size)
 
     def forward(self, x: Tensor, real: Tensor, speaker: Tensor | None, noise: Tensor | None) -> Tensor:
@@ -513,7 +506,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         Ignore("duration_predictor.flows.*"),
         Rename("duration_predictor.*", "text.durations.*"),
         Rename("flow.*", "speech.*"),
-        Rename("decoder.*", "speech.generator.*"),
+        Within("decoder.", GENERATOR_NAMES, to="speech.generator."),
     )
 
 

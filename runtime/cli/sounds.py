@@ -48,8 +48,13 @@ class Sounds:
         """Write the next result.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: it cannot be written, or nobody knows how fast.
         """
+        if result["sampling_rate"] is None:
+            raise InputError(
+                "--save needs to know how many samples are a second, and the model's config does not say. Give it: "
+                "--param sampling_rate=22050, or what it was trained with."
+            )
         self._done += 1
         target = self._folder / f"{self._done}.wav" if self._file is None else self._file
         try:

@@ -10,7 +10,7 @@ import numpy as np
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.readers.text import TextReader
-from precast.runtime.tasks.base import Request, Row, Task
+from precast.runtime.tasks.base import Request, Row, Task, config_fields
 
 __all__ = ["PIPELINE", "TextToAudio"]
 
@@ -21,16 +21,20 @@ class TextToAudio(Task[TextReader]):
 
     Args:
         vocoder: of a model that makes spectrograms: the artifact, or the loaded model, that makes sound of them.
+        sampling_rate: None: what the model's config says.
     """
 
     name = "text-to-audio"
     reads = TextReader
 
-    def __init__(self, model: Any, vocoder: Any = None, **defaults: Any) -> None:
+    def __init__(self, model: Any, vocoder: Any = None, sampling_rate: int | None = None, **defaults: Any) -> None:
         super().__init__(model, **defaults)
         self.vocoder = self._opened(vocoder)
-        speaks = model if self.vocoder is None else self.vocoder
-        self.sampling_rate: int = speaks.sampling_rate
+        if sampling_rate is None:
+            fields = config_fields((model if self.vocoder is None else self.vocoder).config)
+            self.sampling_rate = fields.optional_count("sampling_rate", None, least=1)
+        else:
+            self.sampling_rate = arguments.whole("sampling_rate", sampling_rate)
 
     def __call__(self, inputs: Any = None, *, text_inputs: Any = None, **parameters: Any) -> Any:
         """``text_inputs``: what upstream calls the texts."""

@@ -22,6 +22,7 @@ from precast.export.heads import (
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
     QUESTION_ANSWERING,
+    VOCODER,
     Head,
 )
 from support.torch_translations import remember
@@ -30,6 +31,13 @@ remember()
 
 # Attention as upstream computes it by default, where its eager form is another: Falcon's adds linear biases twice.
 _ATTENTION = {"falcon": "sdpa"}
+
+
+# As checkpoints on the Hub have it, and upstream once did.
+_RENAMED = {"hifigan": "speecht5_hifigan"}
+_VOCODERS: dict[str, Any] = {
+    f"{name}HifiGanConfig": getattr(transformers, f"{name}HifiGan") for name in ("SpeechT5", "FastSpeech2Conformer")
+}
 
 
 @dataclass(frozen=True)
@@ -83,12 +91,12 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 # A spline whose slopes differ much magnifies every rounding; training begins with none that do.
                 module.conv_proj.weight.mul_(0.3)  # type: ignore[union-attr, operator]
         for name, value in model.named_buffers():
-            if name.endswith(("final_logits_bias", "running_mean")):
+            if name.endswith(("final_logits_bias", "running_mean")) or name.rpartition(".")[2] == "mean":
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))
             elif name.endswith((".weight", ".bias")):  # of norms that are frozen
                 noise = torch.randn(value.shape, generator=generator)
                 value.copy_(1 + 0.2 * noise if name.endswith(".weight") else 0.3 * noise)
-            elif name.endswith("running_var"):
+            elif name.endswith("running_var") or name.rpartition(".")[2] == "scale":
                 value.copy_(torch.exp(0.3 * torch.randn(value.shape, generator=generator)))
 
 
@@ -104,14 +112,17 @@ def upstream(
     values = {**find_family(model_type).tiny, **(overrides or {})}
     if head in (QUESTION_ANSWERING, MULTIPLE_CHOICE, NEXT_SENTENCE):
         values.pop("num_labels", None)  # the number of outputs is fixed by the task
-    config = transformers.AutoConfig.for_model(model_type, **values)
+    config = transformers.AutoConfig.for_model(_RENAMED.get(model_type, model_type), **values)
     attention = _ATTENTION.get(model_type, "eager")
     config._attn_implementation = attention
     config._experts_implementation = "eager"  # the others know no float64
-    model = getattr(transformers, str(head.facts.auto)).from_config(config, attn_implementation=attention).eval()
+    if head is VOCODER:  # of which upstream has no class for all
+        model = _VOCODERS[type(config).__name__](config).eval()
+    else:
+        model = getattr(transformers, str(head.facts.auto)).from_config(config, attn_implementation=attention).eval()
     randomise(model, seed)
     written = json.loads(model.config.to_json_string(use_diff=False))
-    written["architectures"] = [type(model).__name__]
+    written |= {"architectures": [type(model).__name__], "model_type": model_type}
     return written, model
 
 

@@ -3,6 +3,7 @@ float64."""
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch
 from support.oracle import apart, float64, sources, upstream, widened
 
 from precast.export.families import find_family, model_types
-from precast.export.heads import TEXT_TO_SPECTROGRAM, TEXT_TO_WAVEFORM, Head
+from precast.export.heads import TEXT_TO_SPECTROGRAM, TEXT_TO_WAVEFORM, VOCODER, Head
 from precast.export.reference import Reference, build
+from precast.runtime.errors import ConfigError
 from precast.runtime.fields import Fields
+from precast.runtime.kinds import absent, sample
 from precast.runtime.speech import Alignment
 
 CONFIGS = [
@@ -62,7 +65,8 @@ def said(ours: Reference, inputs: dict[str, torch.Tensor], stretch: float | None
     given |= {name: torch.from_numpy(value) for name, value in laid.items()}
     with torch.no_grad():
         made |= speech.module(**{port.name: given[port.name] for port in speech.signature.ports})
-    return {**made, "counts": counts, "sequence_lengths": totals * alignment.hop}
+    plain = alignment.counts(found[alignment.durations], given["attention_mask"].numpy(), 1.0)
+    return {**made, "counts": counts, "duration_outputs": plain, "sequence_lengths": totals * alignment.hop}
 
 
 def ids_of(ours: Reference, rows: int, length: int, padding: str) -> dict[str, torch.Tensor]:
@@ -77,37 +81,103 @@ def ids_of(ours: Reference, rows: int, length: int, padding: str) -> dict[str, t
     return {"input_ids": ids, "attention_mask": mask}
 
 
+def _zeros(zeros: Any, *size: Any, dtype: Any = None, **options: Any) -> torch.Tensor:
+    """Numbers are of the default type, whatever upstream's code asks for."""
+    made: torch.Tensor = zeros(*size, dtype=None if dtype is torch.float32 else dtype, **options)
+    return made
+
+
 @pytest.mark.parametrize("shape", [(1, 1, "none"), (3, 7, "right"), (2, 12, "left")], ids=str)
 @pytest.mark.parametrize(("model_type", "head", "index"), CONFIGS, ids=ident)
 def test_speech_is_upstreams(
     model_type: str, head: Head, index: int, shape: tuple[int, int, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, narrow = upstream(model_type, head, variation(model_type, index), seed=index)
+    for module in narrow.modules():
+        if hasattr(module, "log_domain_offset") and hasattr(module, "linear"):
+            module.linear.bias.data.add_(1)  # type: ignore[union-attr, operator] # tokens that are heard
     model: Any = widened(narrow)
     ours = build(config, sources(model), dtype=torch.float64)
     inputs = ids_of(ours, *shape)
-    speaker = ours.parts[0].signature.port("speaker_id")
-    asked: list[int | None] = [None] if speaker is None else [None, 0, speaker.below - 1]  # type: ignore[operator]
-    counted = set[int]()
-    for one, rate in itertools.product(asked, [None, 0.15]):
-        given = dict(inputs)
-        if speaker is not None:
-            given["speaker_id"] = torch.full((shape[0],), -1 if one is None else one)
+    ports = [port for port in ours.parts[0].signature.given if port.name.startswith(("speaker", "lang"))]
+    rng, counted = np.random.default_rng(3), set[int]()
+    # One for all rows: upstream's VITS takes no more.
+    voices = {port.name: sample(rng, port, {"batch": 1}).repeat(shape[0], axis=0) for port in ports}
+    asked = [{}, *({name: value} for name, value in voices.items()), voices]
+    rates = [None, 0.15] if "speaking_rate" in config else [None]
+    for some, rate in itertools.product(asked if voices else [{}], rates):
+        chosen = {name: torch.from_numpy(value) for name, value in some.items()}
+        chosen = {name: value.double() if value.is_floating_point() else value for name, value in chosen.items()}
+        given = inputs | {port.name: torch.from_numpy(absent(port, {"batch": shape[0]})) for port in ports} | chosen
+        given = {name: value.double() if value.is_floating_point() else value for name, value in given.items()}
         found = said(ours, given, None if rate is None else 1 / rate)
         counted |= set(found["counts"].flat)
         with float64(), monkeypatch.context() as patch:
             patch.setattr(torch, "randn", drawn)
             patch.setattr(torch, "randn_like", lambda like: drawn(*like.shape))
-            expected = model(
-                **inputs,
-                **({} if one is None else {"speaker_id": one}),
-                **({} if rate is None else {"speaking_rate": rate}),
-            )
+            patch.setattr(torch, "zeros", functools.partial(_zeros, torch.zeros))
+            theirs = {name: int(value[0]) if name == "speaker_id" else value for name, value in chosen.items()}
+            expected = model(**inputs, **theirs, **({} if rate is None else {"speaking_rate": rate}))
+        assert {"waveform", "spectrogram"} & expected.keys() & found.keys()
         for name, value in expected.items():
-            if name == "sequence_lengths":
+            if name in ("sequence_lengths", "duration_outputs"):
                 np.testing.assert_array_equal(found[name], value)
-                continue
-            excess = apart(found[name], value)
-            assert excess <= 1, f"{name} of {shape}: {excess:.2f} times the gate"
-        assert {"waveform", "spectrogram"} & expected.keys()
+            elif name in found:
+                excess = apart(found[name], value)
+                assert excess <= 1, f"{name} of {shape}: {excess:.2f} times the gate"
     assert len(counted) > 1 or shape[1] == 1
+
+
+VOCODERS = [
+    (name, index)
+    for name in model_types()
+    if VOCODER in find_family(name).heads
+    for index in range(1 + len(find_family(name).variations))
+]
+
+
+@pytest.mark.parametrize(("model_type", "index"), VOCODERS)
+def test_sound_of_spectrograms_is_upstreams(model_type: str, index: int) -> None:
+    config, narrow = upstream(model_type, VOCODER, variation(model_type, index), seed=index)
+    model: Any = widened(narrow)
+    ours = build(config, sources(model), dtype=torch.float64)
+    for rows, length in ((1, 1), (3, 13)):
+        spectrogram = drawn(rows, length, config["model_in_dim"])
+        with float64():
+            expected = model(spectrogram)
+        with torch.no_grad():
+            assert apart(ours.model(spectrogram)["waveform"], expected) <= 1
+
+
+@pytest.mark.parametrize("model_type", ["vits", "speecht5_hifigan"])
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"upsample_rates": [3, 2, 2]}, "are lists of one length; received 3 and 2"),
+        ({"resblock_kernel_sizes": [3, 4]}, r"'resblock_kernel_sizes' are odd; received \[3, 4\]"),
+        ({"upsample_kernel_sizes": [7, 3]}, "or larger by an even number"),
+        ({"upsample_rates": [3, 0]}, "it is a list of numbers, 1 or more"),
+    ],
+)
+def test_what_no_vocoder_is_is_refused(model_type: str, said: dict[str, Any], message: str) -> None:
+    family = find_family(model_type)
+    with pytest.raises(ConfigError, match=message):
+        family.read({**family.tiny, **said})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said", "message"),
+    [
+        ("vits", {"flow_size": 7}, "'flow_size' is even; received 3, 5 and 7"),
+        ("vits", {"window_size": 0}, "are 1 or more; received 0"),
+        ("vits", {"num_speakers": 4}, "4 speakers need a 'speaker_embedding_size'"),
+        ("vits", {"speaking_rate": 0.0}, "'speaking_rate' is above 0"),
+        ("fastspeech2_conformer", {"encoder_kernel_size": 4}, "kernels are odd; received {'encoder_kernel_size': 4}"),
+        ("fastspeech2_conformer", {"speaking_speed": -1.0}, "'speaking_speed' is above 0"),
+        ("fastspeech2_conformer_with_hifigan", {"vocoder_config": {"model_in_dim": 8}}, "one number; received 9 and 8"),
+    ],
+)
+def test_what_cannot_speak_is_refused(model_type: str, said: dict[str, Any], message: str) -> None:
+    family = find_family(model_type)
+    with pytest.raises(ConfigError, match=message):
+        family.read({**family.tiny, **said})

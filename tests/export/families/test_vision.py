@@ -25,6 +25,7 @@ from precast.export.heads import (
     PRETRAINING,
     TEXT_TO_SPECTROGRAM,
     TEXT_TO_WAVEFORM,
+    VOCODER,
     Head,
 )
 from precast.export.reference import Part, build
@@ -46,7 +47,7 @@ CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + le
 
 # What comes out is chosen or laid out between their components, by the runtime: test_keypoints.py and test_speech.py
 # have them.
-BETWEEN = (KEYPOINT_DETECTION, KEYPOINT_MATCHING, TEXT_TO_SPECTROGRAM, TEXT_TO_WAVEFORM)
+BETWEEN = (KEYPOINT_DETECTION, KEYPOINT_MATCHING, TEXT_TO_SPECTROGRAM, TEXT_TO_WAVEFORM, VOCODER)
 ALONE = [item for item in CONFIGS if item[1] not in BETWEEN]
 
 READ = ("char", "bpe", "wp")  # as what MGP-STR reads a text

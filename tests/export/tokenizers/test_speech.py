@@ -96,3 +96,9 @@ def test_damaged_vocabularies_are_refused(tmp_path: Path) -> None:
         (made / "vocab.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"vocab\.json .* fetch"):
             ours(made)
+
+
+def test_phonemes_are_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "vocab.json", letters())
+    with pytest.raises(UnsupportedModelError, match=r"FastSpeech2ConformerTokenizer cannot be expressed .*g2p_en"):
+        runtime_files(tmp_path, "fastspeech2_conformer", {})

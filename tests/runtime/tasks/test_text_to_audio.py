@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from support import tiny_artifacts
+from support import oracle, tiny_artifacts
 from support.command_line import good, refused
 
 import precast
+from precast.export.heads import TEXT_TO_SPECTROGRAM, VOCODER
 from precast.runtime.errors import ArtifactError, InputError
 from precast.runtime.fields import Fields
 from precast.runtime.speech import Alignment
@@ -138,6 +139,31 @@ def test_what_cannot_be_said_is_refused(speak: Any) -> None:
         speak("hello", forward_params={"input_ids": [[1]]})
     with pytest.raises(InputError, match="This model makes sound itself; leave vocoder out"):
         precast.pipeline("text-to-speech", tiny_artifacts.speaker(), vocoder=tiny_artifacts.speaker())
+
+
+def test_a_vocoder_makes_sound_of_spectrograms(speak: Any) -> None:
+    spectrograms = tiny_artifacts.plain("fastspeech2_conformer", TEXT_TO_SPECTROGRAM)
+    vocoder = tiny_artifacts.plain("speecht5_hifigan", VOCODER)
+    given = {"tokenizer": speak.tokenizer, "vocoder": vocoder}
+    found = precast.pipeline("text-to-speech", spectrograms, **given)("hello there")
+    theirs: Any = oracle.upstream("fastspeech2_conformer", TEXT_TO_SPECTROGRAM)[1]
+    loud: Any = oracle.upstream("speecht5_hifigan", VOCODER)[1]
+    ids = speak.tokenizer("hello there", return_tensors="np")["input_ids"]
+    with torch.no_grad():
+        expected = theirs(torch.from_numpy(ids))
+        sound = loud(expected.spectrogram)[0]
+    np.testing.assert_allclose(found["audio"], sound, rtol=0, atol=1e-4)
+    assert found["sampling_rate"] == 16000
+    made = precast.AutoModelForTextToSpectrogram.from_pretrained(spectrograms)(ids)
+    np.testing.assert_allclose(made.spectrogram, expected.spectrogram, rtol=1e-4, atol=1e-4)
+    loaded = precast.pipeline(
+        "text-to-speech", spectrograms, **{**given, "vocoder": precast.load(vocoder)}, sampling_rate=8
+    )
+    assert loaded("hello there")["sampling_rate"] == 8
+    with pytest.raises(InputError, match=r"needs a vocoder beside this model.*Pass the artifact of one"):
+        precast.pipeline("text-to-speech", spectrograms, tokenizer=speak.tokenizer)
+    with pytest.raises(InputError, match="vocoder is the artifact of a model that makes waveforms; received Model"):
+        precast.pipeline("text-to-speech", spectrograms, **{**given, "vocoder": precast.load(spectrograms)})
 
 
 def test_the_class_is_upstreams() -> None:
