@@ -426,8 +426,10 @@ def _convolution(
             max((-(-size // step) - 1) * step + gap * (side - 1) + 1 - size, 0) for size, side, step, gap in sides
         ]
         pads = [*(total // 2 for total in around), *(total - total // 2 for total in around)]
-    top, left, bottom, right = pads
-    return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, strides, 0, dilations, groups)
+    axes = len(strides)
+    around = [pad for axis in reversed(range(axes)) for pad in (pads[axis], pads[axis + axes])]
+    made = F.conv1d if axes == 1 else F.conv2d
+    return made(F.pad(x, around), weight, bias, strides, 0, dilations, groups)
 
 
 @_convolution.register_fake
@@ -444,7 +446,8 @@ def _(
     for axis, (step, gap) in enumerate(zip(strides, dilations, strict=True)):
         size = x.shape[axis + 2]
         if pads:
-            sides.append((size + pads[axis] + pads[axis + 2] - gap * (weight.shape[axis + 2] - 1) - 1) // step + 1)
+            around = pads[axis] + pads[axis + len(strides)]
+            sides.append((size + around - gap * (weight.shape[axis + 2] - 1) - 1) // step + 1)
         else:
             sides.append((size - 1) // step + 1)
     return x.new_empty((x.shape[0], weight.shape[0], *sides))
@@ -460,11 +463,12 @@ def convolution(
     dilations: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """A convolution over a picture whose edges may be padded unequally: what torch's cannot, and ONNX's can.
+    """A convolution over a picture, or along rows, whose edges may be padded unequally: what torch's cannot, and ONNX's
+    can.
 
     Args:
-        pads: zeros at the top, left, bottom, right; none given: so many that a side becomes ceil(side / stride), the
-            odd one at the bottom and right, as TensorFlow's SAME has them.
+        pads: zeros at the top, left, bottom, right, or at both ends of rows; none given: so many that a side becomes
+            ceil(side / stride), the odd one at the bottom and right, as TensorFlow's SAME has them.
     """
     made: Tensor = torch.ops.precast.convolution(x, weight, bias, list(strides), list(pads), list(dilations), groups)
     return made

@@ -84,7 +84,8 @@ def _translations() -> dict[Any, Any]:
     made = {target: bound(node.emit) for target, node in NODES.items()}
     plain = {
         _ATEN.batch_norm.default: _batch_norm,
-        _ATEN.conv2d.default: _conv2d,
+        _ATEN.conv1d.default: _plain_convolution,
+        _ATEN.conv2d.default: _plain_convolution,
         _ATEN.group_norm.default: _group_norm,
         torch.ops.precast.convolution.default: _convolution,
         torch.ops.precast.halved.default: _halved,
@@ -115,9 +116,10 @@ def _group_norm(x: Any, groups: int, weight: Any, bias: Any, epsilon: float = 1e
     by = _ONNX.Reciprocal(_ONNX.Sqrt(_ONNX.Add(variance, small)))
     # One factor a channel, so that a picture is multiplied once.
     by = _ONNX.Mul(by, _ONNX.Reshape(weight, _ONNX.Constant(value_ints=[groups, channels // groups])))
-    by = _ONNX.Reshape(by, _ONNX.Constant(value_ints=[0, channels, 1, 1]))
+    axes = range(1, len(x.shape) - 1)  # of a picture two, of rows one
+    by = _ONNX.Reshape(by, _ONNX.Constant(value_ints=[0, channels, *(1 for _ in axes)]))
     whole = _ONNX.Mul(_ONNX.Reshape(apart, _ONNX.Shape(x)), by)
-    return _ONNX.Add(whole, _ONNX.Unsqueeze(bias, _ONNX.Constant(value_ints=[1, 2])))
+    return _ONNX.Add(whole, _ONNX.Unsqueeze(bias, _ONNX.Constant(value_ints=[*axes])))
 
 
 def _halved(x: Any) -> Any:
@@ -150,15 +152,16 @@ def _resized(x: Any, like: Any, factor: int, multiple: int, aligned: bool) -> An
     return _ONNX.Resize(x, None, None, _ONNX.Concat(_ONNX.Shape(x, end=2), sides, axis=0), **where)
 
 
-def _conv2d(*given: Any) -> Any:
+def _plain_convolution(*given: Any) -> Any:
     """A convolution; where it has no bias torch.onnx would make one of zeros, in every call."""
-    usual: tuple[Any, ...] = (None, (1, 1), (0, 0), (1, 1), 1)
+    axes = len(given[1].shape) - 2
+    usual: tuple[Any, ...] = (None, (1,) * axes, (0,) * axes, (1,) * axes, 1)
     x, weight, bias, strides, pads, dilations, groups = (*given, *usual[len(given) - 2 :])
     return _convolution(x, weight, bias, strides, (*pads, *pads), dilations, groups)
 
 
 def _convolution(x: Any, weight: Any, bias: Any, strides: Any, pads: Any, dilations: Any, groups: int) -> Any:
-    """A convolution whose pads are four numbers, or none: as many as leave all of the picture."""
+    """A convolution whose pads are two numbers an axis, or none: as many as leave all of the picture."""
     around = {"auto_pad": "NOTSET", "pads": pads} if pads else {"auto_pad": "SAME_UPPER"}
     return _ONNX.Conv(
         *(x, weight, *(() if bias is None else (bias,))),
@@ -173,7 +176,8 @@ def _convolution(x: Any, weight: Any, bias: Any, strides: Any, pads: Any, dilati
 # Composites of torch that torch.onnx translates as they are. What else is one, decompositions may take apart.
 _WHOLE = frozenset(
     {
-        *(_ATEN.conv2d.default, _ATEN.layer_norm.default, _ATEN.linear.default, _ATEN.matmul.default),
+        *(_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.layer_norm.default),
+        *(_ATEN.linear.default, _ATEN.matmul.default),
         *(
             _ATEN.batch_norm.default,
             _ATEN.grid_sampler.default,
@@ -260,11 +264,16 @@ def _quiet() -> Iterator[None]:
         places.do_not_emit_stack_traces = emitted
 
 
+# Dimensions of recordings.
+_HEARD = frozenset(("samples", "frames"))
+
+
 def _any_size(dynamic: Mapping[str, Mapping[int, str]]) -> contextlib.AbstractContextManager[Any]:
-    """Where pictures are of any size, what strides leave of a side may be 1: torch would take it for larger, and refuse
-    sides of which that is not true. Some models of texts it traces only as it usually does."""
+    """Where pictures are of any size, or recordings of any length, what strides leave of it may be 1: torch would take
+    it for larger, and refuse sizes of which that is not true. Some models of texts it traces only as it usually does.
+    """
     patched: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if any({2, 3} <= set(axes) for axes in dynamic.values()):
+    if any({2, 3} <= set(axes) or _HEARD & set(axes.values()) for axes in dynamic.values()):
         patched = symbols_config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
     return patched
 
