@@ -27,8 +27,11 @@ __all__ = [
     "counted",
     "gated_activation",
     "halved",
+    "lstm",
     "means_of_four",
     "mixture_of_experts",
+    "nearest",
+    "reflected",
     "resized",
     "rms_norm",
     "rotary",
@@ -532,6 +535,87 @@ def resized(
         aligned: the middles of the corner places stay where they are, not their outer edges.
     """
     made: Tensor = torch.ops.precast.resized(x, like, factor, multiple, aligned)
+    return made
+
+
+@torch.library.custom_op("precast::lstm", mutates_args=())
+def _lstm(x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
+    def gates(of: Tensor) -> Tensor:
+        return of.unflatten(0, (4, -1))[[0, 2, 3, 1]].flatten(0, 1)  # torch has the output's last
+
+    start = x.new_zeros(1, x.shape[1], recurrent.shape[2])
+    half = bias.shape[1] // 2
+    weights = [gates(of) for of in (weight[0], recurrent[0], bias[0, :half], bias[0, half:])]
+    states: Tensor = torch.lstm(x, (start, start), weights, True, 1, 0.0, False, False, False)[0]
+    return states.clone()
+
+
+@_lstm.register_fake
+def _(x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
+    return x.new_empty((*x.shape[:2], recurrent.shape[2]))
+
+
+def lstm(x: Tensor, weight: Tensor, recurrent: Tensor, bias: Tensor) -> Tensor:
+    """Long short-term memory along the first axis, [T, B, I] -> [T, B, H], of nothing before the first; weights as ONNX
+    has them. https://doi.org/10.1162/neco.1997.9.8.1735
+
+    Args:
+        weight, recurrent: [1, 4H, I] and [1, 4H, H]: of the gates for input, output and forgetting, and of the cell.
+        bias: [1, 8H], of both.
+    """
+    made: Tensor = torch.ops.precast.lstm(x, weight, recurrent, bias)
+    return made
+
+
+@torch.library.custom_op("precast::reflected", mutates_args=())
+def _reflected(x: Tensor, before: int, after: int, multiple: int) -> Tensor:
+    return F.pad(x, (before, after + -x.shape[2] % multiple), mode="reflect").clone()
+
+
+@_reflected.register_fake
+def _(x: Tensor, before: int, after: int, multiple: int) -> Tensor:
+    whole = (x.shape[2] + multiple - 1) // multiple * multiple
+    return x.new_empty((*x.shape[:2], before + whole + after))
+
+
+def reflected(x: Tensor, before: int, after: int, multiple: int = 1) -> Tensor:
+    """Rows [B, C, T] that go on as in a mirror at both ends: by ``before``, and by ``after`` and what T lacks to the
+    next multiple of a number."""
+    made: Tensor = torch.ops.precast.reflected(x, before, after, multiple)
+    return made
+
+
+# What float32 may be off in each number of a vector, beside the largest: the gate allows as much (PARITY.md).
+_DOUBT = 1e-5
+
+
+@torch.library.custom_op("precast::nearest", mutates_args=())
+def _nearest(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    rows = x.reshape(-1, x.shape[-1])
+    far = (table * table).sum(dim=1) - 2 * rows @ table.T
+    codes = far.argmin(dim=1)
+    rest = rows - table[codes]
+    if x.dtype == torch.float64 and len(table) > 1:
+        two, places = far.topk(2, dim=1, largest=False)
+        apart = torch.linalg.vector_norm(table[places[:, 0]] - table[places[:, 1]], dim=1)
+        scale = torch.linalg.vector_norm(rows, float("inf"), dim=1).clamp_min(1)
+        sure = two[:, 1] - two[:, 0] > 2 * _DOUBT * scale * apart  # and never where nothing is a number
+        codes = torch.where(sure, codes, -1)
+        rest = torch.where(sure[:, None], rest, torch.nan)
+    return codes.view(x.shape[:-1]), rest.view(x.shape)
+
+
+@_nearest.register_fake
+def _(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape[:-1], dtype=torch.int64), torch.empty_like(x)
+
+
+def nearest(x: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Of vectors [B, S, D] the row of a table [K, D] that is nearest to each, [B, S], and what is left, [B, S, D].
+
+    In float64, which judges, it is -1 where float32 may as well find another one, and nothing is left to go on with.
+    """
+    made: tuple[Tensor, Tensor] = torch.ops.precast.nearest(x, table)
     return made
 
 

@@ -87,10 +87,14 @@ def _translations() -> dict[Any, Any]:
         _ATEN.conv1d.default: _plain_convolution,
         _ATEN.conv2d.default: _plain_convolution,
         _ATEN.conv_transpose2d.input: _transposed_convolution,
+        _ATEN.conv_transpose1d.default: _transposed_convolution,
         _ATEN.group_norm.default: _group_norm,
         torch.ops.precast.convolution.default: _convolution,
         torch.ops.precast.halved.default: _halved,
+        torch.ops.precast.lstm.default: _lstm,
         torch.ops.precast.means_of_four.default: _means_of_four,
+        torch.ops.precast.nearest.default: _nearest,
+        torch.ops.precast.reflected.default: _reflected,
         torch.ops.precast.resized.default: _resized,
     }
     return made | plain
@@ -140,6 +144,32 @@ def _means_of_four(x: Any) -> Any:
     return _ONNX.AveragePool(x, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)
 
 
+def _lstm(x: Any, weight: Any, recurrent: Any, bias: Any) -> Any:
+    """Of all steps; nothing is read of the last one alone."""
+    states, _last, _cell = _ONNX.LSTM(x, weight, recurrent, bias, hidden_size=recurrent.shape[2])
+    return _ONNX.Squeeze(states, _ONNX.Constant(value_ints=[1]))
+
+
+def _nearest(x: Any, table: Any) -> Any:
+    """By the square of the distance, less that of the vector's own length."""
+    axis = _ONNX.Constant(value_ints=[1])
+    rows = _ONNX.Reshape(x, _ONNX.Constant(value_ints=[-1, table.shape[1]]))
+    lengths = _ONNX.ReduceSum(_ONNX.Mul(table, table), axis, keepdims=0)
+    codes = _ONNX.ArgMin(_ONNX.Gemm(rows, table, lengths, alpha=-2.0, transB=1), axis=1, keepdims=0)
+    rest = _ONNX.Sub(x, _ONNX.Reshape(_ONNX.Gather(table, codes), _ONNX.Shape(x)))
+    return _ONNX.Reshape(codes, _ONNX.Shape(x, end=-1)), rest
+
+
+def _reflected(x: Any, before: int, after: int, multiple: int) -> Any:
+    length, step = _ONNX.Shape(x, start=2), _ONNX.Constant(value_ints=[multiple])
+    beyond = _ONNX.Constant(value_ints=[after])
+    if multiple > 1:
+        whole = _ONNX.Mul(_ONNX.Div(_ONNX.Add(length, _ONNX.Constant(value_ints=[multiple - 1])), step), step)
+        beyond = _ONNX.Add(_ONNX.Sub(whole, length), beyond)
+    pads = _ONNX.Concat(_ONNX.Constant(value_ints=[before]), beyond, axis=0)
+    return _ONNX.Pad(x, pads, None, _ONNX.Constant(value_ints=[2]), mode="reflect")
+
+
 def _resized(x: Any, like: Any, factor: int, multiple: int, aligned: bool) -> Any:
     """To the size of another map, to so many times its own, or to the next multiple of a number."""
     where = {"mode": "linear", "coordinate_transformation_mode": "align_corners" if aligned else "half_pixel"}
@@ -175,8 +205,9 @@ def _convolution(x: Any, weight: Any, bias: Any, strides: Any, pads: Any, dilati
 
 
 def _transposed_convolution(*given: Any) -> Any:
-    """One of maps, each place of which becomes several."""
-    usual: tuple[Any, ...] = (None, (1, 1), (0, 0), (0, 0), 1, (1, 1))
+    """Each place of a map, or of rows, becomes several."""
+    axes = len(given[1].shape) - 2
+    usual: tuple[Any, ...] = (None, (1,) * axes, (0,) * axes, (0,) * axes, 1, (1,) * axes)
     x, weight, bias, strides, pads, beside, groups, dilations = (*given, *usual[len(given) - 2 :])
     return _ONNX.ConvTranspose(
         *(x, weight, *(() if bias is None else (bias,))),
@@ -193,7 +224,7 @@ def _transposed_convolution(*given: Any) -> Any:
 _WHOLE = frozenset(
     {
         *(_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.layer_norm.default),
-        *(_ATEN.conv_transpose2d.input, _ATEN.linear.default, _ATEN.matmul.default),
+        *(_ATEN.conv_transpose1d.default, _ATEN.conv_transpose2d.input, _ATEN.linear.default, _ATEN.matmul.default),
         *(
             _ATEN.batch_norm.default,
             _ATEN.grid_sampler.default,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 kept: Any = module.parametrizations
                 lengths, directions = kept.weight.original0, kept.weight.original1
                 noise = torch.randn(lengths.shape, generator=generator)
-                lengths.copy_((1 + 0.2 * noise) * (directions.shape[0] / directions.shape[-1]) ** 0.5)
+                few = lengths.shape[0] == 1
+                lengths.copy_((1 + 0.2 * noise) * (directions.shape[0] / directions.shape[-1] if few else 1) ** 0.5)
             if hasattr(module, "key_value_proj_dim"):
                 # T5 scales no scores: its queries are small instead, in upstream's initial weights too.
                 module.q.weight.mul_(module.key_value_proj_dim**-0.5)  # type: ignore[union-attr, operator]
@@ -91,7 +92,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 # A spline whose slopes differ much magnifies every rounding; training begins with none that do.
                 module.conv_proj.weight.mul_(0.3)  # type: ignore[union-attr, operator]
         for name, value in model.named_buffers():
-            if name.endswith(("final_logits_bias", "running_mean")) or name.rpartition(".")[2] == "mean":
+            normal = name.endswith(("final_logits_bias", "running_mean", "codebook.embed"))
+            if normal or name.rpartition(".")[2] == "mean":
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))
             elif name.endswith((".weight", ".bias")):  # of norms that are frozen
                 noise = torch.randn(value.shape, generator=generator)
@@ -101,8 +103,11 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def hears(model_type: str) -> bool:
-    """Whether a family's inputs are recordings alone."""
-    return not {AUDIO_CLASSIFICATION, CTC}.isdisjoint(find_family(model_type).heads)
+    """Whether a family's inputs are recordings alone, of any length; patches of a spectrogram are those of a
+    picture."""
+    family = find_family(model_type)
+    heard = not {AUDIO_CLASSIFICATION, CTC}.isdisjoint(family.heads)
+    return heard and not any(entry.name == "patch_size" for entry in fields(family.spec))
 
 
 def upstream(
@@ -119,7 +124,10 @@ def upstream(
     if head is VOCODER:  # of which upstream has no class for all
         model = _VOCODERS[type(config).__name__](config).eval()
     else:
-        model = getattr(transformers, str(head.facts.auto)).from_config(config, attn_implementation=attention).eval()
+        kind = getattr(transformers, str(head.facts.auto))
+        if type(config) not in kind._model_mapping:
+            kind = transformers.AutoModel  # codecs are there, and not all of them where codecs are said to be
+        model = kind.from_config(config, attn_implementation=attention).eval()
     randomise(model, seed)
     written = json.loads(model.config.to_json_string(use_diff=False))
     written |= {"architectures": [type(model).__name__], "model_type": model_type}

@@ -18,6 +18,7 @@ import precast
 from precast.export import parity
 from precast.export.families import TextSpec, find_family, model_types
 from precast.export.heads import (
+    AUDIO_TOKENIZATION,
     BASE,
     KEYPOINT_DETECTION,
     KEYPOINT_MATCHING,
@@ -45,9 +46,16 @@ EVERY = [
 ]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
 
-# What comes out is chosen or laid out between their components, by the runtime: test_keypoints.py and test_speech.py
-# have them.
-BETWEEN = (KEYPOINT_DETECTION, KEYPOINT_MATCHING, TEXT_TO_SPECTROGRAM, TEXT_TO_WAVEFORM, VOCODER)
+# What comes out is chosen or laid out between their components, by the runtime, or is what upstream calls for one after
+# the other: test_keypoints.py, test_speech.py and test_codecs.py have them.
+BETWEEN = (
+    AUDIO_TOKENIZATION,
+    KEYPOINT_DETECTION,
+    KEYPOINT_MATCHING,
+    TEXT_TO_SPECTROGRAM,
+    TEXT_TO_WAVEFORM,
+    VOCODER,
+)
 ALONE = [item for item in CONFIGS if item[1] not in BETWEEN]
 
 READ = ("char", "bpe", "wp")  # as what MGP-STR reads a text
