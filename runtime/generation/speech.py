@@ -40,7 +40,7 @@ _OTHERS = """
 def _table(text: str) -> dict[str, str]:
     """Codes by name."""
     pairs = (item.replace("_", " ").split(":") for item in text.split())
-    return dict(pairs)  # type: ignore[arg-type] # two parts each
+    return dict(pairs)
 
 
 LANGUAGES: Mapping[str, str] = {code: name for name, code in _table(_NAMES).items()}

@@ -126,8 +126,8 @@ class LogMel(NamedTuple):
         for start, block in _blocks(padded, self.window, self.step, frames):
             power = np.abs(np.fft.rfft(block * window)) ** 2
             made[:, start : start + len(block)] = np.log10(np.maximum(power @ bank, _LEAST_POWER)).T
-        made = (np.maximum(made, made.max() - 8.0) + 4.0) / 4.0
-        return made.astype(np.float32)
+        clear: Array = ((np.maximum(made, made.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
+        return clear
 
 
 class FilterBank(NamedTuple):
@@ -204,17 +204,17 @@ class Centre(NamedTuple):
 class Frames(NamedTuple):
     """Of ``[frames, bins]`` so many frames: longer ones are cut, shorter ones end in zeros."""
 
-    count: int
+    number: int
 
     @classmethod
     def read(cls, fields: Fields) -> Frames:
-        return cls(_whole(fields, "count", MOST_FRAMES))
+        return cls(_whole(fields, "number", MOST_FRAMES))
 
     def to_json(self) -> dict[str, Any]:
-        return {"op": "frames", "count": self.count}
+        return {"op": "frames", "number": self.number}
 
     def __call__(self, features: Array) -> Array:
-        return _as_long(features, self.count)
+        return _as_long(features, self.number)
 
 
 class Normalise(NamedTuple):
@@ -321,16 +321,17 @@ def _slaney_bank(bins: int, bands: int, rate: int, highest: float) -> Array:
 def _kaldi_bank(bins: int, rate: int) -> Array:
     """[bands, bins] of the mel scale 1127 ln(1 + f / 700), triangular on it."""
     bands = _KALDI_FFT // 2 + 1
-    edge = 1127 * np.log(1 + np.asarray([20, rate // 2]) / 700)
+    lowest, highest = (float(1127 * np.log(1 + hertz / 700)) for hertz in (20, rate // 2))
     places = 1127 * np.log(1 + rate / _KALDI_FFT * np.arange(bands) / 700)
-    return _triangles(places, np.linspace(*edge, bins + 2))
+    return _triangles(places, np.linspace(lowest, highest, bins + 2))
 
 
 def _triangles(places: Array, edges: Array) -> Array:
     """[P, E - 2]: filters that rise from one edge to the next and fall to the one behind."""
     rising = (places[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
     falling = (edges[2:] - places[:, None]) / (edges[2:] - edges[1:-1])
-    return np.maximum(0, np.minimum(rising, falling))
+    made: Array = np.maximum(0, np.minimum(rising, falling))
+    return made
 
 
 def _step(fields: Fields) -> Step:

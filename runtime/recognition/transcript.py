@@ -66,6 +66,7 @@ def transcript(
     result: dict[str, Any] = {"text": "".join(chunk.text for chunk in writer.chunks)}
     if not stamps and not language:
         return result
+    timed: list[tuple[str, tuple[float | None, float | None], str | None]]
     if stamps == "word":
         timed = [(text, span, chunk.language) for chunk in writer.chunks for text, span in chunk.words]
     else:

@@ -62,7 +62,7 @@ class WritingRecogniser(Recogniser):
         return Markup(
             stamp=speech.timestamp_begin,
             special=frozenset(tokenizer.all_special_ids),
-            start=int(config.decoder_start_token_id or config.bos_token_id or 0),
+            start=_first(config),
             previous=-1 if speech.prev_sot_token_id is None else speech.prev_sot_token_id,
             end=config.eos[0],
             languages={
@@ -126,7 +126,7 @@ class WritingRecogniser(Recogniser):
                     f"temperature is a number of at least 0, or several, tried in order; received {temperature!r:.80}."
                 )
             found["temperatures"] = tuple(map(float, temperature))
-        elif is_number(temperature) and temperature >= 0:
+        elif temperature is not None and is_number(temperature) and temperature >= 0:
             del given["temperature"]
             found["temperatures"] = (float(temperature),)
         for name in _THRESHOLDS:
@@ -219,7 +219,7 @@ class WritingRecogniser(Recogniser):
 
     def _begins(self, features: np.ndarray, config: Any) -> list[list[int]]:
         """What the answer to each recording begins with; the language of its first window is found out."""
-        start = config.decoder_start_token_id if config.decoder_start_token_id is not None else config.bos_token_id
+        start = _first(config)
         begins = config.speech.begin(start, len(features))
         missing = [place for place, begin in enumerate(begins) if None in begin]
         if missing:
@@ -324,8 +324,8 @@ class WritingRecogniser(Recogniser):
     def keep(self, outputs: Mapping[str, Any], index: int, row: Row) -> Heard:
         tokens, part = outputs["tokens"][index], row.part if isinstance(row, SoundRow) else None
         rate = self.reader.feature_extractor.sampling_rate
-        spans = None if part is None else tuple(samples / rate for samples in part)
-        return Heard(tokens, None, spans)  # type: ignore[arg-type] # three of them
+        spans = None if part is None else (part.samples / rate, part.left / rate, part.right / rate)
+        return Heard(tokens, None, spans)
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
         if self.markup is not None:
@@ -338,6 +338,14 @@ class WritingRecogniser(Recogniser):
         for heard in kept:
             tokens = _continued(tokens, [int(token) for token in heard.tokens if int(token) not in special])
         return {"text": self.model.tokenizer.decode(tokens, skip_special_tokens=True)}
+
+
+def _first(config: Any) -> int:
+    """The token that answers begin with."""
+    start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
+    if not isinstance(start, int):
+        raise InputError(f"decoder_start_token_id is one id where recordings are written down; received {start!r}.")
+    return start
 
 
 def _sure(output: Any, row: int, tokens: list[int]) -> float:

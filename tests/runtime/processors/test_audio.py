@@ -153,7 +153,7 @@ def test_what_no_step_does_is_refused() -> None:
         ({"steps": [{"op": "reverse"}]}, "op must be one of"),
         ({"steps": [{"op": "standardise"}, {"op": "length", "samples": 3}]}, "steps must be in the order"),
         ({"steps": [{"op": "standardise"}] * 2}, "steps must be in the order"),
-        ({"steps": [{"op": "frames", "count": 3}]}, "one spectrum at most, and filter_bank where"),
+        ({"steps": [{"op": "frames", "number": 3}]}, "one spectrum at most, and filter_bank where"),
         ({"steps": [{"op": "length", "samples": 1 << 60}]}, "samples must be an integer from 1"),
         ({"steps": [{"op": "length", "samples": 8, "by": 3}]}, "by is not a field"),
         ({"masked": "yes"}, "masked must be true or false"),
