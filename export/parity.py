@@ -185,7 +185,8 @@ def _sizes(signature: Signature, batch: int, length: int) -> dict[str, int]:
 
 
 def _many(part: Part) -> list[tuple[int, int, str]]:
-    """Shapes of short texts, of pictures or of recordings, so many that the smallest output has `LEAST` numbers over all cases."""
+    """Shapes of short texts, of pictures or of recordings, so many that the smallest output has `LEAST` numbers over
+    all cases."""
     signature = part.signature
     longest = min(signature.longest or LONGEST, LONGEST)
     pictures = bool(_widths(signature) or _samples(signature))  # or recordings
@@ -355,7 +356,8 @@ def _chained(
             wide = min(1 + 9 * number, reads.longest or LONGEST)
             source = cases(reads, shapes=((rows, wide, "right"),), seed=seed + number)[0]
             name = f"{number}-source" if part is parts[0] else f"{number}-{part.name}"
-            made.append(Case(name, source.inputs, part.name))
+            behind = after if any(port.origin is not None for port in reads.ports) else ()
+            made.append(Case(name, source.inputs, part.name, behind))
             after = (*after, name)
             given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
         held = np.zeros(rows, dtype=np.int64)
