@@ -6,8 +6,9 @@ A part of a model is what becomes a component of an artifact: a module whose inp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from precast.export.blocks.attention import CrossAttention
@@ -16,9 +17,9 @@ from precast.export.signatures import Component, dims_of
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import FREE, Dim, Out, Port
 
-__all__ = ["DECODER", "ENCODER", "CausalLM", "EncoderPart", "HearingPart", "Seq2SeqLM"]
+__all__ = ["ALIGNMENT", "DECODER", "ENCODER", "AlignmentPart", "CausalLM", "EncoderPart", "HearingPart", "Seq2SeqLM"]
 
-DECODER, ENCODER = "decoder", "encoder"
+ALIGNMENT, DECODER, ENCODER = "alignment", "decoder", "encoder"
 
 
 class CausalLM(Component):
@@ -71,17 +72,9 @@ class CausalLM(Component):
             longest = self.dims().get("sequence", FREE).most
             made.append(Port("position_ids", "int64", words.shape, "positions", below=longest))
         encoder = self.reader()
-        if encoder is not None and encoder.mask is not None:
-            shape, mask = (*batch, encoder.length), f"{ENCODER}.{encoder.mask}"
-            made.append(Port("encoder_attention_mask", "int64", shape, "mask", source=mask))
+        made += () if encoder is None else encoder.shown()
         made += [Port(name, "float32", state.shape, "state") for name, state in self.states().items()]
-        if encoder is not None:
-            row = (*batch, encoder.length)
-            made += [
-                Port(name, "float32", (*row, attention.heads * attention.size), "features", source=ENCODER)
-                for index, attention in enumerate(encoder.attentions())
-                for name in _cross_names(index)
-            ]
+        made += () if encoder is None else encoder.read()
         return tuple(made)
 
     def outs(self) -> tuple[Out, ...]:
@@ -175,6 +168,21 @@ class EncoderPart(Component):
         """Its states, as it calls their dimension itself."""
         return "sequence"
 
+    def shown(self) -> tuple[Port, ...]:
+        """The decoder's port of its mask, where it has one."""
+        if self.mask is None:
+            return ()
+        source = f"{ENCODER}.{self.mask}"
+        return (Port("encoder_attention_mask", "int64", ("batch", self.length), "mask", source=source),)
+
+    def read(self) -> tuple[Port, ...]:
+        """The decoder's ports of what its layers read of it."""
+        return tuple(
+            Port(name, "float32", ("batch", self.length, attention.heads * attention.size), "features", source=ENCODER)
+            for index, attention in enumerate(self.attentions())
+            for name in _cross_names(index)
+        )
+
     def dims(self) -> Mapping[str, Dim]:
         """How large the encoder's dimensions may be."""
         return dims_of(self.encoder)
@@ -226,11 +234,63 @@ class HearingPart(EncoderPart):
         return {**self.outputs(states), self.mask: real}
 
 
+class AlignmentPart(Component):
+    """{"cross_query": [B, S, L*N*D]}: what each of L layers asks of the encoder at each token of whole texts, scaled.
+
+    Where in a recording a token was heard says the attention of some heads to its frames: softmax of these times
+    ``cross_key``. A decoder's steps know nothing of it.
+    """
+
+    def __init__(self, decoder: nn.Module, encoder: EncoderPart) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self._encoder = (encoder,)  # whose weights are not its own
+
+    def ports(self) -> tuple[Port, ...]:
+        """Tokens, and what all layers but the last read of the encoder."""
+        encoder = self._encoder[0]
+        return (*self.decoder.ports(), *encoder.shown(), *encoder.read()[:-2])  # type: ignore[operator]
+
+    def outs(self) -> tuple[Out, ...]:
+        """The queries."""
+        return (Out("cross_query", ("batch", "sequence", "size"), "scores"),)
+
+    def dims(self) -> Mapping[str, Dim]:
+        """How large the decoder's dimensions may be."""
+        return dims_of(self.decoder)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        states: Mapping[str, Tensor] | None = None,
+        encoder_attention_mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand(input_ids.shape)
+        none, asked = torch.zeros_like(input_ids[:, 0]), list[Tensor]()
+        step = Step(
+            none,
+            none,
+            places,
+            past={},
+            cross=states or {},
+            encoder_mask=encoder_attention_mask,
+            whole=True,
+            asked=asked,
+        )
+        decoder: Any = self.decoder
+        x, update = decoder.embeddings(input_ids, step), None
+        *layers, last = decoder.layers
+        for layer in layers:
+            x, update = layer(x, update, step)
+        return {"cross_query": torch.cat((*asked, last.asks(x, update, step)), dim=-1)}
+
+
 class Seq2SeqLM(CausalLM):
     """A `CausalLM` whose layers attend to an encoder: ids [B, T], mask [B, T] -> hidden states [B, T, H].
 
     Args:
         part: what the encoder becomes; a `HearingPart` where it hears.
+        aligned: an `AlignmentPart` says of whole texts where each token was heard.
     """
 
     _BODY: ClassVar = "decoder"
@@ -245,9 +305,10 @@ class Seq2SeqLM(CausalLM):
         transform: nn.Module | None = None,
         scale: float | None = None,
         part: type[EncoderPart] = EncoderPart,
+        aligned: bool = False,
     ) -> None:
         super().__init__(decoder, lm_head, positions=positions, transform=transform, scale=scale)
-        self.encoder, self._part = encoder, part
+        self.encoder, self._part, self._aligned = encoder, part, aligned
         for index, attention in enumerate(self.cross()):
             attention.index = index
 
@@ -255,7 +316,9 @@ class Seq2SeqLM(CausalLM):
         return self._part(self.encoder, self.cross())
 
     def parts(self) -> dict[str, nn.Module]:
-        return {ENCODER: self.reader(), DECODER: self}
+        encoder = self.reader()
+        aligned = {ALIGNMENT: AlignmentPart(self.body, encoder)} if self._aligned else {}
+        return {ENCODER: encoder, **aligned, DECODER: self}
 
 
 def _cross_names(index: int) -> tuple[str, str]:

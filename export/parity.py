@@ -360,7 +360,8 @@ def _chained(
             wide = min(1 + 9 * number, reads.longest or LONGEST)
             source = cases(reads, shapes=((rows, wide, "right"),), seed=seed + number)[0]
             name = f"{number}-source" if part is parts[0] else f"{number}-{part.name}"
-            made.append(Case(name, source.inputs, part.name))
+            behind = after if any(port.origin is not None for port in reads.ports) else ()
+            made.append(Case(name, source.inputs, part.name, behind))
             after = (*after, name)
             given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
         held = np.zeros(rows, dtype=np.int64)

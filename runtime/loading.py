@@ -8,7 +8,7 @@ from precast.runtime import arguments
 from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.agreement import check_graph
 from precast.runtime.backends.engines import backend_for
-from precast.runtime.errors import InputError
+from precast.runtime.errors import ArtifactError, InputError
 from precast.runtime.flow import Flow, Part, needed
 from precast.runtime.model import Model
 
@@ -67,19 +67,7 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
     names = needed(artifact, component.name)
 
     def opened(name: str) -> Part:
-        part = artifact.components[name]
-        one = chosen if part is component else artifact.choose_variant(name, variant=chosen.name)
-        session = dict(one.session)
-        if len(names) > 1:
-            # Threads that still wait for this component's next call would take the processor from the other's.
-            session["entries"] = {"session.force_spinning_stop": "1", **session.get("entries", {})}
-        if index:
-            session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
-        runner = backend_for(one.engine, one.provider).load(
-            artifact.file(one.graph), session=session, threads=threads, isa=one.isa
-        )
-        check_graph(part, one, runner)
-        return Part(part, one, runner)
+        return _opened(artifact, name, chosen.name, index, threads, alone=len(names) == 1)
 
     # What is read later is what is here now, whatever is published in the folder meanwhile.
     artifact.hold(artifact.processing_files)
@@ -96,4 +84,32 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
         return Model(artifact, flow)
     from precast.runtime.generation.language_model import LanguageModel
 
-    return LanguageModel(artifact, flow)
+    def later(name: str) -> Part:
+        return Artifact.use(artifact.path, lambda again: _later(again, artifact, name, chosen.name, index, threads))
+
+    return LanguageModel(artifact, flow, later)
+
+
+def _opened(
+    artifact: Artifact, name: str, variant: str, index: str, threads: int | None, *, alone: bool = False
+) -> Part:
+    """One component, with one variant; ``alone``: there is no other."""
+    part, one = artifact.components[name], artifact.choose_variant(name, variant=variant)
+    session = dict(one.session)
+    if not alone:
+        # Threads that still wait for this component's next call would take the processor from the other's.
+        session["entries"] = {"session.force_spinning_stop": "1", **session.get("entries", {})}
+    if index:
+        session["provider_options"] = {**session.get("provider_options", {}), "device_id": index}
+    runner = backend_for(one.engine, one.provider).load(
+        artifact.file(one.graph), session=session, threads=threads, isa=one.isa
+    )
+    check_graph(part, one, runner)
+    return Part(part, one, runner)
+
+
+def _later(again: Artifact, artifact: Artifact, name: str, variant: str, index: str, threads: int | None) -> Part:
+    """A component that few calls need, of the artifact that a model was loaded from."""
+    if again.digest != artifact.digest:
+        raise ArtifactError(f"{artifact.path} was exported anew since this model was loaded. Load it again.")
+    return _opened(again, name, variant, index, threads)

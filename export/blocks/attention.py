@@ -133,6 +133,8 @@ class CachedSelfAttention(Stateful):
         query, key = self._normed(query, self.q_norm, self.heads), self._normed(key, self.k_norm, self.kv_heads)
         if self.positions is not None:
             query, key = self.positions(query, self.heads, step), self.positions(key, self.kv_heads, step)
+        if step.whole:
+            return self.o_proj(self._whole(query, key, value))
         context, keys, values = cached_attention(
             query,
             key,
@@ -151,6 +153,14 @@ class CachedSelfAttention(Stateful):
         step.write(self, "key", keys)
         step.write(self, "value", values)
         return self.o_proj(context)
+
+    def _whole(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Of whole texts, what is behind whose last token nobody reads."""
+        window = (-1, -1) if self.window is None else (self.window - 1, 0)
+        return attention(
+            query, key, value, heads=self.heads, kv_heads=self.kv_heads, scale=self.scale, causal=True, window=window,
+            softcap=self.softcap,
+        )  # fmt: skip
 
     @staticmethod
     def _normed(states: Tensor, norm: nn.Module | None, heads: int) -> Tensor:
@@ -197,5 +207,8 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> Tensor:
         key, value = step.cross[f"cross_key.{self.index}"], step.cross[f"cross_value.{self.index}"]
-        context = attention(self.q_proj(x), key, value, mask=step.encoder_mask, heads=self.heads, scale=self.scale)
+        query = self.q_proj(x)
+        if step.asked is not None:
+            step.asked.append(query * self.scale)
+        context = attention(query, key, value, mask=step.encoder_mask, heads=self.heads, scale=self.scale)
         return self.o_proj(context)

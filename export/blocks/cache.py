@@ -65,6 +65,8 @@ class Step:
         positions: [B, S] int64, absolute positions of the new tokens; None in models that do not use them.
         past: states by input name. cross: encoder keys and values by input name, [B, T, N*D].
         encoder_mask: [B, T] int64, 1 for a position of the encoder that may be seen.
+        whole: the new tokens are whole texts: nothing is remembered.
+        asked: where attentions over an encoder leave their queries, in order; None: nobody wants them.
     """
 
     past_lengths: Tensor
@@ -73,6 +75,8 @@ class Step:
     past: Mapping[str, Tensor]
     cross: Mapping[str, Tensor] = field(default_factory=dict)
     encoder_mask: Tensor | None = None
+    whole: bool = False
+    asked: list[Tensor] | None = None
     present: dict[str, Tensor] = field(default_factory=dict)
     _memo: dict[Any, Any] = field(default_factory=dict)
 

@@ -31,6 +31,7 @@ def seq2seq(
     positions: bool = True,
     scale: Callable[[Any], float | None] = lambda spec: None,
     hears: bool = False,
+    aligned: bool = False,
 ) -> Mapping[heads.Head, Part]:
     """The heads of an encoder-decoder.
 
@@ -42,6 +43,7 @@ def seq2seq(
         scale: of the decoder's states in front of ``lm_head``, or None.
         hears: the encoder's input is sound: features [B, ...] or samples [B, N] -> states [B, T, H]; where it takes a
             mask too -> these, and which of them are real, [B, T].
+        aligned: one more component says of whole texts where each token was heard.
     """
     part: type[EncoderPart] = HearingPart if hears else EncoderPart
     return {
@@ -52,6 +54,7 @@ def seq2seq(
             positions=positions,
             scale=scale(spec),
             part=part,
+            aligned=aligned,
         ),
     }
 

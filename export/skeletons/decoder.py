@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from precast.export.blocks.attention import CrossAttention
 from precast.export.blocks.cache import Step, number
 from precast.export.blocks.embeddings import words_port
 from precast.export.blocks.norms import Norm, normed_sum
@@ -89,6 +90,14 @@ class DecoderLayer(nn.Module):
             update = self.cross_attn(normed, step)
         normed, x = self.mlp_norm.add(update, x)
         return x, self.mlp(normed)
+
+    def asks(self, x: Tensor, update: Tensor | None, step: Step) -> Tensor:
+        """What it asks of the encoder [B, S, N*D], scaled; nothing behind that is computed."""
+        assert isinstance(self.cross_attn, CrossAttention) and self.cross_norm is not None
+        normed, x = normed_sum(self.attention_norm, x, update)
+        normed, _ = self.cross_norm.add(self.self_attn(normed, step, None), x)
+        asked: Tensor = self.cross_attn.q_proj(normed) * self.cross_attn.scale
+        return asked
 
 
 class PostNormDecoderLayer(DecoderLayer):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from precast.runtime.artifact import Artifact
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError
-from precast.runtime.flow import Flow
+from precast.runtime.flow import Flow, Part
+from precast.runtime.generation.alignment import attention
+from precast.runtime.generation.config import GenerationConfig
 from precast.runtime.generation.graph_engine import GraphEngine
 from precast.runtime.generation.sources import Encoded
 from precast.runtime.inputs import Inputs
@@ -27,8 +30,11 @@ __all__ = ["LanguageModel"]
 class LanguageModel(Model):
     """A `Model` whose component remembers tokens; made by `precast.load`. Safe to call from many threads at once."""
 
-    def __init__(self, artifact: Artifact, flow: Flow) -> None:
+    def __init__(self, artifact: Artifact, flow: Flow, later: Callable[[str], Part] | None = None) -> None:
+        """:param later: opens another component of the artifact, which few calls need."""
         super().__init__(artifact, flow)
+        self._later, self._lock = later, Lock()
+        self._alignment: Part | None = None
         self._engine = GraphEngine(flow)
         self._reads, self._answers = self._taken()
         self.input_names = self._reads.names
@@ -88,6 +94,38 @@ class LanguageModel(Model):
         if positional:
             inputs = self._named(positional, inputs)
         return self._engine.encoded(source.checked(inputs))
+
+    def alignments(self, sequences: Any, encoder_outputs: Any, heads: Sequence[tuple[int, int]] | None = None) -> Array:
+        """Which frames of what was heard each token looks at, [N, A, S, F] float32, adding up to 1 over the frames.
+
+        Args:
+            sequences: [N, S] tokens from the first on, as `generate` gives them, rows that end early filled up with
+                any token; what the encoder heard of each row is row n of ``encoder_outputs``.
+            heads: A pairs (layer, head); None: the checkpoint's ``alignment_heads``.
+
+        Raises:
+            InputError: the artifact cannot say, or knows no heads; or as calls do.
+        """
+        encoded = Encoded.of(self._engine, encoder_outputs)
+        if heads is None:
+            heads = GenerationConfig.from_checkpoint(self.generation_config, self.config).speech.alignment_heads
+        if heads is None:
+            raise InputError("generation_config.json names no alignment_heads; pass heads, pairs (layer, head).")
+        tokens = self._answers.checked({"decoder_input_ids": sequences})["decoder_input_ids"]
+        if len(tokens) != encoded.rows:
+            raise InputError(f"sequences has {len(tokens)} rows, encoder_outputs {encoded.rows}.")
+        size = next(port.shape[-1] for port in self.component.inputs if port.kind == "state")
+        assert isinstance(size, int)
+        return attention(self._aligning(), encoded, tokens, [(int(layer), int(head)) for layer, head in heads], size)
+
+    def _aligning(self) -> Part:
+        """The component that says it, opened by the first call."""
+        with self._lock:
+            if self._alignment is None:
+                if self._later is None or "alignment" not in self.artifact.components:
+                    raise InputError("this model does not say where a token was heard; Whisper's artifacts do.")
+                self._alignment = self._later("alignment")
+            return self._alignment
 
     def generate(self, inputs: Any = None, generation_config: Any = None, **arguments: Any) -> Array | GenerateOutput:
         """Token ids [N * num_return_sequences, L]; see `precast.runtime.generation.api.generate`."""

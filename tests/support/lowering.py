@@ -81,7 +81,8 @@ def engine_of(parts: Sequence[Part], loaded: Mapping[str, Loaded]) -> GraphEngin
         component = Component(part.name, own.ports, outs, {}, own.dims, parity.successors(own))
         variant = Variant("test", "", "cpu", "fp32", "", "", state=loaded[part.name].layout)
         made[part.name] = flow.Part(component, variant, loaded[part.name].runner)
-    return GraphEngine(flow.Flow(made))
+    needed = flow.in_order({name: part.component for name, part in made.items()}, parts[-1].name)
+    return GraphEngine(flow.Flow({name: made[name] for name in needed}))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """T0 to T3: classes of what the encoder of an encoder-decoder hears, against upstream, float64 and the gates of
-PARITY.md."""
+PARITY.md; and where tokens were heard. Speech to text itself is in test_language_models.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from support.oracle import apart, float64, sources, upstream, widened
 
 from precast.export import parity
 from precast.export.families import TextSpec, find_family, model_types
-from precast.export.heads import AUDIO_CLASSIFICATION
+from precast.export.generative import ALIGNMENT
+from precast.export.heads import AUDIO_CLASSIFICATION, SPEECH_SEQ2SEQ
 from precast.export.reference import build
 from precast.runtime.gates import gate
 from precast.runtime.parity import compare
@@ -61,3 +62,32 @@ def test_graphs_equal_reference(model_type: str, index: int, tmp_path: Path) -> 
     where = f"{model_type} {AUDIO_CLASSIFICATION.task} {index}"
     for lowered in lower(ours.parts, tmp_path, where, raw=not index):
         gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
+
+
+@pytest.mark.parametrize(("model_type", "index"), [("whisper", index) for index in range(2)])
+def test_every_head_looks_where_upstream_s_does(model_type: str, index: int) -> None:
+    """What the alignment's queries make of the encoder's keys, of every layer and head, in float64; T2 and T3 are those
+    of the whole model's graphs."""
+    overrides = find_family(model_type).variations[index - 1] if index else {}
+    config, narrow = upstream(model_type, SPEECH_SEQ2SEQ, overrides, seed=index)
+    model = widened(narrow)
+    model.config._attn_implementation = "eager"
+    parts = {part.name: part for part in build(config, sources(model), dtype=torch.float64).parts}
+    features = torch.from_numpy(
+        parity.cases(parts["encoder"].signature, shapes=((2, 1, "none"),))[0].inputs["input_features"]
+    )
+    tokens = torch.from_numpy(
+        parity.cases(parts[ALIGNMENT].signature, shapes=((2, 11, "none"),))[0].inputs["input_ids"]
+    )
+    with torch.no_grad():
+        heard = parts["encoder"].module(input_features=features.double())
+        read = {name: value for name, value in heard.items() if name.startswith("cross_")}
+        asked = parts[ALIGNMENT].module(input_ids=tokens, states=read)["cross_query"]
+    with float64():
+        expected = model(input_features=features.double(), decoder_input_ids=tokens, output_attentions=True)
+    layers, heads = config["decoder_layers"], config["decoder_attention_heads"]
+    queries = asked.unflatten(-1, (layers, heads, -1))
+    for layer, wanted in enumerate(expected.cross_attentions):
+        keys = heard[f"cross_key.{layer}"].unflatten(-1, (heads, -1))
+        got = torch.einsum("bsnd,btnd->bnst", queries[:, :, layer], keys).softmax(-1)
+        assert apart(got, wanted) <= 1, f"layer {layer}"

@@ -15,6 +15,7 @@ from support.tiny_artifacts import SPEECH
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 import precast
+from precast.export.heads import SPEECH_SEQ2SEQ
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ConfigError, InputError
 from precast.runtime.generation.config import GenerationConfig
@@ -235,3 +236,38 @@ def test_nulls_say_nothing_and_config_json_fills_gaps() -> None:
     config = GenerationConfig.from_checkpoint({}, {"forced_decoder_ids": [[1, None], [2, 6]], "median_filter_width": 9})
     assert config.speech == Speech(forced_decoder_ids=(None, 6), median_filter_width=9)
     assert GenerationConfig.from_checkpoint(None, {"forced_decoder_ids": [[1, 5]]}).speech.forced_decoder_ids == (5,)
+
+
+def test_where_each_token_was_heard_is_upstream_s(model: Any, upstream: Any) -> None:
+    """A pass over the finished tokens gives what upstream gathers of its steps."""
+    features = heard(3, seed=7)
+    encoded = model.encoder_outputs(features)
+    tokens = model.generate(encoder_outputs=encoded, max_new_tokens=9, min_new_tokens=9)
+    got = model.alignments(tokens, encoded)
+    with torch.no_grad():
+        asked = {"input_features": torch.from_numpy(features), "decoder_input_ids": torch.from_numpy(tokens)}
+        every = upstream(**asked, output_attentions=True).cross_attentions
+    wanted = np.stack([every[layer][:, head].numpy() for layer, head in SPEECH["alignment_heads"]], axis=1)
+    assert got.shape == wanted.shape == (3, 3, tokens.shape[1], 30)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
+    np.testing.assert_allclose(got.sum(-1), 1, atol=1e-5)
+    np.testing.assert_array_equal(model.alignments(tokens, encoded, heads=[(1, 0)])[:, 0], got[:, 1])
+    for given_wrongly, message in (
+        ({"heads": [(2, 0)]}, r"of 2 layers with 4 heads each, one at least; received \[\[2, 0\]\]"),
+        ({"heads": [(0, 4)]}, "of 2 layers with 4 heads"),
+        ({"heads": []}, "one at least; received"),
+        ({"sequences": tokens[:2]}, "sequences has 2 rows, encoder_outputs 3"),
+        ({"sequences": tokens + 99}, "must be 0 to 98"),
+        ({"encoder_outputs": {}}, "received dict"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.alignments(**{"sequences": tokens, "encoder_outputs": encoded, **given_wrongly})
+
+
+def test_a_model_that_does_not_say_it_is_named() -> None:
+    other = precast.load(tiny_artifacts.plain("speech_to_text", SPEECH_SEQ2SEQ), threads=1)
+    encoded = other.encoder_outputs(np.zeros((1, 9, 10), np.float32))
+    with pytest.raises(InputError, match="names no alignment_heads"):
+        other.alignments([[2, 3]], encoded)
+    with pytest.raises(InputError, match="does not say where a token was heard"):
+        other.alignments([[2, 3]], encoded, heads=[(0, 0)])
