@@ -24,9 +24,11 @@ class Part(NamedTuple):
 
 
 class SoundRow(dict[str, np.ndarray]):
-    """A row that knows which `Part` of its recording it is; None: all of it."""
+    """A row that knows which `Part` of its recording it is, None: all of it; and how many of its frames are no silence
+    behind a short one, 0: all."""
 
     part: Part | None = None
+    real: int = 0
 
 
 class Recogniser:

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-__all__ = ["Answer", "Rules", "transcribed"]
+__all__ = ["Answer", "Rules", "Window", "transcribed"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _PRECISION = 0.02  # seconds of a timestamp
-_FRAME = 0.01  # seconds of a frame
 _STRIDE = 2  # frames of a timestamp
 _SURE = 0.5  # temperature below which what was said is what the next window begins with
 
@@ -26,12 +25,13 @@ class Answer(NamedTuple):
 
     Args:
         tokens: behind the prompt, without padding. ended: the last of them is the end. sure: the mean of their
-            log-probabilities, where rules ask for it.
+            log-probabilities, where rules ask for it. times: seconds at which each begins, where they are told.
     """
 
     tokens: list[int]
     ended: bool
-    sure: float
+    sure: float = 0.0
+    times: list[float] | None = None
 
 
 class Rules(NamedTuple):
@@ -67,18 +67,28 @@ class Rules(NamedTuple):
         return self.sure is not None and answer.sure < self.sure
 
 
-# Windows [N, bins, W] behind prompts, at a temperature: an answer each.
-Write: TypeAlias = Callable[[Array, Sequence[list[int]], "float | None"], Sequence[Answer]]
-# How likely it is that nobody speaks in each, [N].
-Silence: TypeAlias = Callable[[Array, Sequence[list[int]]], Sequence[float]]
+class Window(NamedTuple):
+    """What is written of: features [bins, W] behind a prompt, of which ``left`` frames are the recording's."""
+
+    features: Array
+    prompt: list[int]
+    left: int
+
+
+# Windows at a temperature: an answer each.
+Write: TypeAlias = Callable[[Sequence[Window], "float | None"], Sequence[Answer]]
+# How likely it is that nobody speaks in each.
+Silence: TypeAlias = Callable[[Sequence[Window]], Sequence[float]]
 
 
 @dataclass
 class _Recording:
     features: Array
     begin: list[int]
+    real: int  # frames that are no silence behind a short one
     at: int = 0
     segments: list[list[int]] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     continued: bool = False
 
     @property
@@ -93,37 +103,43 @@ def transcribed(
     write: Write,
     silence: Silence,
     heard: Callable[[int, int, list[int]], None] = lambda done, total, tokens: None,
-) -> list[list[int]]:
-    """The tokens of recordings [bins, frames], timestamps among them.
+    reals: Sequence[int] | None = None,
+) -> list[tuple[list[int], list[float]]]:
+    """The tokens of recordings [bins, frames], timestamps among them; and seconds of each, where answers tell them.
 
     Args:
         begins: what the answers of each begin with.
         heard: told how many frames have been heard, of how many, and the first one's tokens so far.
+        reals: frames of each that are no silence behind a short one; None: all.
     """
+    real = [one.shape[-1] for one in recordings] if reals is None else reals
     made = [
-        _Recording(features, begin, continued=rules.continued)
-        for features, begin in zip(recordings, begins, strict=True)
+        _Recording(features, begin, frames, continued=rules.continued)
+        for features, begin, frames in zip(recordings, begins, real, strict=True)
     ]
     total = sum(one.left for one in made)
     while running := [one for one in made if one.left > 0]:
         said = [token for segment in made[0].segments for token in segment]
         heard(total - sum(one.left for one in running), total, said)
-        windows = np.stack([_window(one, rules.window) for one in running])
-        prompts = [_prompt(one, rules) for one in running]
-        for one, answer in zip(running, _answers(running, windows, prompts, rules, write, silence), strict=True):
+        windows = [Window(_cut(one, rules.window), _prompt(one, rules), one.real - one.at) for one in running]
+        for one, answer in zip(running, _answers(running, windows, rules, write, silence), strict=True):
             frames = min(one.left, rules.window)
             if answer is None:
                 one.at += frames
                 continue
             tokens = answer.tokens[:-1] if answer.ended else answer.tokens
             segments, seen = _segments(tokens, frames, rules)
+            if answer.times is not None:
+                begun = one.at * _PRECISION / _STRIDE
+                kept = sum(map(len, segments))
+                one.times += [begun + time for time in answer.times[:kept]]
             one.segments += segments
             one.at += seen
-    return [[token for segment in one.segments for token in segment] for one in made]
+    return [([token for segment in one.segments for token in segment], one.times) for one in made]
 
 
-def _window(one: _Recording, window: int) -> Array:
-    """The next one; what is behind the recording is 0."""
+def _cut(one: _Recording, window: int) -> Array:
+    """The next window; what is behind the recording is 0."""
     cut = one.features[:, one.at : one.at + window]
     return np.pad(cut, ((0, 0), (0, window - cut.shape[-1])))
 
@@ -147,20 +163,15 @@ def _unpaired(segment: list[int], rules: Rules) -> list[int]:
 
 
 def _answers(
-    running: Sequence[_Recording],
-    windows: Array,
-    prompts: Sequence[list[int]],
-    rules: Rules,
-    write: Write,
-    silence: Silence,
+    running: Sequence[_Recording], windows: Sequence[Window], rules: Rules, write: Write, silence: Silence
 ) -> list[Answer | None]:
     """One for each window, good enough or the last one tried; None: nobody speaks."""
     found: list[Answer | None] = [None] * len(running)
-    nobody = silence(windows, prompts) if rules.silent is not None else ()
+    nobody = silence(windows) if rules.silent is not None else ()
     rest = list(range(len(running)))
     for number, temperature in enumerate(rules.temperatures):
         again = []
-        for place, answer in zip(rest, write(windows[rest], [prompts[one] for one in rest], temperature), strict=True):
+        for place, answer in zip(rest, write([windows[one] for one in rest], temperature), strict=True):
             found[place] = answer
             running[place].continued = rules.continued and (temperature is None or temperature < _SURE)
             unsure = rules.sure is not None and answer.sure < rules.sure

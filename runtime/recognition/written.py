@@ -14,9 +14,10 @@ from precast.runtime.errors import InputError
 from precast.runtime.fields import is_number
 from precast.runtime.processors.audio import open_recording
 from precast.runtime.readers.audio import AudioReader
-from precast.runtime.recognition.base import Recogniser, SoundRow, Windows, read_windows
+from precast.runtime.recognition.answers import Answers, first_token
+from precast.runtime.recognition.base import Part, Recogniser, SoundRow, Windows, read_windows
 from precast.runtime.recognition.transcript import Heard, Markup, transcript
-from precast.runtime.recognition.windows import Answer, Rules, transcribed
+from precast.runtime.recognition.windows import Rules, transcribed
 from precast.runtime.tasks._generation import GenerationArguments
 from precast.runtime.tasks.base import Request, Row
 
@@ -62,7 +63,7 @@ class WritingRecogniser(Recogniser):
         return Markup(
             stamp=speech.timestamp_begin,
             special=frozenset(tokenizer.all_special_ids),
-            start=_first(config),
+            start=first_token(config),
             previous=-1 if speech.prev_sot_token_id is None else speech.prev_sot_token_id,
             end=config.eos[0],
             languages={
@@ -107,12 +108,15 @@ class WritingRecogniser(Recogniser):
             raise InputError(
                 "return_timestamps needs a model that tells the time, and this one does not. Leave it out."
             )
-        if stamps == "word":
+        if stamps != "word":
+            return True
+        if self.speech.alignment_heads is None or "alignment" not in self.model.artifact.components:
             raise InputError(
-                "Times of words need the attention of the decoder, which this artifact does not give. Ask for "
+                "Times of words need what a decoder's heads look at, and this artifact does not say it: its "
+                "generation_config.json names no alignment_heads, or it was exported by an earlier Precast. Ask for "
                 "return_timestamps=True: times of segments."
             )
-        return True
+        return "word"
 
     def _rules(self, given: dict[str, Any]) -> dict[str, Any]:
         """What only long recordings know, taken out of the arguments."""
@@ -163,13 +167,19 @@ class WritingRecogniser(Recogniser):
                     f"A recording of more than {extractor.longest / rate:g} s is heard window by window, for which the "
                     "model tells the time: leave return_timestamps=False out, or give chunk_length_s."
                 )
-            return Request([SoundRow({extractor.port: extractor.heard(sound, whole=whole)})])
+            return Request([self._row(sound, None, whole=whole)])
         rows: list[Row] = []
         for start, part in windows.parts(len(sound), rate, 1):
-            row = SoundRow({extractor.port: extractor.heard(sound[start : start + part.samples])})
-            row.part = part
-            rows.append(row)
+            rows.append(self._row(sound[start : start + part.samples], part))
         return Request(rows)
+
+    def _row(self, sound: np.ndarray, part: Part | None, *, whole: bool = False) -> SoundRow:
+        extractor = self.reader.feature_extractor
+        row = SoundRow({extractor.port: extractor.heard(sound, whole=whole)})
+        row.part = part
+        if extractor.longest is not None and self.window is not None and not whole:
+            row.real = -(-len(sound) * self.window // extractor.longest)
+        return row
 
     def compute(
         self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]
@@ -185,48 +195,43 @@ class WritingRecogniser(Recogniser):
             )
             width = output.sequences.shape[1]
             start = width - max(output.new_tokens)
-            return {
-                "tokens": [
-                    row[start : start + size] for row, size in zip(output.sequences, output.new_tokens, strict=True)
-                ]
-            }
+            pairs = zip(output.sequences, output.new_tokens, strict=True)
+            return {"heard": [Heard(row[start : start + size].tolist()) for row, size in pairs]}
         features = batch[self.reader.feature_extractor.port]
         if features.shape[-1] > self.window and not config.speech.return_timestamps:
             config = replace(config, speech=replace(config.speech, return_timestamps=True))
-        begins = self._begins(features, config)
         rules = self._following(config, parameters)
         objects = self.asking.objects(parameters)
-
-        def write(windows: np.ndarray, prompts: Sequence[list[int]], temperature: float | None) -> list[Answer]:
-            return self._written(windows, prompts, temperature, config, objects, rules)
-
-        def silence(windows: np.ndarray, prompts: Sequence[list[int]]) -> list[float]:
-            return self._silence(windows, prompts, begins[0])
-
-        tokens = transcribed(list(features), begins, rules, write, silence, self._told)
-        spoken = set(self.markup.languages)
-        if parameters.get("language"):
-            tokens = [
-                [*(token for token in begin if token in spoken), *row]
-                for begin, row in zip(begins, tokens, strict=True)
-            ]
-        return {"tokens": tokens}
+        port, timed = self.reader.feature_extractor.port, parameters.get("stamps") == "word"
+        answers = Answers(self.model, port, config, objects, rules, timed=timed)
+        begins = self._begins(features, config, answers)
+        found = transcribed(
+            list(features),
+            begins,
+            rules,
+            answers.write,
+            lambda windows: answers.silence(windows, len(begins[0])),
+            self._told,
+            [row.real if isinstance(row, SoundRow) and row.real else features.shape[-1] for row in rows],
+        )
+        heard = []
+        for begin, (tokens, times) in zip(begins, found, strict=True):
+            spoken = [token for token in begin if token in self.markup.languages] if parameters.get("language") else []
+            heard.append(Heard([*spoken, *tokens], [*[0.0] * len(spoken), *times] if timed else None))
+        return {"heard": heard}
 
     def _told(self, done: int, total: int, tokens: list[int]) -> None:
         if self.heard is not None and self.markup is not None:
             text = transcript([Heard(tokens)], self.markup)["text"]
             self.heard(done * _FRAME, total * _FRAME, text)
 
-    def _begins(self, features: np.ndarray, config: Any) -> list[list[int]]:
+    def _begins(self, features: np.ndarray, config: Any, answers: Answers) -> list[list[int]]:
         """What the answer to each recording begins with; the language of its first window is found out."""
-        start = _first(config)
-        begins = config.speech.begin(start, len(features))
+        begins = config.speech.begin(first_token(config), len(features))
         missing = [place for place, begin in enumerate(begins) if None in begin]
         if missing:
-            port = self.reader.feature_extractor.port
-            first = features[missing][..., : self.window]
-            logits = self.model(**{port: first}, decoder_input_ids=[[start]] * len(missing))["logits"][:, -1]
-            for place, language in zip(missing, config.speech.detected(logits), strict=True):
+            first = [features[place][:, : self.window] for place in missing]
+            for place, language in zip(missing, answers.languages(first), strict=True):
                 begins[place] = [language if token is None else token for token in begins[place]]
         return [[int(token) for token in begin] for begin in begins]
 
@@ -260,77 +265,18 @@ class WritingRecogniser(Recogniser):
             prompted=every,
         )
 
-    def _written(
-        self,
-        windows: np.ndarray,
-        prompts: Sequence[list[int]],
-        temperature: float | None,
-        config: Any,
-        objects: Mapping[str, Any],
-        rules: Rules,
-    ) -> list[Answer]:
-        """What the model writes of windows behind prompts."""
-        if temperature is not None:
-            drawn = temperature > 0
-            config = replace(
-                config,
-                do_sample=drawn,
-                temperature=temperature if drawn else 1.0,
-                num_beams=1 if drawn else config.num_beams,
-            )
-        beams = config.num_beams or 1
-        longest = max(map(len, prompts))
-        changes: dict[str, Any] = {
-            "return_dict_in_generate": True,
-            "output_logprobs": rules.sure is not None and beams == 1,
-            "output_scores": rules.sure is not None and beams > 1,
-            "decoder_start_token_id": tuple(prompt[0] for prompt in prompts),
-        }
-        most = self.model.engine().max_length
-        if config.max_new_tokens is not None and most is not None:
-            changes["max_new_tokens"] = min(config.max_new_tokens, most - longest)
-        elif config.max_length is not None and most is not None:
-            # Upstream counts what an answer begins with beside it, up to half of all positions.
-            changes["max_length"] = min(config.max_length + min(rules.longest, longest), most)
-        ids = np.zeros((len(prompts), longest), np.int64)
-        mask = np.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :], mask[row, longest - len(prompt) :] = prompt, 1
-        output = self.model.generate(
-            **{self.reader.feature_extractor.port: windows},
-            decoder_input_ids=ids,
-            decoder_attention_mask=mask,
-            **{**objects, "generation_config": replace(config, **changes)},
-        )
-        answers = []
-        for row, size in enumerate(output.new_tokens):
-            tokens = output.sequences[row, longest : longest + size].tolist()
-            sure = 0.0 if rules.sure is None else _sure(output, row, tokens)
-            answers.append(Answer(tokens, bool(tokens) and tokens[-1] in config.eos, sure))
-        return answers
-
-    def _silence(self, windows: np.ndarray, prompts: Sequence[list[int]], begin: list[int]) -> list[float]:
-        """How likely the token that nobody speaks is behind the first one of the transcript."""
-        port, none = self.reader.feature_extractor.port, self.speech.no_speech_token_id
-        found = []
-        for window, prompt in zip(windows, prompts, strict=True):
-            logits = self.model(**{port: window[None]}, decoder_input_ids=[prompt])["logits"][
-                0, len(prompt) - len(begin)
-            ]
-            scores = logits.astype(np.float64)
-            found.append(float(np.exp(scores[none] - scores.max()) / np.exp(scores - scores.max()).sum()))
-        return found
-
     def keep(self, outputs: Mapping[str, Any], index: int, row: Row) -> Heard:
-        tokens, part = outputs["tokens"][index], row.part if isinstance(row, SoundRow) else None
+        heard: Heard = outputs["heard"][index]
+        part = row.part if isinstance(row, SoundRow) else None
+        if part is None:
+            return heard
         rate = self.reader.feature_extractor.sampling_rate
-        spans = None if part is None else (part.samples / rate, part.left / rate, part.right / rate)
-        return Heard(tokens, None, spans)
+        return heard._replace(part=(part.samples / rate, part.left / rate, part.right / rate))
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
         if self.markup is not None:
-            asked = bool(parameters.get("stamps")), bool(parameters.get("language"))
-            return transcript(kept, self.markup, stamps=asked[0], language=asked[1])
+            language = bool(parameters.get("language"))
+            return transcript(kept, self.markup, stamps=parameters.get("stamps") or False, language=language)
         if parameters.get("language"):
             raise InputError("return_language needs a model that tells languages apart, and this one does not.")
         special = set(self.model.tokenizer.all_special_ids)
@@ -338,25 +284,6 @@ class WritingRecogniser(Recogniser):
         for heard in kept:
             tokens = _continued(tokens, [int(token) for token in heard.tokens if int(token) not in special])
         return {"text": self.model.tokenizer.decode(tokens, skip_special_tokens=True)}
-
-
-def _first(config: Any) -> int:
-    """The token that answers begin with."""
-    start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
-    if not isinstance(start, int):
-        raise InputError(f"decoder_start_token_id is one id where recordings are written down; received {start!r}.")
-    return start
-
-
-def _sure(output: Any, row: int, tokens: list[int]) -> float:
-    """The mean log-probability of an answer's tokens, the end included."""
-    if output.logprobs is not None:
-        return float(output.logprobs[row, : len(tokens)].astype(np.float64).mean())
-    total = 0.0
-    for step, token in enumerate(tokens):
-        scores = output.scores[step][output.beam_indices[row, step]].astype(np.float64)
-        total += scores[token] - scores.max() - np.log(np.exp(scores - scores.max()).sum())
-    return total / max(1, len(tokens))
 
 
 def _continued(tokens: list[int], more: list[int]) -> list[int]:
