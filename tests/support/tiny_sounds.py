@@ -136,6 +136,7 @@ def _make_writer(folder: Path) -> None:
         "suppress_tokens": [ids[name] for name in _SPECIAL[1:-1]],
         "begin_suppress_tokens": [end],
         "return_timestamps": False,
+        "alignment_heads": [[0, 1], [1, 0], [1, 3]],
         "max_length": 100,
     }
     write_json(folder / "generation_config.json", said)
