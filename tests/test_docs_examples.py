@@ -12,13 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support import DATA, ROOT, tiny_artifacts
+from support import DATA, ROOT, tiny_artifacts, tiny_sounds
 from support.docs.pages import PAGES, examples
+from support.recordings import encoded, recording
 
 import precast
 from precast.calibration.corpus import PASSAGES
 from precast.export.exporter import export_model
-from precast.export.heads import MASKED_IMAGE, PRETRAINING, TEXT_TO_SPECTROGRAM, VOCODER
+from precast.export.heads import (
+    AUDIO_FRAMES,
+    AUDIO_TOKENIZATION,
+    AUDIO_XVECTOR,
+    MASKED_IMAGE,
+    PRETRAINING,
+    TEXT_TO_SPECTROGRAM,
+    VOCODER,
+)
 
 # What a page calls an artifact -> where a tiny one is. Made on first use; those of earlier formats are there already.
 SHELF: dict[str, Callable[[], Path]] = {
@@ -46,6 +55,12 @@ SHELF: dict[str, Callable[[], Path]] = {
     "superglue": lambda: tiny_artifacts.pictures("superglue"),
     "glpn": lambda: tiny_artifacts.pictures("glpn"),
     "mms": tiny_artifacts.speaker,
+    "whisper": tiny_sounds.writer,
+    "wav2vec2": tiny_sounds.speller,
+    "keywords": lambda: tiny_sounds.classifier("wav2vec2"),
+    "diarisation": lambda: tiny_sounds.plain(AUDIO_FRAMES),
+    "encodec": lambda: tiny_artifacts.plain("encodec", AUDIO_TOKENIZATION),
+    "speakers": lambda: tiny_sounds.plain(AUDIO_XVECTOR),
     "fastspeech2": lambda: tiny_artifacts.plain("fastspeech2_conformer", TEXT_TO_SPECTROGRAM),
     "hifigan": lambda: tiny_artifacts.plain("speecht5_hifigan", VOCODER),
     "t5": tiny_artifacts.encoder_decoder,
@@ -62,6 +77,8 @@ def test_the_examples_of_a_page_run(path: Path, tmp_path: Path, monkeypatch: pyt
     if "cat.jpg" in code:
         noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / "cat.jpg")
+    if "talk.wav" in code:
+        (tmp_path / "talk.wav").write_bytes(encoded(recording(30_000)))
     if "sentences.txt" in code:
         passages = "\n".join(passage for passage, _ in PASSAGES)
         (tmp_path / "sentences.txt").write_text(passages, encoding="utf-8")

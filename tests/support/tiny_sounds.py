@@ -13,7 +13,7 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from precast.export.exporter import export_model
-from precast.export.heads import AUDIO_CLASSIFICATION, CTC, SPEECH_SEQ2SEQ
+from precast.export.heads import AUDIO_CLASSIFICATION, CTC, SPEECH_SEQ2SEQ, Head
 from support import oracle
 from support.tokenizer_samples import write_json
 from support.workers import once
@@ -22,6 +22,7 @@ __all__ = [
     "LETTERS",
     "classifier",
     "classifier_checkpoint",
+    "plain",
     "speller",
     "speller_checkpoint",
     "writer",
@@ -52,6 +53,11 @@ def classifier_checkpoint(model_type: str) -> Path:
     return once(f"checkpoint-sounds-{model_type}", partial(_make_classifier, model_type))
 
 
+def plain(head: Head) -> Path:
+    """The artifact of a tiny wav2vec 2.0 for something else. Do not change it."""
+    return _exported(f"sounds-{head.task}", partial(_make_plain, head))
+
+
 def writer() -> Path:
     """The artifact of a tiny Whisper of windows of 30 seconds, two languages and bytes for words. Do not change it."""
     return _exported("writer", _make_writer)
@@ -75,6 +81,11 @@ def _make_speller(masked: bool, folder: Path) -> None:
     write_json(folder / "vocab.json", {letter: number for number, letter in enumerate(LETTERS)})
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Wav2Vec2CTCTokenizer", "do_lower_case": masked})
     transformers.Wav2Vec2FeatureExtractor(return_attention_mask=masked).save_pretrained(folder)
+
+
+def _make_plain(head: Head, folder: Path) -> None:
+    oracle.save_checkpoint(folder, *oracle.upstream("wav2vec2", head))
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(folder)
 
 
 def _make_classifier(model_type: str, folder: Path) -> None:

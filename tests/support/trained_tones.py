@@ -16,8 +16,8 @@ __all__ = ["LETTERS", "checkpoint", "melody"]
 
 LETTERS = "ABCDEFGH"
 _RATE = 16_000
-_TONE, _REST = 1_600, 640  # samples
-_STEPS, _BATCH, _LENGTH = 240, 16, 8
+_TONE, _REST = 960, 480  # samples
+_STEPS, _BATCH, _LENGTH = 220, 8, 6
 _PITCHES = 300 * 1.35 ** np.arange(len(LETTERS))  # Hz
 
 
