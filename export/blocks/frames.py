@@ -112,10 +112,11 @@ class Frames(nn.Module):
 
 
 class ConvolvedPositions(nn.Module):
-    """act(conv(norm(x))): where a frame stands, as its neighbours tell, [B, F, H] -> [B, F, H].
+    """act(conv(norm(x))): where a frame stands, as its neighbours tell, [B, F, H] -> [B, F', H].
 
     Args:
         norm: of the channels in front of the convolution [B, H, F], or None. after: of what it made, or None.
+        every: of so many frames the first is told of, F / every of them rounded down.
     """
 
     def __init__(
@@ -126,10 +127,12 @@ class ConvolvedPositions(nn.Module):
         act: Activation,
         norm: nn.Module | None = None,
         after: nn.Module | None = None,
+        every: int = 1,
     ) -> None:
         super().__init__()
         self.act, self.norm, self.after = act, norm, after
-        self.conv = PaddedConvolution(size, size, kernel, groups=groups)
+        pads = (kernel // 2, kernel - kernel // 2 - every)
+        self.conv = PaddedConvolution(size, size, kernel, stride=every, groups=groups, pads=pads)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.transpose(1, 2)

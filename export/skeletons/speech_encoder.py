@@ -203,7 +203,7 @@ class SpeechEncoder(nn.Module):
 
     Args:
         norm: of the frames in front of their projection, or None. encoder: `PostNormFrames` or `PreNormFrames`, or what
-            is called as they are. adapter: behind it, or None.
+            is called as they are. adapter: behind it, or None. least: frames that the encoder needs.
     """
 
     def __init__(
@@ -213,10 +213,11 @@ class SpeechEncoder(nn.Module):
         projection: nn.Module,
         encoder: nn.Module,
         adapter: Shorten | None = None,
+        least: int = 1,
     ) -> None:
         super().__init__()
         self.frames, self.norm, self.projection = frames, norm, projection
-        self.encoder, self.adapter = encoder, adapter
+        self.encoder, self.adapter, self.least = encoder, adapter, least
 
     def ports(self) -> tuple[Port, ...]:
         """A recording and its mask."""
@@ -227,7 +228,7 @@ class SpeechEncoder(nn.Module):
 
     def samples(self, states: int) -> int:
         """How many of them make so many states."""
-        return self.frames.samples(states if self.adapter is None else self.adapter.frames(states))
+        return self.frames.samples(max(self.least, states if self.adapter is None else self.adapter.frames(states)))
 
     def _framed(self, samples: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Frames before and after their projection, those of padding zero; and which are real."""
@@ -245,10 +246,11 @@ class SpeechEncoder(nn.Module):
         return (x, real, found) if self.adapter is None else (self.adapter(x), self.adapter.real(real), found)
 
     def states(self, samples: Tensor, mask: Tensor) -> tuple[list[Tensor], Tensor]:
-        """What goes into each layer and comes out of the last, each [B, F, H], and which frames are real."""
+        """What goes into each layer and comes out of the last, each [B, F, H], and which frames are real; as many of
+        these as there are states, where layers see fewer."""
         _, x, real = self._framed(samples, mask)
         made: list[Tensor] = self.encoder.states(x, real)  # type: ignore[operator]
-        return made, real
+        return made, real[:, : made[0].shape[1]]
 
 
 def norm(spec: SpeechSpec, size: int | None = None) -> LayerNorm:
