@@ -47,6 +47,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "glpn": lambda: tiny_artifacts.pictures("glpn"),
     "mms": tiny_artifacts.speaker,
     "fastspeech2": lambda: tiny_artifacts.plain("fastspeech2_conformer", TEXT_TO_SPECTROGRAM),
+    "speecht5": tiny_artifacts.reciter,
     "hifigan": lambda: tiny_artifacts.plain("speecht5_hifigan", VOCODER),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,
