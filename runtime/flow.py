@@ -38,8 +38,9 @@ def in_order(components: Mapping[str, Component], last: str) -> tuple[str, ...]:
 def needed(artifact: Artifact, last: str) -> tuple[str, ...]:
     """The components that ``last`` needs: also those whose outputs the runtime sets out for it."""
     first = artifact.reading("alignment").get("component")
-    before = () if first is None else in_order(artifact.components, artifact.component(str(first)).name)
-    return (*before, *in_order(artifact.components, last))
+    named = [first] if first is not None else artifact.reading("frames").get("components", [])
+    before = [artifact.component(str(name)).name for name in (named if isinstance(named, list) else [named])]
+    return tuple(dict.fromkeys(part for name in (*before, last) for part in in_order(artifact.components, name)))
 
 
 class Flow:

@@ -80,6 +80,10 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
         from precast.runtime.speech import SpeechModel
 
         return SpeechModel(artifact, flow)
+    if artifact.reading("frames"):
+        from precast.runtime.spectrogram import SpectrogramModel
+
+        return SpectrogramModel(artifact, flow)
     if not component.states:
         return Model(artifact, flow)
     from precast.runtime.generation.language_model import LanguageModel

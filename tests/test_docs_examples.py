@@ -62,6 +62,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "encodec": lambda: tiny_artifacts.plain("encodec", AUDIO_TOKENIZATION),
     "speakers": lambda: tiny_sounds.plain(AUDIO_XVECTOR),
     "fastspeech2": lambda: tiny_artifacts.plain("fastspeech2_conformer", TEXT_TO_SPECTROGRAM),
+    "speecht5": tiny_artifacts.reciter,
     "hifigan": lambda: tiny_artifacts.plain("speecht5_hifigan", VOCODER),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,

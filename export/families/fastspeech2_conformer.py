@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export import heads
-from precast.export.blocks.convolution import COUNTERS, BatchNorm
+from precast.export.blocks.convolution import COUNTERS
 from precast.export.blocks.embeddings import mask_port, words_port
 from precast.export.blocks.vocoder import ChannelNorm, same
 from precast.export.components import Composite
@@ -27,6 +27,7 @@ from precast.export.skeletons.conformer import (
     ConformerLayer,
     ConvolvedMLP,
     Near,
+    PostNet,
     RelativeAttention,
     RelativeSines,
 )
@@ -213,25 +214,6 @@ class Text(Component):
         return {"log_duration": durations, "token_states": x, "pitch_outputs": pitch, "energy_outputs": energy}
 
 
-class _PostNet(nn.Module):
-    """What convolutions find wrong with a spectrogram, [B, C, T] -> [B, C, T]."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__()
-        bins, units, count = spec.num_mel_bins, spec.speech_decoder_postnet_units, spec.speech_decoder_postnet_layers
-        sizes = [bins, *(units for _ in range(count - 1)), bins]
-        kernel = spec.speech_decoder_postnet_kernel
-        self.convs = nn.ModuleList(same(*pair, kernel, bias=False) for pair in itertools.pairwise(sizes))
-        self.norms = nn.ModuleList(BatchNorm(size) for size in sizes[1:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
-            x = norm(conv(x))
-            if number < len(self.convs) - 1:
-                x = torch.tanh(x)
-        return x
-
-
 class Speech(Component):
     """Frames [B, T, H], which see each other -> {"spectrogram": [B, T * R, C]}, and what ``vocoder`` makes of it,
     {"waveform": [B, samples]}, where there is one."""
@@ -241,7 +223,15 @@ class Speech(Component):
         self.bins, self.hidden = spec.num_mel_bins, spec.hidden_size
         self.decoder = _conformer(spec, "decoder", "spoken")
         self.feat_out = nn.Linear(spec.hidden_size, spec.num_mel_bins * spec.reduction_factor)
-        self.postnet, self.vocoder = _PostNet(spec), vocoder
+        self.postnet, self.vocoder = (
+            PostNet(
+                spec.num_mel_bins,
+                units=spec.speech_decoder_postnet_units,
+                layers=spec.speech_decoder_postnet_layers,
+                kernel=spec.speech_decoder_postnet_kernel,
+            ),
+            vocoder,
+        )
 
     def ports(self) -> tuple[Port, ...]:
         return (Port("hidden_states", "float32", ("batch", "spoken", self.hidden), "features"),)

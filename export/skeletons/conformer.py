@@ -3,6 +3,7 @@ part. https://arxiv.org/abs/2005.08100"""
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 
@@ -18,7 +19,16 @@ from precast.export.blocks.vocoder import same
 from precast.export.operators import attention
 from precast.runtime.ports import Dim
 
-__all__ = ["EPSILON", "Conformer", "ConformerLayer", "ConvolvedMLP", "Near", "RelativeAttention", "RelativeSines"]
+__all__ = [
+    "EPSILON",
+    "Conformer",
+    "ConformerLayer",
+    "ConvolvedMLP",
+    "Near",
+    "PostNet",
+    "RelativeAttention",
+    "RelativeSines",
+]
 
 EPSILON = 1e-5
 """Of norms whose configs say none."""
@@ -170,4 +180,21 @@ class Conformer(nn.Module):
         x = x * self.scale
         for layer in self.layers:
             x = layer(x, mask, sines)
+        return x
+
+
+class PostNet(nn.Module):
+    """What convolutions find wrong with a spectrogram, [B, C, T] -> [B, C, T]. https://arxiv.org/abs/1712.05884"""
+
+    def __init__(self, bins: int, *, units: int, layers: int, kernel: int) -> None:
+        super().__init__()
+        sizes = [bins, *(units for _ in range(layers - 1)), bins]
+        self.convs = nn.ModuleList(same(*pair, kernel, bias=False) for pair in itertools.pairwise(sizes))
+        self.norms = nn.ModuleList(BatchNorm(size) for size in sizes[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            x = norm(conv(x))
+            if number < len(self.convs) - 1:
+                x = torch.tanh(x)
         return x

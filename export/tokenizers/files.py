@@ -62,6 +62,7 @@ _REGISTERED = {
     "opt": "GPT2Tokenizer",
     "pegasus": "PegasusTokenizer",
     "roberta": "RobertaTokenizer",
+    "speecht5": "SpeechT5Tokenizer",
     "t5": "T5Tokenizer",
     "umt5": "T5Tokenizer",
     "vits": "VitsTokenizer",
@@ -100,6 +101,7 @@ _SLOW_FILES = (
     "source.spm",
     "spiece.model",
     "spm.model",
+    "spm_char.model",
     "tokenizer.model",
 )
 

@@ -76,6 +76,15 @@ def _construct(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
     return vocabulary.source.backend(vocabulary.entries, str(arguments["unk_token"]))
 
 
+def _construct_spoken(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
+    if arguments["normalize"]:
+        raise UnsupportedModelError(
+            "SpeechT5Tokenizer cannot be expressed as a tokenizer.json where 'normalize' is true: it spells numbers "
+            "out with Python code. Export the model without its tokenizer and pass token ids"
+        )
+    return _construct(vocabulary, arguments)
+
+
 def _plain(source: SentencePiece, stated: Arguments) -> Pieces:
     return source.scored()
 
@@ -382,6 +391,14 @@ SEQUENCE_KINDS: dict[str, Kind] = {
         arguments={name: token for name, token in _ANGLES.items() if name != "mask_token"},
         prepare=_prepare_xglm,
         keep=True,
+    ),
+    "SpeechT5Tokenizer": Kind(
+        model="Unigram",
+        read=_reads("spm_char.model", _plain),
+        construct=_construct_spoken,
+        finish=_finish_eos,
+        arguments={name: _ANGLES[name] for name in ("bos_token", "eos_token", "unk_token", "pad_token")}
+        | {"normalize": False},
     ),
     "MarianTokenizer": Kind(
         model="Unigram",

@@ -18,7 +18,7 @@ from precast.runtime.processors.vocabulary import is_refusal
 __all__ = ["SPACE", "SentencePiece", "read_sentencepiece"]
 
 SPACE = "▁"  # sentencepiece's own sign for it
-_UNIGRAM, _BPE = 1, 2
+_UNIGRAM, _BPE, _CHARACTERS = 1, 2, 4
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
 _MOST_CUTTING = 1 << 29  # characters looked at to cut every piece everywhere; Gemma's 256,000 pieces take 2^24
 
@@ -146,7 +146,7 @@ class SentencePiece:
 
 
 def read_sentencepiece(path: Path) -> SentencePiece:
-    """:raises CheckpointError: not such a file, or of a model type that is not unigram or BPE.
+    """:raises CheckpointError: not such a file, or of a model type that is none of unigrams, BPE and characters.
     :raises DependencyError: the package that knows the format is not installed."""
     try:
         from sentencepiece import sentencepiece_model_pb2
@@ -159,9 +159,13 @@ def read_sentencepiece(path: Path) -> SentencePiece:
         content.ParseFromString(path.read_bytes())
     except Exception as error:  # DecodeError; its class lives in a package that is optional here
         raise CheckpointError(f"{path.name} is not a sentencepiece model, or is cut short: {error}") from error
-    if content.trainer_spec.model_type not in (_UNIGRAM, _BPE) or not content.pieces:
+    # One of characters cuts texts as a unigram model of nothing longer does.
+    alone = content.trainer_spec.model_type == _CHARACTERS and all(
+        len(piece.piece) == 1 for piece in content.pieces if piece.type in (_NORMAL, _USER_DEFINED)
+    )
+    if not (alone or content.trainer_spec.model_type in (_UNIGRAM, _BPE)) or not content.pieces:
         raise CheckpointError(
-            f"{path.name} must be a unigram or a BPE model with pieces; its model_type is "
+            f"{path.name} must be a model of unigrams, BPE or characters with pieces; its model_type is "
             f"{content.trainer_spec.model_type}, and it has {len(content.pieces)} pieces. A tokenizer.json can hold "
             "other ones"
         )
@@ -170,7 +174,7 @@ def read_sentencepiece(path: Path) -> SentencePiece:
         # Scores are 32 bits wide: nine digits tell them apart, and more would not survive the library's JSON.
         pieces=[(piece.piece, float(f"{piece.score:.9g}")) for piece in content.pieces],
         kinds=[piece.type for piece in content.pieces],
-        unigram=content.trainer_spec.model_type == _UNIGRAM,
+        unigram=alone or content.trainer_spec.model_type == _UNIGRAM,
         unk_id=next((i for i, piece in enumerate(content.pieces) if piece.type == 2), content.trainer_spec.unk_id),
         byte_fallback=content.trainer_spec.byte_fallback,
         charsmap=content.normalizer_spec.precompiled_charsmap or None,

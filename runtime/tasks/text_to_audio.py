@@ -54,12 +54,14 @@ class TextToAudio(Task[TextReader]):
         speaking_rate: float | None = None,
     ) -> dict[str, Any]:
         """``forward_params``: what else the model is called with, by name; the others are what it is most."""
-        if generate_kwargs is not None and arguments.mapping("generate_kwargs", generate_kwargs):
+        more = {} if generate_kwargs is None else dict(arguments.mapping("generate_kwargs", generate_kwargs))
+        if more and not hasattr(self.model, "generate"):
             raise InputError(
                 f"generate_kwargs are of models that generate, which this one does not; received "
                 f"{generate_kwargs!r:.80}. Give what it is called with as forward_params."
             )
         given = {} if forward_params is None else dict(arguments.mapping("forward_params", forward_params))
+        given |= more
         named = {"seed": seed, "speaker_embeddings": speaker_embeddings, "speaker_id": speaker_id}
         named["speaking_rate"] = speaking_rate
         given |= {name: value for name, value in named.items() if value is not None}

@@ -20,12 +20,13 @@ from precast.export.heads import (
     OBJECT_DETECTION,
     SEQ2SEQ_LM,
     SPEECH_SEQ2SEQ,
+    TEXT_TO_SPECTROGRAM,
     TEXT_TO_WAVEFORM,
     UNIVERSAL_SEGMENTATION,
     Head,
 )
 from support import oracle, trained_matcher
-from support.tokenizer_samples import byte_level, wordpiece, write_json
+from support.tokenizer_samples import byte_level, sentencepiece_model, wordpiece, write_json
 from support.workers import once
 
 _LABELS = {
@@ -129,6 +130,16 @@ def speaker() -> Path:
 def speaker_checkpoint() -> Path:
     """A tiny VITS of three voices that reads letters, every weight random. Do not change it."""
     return once("checkpoint-speaker", _make_speaker)
+
+
+def reciter() -> Path:
+    """The artifact of `reciter_checkpoint`. Do not change it: copy it first."""
+    return _exported("reciter", _make_reciter)
+
+
+def reciter_checkpoint() -> Path:
+    """A tiny SpeechT5 that reads characters, every weight random. Do not change it."""
+    return once("checkpoint-reciter", _make_reciter)
 
 
 def plain(model_type: str, head: Head, **overrides: int) -> Path:
@@ -238,6 +249,19 @@ def _make_speaker(folder: Path) -> None:
     write_json(folder / "vocab.json", {letter: index for index, letter in enumerate(letters)})
     settings = {"tokenizer_class": "VitsTokenizer", "pad_token": "k", "phonemize": False, "language": "eng"}
     write_json(folder / "tokenizer_config.json", settings)
+
+
+def _make_reciter(folder: Path) -> None:
+    ids = {"bos_id": 0, "pad_id": 1, "eos_id": 2, "unk_id": 3}
+    sentencepiece_model(folder, "spm_char.model", model_type="char", **ids)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "SpeechT5Tokenizer"})
+    own = {"vocab_size": 200, "max_text_positions": 100, "max_speech_positions": 300}
+    config, model = oracle.upstream("speecht5", TEXT_TO_SPECTROGRAM, own)
+    made: Any = model
+    with torch.no_grad():  # texts that are longer are said for longer
+        made.speech_decoder_postnet.prob_out.weight.mul_(2)
+        made.speech_decoder_postnet.prob_out.bias.sub_(2)
+    oracle.save_checkpoint(folder, config, model)
 
 
 def _make_picture_features(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from precast.export.reference import Reference, build
 from precast.runtime.errors import ConfigError
 from precast.runtime.fields import Fields
 from precast.runtime.kinds import absent, sample
+from precast.runtime.spectrogram import Frames, Limits
 from precast.runtime.speech import Alignment
 
+STEPPED = ("speecht5",)  # which say frame by frame
 CONFIGS = [
     (name, head, index)
     for name in model_types()
     for head in find_family(name).heads
-    if head in (TEXT_TO_WAVEFORM, TEXT_TO_SPECTROGRAM)
+    if head in (TEXT_TO_WAVEFORM, TEXT_TO_SPECTROGRAM) and name not in STEPPED
     for index in range(1 + len(find_family(name).variations))
 ]
 
@@ -126,6 +129,60 @@ def test_speech_is_upstreams(
                 excess = apart(found[name], value)
                 assert excess <= 1, f"{name} of {shape}: {excess:.2f} times the gate"
     assert len(counted) > 1 or shape[1] == 1
+
+
+@pytest.mark.parametrize("limits", [(0.5, 0.0, 3.0), (0.3, 1.0, 20.0), (5.0, 0.0, 2.0)], ids=str)
+@pytest.mark.parametrize(("rows", "length"), [(1, 1), (3, 7)])
+@pytest.mark.parametrize("index", range(2))
+def test_spectrograms_said_frame_by_frame_are_upstreams(
+    index: int, rows: int, length: int, limits: tuple[float, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, narrow = upstream("speecht5", TEXT_TO_SPECTROGRAM, variation("speecht5", index), seed=index)
+    narrow.speech_decoder_postnet.prob_out.weight.data.mul_(2)  # type: ignore[union-attr, operator]
+    model: Any = widened(narrow)
+    ours = build(config, sources(model), dtype=torch.float64)
+    text, step, postnet = ours.parts
+    frames = Frames.read(Fields(step.module.processing()["frames"], "frames"))  # type: ignore[operator]
+    inputs = ids_of(ours, rows, length, "right")
+    voice = drawn(rows, config["speaker_embedding_dim"])
+    with torch.no_grad():
+        cross = text.module(**inputs)["cross"].numpy()
+    chances = np.random.default_rng(5)
+    taken: list[np.ndarray] = []
+
+    def draw() -> np.ndarray:
+        taken.append(chances.random(frames.kept))
+        return taken[-1]
+
+    def computed(given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with torch.no_grad():
+            made = step.module(**{name: torch.from_numpy(value) for name, value in given.items()})
+        return {name: value.numpy() for name, value in made.items()}
+
+    threshold, low, high = limits
+    bounds = Limits(threshold, int(length * low / frames.reduction), int(length * high / frames.reduction))
+    given = {"cross": cross, "speaker_embeddings": voice.numpy(), "attention_mask": inputs["attention_mask"].numpy()}
+    found = frames.said(computed, given, bounds, draw)
+    again = itertools.chain.from_iterable(taken)  # a layer after the other, a step after the other
+
+    def kept(like: torch.Tensor, p: float) -> torch.Tensor:
+        return (torch.from_numpy(next(again)) < p).to(like.dtype).expand(like.shape)
+
+    with float64(), monkeypatch.context() as patch:
+        patch.setattr(torch, "bernoulli", kept)
+        expected, lengths = model.generate(
+            **inputs,
+            speaker_embeddings=voice,
+            threshold=threshold,
+            minlenratio=low,
+            maxlenratio=high,
+            return_output_lengths=True,
+        )
+    assert [len(row) for row in found] == lengths and next(again, None) is None
+    for row, theirs in zip(found, expected, strict=True):
+        with torch.no_grad():
+            mended = postnet.module(frames=torch.from_numpy(row[None]))["spectrogram"][0]
+        assert apart(mended, theirs[: len(row)]) <= 1
 
 
 VOCODERS = [

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.tokenizer_samples import write_json
-from transformers import VitsTokenizer
+from support.tokenizer_samples import ORDINARY, sentencepiece_model, write_json
+from transformers import SpeechT5Tokenizer, VitsTokenizer
 
 from precast.export.tokenizers.files import runtime_files
 from precast.runtime.errors import CheckpointError, UnsupportedModelError
@@ -25,6 +25,7 @@ TEXTS = [
     "\u0130stanbul \u021b \u0163 \u01c5 \u1e9e",
     "two\nlines\tand a k",
 ]
+IDS = {"bos_id": 0, "pad_id": 1, "eos_id": 2, "unk_id": 3}
 LETTERS = "kabcdefghijlmnopqrstuvwxyz' -\u0163i\u0307"
 
 
@@ -96,6 +97,21 @@ def test_damaged_vocabularies_are_refused(tmp_path: Path) -> None:
         (made / "vocab.json").write_text(content)
         with pytest.raises(CheckpointError, match=r"vocab\.json .* fetch"):
             ours(made)
+
+
+def test_pieces_of_one_character_are_upstreams(tmp_path: Path) -> None:
+    made = sentencepiece_model(tmp_path, "spm_char.model", model_type="char", **IDS)
+    write_json(made / "tokenizer_config.json", {"tokenizer_class": "SpeechT5Tokenizer", "model_max_length": 600})
+    size = SpeechT5Tokenizer.from_pretrained(made).vocab_size
+    write_json(made / "added_tokens.json", {"<mask>": size, "<ctc_blank>": size + 1})
+    theirs, mine = SpeechT5Tokenizer.from_pretrained(made), Tokenizer.from_files(runtime_files(made, "speecht5", {}))
+    for text in (*TEXTS, *ORDINARY, "  two  spaces ", "\u4f60\u597d x \u4f60", "a</s>b"):
+        assert mine(text)["input_ids"] == theirs(text)["input_ids"], text
+    ids = mine(ORDINARY[0])["input_ids"]
+    assert mine.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
+    write_json(made / "tokenizer_config.json", {"tokenizer_class": "SpeechT5Tokenizer", "normalize": True})
+    with pytest.raises(UnsupportedModelError, match=r"spells numbers out with Python code"):
+        runtime_files(made, "speecht5", {})
 
 
 def test_phonemes_are_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import precast
 from precast.export.heads import TEXT_TO_SPECTROGRAM, VOCODER
 from precast.runtime.errors import ArtifactError, InputError
 from precast.runtime.fields import Fields
+from precast.runtime.spectrogram import Frames
 from precast.runtime.speech import Alignment
 
 TEXTS = ["Hello, my dog is cute", "kick", "A much longer text, which is read aloud for longer than the others."]
@@ -164,6 +165,86 @@ def test_a_vocoder_makes_sound_of_spectrograms(speak: Any) -> None:
         precast.pipeline("text-to-speech", spectrograms, tokenizer=speak.tokenizer)
     with pytest.raises(InputError, match="vocoder is the artifact of a model that makes waveforms; received Model"):
         precast.pipeline("text-to-speech", spectrograms, **{**given, "vocoder": precast.load(spectrograms)})
+
+
+@pytest.fixture(scope="module")
+def recite() -> Any:
+    vocoder = tiny_artifacts.plain("speecht5_hifigan", VOCODER)
+    return precast.pipeline("text-to-speech", tiny_artifacts.reciter(), vocoder=vocoder)
+
+
+VOICE = np.random.default_rng(1).standard_normal((1, 7), np.float32)
+
+
+@pytest.mark.parametrize("given", [{}, {"threshold": 0.2}, {"maxlenratio": 2.0, "threshold": 9.0}], ids=str)
+def test_a_text_said_frame_by_frame_is_upstreams(recite: Any, given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny_artifacts.reciter_checkpoint()
+    model = transformers.SpeechT5ForTextToSpeech.from_pretrained(source, attn_implementation="eager").eval()
+    vocoder: Any = oracle.upstream("speecht5_hifigan", VOCODER)[1]
+    tokenizer = transformers.SpeechT5Tokenizer.from_pretrained(source)
+    theirs = transformers.pipeline("text-to-speech", model=model, tokenizer=tokenizer, vocoder=vocoder)
+    for seed, text in enumerate(["Hello, my dog is cute", "So it is"]):
+        found = recite(text, forward_params={"speaker_embeddings": VOICE, "seed": seed, **given})
+        generator, layers = np.random.default_rng(seed), list[np.ndarray]()
+
+        def kept(like: torch.Tensor, p: float, generator: Any = generator, layers: Any = layers) -> torch.Tensor:
+            if not layers:
+                layers.extend(generator.random((2, 11)))
+            return (torch.from_numpy(layers.pop(0)) < p).float().expand(like.shape)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "bernoulli", kept)
+            expected = theirs(text, forward_params={"speaker_embeddings": torch.from_numpy(VOICE), **given})
+        assert found["sampling_rate"] == expected["sampling_rate"] == 16000
+        np.testing.assert_allclose(found["audio"], expected["audio"], rtol=0, atol=2e-4)
+        same = recite(text, speaker_embeddings=VOICE, seed=seed, generate_kwargs=given)
+        np.testing.assert_array_equal(same["audio"], found["audio"])
+
+
+def test_spectrograms_of_a_batch(recite: Any) -> None:
+    model, tokenizer = recite.model, recite.tokenizer
+    ids = tokenizer(["Hello, my dog is cute", "So"], padding=True, return_tensors="np")
+    made = model(**ids, speaker_embeddings=VOICE)
+    assert made.spectrogram.shape == (2, made.spectrogram_lengths.max(), 9)
+    for row, length in enumerate(made.spectrogram_lengths):
+        assert not made.spectrogram[row, length:].any() and made.spectrogram[row, :length].any()
+    first = tokenizer("Hello, my dog is cute", return_tensors="np")
+    alone = model.generate_speech(first["input_ids"], VOICE)
+    np.testing.assert_allclose(alone, made.spectrogram[0, : made.spectrogram_lengths[0]], rtol=1e-4, atol=1e-4)
+    sound = model.generate(first["input_ids"], VOICE, vocoder=recite.vocoder)
+    assert sound.shape == (6 * len(alone),)
+    assert any(
+        not np.array_equal(model(**first, speaker_embeddings=VOICE, seed=n).spectrogram[0], alone) for n in (1, 2)
+    )
+    few = model(**first, speaker_embeddings=VOICE, threshold=9, minlenratio=0.5, maxlenratio=1)
+    assert few.spectrogram_lengths[0] == first["input_ids"].shape[1] // 2 * 2
+
+
+def test_what_cannot_be_recited_is_refused(recite: Any) -> None:
+    with pytest.raises(InputError, match="'speaker_embeddings' is needed: the voice to speak in"):
+        recite("hello")
+    with pytest.raises(InputError, match=r"'speaker_embeddings' is \[batch, 7\]; received shape \(1, 512\)"):
+        recite("hello", speaker_embeddings=np.zeros((1, 512), np.float32))
+    with pytest.raises(InputError, match="threshold must be a number; received 'x'"):
+        recite("hello", speaker_embeddings=VOICE, forward_params={"threshold": "x"})
+    with pytest.raises(InputError, match="A text may have 100 tokens here"):
+        recite("hello" * 30, speaker_embeddings=VOICE)
+    with pytest.raises(InputError, match="vocoder is a loaded model that makes waveforms"):
+        recite.model.generate([[5, 6]], VOICE, vocoder="hifigan")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"kept": [2]}, r"processing\.frames\.kept must be two counts"),
+        ({"dropout": 1}, r"processing\.frames\.dropout must be a number from 0 to below 1"),
+        ({"more": 1}, r"processing\.frames\.more is not a field"),
+    ],
+)
+def test_wrong_frames_are_refused(recite: Any, changed: dict[str, Any], message: str) -> None:
+    said = dict(recite.model.artifact.reading("frames"))
+    with pytest.raises(ArtifactError, match=message):
+        Frames.read(Fields({**said, **changed}, "processing.frames"))
 
 
 def test_the_class_is_upstreams() -> None:
