@@ -16,6 +16,7 @@ from precast.runtime.ports import Out, Port
 __all__ = [
     "AUDIO_CLASSIFICATION",
     "AUDIO_FRAMES",
+    "AUDIO_TOKENIZATION",
     "AUDIO_XVECTOR",
     "BASE",
     "CAUSAL_LM",
@@ -89,6 +90,7 @@ CAUSAL_LM = _BY_TASK["text-generation"]
 SEQ2SEQ_LM = _BY_TASK["text2text-generation"]
 AUDIO_CLASSIFICATION = _BY_TASK["audio-classification"]
 AUDIO_FRAMES = _BY_TASK["audio-frame-classification"]
+AUDIO_TOKENIZATION = _BY_TASK["audio-tokenization"]
 AUDIO_XVECTOR = _BY_TASK["audio-xvector"]
 CTC = _BY_TASK["ctc"]
 SPEECH_SEQ2SEQ = _BY_TASK["speech-seq2seq"]

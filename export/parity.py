@@ -137,6 +137,8 @@ def _end(signature: Signature, inputs: Mapping[str, Array]) -> None:
 
 # Dimensions that count inputs instead of measuring one.
 _COUNTED = {"choices": 3}
+# And those that are as large as they may be where an input is longer.
+_CLIPPED = frozenset({"quantizers"})
 
 
 def _free(signature: Signature) -> list[str]:
@@ -148,9 +150,10 @@ def _free(signature: Signature) -> list[str]:
 def _allowed(signature: Signature, shapes: Sequence[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     """The shapes a model takes, 0 replaced by its longest length; of a model of one size only rows count."""
     free = _free(signature)
+    measured = [name for name in free if name not in _CLIPPED]
     masked = any(port.kind in ("mask", "pixel_mask", "sample_mask") for port in signature.given)
     longest = min(
-        [signature.largest or LONGEST, *(most for name in free if (most := signature.dim(name).most) is not None)]
+        [signature.largest or LONGEST, *(most for name in measured if (most := signature.dim(name).most) is not None)]
     )
     taken = [(batch, length or longest, padding) for batch, length, padding in shapes if length <= longest]
     return [(batch, length if free else 1, padding if masked else "none") for batch, length, padding in taken]
@@ -261,7 +264,8 @@ def cases_for(parts: Sequence[Part]) -> list[Case]:
         return generation_cases(parts, longest=min(LONGEST, longest), least=LEAST)
     made: list[Case] = []
     for number, part in enumerate(parts):
-        sources = {port.origin[0] for port in part.signature.ports if port.origin is not None}
+        read = [port for port in part.signature.ports if port.origin is not None and port.kind != "codes"]
+        sources = {port.origin[0] for port in read if port.origin is not None}
         if not sources:
             own = cases(
                 part.signature, shapes=(*_usual(part.signature), *_many(part)), seed=number, component=part.name
@@ -272,7 +276,7 @@ def cases_for(parts: Sequence[Part]) -> list[Case]:
             continue
         behind = [[case for case in made if case.component == source] for source in sorted(sources)]
         calls = list(zip(*behind, strict=False))
-        if len({port.shape[0] for port in part.signature.ports if port.origin is not None}) > 1:
+        if len({port.shape[0] for port in read}) > 1:
             # What counts rows of one beside rows of another has many numbers only where both have many rows.
             calls.append(tuple(max(each, key=_rows) for each in behind))
         if part.signature.given:

@@ -88,8 +88,11 @@ class Signature:
 
     @property
     def given(self) -> tuple[Port, ...]:
-        """Ports whose values a call brings itself."""
-        return tuple(port for port in self.ports if port.kind != "state" and port.source is None)
+        """Ports whose values a call brings itself; and codes, which float32 may choose another way: parity makes them
+        up."""
+        return tuple(
+            port for port in self.ports if port.kind != "state" and (port.source is None or port.kind == "codes")
+        )
 
     @property
     def role(self) -> Role:

@@ -275,6 +275,14 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "audio-tokenization",
+        endings=("Model",),
+        auto="AutoModelForAudioTokenization",
+        gives="``audio_codes`` of a recording, of every codebook, and ``audio_values``, a recording again, of codes "
+        "of the first codebooks.",
+        outs=(Out("audio_values", ("batch", "channels", "samples"), "waveform"),),
+    ),
+    TaskFacts(
         "speech-seq2seq",
         endings=("ForConditionalGeneration", "ForSpeechToText"),
         auto="AutoModelForSpeechSeq2Seq",

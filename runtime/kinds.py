@@ -112,6 +112,7 @@ KINDS: Mapping[str, Kind] = {
     "ids": Kind(_ids),
     "types": Kind(_ids),
     "labels": Kind(_ids),
+    "codes": Kind(_ids, pad=None),
     "mask": Kind(_mask),
     "positions": Kind(_ids),
     "number": Kind(_counts),

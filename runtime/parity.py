@@ -75,7 +75,7 @@ class Recorded:
 
 def filled(port: Port, components: Mapping[str, Component] | Mapping[str, Any]) -> bool:
     """Whether an output of another component goes into the port: a case then holds nothing for it."""
-    if port.origin is None or port.origin[0] not in components:
+    if port.origin is None or port.origin[0] not in components or port.kind == "codes":
         return False
     return any(out.name == port.origin[1] for out in components[port.origin[0]].outputs)
 

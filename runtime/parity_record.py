@@ -74,9 +74,9 @@ def _recorded(index: str, name: str, parts: Mapping[str, Mapping[str, Array]]) -
         _refuse(f"{where} must hold inputs and outputs", f"{len(parts['input'])} and {len(outputs)}")
     for output, array in outputs.items():
         distance = distances.get(output)
-        typed = array.dtype in (np.float32, np.bool_)
+        typed = array.dtype in (np.float32, np.bool_, np.int64)
         if distance is None or distance.shape != array.shape or not typed or distance.dtype != np.float32:
-            _refuse(f"{where}, output {shown(output)} must be float32, with a distance of its shape", array.dtype)
+            _refuse(f"{where}, output {shown(output)} must be numbers, with a distance of its shape", array.dtype)
     exact = {output: _exact(where, output, array, distances[output]) for output, array in outputs.items()}
     if len(parts["chain"]) > 1:
         _refuse(f"{where} must have one place in a chain", listing(parts["chain"]))
@@ -91,6 +91,10 @@ def _recorded(index: str, name: str, parts: Mapping[str, Mapping[str, Array]]) -
 def _exact(where: str, output: str, array: Array, distance: Array) -> Array:
     """The float64 output that is so far from the recorded one."""
     exact: Array = array + distance.astype(np.float64)
+    if array.dtype == np.int64:
+        if not np.array_equal(exact, np.rint(exact)):
+            _refuse(f"{where}, output {shown(output)} must be whole numbers in float64 too", "a distance that is none")
+        return exact.astype(np.int64)
     if array.dtype != bool:
         return exact
     truth: Array = exact == 1

@@ -21,6 +21,7 @@ KINDS: Mapping[str, str] = {
     "mask": "token",
     "positions": "position",
     "labels": "label",
+    "codes": "code",
     "number": "number",
     "pixels": "pixel",
     "pixel_mask": "pixel",

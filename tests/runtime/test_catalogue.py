@@ -17,6 +17,7 @@ from precast.runtime.tasks import TASKS
 
 # Tasks that no metric is computed of so far: low precision is refused for them.
 UNJUDGED = {
+    "audio-tokenization",
     "keypoint-detection",
     "keypoint-matching",
     "mask-generation",

@@ -68,7 +68,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 kept: Any = module.parametrizations
                 lengths, directions = kept.weight.original0, kept.weight.original1
                 noise = torch.randn(lengths.shape, generator=generator)
-                lengths.copy_((1 + 0.2 * noise) * (directions.shape[0] / directions.shape[-1]) ** 0.5)
+                few = lengths.shape[0] == 1
+                lengths.copy_((1 + 0.2 * noise) * (directions.shape[0] / directions.shape[-1] if few else 1) ** 0.5)
             if hasattr(module, "key_value_proj_dim"):
                 # T5 scales no scores: its queries are small instead, in upstream's initial weights too.
                 module.q.weight.mul_(module.key_value_proj_dim**-0.5)  # type: ignore[union-attr, operator]
@@ -78,7 +79,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 # Mamba multiplies what this makes with itself and its input: rounding errors would grow with them.
                 module.x_proj.weight.mul_(0.5)  # type: ignore[union-attr, operator]
         for name, value in model.named_buffers():
-            if name.endswith(("final_logits_bias", "running_mean")):
+            if name.endswith(("final_logits_bias", "running_mean", "codebook.embed")):
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))
             elif name.endswith((".weight", ".bias")):  # of norms that are frozen
                 noise = torch.randn(value.shape, generator=generator)
@@ -103,7 +104,10 @@ def upstream(
     attention = _ATTENTION.get(model_type, "eager")
     config._attn_implementation = attention
     config._experts_implementation = "eager"  # the others know no float64
-    model = getattr(transformers, str(head.facts.auto)).from_config(config, attn_implementation=attention).eval()
+    kind = getattr(transformers, str(head.facts.auto))
+    if type(config) not in kind._model_mapping:
+        kind = transformers.AutoModel  # codecs are there, and not all of them where codecs are said to be
+    model = kind.from_config(config, attn_implementation=attention).eval()
     randomise(model, seed)
     written = json.loads(model.config.to_json_string(use_diff=False))
     written["architectures"] = [type(model).__name__]
