@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,11 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
 
 
 def hears(model_type: str) -> bool:
-    """Whether a family's inputs are recordings alone."""
-    return not {AUDIO_CLASSIFICATION, CTC}.isdisjoint(find_family(model_type).heads)
+    """Whether a family's inputs are recordings alone, of any length; patches of a spectrogram are those of a
+    picture."""
+    family = find_family(model_type)
+    heard = not {AUDIO_CLASSIFICATION, CTC}.isdisjoint(family.heads)
+    return heard and not any(entry.name == "patch_size" for entry in fields(family.spec))
 
 
 def upstream(
