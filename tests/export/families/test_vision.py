@@ -24,6 +24,7 @@ from precast.export.heads import (
     KEYPOINT_MATCHING,
     MASKED_IMAGE,
     PRETRAINING,
+    UNIVERSAL_SEGMENTATION,
     Head,
 )
 from precast.export.reference import Part, build
@@ -71,6 +72,12 @@ def variation(model_type: str, head: Head, index: int) -> dict[str, Any]:
         changed["image_size"] = config["image_size"] // stride * stride
         if head is MASKED_IMAGE:  # and all of them are drawn
             changed["encoder_stride"] = stride
+    if head is UNIVERSAL_SEGMENTATION and model_type == "detr":  # masks are drawn with three maps, channels in eights
+        config = {**find_family(model_type).tiny, **changed}
+        taken = ["stem", "stage1", "stage2"]
+        maps = {**config["backbone_config"], "hidden_sizes": [8, 12], "depths": [1, 1], "out_features": taken}
+        changed |= {"backbone_config": maps, "d_model": 32 * (1 + index), "encoder_attention_heads": 8}
+        changed |= {"decoder_attention_heads": 4}
     return changed
 
 
