@@ -208,7 +208,7 @@ _ROWS = (
     ),
     TaskFacts(
         "universal-segmentation",
-        endings=("ForUniversalSegmentation", "ForInstanceSegmentation"),
+        endings=("ForUniversalSegmentation", "ForInstanceSegmentation", "ForSegmentation"),
         auto="AutoModelForUniversalSegmentation",
         gives="``class_queries_logits``: labels of each segment a picture may hold, and ``masks_queries_logits``, "
         "where it is.",

@@ -17,6 +17,7 @@ from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.places import LearnedPlaces, SinePlaces
 from precast.export.families import Family
 from precast.export.head_sets.boxes import DeepHead, ObjectDetection
+from precast.export.head_sets.object_masks import Attended, MaskHead, ObjectSegmentation, mask_names
 from precast.export.heads import Head
 from precast.export.skeletons.detector import (
     Decoder,
@@ -119,6 +120,18 @@ def detector_heads(
     return {heads.BASE: base, heads.OBJECT_DETECTION: detection}
 
 
+def _segmentation(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    size, count, channels = spec.d_model, spec.encoder_attention_heads, spec.inner.channels[:3]
+    return ObjectSegmentation(
+        body(spec),
+        nn.Linear(size, spec.labels + 1),
+        DeepHead((size, size, size, 4)),
+        Attended(size, count),
+        MaskHead(channels[::-1], size, count, spec.activation_function),
+        spec.inner.strides[-1] + 1,  # two places a side of the last map: of one there is nothing to norm
+    )
+
+
 def layer_names(layer: str) -> tuple[Rule, ...]:
     """What stands in a layer, as transformers 5 and 4 write it."""
     return tuple(
@@ -166,8 +179,12 @@ _SMALLER = {**BACKBONE, "hidden_sizes": [12], "depths": [1], "out_features": ["s
 
 FAMILY = Family(
     spec=Spec,
-    heads=detector_heads(body),
-    weights=names,
+    heads={**detector_heads(body), heads.UNIVERSAL_SEGMENTATION: _segmentation},
+    weights=lambda spec: (
+        Rename("detr.*", "*"),
+        *names(spec),
+        *mask_names(spec.d_model, spec.encoder_attention_heads),
+    ),
     inert=INERT,
     tiny={"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_ffn_dim": 48, "decoder_ffn_dim": 40}
     | {"encoder_attention_heads": 4, "decoder_attention_heads": 2, "num_queries": 5, "backbone_config": BACKBONE},

@@ -3,6 +3,7 @@ https://arxiv.org/abs/2112.01527"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,7 @@ from precast.export.weights import Ignore, Rename, Rule, Split, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["FAMILY", "Spec", "decoder_names", "pyramid_names"]
+__all__ = ["FAMILY", "RESIDUAL", "Spec", "decoder_names", "finer", "pyramid_names"]
 
 _POINTS = 4  # that are read of each map
 # What losses and training read; and an older name of ``enforce_input_projection`` that nothing reads.
@@ -68,10 +69,15 @@ class Spec(LabelSpec):
     @property
     def finer(self) -> int:
         """How many maps are larger than those that see each other."""
-        strides = self.feature_strides[-LEVELS:]
-        if not strides or min(*strides, self.common_stride) < 1:
-            raise ConfigError("'feature_strides' and 'common_stride' are numbers from 1 on")
-        return max(0, (min(strides) // self.common_stride).bit_length() - 1)
+        return finer(self.feature_strides, self.common_stride)
+
+
+def finer(strides: Sequence[int], common: int, key: str = "feature_strides") -> int:
+    """How many maps of a backbone are larger than the last ones, down to the stride that all have in common."""
+    last = strides[-LEVELS:]
+    if not last or min(*last, common) < 1:
+        raise ConfigError(f"{key!r} and 'common_stride' are numbers from 1 on")
+    return max(0, (min(last) // common).bit_length() - 1)
 
 
 class _Model(nn.Module):
@@ -164,19 +170,19 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 
 
 # Of three maps, so that the first is read twice.
-_RESIDUAL = {**detr.BACKBONE, "out_features": ["stem", "stage1", "stage2"]}
+RESIDUAL = {**detr.BACKBONE, "out_features": ["stem", "stage1", "stage2"]}
 
 FAMILY = Family(
     spec=Spec,
     heads={heads.UNIVERSAL_SEGMENTATION: _segmentation},
     weights=_weights,
     inert=_INERT,
-    tiny={"backbone_config": _RESIDUAL, "feature_size": 32, "mask_feature_size": 12, "hidden_dim": 16}
+    tiny={"backbone_config": RESIDUAL, "feature_size": 32, "mask_feature_size": 12, "hidden_dim": 16}
     | {"encoder_feedforward_dim": 24, "encoder_layers": 1, "decoder_layers": 3, "num_attention_heads": 4}
     | {"dim_feedforward": 20, "num_queries": 5},
     variations=(
         {
-            "backbone_config": {**_RESIDUAL, "num_channels": 1},
+            "backbone_config": {**RESIDUAL, "num_channels": 1},
             "hidden_dim": 32,
             "enforce_input_projection": True,
             "pre_norm": True,

@@ -53,5 +53,8 @@ class ObjectDetection(Component):
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> dict[str, Tensor]:
         masked = () if pixel_mask is None else (pixel_mask,)
-        states = self.model(pixel_values, *masked)
+        return self.answers(self.model(pixel_values, *masked))
+
+    def answers(self, states: Tensor) -> dict[str, Tensor]:
+        """What the states of objects are."""
         return {"logits": self.classifier(states), "pred_boxes": torch.sigmoid(self.boxes(states))}

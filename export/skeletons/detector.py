@@ -3,7 +3,7 @@ https://arxiv.org/abs/2005.12872"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -155,7 +155,11 @@ class Detector(nn.Module):
 
     def both(self, pixel_values: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Objects [B, Q, H], and the states of the map's places [B, R * C, H]."""
-        grid = self.projection(self.backbone(pixel_values)[-1])
+        return self.looked(self.backbone(pixel_values), pixel_mask)[:2]
+
+    def looked(self, maps: Sequence[Tensor], pixel_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same of maps, and the last one as it went in [B, H, R, C], and which of its places show the picture."""
+        grid = self.projection(maps[-1])
         batch, _, rows, columns = grid.shape
         mask = mask_at(pixel_mask, rows, columns)
         x, shown = rows_of(grid), mask.view(batch, rows * columns)
@@ -165,7 +169,7 @@ class Detector(nn.Module):
             x = layer(x, places, shown)
         if self.norm is not None:
             x = self.norm(x)
-        return self.decoder(x, places, shown), x
+        return self.decoder(x, places, shown), x, grid, shown
 
 
 class DetectorFeatures(Component):

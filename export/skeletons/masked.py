@@ -19,7 +19,7 @@ from precast.export.head_sets.queries import masks_of
 from precast.export.operators import resized
 from precast.export.skeletons.detector import PlacedAttention
 
-__all__ = ["LEVELS", "DeformableLayer", "DeformablePyramid", "MaskedDecoder", "MaskedLayer"]
+__all__ = ["LEVELS", "DeformableLayer", "DeformablePyramid", "MaskedDecoder", "MaskedLayer", "placed"]
 
 LEVELS = 3  # maps that see each other
 _EPSILON = 1e-5
@@ -31,7 +31,7 @@ def _norm(width: int, relu: bool = False) -> GroupNorm:
     return GroupNorm(width, _GROUPS, _EPSILON, F.relu if relu else None)
 
 
-def _placed(places: nn.Module, grid: Tensor) -> Tensor:
+def placed(places: nn.Module, grid: Tensor) -> Tensor:
     """Positions of a map's places [1, R * C, H]."""
     _, _, rows, columns = grid.shape
     made: Tensor = places(torch.ones_like(grid[:1, 0]))
@@ -82,7 +82,7 @@ class DeformablePyramid(nn.Module):
         grids = [project(grid) for project, grid in zip(self.projections, maps[::-1], strict=False)]
         levels = levels_of(grids)
         x = torch.cat([rows_of(grid) for grid in grids], dim=1)
-        places = torch.cat([_placed(self.places, grid) + self.levels[n] for n, grid in enumerate(grids)], dim=1)
+        places = torch.cat([placed(self.places, grid) + self.levels[n] for n, grid in enumerate(grids)], dim=1)
         for layer in self.layers:
             x = layer(x, places, levels)
         made, first = [], 0
@@ -131,7 +131,7 @@ class MaskedDecoder(nn.Module):
 
     Args:
         width: channels of the maps, which are projected where ``projected``. embedder: of a query's state, what its
-            places are like.
+            places are like. learned: what queries begin with is.
     """
 
     def __init__(
@@ -143,29 +143,34 @@ class MaskedDecoder(nn.Module):
         size: int,
         width: int,
         projected: bool,
+        learned: bool = True,
     ) -> None:
         super().__init__()
         self.layers, self.layernorm, self.embedder = nn.ModuleList(layers), LayerNorm(size, _EPSILON), embedder
-        self.queries, self.features = (nn.Parameter(torch.empty(queries, size)) for _ in range(2))
+        self.queries = nn.Parameter(torch.empty(queries, size))
+        self.features = nn.Parameter(torch.empty(queries, size)) if learned else None
         self.levels, self.places = nn.Parameter(torch.empty(LEVELS, size)), SinePlaces(size)
         self.projections = nn.ModuleList(
             nn.Conv2d(width, size, 1) if projected else nn.Identity() for _ in range(LEVELS)
         )
 
-    def forward(self, places: Tensor, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """What each place is like [B, M, R, C], and three maps -> normed states [B, Q, H], and masks [B, Q, R, C]."""
+    def forward(self, places: Tensor, maps: Sequence[Tensor], begin: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What each place is like [B, M, R, C], three maps, and what queries begin with, where that is not learned
+        [B, Q, H] -> normed states [B, Q, H], and masks [B, Q, R, C]."""
         sources = [
             rows_of(project(grid)) + self.levels[number]
             for number, (project, grid) in enumerate(zip(self.projections, maps, strict=True))
         ]
-        placed = [source + _placed(self.places, grid) for source, grid in zip(sources, maps, strict=True)]
-        queries, x = (each.expand(places.shape[0], -1, -1) for each in (self.queries, self.features))
+        keys = [source + placed(self.places, grid) for source, grid in zip(sources, maps, strict=True)]
+        queries = self.queries.expand(places.shape[0], -1, -1)
+        assert (begin is None) != (self.features is None), "queries begin with one thing"
+        x = self.features.expand(places.shape[0], -1, -1) if begin is None else begin  # type: ignore[union-attr]
         states = self.layernorm(x)
         masks = masks_of(self.embedder(states), places)
         for number, layer in enumerate(self.layers):
             level = number % LEVELS
             bias = self._bias(resized(masks, maps[level]))
-            x = layer(x, queries, sources[level], placed[level], bias)
+            x = layer(x, queries, sources[level], keys[level], bias)
             states = self.layernorm(x)
             masks = masks_of(self.embedder(states), places)
         return states, masks

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export.operators import lstm, reflected
@@ -62,7 +63,7 @@ class Mirrored(nn.Conv1d):
         return x if self.norm is None else self.norm(x)
 
 
-class Trimmed(nn.ConvTranspose1d):
+class Trimmed(nn.Module):
     """norm(transposed convolution(x)), [B, C, T] -> [B, D, T * stride], cut at both ends.
 
     Args:
@@ -72,12 +73,13 @@ class Trimmed(nn.ConvTranspose1d):
     def __init__(
         self, channels: int, out: int, kernel: int, *, stride: int, right: int, norm: nn.Module | None = None
     ) -> None:
-        super().__init__(channels, out, kernel, stride)
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.empty(channels, out, kernel)), nn.Parameter(torch.empty(out))
         self.left, self.right, self.step, self.norm = kernel - stride - right, right, stride, norm
         assert min(self.left, self.right) >= 0, "more is cut than there is"
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override] # nobody asks for another size
-        x = super().forward(x)
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv_transpose1d(x, self.weight, self.bias, self.step)
         x = x if self.norm is None else self.norm(x)
         return x[..., self.left : x.shape[-1] - self.right]
 

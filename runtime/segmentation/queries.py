@@ -42,7 +42,7 @@ class Queries:
     def told(self, said: Mapping[str, Any]) -> Queries:
         fields = Fields(dict(said), "processing.image.segmentation")
         rule = f"an integer from 0 to {_MOST}"
-        return Queries(fields.take("side", rule, lambda v: type(v) is int and 0 <= v <= _MOST, 0))
+        return type(self)(fields.take("side", rule, lambda v: type(v) is int and 0 <= v <= _MOST, 0))
 
     def keep(self, outputs: Mapping[str, np.ndarray], size: Size) -> _Kept:
         labels, masks = (np.array(outputs[name], np.float32) for name in self.outputs)

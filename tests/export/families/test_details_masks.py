@@ -104,6 +104,10 @@ def test_windows_of_any_size_are_those_of_one(rows: int, columns: int, shift: in
         ("mask2former", {"backbone_config": {**SWIN, "out_features": ["stage4"]}}, "gives 1 maps, and 3 at least"),
         ("mask2former", {"feature_strides": [], "backbone_config": SWIN}, "'feature_strides' and 'common_stride' are"),
         ("mask2former", {"backbone_config": {"model_type": "vit"}}, "of model_type 'vit' cannot stand inside another"),
+        ("oneformer", {"mask_dim": 128}, "'conv_dim', 'mask_dim' and 'hidden_dim' are one size"),
+        ("oneformer", {"strides": []}, "'strides' and 'common_stride' are numbers from 1 on"),
+        ("oneformer", {"is_training": True}, "'is_training' is True, and only False is honoured"),
+        ("oneformer", {"backbone_config": {**SWIN, "out_features": ["stage4"]}}, "gives 1 maps, and 3 at least"),
         ("mask2former", {"use_timm_backbone": True}, "'use_timm_backbone' is True, and only False is honoured"),
     ],
 )

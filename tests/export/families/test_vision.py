@@ -26,6 +26,7 @@ from precast.export.heads import (
     PRETRAINING,
     TEXT_TO_SPECTROGRAM,
     TEXT_TO_WAVEFORM,
+    UNIVERSAL_SEGMENTATION,
     VOCODER,
     Head,
 )
@@ -82,6 +83,12 @@ def variation(model_type: str, head: Head, index: int) -> dict[str, Any]:
         changed["image_size"] = config["image_size"] // stride * stride
         if head is MASKED_IMAGE:  # and all of them are drawn
             changed["encoder_stride"] = stride
+    if head is UNIVERSAL_SEGMENTATION and model_type == "detr":  # masks are drawn with three maps, channels in eights
+        config = {**find_family(model_type).tiny, **changed}
+        taken = ["stem", "stage1", "stage2"]
+        maps = {**config["backbone_config"], "hidden_sizes": [8, 12], "depths": [1, 1], "out_features": taken}
+        changed |= {"backbone_config": maps, "d_model": 32 * (1 + index), "encoder_attention_heads": 8}
+        changed |= {"decoder_attention_heads": 4}
     return changed
 
 
