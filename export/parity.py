@@ -189,7 +189,8 @@ def _many(part: Part) -> list[tuple[int, int, str]]:
     all cases."""
     signature = part.signature
     longest = min(signature.longest or LONGEST, LONGEST)
-    pictures = bool(_widths(signature) or _samples(signature))  # or recordings
+    recordings = bool(_samples(signature))
+    pictures = bool(_widths(signature)) or recordings
     tried = _usual(signature)
     first = _numbers(part, 1)
     if min(first.values()) * sum(rows for rows, _, _ in tried) >= LEAST:
@@ -201,7 +202,7 @@ def _many(part: Part) -> list[tuple[int, int, str]]:
         smallest."""
         return first[name] + (second[name] - first[name]) * (length - 1)
 
-    texts, length = 0, _LOW if pictures else min(_SHORT, longest)
+    texts, length = 0, _LOW if pictures and not recordings else min(_SHORT, longest)
     for name in first:
         have = sum(rows * numbers(name, at) for rows, at, _ in tried)
         texts = max(texts, -(-(LEAST - have) // numbers(name, length)))

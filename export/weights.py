@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ __all__ = [
     "Tie",
     "Transpose",
     "Unsqueeze",
+    "WeightNorm",
     "Within",
     "rename",
 ]
@@ -409,6 +410,56 @@ class Standardise(Rule):
             return Lazy(lazy.keys, lazy.shape, load)
 
         return _changed(table, self.pattern, standardised)
+
+
+@dataclass(frozen=True)
+class WeightNorm(Rule):
+    """Weights kept as a length and a direction for each place of an axis: length * direction / |direction|, in float64.
+    https://arxiv.org/abs/1602.07868
+
+    Both parts are there, under torch's older names (``weight_g``, ``weight_v``) or under those of its parametrizations.
+
+    Args:
+        name: the module's, without ``.weight``. axis: the one that a length is for each place of; all the others are 1
+            in the lengths.
+    """
+
+    name: str
+    axis: int = 0
+
+    _SPELLINGS: ClassVar = (
+        ("weight_g", "weight_v"),
+        ("parametrizations.weight.original0", "parametrizations.weight.original1"),
+    )
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        parts = [part for spelling in self._SPELLINGS for part in spelling]
+        groups = {
+            match.groups() for part in parts for key in table if (match := _regex(f"{self.name}.{part}").match(key))
+        }
+        result = dict(table)
+        for wildcards in groups:
+            name = _fill(self.name, wildcards)
+            found = [part for part in parts if f"{name}.{part}" in table]
+            if tuple(found) not in self._SPELLINGS:
+                raise WeightsError(
+                    f"{name + '.weight'!r} is kept as a length and a direction, {self._SPELLINGS[0]} or "
+                    f"{self._SPELLINGS[1]}; found {found}"
+                )
+            length, direction = (result.pop(f"{name}.{part}") for part in found)
+            ones = tuple(size if axis == self.axis else 1 for axis, size in enumerate(direction.shape))
+            if length.shape != ones:
+                raise WeightsError(
+                    f"{length.keys[0]!r} must have the shape {ones}; the checkpoint's has {length.shape}."
+                )
+
+            def load(length: Lazy = length, direction: Lazy = direction) -> Tensor:
+                wide = direction.load().double()
+                others = tuple(axis for axis in range(wide.ndim) if axis != self.axis)
+                return length.load().double() * wide / torch.linalg.vector_norm(wide, dim=others, keepdim=True)
+
+            _put(result, f"{name}.weight", Lazy((*length.keys, *direction.keys), direction.shape, load))
+        return result
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -21,6 +23,7 @@ from precast.export.weights import (
     Split,
     Tie,
     Transpose,
+    WeightNorm,
     Within,
     rename,
 )
@@ -179,3 +182,36 @@ def test_a_norm_goes_into_its_projection(front: bool, biased: bool) -> None:
         mapped((FoldNorm("*.norm", into="*.linear", front=front),), **short)
     with pytest.raises(WeightsError, match=r"does not fit 'a\.linear\.weight' of \(4, 3\)"):
         mapped((FoldNorm("*.norm", into="*.linear", front=not front),), **state)
+
+
+_OLD, _NEW = ("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")
+
+
+@pytest.mark.parametrize("names", [_OLD, _NEW])
+@pytest.mark.parametrize("axis", [0, 2])
+def test_a_weight_norm_is_folded_under_either_spelling(names: tuple[str, str], axis: int) -> None:
+    torch.manual_seed(0)
+    module = torch.nn.Conv1d(6, 4, 5)
+    torch.nn.utils.parametrizations.weight_norm(module, dim=axis)
+    kept: Any = module.parametrizations
+    with torch.no_grad():
+        kept.weight.original0.mul_(1.7)
+    length, direction = (part.detach() for part in (kept.weight.original0, kept.weight.original1))
+    stored = {f"a.3.{names[0]}": length, f"a.3.{names[1]}": direction}
+    found = mapped((WeightNorm("a.{}", axis), Rename("a.{}.*", "b.{}.*")), **stored)
+    assert list(found) == ["b.3.weight"]
+    torch.testing.assert_close(found["b.3.weight"], module.weight.detach().double(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("held", [_OLD[:1], _NEW[1:], (_OLD[0], _NEW[1]), (*_OLD, *_NEW)])
+def test_a_weight_norm_is_whole_and_spelled_once(held: tuple[str, ...]) -> None:
+    with pytest.raises(WeightsError, match=r"'a\.weight' is kept as a length and a direction, .*found \["):
+        mapped((WeightNorm("a"),), **{f"a.{name}": torch.ones(4, 3, 2) for name in held})
+
+
+def test_the_lengths_of_a_weight_norm_are_along_its_axis() -> None:
+    stored = {"a.weight_g": torch.ones(4, 1, 1), "a.weight_v": torch.ones(4, 3, 2)}
+    with pytest.raises(WeightsError, match=r"'a\.weight_g' must have the shape \(1, 1, 2\); .* \(4, 1, 1\)"):
+        mapped((WeightNorm("a", axis=2),), **stored)
+    plain = {"a.weight": torch.ones(4, 3, 2)}
+    assert mapped((WeightNorm("a"),), **plain).keys() == plain.keys()

@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from precast.export.families import find_family
 from precast.export.heads import (
+    AUDIO_CLASSIFICATION,
+    CTC,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
     QUESTION_ANSWERING,
@@ -56,11 +58,17 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             else:
                 # What several convolutions of a stem make would grow from one to the next; patches alone may be large.
                 stem = value.ndim == 4 and name.endswith("convolution.weight")
-                table = not stem and ("embed" in name.lower() or "shared" in name)
                 kernel = value.ndim == 4 or (value.ndim == 3 and "conv" in name)
+                table = not stem and not (kernel and value.ndim == 3) and ("embed" in name.lower() or "shared" in name)
                 read = value[0].numel() if kernel else value.shape[-1]  # what a kernel sums over
                 value.copy_(noise * (0.7 if table else 1.2 / read**0.5))
         for module in model.modules():
+            if hasattr(module, "parametrizations"):
+                # A norm of all weights of a place: so long that what a kernel makes is as large as its input.
+                kept: Any = module.parametrizations
+                lengths, directions = kept.weight.original0, kept.weight.original1
+                noise = torch.randn(lengths.shape, generator=generator)
+                lengths.copy_((1 + 0.2 * noise) * (directions.shape[0] / directions.shape[-1]) ** 0.5)
             if hasattr(module, "key_value_proj_dim"):
                 # T5 scales no scores: its queries are small instead, in upstream's initial weights too.
                 module.q.weight.mul_(module.key_value_proj_dim**-0.5)  # type: ignore[union-attr, operator]
@@ -77,6 +85,11 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 value.copy_(1 + 0.2 * noise if name.endswith(".weight") else 0.3 * noise)
             elif name.endswith("running_var"):
                 value.copy_(torch.exp(0.3 * torch.randn(value.shape, generator=generator)))
+
+
+def hears(model_type: str) -> bool:
+    """Whether a family's inputs are recordings alone."""
+    return not {AUDIO_CLASSIFICATION, CTC}.isdisjoint(find_family(model_type).heads)
 
 
 def upstream(
