@@ -74,7 +74,8 @@ RELEASED: dict[str, dict[str, Any]] = {
         "encoder_num_key_value_heads": 8, "eos_token_id": 2, "hidden_size": 288, "initializer_range": 0.02,
         "intermediate_size": 1152, "is_encoder_decoder": True, "max_position_embeddings": 194,
         "model_type": "moonshine", "pad_head_dim_to_multiple_of": 8, "partial_rotary_factor": 0.9,
-        "rope_scaling": None, "rope_theta": 10000.0, "torch_dtype": "float32", "transformers_version": "4.48.0.dev0", "vocab_size": 32768,
+        "rope_scaling": None, "rope_theta": 10000.0, "torch_dtype": "float32",
+        "transformers_version": "4.48.0.dev0", "vocab_size": 32768,
     },
 }  # fmt: skip
 
