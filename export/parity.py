@@ -349,6 +349,7 @@ def _chained(
     rng = np.random.default_rng(seed)
     vocab = parts[-1].signature.vocab_size
     made: list[Case] = []
+    shared: dict[tuple[str, int], Case] = {}
     for number, (rows, calls, kind) in enumerate(chains):
         calls = tuple(length or longest for length in calls)
         if sum(calls) > longest:
@@ -357,12 +358,20 @@ def _chained(
         given: dict[str, Array] = {}
         for part in parts[:-1]:
             reads = part.signature
+            if (part.name, rows) in shared:
+                # What is of one size costs as much in every chain: it is computed once for as many rows.
+                source = shared[part.name, rows]
+                after = (*after, source.name)
+                given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
+                continue
             wide = min(1 + 9 * number, reads.longest or LONGEST)
             source = cases(reads, shapes=((rows, wide, "right"),), seed=seed + number)[0]
             name = f"{number}-source" if part is parts[0] else f"{number}-{part.name}"
             behind = after if any(port.origin is not None for port in reads.ports) else ()
             made.append(Case(name, source.inputs, part.name, behind))
             after = (*after, name)
+            if not _free(reads):
+                shared[part.name, rows] = made[-1]
             given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
         held = np.zeros(rows, dtype=np.int64)
         # More than its tokens need; once, as much as any text of the model's may.

@@ -136,8 +136,8 @@ FAMILY = Family(
     # Training, and what generation or its tasks read.
     inert=frozenset(
         """
-        activation_dropout apply_spec_augment decoder_layerdrop encoder_layerdrop init_std mask_feature_length
-        mask_feature_min_masks mask_feature_prob mask_time_length mask_time_min_masks mask_time_prob
+        activation_dropout apply_spec_augment decoder_layerdrop encoder_layerdrop forced_decoder_ids init_std
+        mask_feature_length mask_feature_min_masks mask_feature_prob mask_time_length mask_time_min_masks mask_time_prob
         median_filter_width num_attention_heads num_hidden_layers num_key_value_heads
         """.split()
     ),

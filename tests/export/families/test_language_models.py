@@ -99,7 +99,10 @@ def chains_of(made: Iterable[tuple[Case, Mapping[str, Array], list[torch.Tensor]
         case = call[0]
         if case.component == ALIGNMENT:
             continue  # test_hearing.py
-        before = found.pop(case.after[0] if case.after else "", Chain([], [], None))
+        name = case.after[0] if case.after else ""
+        before = found.get(name, Chain([], [], None))
+        if before.rows:  # several chains may answer one source
+            del found[name]
         rows, source = before.rows, before.source
         if case.component == "encoder":
             source = case.inputs
