@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from precast.runtime.verify import verify as verify
 
     # generated: auto
+    AutoModelForAudioClassification = AutoModel
+    AutoModelForAudioFrameClassification = AutoModel
+    AutoModelForAudioTokenization = AutoModel
+    AutoModelForAudioXVector = AutoModel
+    AutoModelForCTC = AutoModel
     AutoModelForCausalLM = AutoModel
     AutoModelForDepthEstimation = AutoModel
     AutoModelForImageClassification = AutoModel
@@ -42,6 +47,9 @@ if TYPE_CHECKING:
     AutoModelForSemanticSegmentation = AutoModel
     AutoModelForSeq2SeqLM = AutoModel
     AutoModelForSequenceClassification = AutoModel
+    AutoModelForSpeechSeq2Seq = AutoModel
+    AutoModelForTextToSpectrogram = AutoModel
+    AutoModelForTextToWaveform = AutoModel
     AutoModelForTokenClassification = AutoModel
     AutoModelForUniversalSegmentation = AutoModel
     AutoModelForVideoClassification = AutoModel
