@@ -11,7 +11,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError
 from precast.runtime.flow import Part
 
-__all__ = ["attention"]
+__all__ = ["attention", "token_frames"]
 
 
 def attention(
@@ -53,3 +53,60 @@ def attention(
         np.exp(scores, out=scores)
         np.divide(scores, scores.sum(axis=-1, keepdims=True), out=found[:, place])
     return found
+
+
+def token_frames(weights: Array, width: int = 7) -> Array:
+    """[S] int64: the frame at which each token begins, never before that of the token in front of it.
+
+    What stands out among tokens, smoothed along the frames and averaged over heads, is followed from the first token
+    and frame to the last ones, through the most attention there is on the way: dynamic time warping.
+
+    Args:
+        weights: [A, S, F] of an answer's tokens without what it begins with, over the frames that were heard of it.
+        width: of the median filter over frames, an odd number.
+
+    Raises:
+        InputError: nothing is given, or the filter has no middle.
+    """
+    if weights.ndim != 3 or 0 in weights.shape or width < 1 or width % 2 == 0:
+        raise InputError(
+            f"weights are [heads, tokens, frames], one each at least, and width is an odd number; received shape "
+            f"{list(weights.shape)} and {width}."
+        )
+    spread, mean = weights.std(axis=1, keepdims=True), weights.mean(axis=1, keepdims=True)
+    apart = np.divide(weights - mean, spread, where=spread > 0, out=np.zeros_like(weights))
+    return _first_frames(_median(apart, width).mean(axis=0))
+
+
+def _median(values: Array, width: int) -> Array:
+    """Along the last axis, which is mirrored at its ends; as it is where it is no longer than half the filter."""
+    half = width // 2
+    if values.shape[-1] <= half:
+        return values
+    mirrored = np.pad(values, [(0, 0)] * (values.ndim - 1) + [(half, half)], mode="reflect")
+    smooth: Array = np.median(np.lib.stride_tricks.sliding_window_view(mirrored, width, axis=-1), axis=-1)
+    return smooth
+
+
+def _first_frames(matrix: Array) -> Array:
+    """Of a path through [S, F] that gathers most, in steps to the next token, the next frame or both, the frames where
+    it reaches each token."""
+    tokens, frames = matrix.shape
+    cost = np.full((tokens + 1, frames + 1), np.inf, dtype=np.float32)
+    cost[0, 0] = 0
+    steps = np.zeros((tokens + 1, frames + 1), dtype=np.int8)
+    steps[0, :], steps[:, 0] = 2, 1
+    for diagonal in range(2, tokens + frames + 1):
+        i = np.arange(max(1, diagonal - frames), min(tokens, diagonal - 1) + 1)
+        j = diagonal - i
+        both, token, frame = cost[i - 1, j - 1], cost[i - 1, j], cost[i, j - 1]
+        step = np.where((both < token) & (both < frame), 0, np.where((token < both) & (token < frame), 1, 2))
+        steps[i, j] = step
+        cost[i, j] = np.choose(step, (both, token, frame)) - matrix[i - 1, j - 1].astype(np.float64)
+    first = np.zeros(tokens, dtype=np.int64)
+    i, j = tokens, frames
+    while i > 0 and j > 0:
+        first[i - 1] = j - 1
+        step = steps[i, j]
+        i, j = i - (step != 2), j - (step != 1)
+    return first

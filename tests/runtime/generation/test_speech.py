@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import tiny_artifacts
 from support.tiny_artifacts import SPEECH
+from transformers import GenerationMixin
 from transformers.generation.logits_process import WhisperTimeStampLogitsProcessor
 
 import precast
 from precast.export.heads import SPEECH_SEQ2SEQ
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ConfigError, InputError
+from precast.runtime.generation.alignment import token_frames
 from precast.runtime.generation.config import GenerationConfig
 from precast.runtime.generation.history import History
 from precast.runtime.generation.speech import SPEECH_KEYS, Speech
@@ -262,6 +264,41 @@ def test_where_each_token_was_heard_is_upstream_s(model: Any, upstream: Any) -> 
     ):
         with pytest.raises(InputError, match=message):
             model.alignments(**{"sequences": tokens, "encoder_outputs": encoded, **given_wrongly})
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_times_of_tokens_are_upstream_s(model: Any, upstream: Any, beams: int) -> None:
+    features = heard(3, seed=8)
+    begin = [[START, 71, 75, 78]] * 3
+    encoded = model.encoder_outputs(features)
+    arguments: dict[str, Any] = {"max_new_tokens": 12, "min_new_tokens": 12, "num_beams": beams}
+    tokens = model.generate(encoder_outputs=encoded, decoder_input_ids=begin, **arguments)
+    with torch.no_grad():
+        made = GenerationMixin.generate(
+            upstream, torch.from_numpy(features), decoder_input_ids=torch.tensor(begin), output_attentions=True,
+            return_dict_in_generate=True, **arguments,
+        )  # fmt: skip
+    np.testing.assert_array_equal(made.sequences.numpy(), tokens)
+    wanted = upstream._extract_token_timestamps(made, SPEECH["alignment_heads"], num_input_ids=4).numpy()
+    weights = model.alignments(tokens[:, :-1], encoded)
+    for row in range(3):
+        got = token_frames(weights[row, :, 4:]) * 0.02
+        np.testing.assert_allclose(got, wanted[row, 4:-1], atol=1e-6)
+
+
+def test_times_of_one_token_and_of_few_frames() -> None:
+    draw = np.random.default_rng(0)
+    assert token_frames(draw.random((2, 1, 9), dtype=np.float32)).tolist() == [0]
+    found = token_frames(draw.random((2, 5, 2), dtype=np.float32))
+    assert found[0] == 0 and (np.diff(found) >= 0).all()
+    # Each token is heard where it stands out.
+    plain = np.full((1, 3, 12), 0.01, np.float32)
+    for token in range(3):
+        plain[0, token, 4 * token : 4 * token + 4] = 1
+    assert token_frames(plain, width=3).tolist() == [0, 4, 8]
+    for shape, width in (((2, 0, 9), 7), ((5, 9), 7), ((2, 5, 9), 4)):
+        with pytest.raises(InputError, match="width is an odd number; received"):
+            token_frames(np.zeros(shape, np.float32), width)
 
 
 def test_a_model_that_does_not_say_it_is_named() -> None:
