@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from precast.runtime.errors import InputError
+from precast.runtime.generation.alignment import token_frames
 from precast.runtime.recognition.windows import Answer, Rules, Window
-from precast.runtime.recognition.words import times_of
 
 __all__ = ["Answers", "first_token"]
 
@@ -107,7 +107,7 @@ class Answers:
             begin, count = len(window.prompt), len(answer.tokens) - 1
             # What is behind the recording is looked at by nothing that was said in it.
             own = found[:, begin : begin + count, : window.left // 2]
-            times = times_of(own, width=width, precision=_PRECISION).tolist() if own.size else [0.0] * count
+            times = (token_frames(own, width) * _PRECISION).tolist() if own.size else [0.0] * count
             made.append(answer._replace(times=[*times, times[-1] if times else 0.0]))
         return made
 

@@ -1,16 +1,11 @@
-"""Tokens as words, and when each token is said: by the attention that a decoder pays to what it hears."""
+"""Tokens as words."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
-import numpy as np
-
-__all__ = ["times_of", "words_of"]
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
+__all__ = ["words_of"]
 
 # Languages that part words by nothing.
 _UNSPACED = frozenset(("chinese", "japanese", "thai", "lao", "myanmar", "cantonese"))
@@ -82,58 +77,3 @@ def _punctuated(pieces: list[tuple[str, list[int]]]) -> list[tuple[str, list[int
         else:
             front = place
     return [(text, places) for text, places in pieces if text]
-
-
-def times_of(weights: Array, *, width: int, precision: float) -> Array:
-    """When each of T tokens begins to be said, seconds [T].
-
-    Args:
-        weights: attention of some heads to what is heard, [heads, T, frames]. https://arxiv.org/abs/2212.04356
-        width: of the median that smooths them, over frames. precision: seconds of a frame.
-    """
-    weights = weights.astype(np.float64)
-    scaled = (weights - weights.mean(axis=-2, keepdims=True)) / weights.std(axis=-2, keepdims=True)
-    matrix = _median(scaled, width).mean(axis=0)
-    rows, columns = _aligned(-matrix)
-    first = np.concatenate([[True], np.diff(rows) > 0])
-    times: Array = columns[first] * precision
-    return times
-
-
-def _median(values: Array, width: int) -> Array:
-    """Over a window of so many of the last axis, which is reflected at its ends."""
-    side = width // 2
-    if values.shape[-1] <= side:
-        return values
-    padded = np.pad(values, [*[(0, 0)] * (values.ndim - 1), (side, side)], mode="reflect")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, width, axis=-1)
-    made: Array = np.sort(windows, axis=-1)[..., side]
-    return made
-
-
-def _aligned(cost: Array) -> tuple[Array, Array]:
-    """The cheapest way from the first to the last cell of [T, frames] that never goes back (dynamic time warping): rows
-    and columns of its cells. https://doi.org/10.1109/TASSP.1978.1163055"""
-    rows, columns = cost.shape
-    total = np.full((rows + 1, columns + 1), np.inf, np.float32)
-    total[0, 0] = 0
-    way = np.full((rows + 1, columns + 1), -1, np.int8)
-    # A cell's sum needs those left of it, above it and between: all of a diagonal at once.
-    for diagonal in range(2, rows + columns + 1):
-        row = np.arange(max(1, diagonal - columns), min(rows, diagonal - 1) + 1)
-        column = diagonal - row
-        both, down, right = total[row - 1, column - 1], total[row - 1, column], total[row, column - 1]
-        step = np.where((both < down) & (both < right), 0, np.where((down < both) & (down < right), 1, 2))
-        least = np.choose(step, [both, down, right])
-        total[row, column] = cost[row - 1, column - 1] + least
-        way[row, column] = step
-    way[0, :], way[:, 0] = 2, 1
-    path = []
-    row_at, column_at = rows, columns
-    while row_at > 0 or column_at > 0:
-        path.append((row_at - 1, column_at - 1))
-        step_at = way[row_at, column_at]
-        row_at -= step_at != 2
-        column_at -= step_at != 1
-    found = np.asarray(path[::-1])
-    return found[:, 0], found[:, 1]

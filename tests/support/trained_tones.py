@@ -14,28 +14,39 @@ from support.workers import once
 
 __all__ = ["LETTERS", "checkpoint", "melody"]
 
+# Frames are told apart one by one, since it is known which tone each of them is in: to learn by CTC's own loss where
+# letters are would take minutes.
+
 LETTERS = "ABCDEFGH"
 _RATE = 16_000
 _TONE, _REST = 960, 480  # samples
-_STEPS, _BATCH, _LENGTH = 220, 8, 6
+_STEPS, _BATCH, _LENGTH, _LEARNING = 70, 6, 5, 8e-3
+_STRIDE, _REACH = 160, 10 + 15 * 5 + 7 * 40  # samples of a frame, and from its first to its last
 _PITCHES = 300 * 1.35 ** np.arange(len(LETTERS))  # Hz
 
 
 def melody(text: str, seed: int = 0) -> np.ndarray:
     """Float32 [samples] of letters and spaces: tones as loud as they come, rests between them, noise under all."""
+    return _played(text, seed)[0]
+
+
+def _played(text: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The samples, and which letter each is of, int64; -1: none."""
     rng = np.random.default_rng(seed)
-    parts = [np.zeros(_REST)]
+    parts, marks = [np.zeros(_REST)], [np.full(_REST, -1)]
     for letter in text:
         length = int(_TONE * rng.uniform(0.8, 1.2))
-        if letter == " ":
-            parts.append(np.zeros(length))
-            continue
         time = np.arange(length) / _RATE
-        pitch = _PITCHES[LETTERS.index(letter)] * rng.uniform(0.97, 1.03)
+        if letter == " ":
+            made = rng.standard_normal(length)  # a space is heard, too: as a hiss
+        else:
+            pitch = _PITCHES[LETTERS.index(letter)] * rng.uniform(0.97, 1.03)
+            made = np.sin(2 * np.pi * pitch * time + rng.uniform(0, 6))
         fade = np.minimum(1, np.minimum(time, time[::-1]) * 200)
-        parts += [rng.uniform(0.1, 0.9) * fade * np.sin(2 * np.pi * pitch * time + rng.uniform(0, 6)), np.zeros(_REST)]
-    made = np.concatenate(parts)
-    return (made + 0.01 * rng.standard_normal(len(made))).astype(np.float32)
+        parts += [rng.uniform(0.2, 0.9) * fade * made, np.zeros(_REST)]
+        marks += [np.full(length, f"{LETTERS} ".index(letter)), np.full(_REST, -1)]
+    sound = np.concatenate(parts)
+    return (sound + 0.01 * rng.standard_normal(len(sound))).astype(np.float32), np.concatenate(marks)
 
 
 def checkpoint() -> Path:
@@ -52,7 +63,7 @@ def _train(folder: Path) -> None:
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=96,
-        conv_dim=[32, 48, 48],
+        conv_dim=[16, 24, 48],
         conv_stride=[5, 8, 4],
         conv_kernel=[10, 16, 8],
         feat_extract_norm="layer",
@@ -68,15 +79,18 @@ def _train(folder: Path) -> None:
     model = transformers.Wav2Vec2ForCTC(config).train()
     extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True)
     rng = np.random.default_rng(0)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=_STEPS)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=_LEARNING)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING, total_steps=_STEPS)
+    ids = np.asarray([*(vocabulary[letter] for letter in LETTERS), vocabulary["|"], 0])  # the last one: of -1
     for step in range(_STEPS):
-        texts = ["".join(rng.choice([*LETTERS, " "], rng.integers(3, _LENGTH))) for _ in range(_BATCH)]
-        sounds = [melody(text, seed=step * _BATCH + number) for number, text in enumerate(texts)]
-        given = extractor(sounds, sampling_rate=_RATE, padding=True, return_tensors="pt")
-        ids = [[vocabulary[letter if letter != " " else "|"] for letter in text] for text in texts]
-        labels = torch.tensor([row + [-100] * (_LENGTH - len(row)) for row in ids])
-        loss = model(**given, labels=labels).loss
+        texts = ["".join(rng.choice([*LETTERS, " "], _LENGTH)) for _ in range(_BATCH)]
+        played = [_played(text, seed=step * _BATCH + number) for number, text in enumerate(texts)]
+        shortest = min(len(sound) for sound, _ in played)
+        given = extractor([sound[:shortest] for sound, _ in played], sampling_rate=_RATE, return_tensors="pt")
+        logits = model(**given).logits
+        centres = _REACH // 2 + _STRIDE * np.arange(logits.shape[1])
+        labels = torch.from_numpy(np.stack([ids[marks[centres]] for _, marks in played]))
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.whisper.generation_whisper import _dynamic_time_warping, _median_filter
 from transformers.models.whisper.tokenization_whisper import _combine_tokens_into_words, _decode_asr
 
 from precast.runtime.recognition.transcript import Heard, Markup, transcript
-from precast.runtime.recognition.words import _aligned, _median, times_of, words_of
+from precast.runtime.recognition.words import words_of
 
 # Bytes of texts, as byte-level tokens are: words, punctuation, and characters of several tokens.
 PIECES = [
@@ -137,26 +134,3 @@ def test_words_have_times(several: Any, language: bool, seed: int) -> None:
 def test_words_are_upstreams(tokens: list[int], language: str | None) -> None:
     said, _, places = _combine_tokens_into_words(Theirs(), tokens, language)
     assert words_of(tokens, language, decode, END) == list(zip(said, places, strict=True))
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 9), st.integers(1, 30), st.integers(0, 10**6))
-def test_the_cheapest_way_is_upstreams(rows: int, columns: int, seed: int) -> None:
-    cost = np.random.default_rng(seed).standard_normal((rows, columns)).round(1)  # with ties
-    for found, expected in zip(_aligned(cost), _dynamic_time_warping(cost), strict=True):
-        np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("frames", [3, 4, 40])
-def test_smoothing_is_upstreams(frames: int) -> None:
-    values = np.random.default_rng(0).standard_normal((2, 3, 5, frames))
-    np.testing.assert_array_equal(_median(values, 7), _median_filter(torch.from_numpy(values), 7).numpy())
-
-
-def test_tokens_are_said_when_they_are_looked_at() -> None:
-    """Attention that walks over the frames, and what each token begins at."""
-    starts = [0, 12, 20, 41]
-    weights = np.full((3, 4, 50), 0.01)
-    for row, (start, end) in enumerate(zip(starts, [*starts[1:], 50], strict=True)):
-        weights[:, row, start:end] += np.linspace(0.9, 1.0, end - start)
-    np.testing.assert_allclose(times_of(weights, width=7, precision=0.02), np.asarray(starts) * 0.02)
