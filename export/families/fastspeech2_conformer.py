@@ -301,7 +301,7 @@ INERT = frozenset(
     pitch_embed_dropout encoder_dropout_rate encoder_positional_dropout_rate encoder_attention_dropout_rate
     decoder_dropout_rate decoder_positional_dropout_rate decoder_attention_dropout_rate duration_predictor_dropout_rate
     speech_decoder_postnet_dropout stop_gradient_from_energy_predictor stop_gradient_from_pitch_predictor
-    input_dim pad_token_id vocab_file init_std""".split()
+    input_dim pad_token_id init_std""".split()
 )
 
 FAMILY = Family(

@@ -235,6 +235,9 @@ class _Step(Component):
         spectrum = Out("spectrum", ("batch", self.spec.reduction_factor, self.spec.num_mel_bins), "scores")
         return spectrum, Out("stop", ("batch",), "scores"), Out("present", ("batch", self.wide), "scores")
 
+    def largest(self) -> int:
+        return 64  # of a text and of what was said, each of which has keys and values of all layers
+
     def processing(self) -> Mapping[str, Any]:
         spec = self.spec
         said = {"components": ["text", "step"], "bins": spec.num_mel_bins, "reduction": spec.reduction_factor}
@@ -356,7 +359,7 @@ FAMILY = Family(
         mask_time_length mask_time_min_masks mask_feature_prob mask_feature_length mask_feature_min_masks pad_token_id
         speech_decoder_postnet_dropout use_guided_attention_loss guided_attention_loss_num_heads
         guided_attention_loss_sigma guided_attention_loss_scale use_cache tie_word_embeddings num_hidden_layers
-        inputs_to_logits_ratio is_seq2seq max_length""".split()
+        max_length""".split()
     ),
     tiny={"vocab_size": 31, "hidden_size": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20}
     | {"encoder_max_relative_position": 4, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 22}

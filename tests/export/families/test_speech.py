@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.oracle import apart, float64, sources, upstream, widened
+from support.oracle import TensorSource, apart, float64, sources, upstream, widened
 
 from precast.export.families import find_family, model_types
 from precast.export.heads import TEXT_TO_SPECTROGRAM, TEXT_TO_WAVEFORM, VOCODER, Head
@@ -238,3 +238,23 @@ def test_what_cannot_speak_is_refused(model_type: str, said: dict[str, Any], mes
     family = find_family(model_type)
     with pytest.raises(ConfigError, match=message):
         family.read({**family.tiny, **said})
+
+
+def test_older_names_of_norms_are_read() -> None:
+    """Of the norms of weights as torch once called them, and of a vocoder that still has them."""
+    config, model = upstream("vits", TEXT_TO_WAVEFORM, {})
+    tensors = sources(model)
+    older = {
+        name.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): value
+        for name, value in tensors.items()
+    }
+    name = "decoder.resblocks.0.convs1.0.weight"
+    kernel = older.pop(name).load()
+    length = kernel.norm(dim=(1, 2), keepdim=True)
+    older |= {f"{name}_g": TensorSource(length), f"{name}_v": TensorSource(3 * kernel)}
+    first, second = build(config, tensors).model.state_dict(), build(config, older).model.state_dict()
+    assert first.keys() == second.keys() and older.keys() != tensors.keys()
+    for key, value in first.items():
+        torch.testing.assert_close(value, second[key], rtol=1e-6, atol=1e-7)
