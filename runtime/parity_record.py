@@ -70,13 +70,14 @@ def _recorded(index: str, name: str, parts: Mapping[str, Mapping[str, Array]]) -
     outputs, distances = parts["output"], parts["distance"]
     where = f"case {shown(name)}"
     fed = parts["input"] or any(">" in place for place in parts["chain"])
-    if not outputs or not fed:
-        _refuse(f"{where} must hold inputs and outputs", f"{len(parts['input'])} and {len(outputs)}")
+    if not fed:  # what a component makes for others alone is no output of a case
+        _refuse(f"{where} must hold inputs", f"{len(parts['input'])}")
     for output, array in outputs.items():
         distance = distances.get(output)
         typed = array.dtype in (np.float32, np.bool_, np.int64)
         if distance is None or distance.shape != array.shape or not typed or distance.dtype != np.float32:
-            _refuse(f"{where}, output {shown(output)} must be numbers, with a distance of its shape", array.dtype)
+            kinds = "must be float32, true and false or whole numbers, with a distance of its shape"
+            _refuse(f"{where}, output {shown(output)} {kinds}", array.dtype)
     exact = {output: _exact(where, output, array, distances[output]) for output, array in outputs.items()}
     if len(parts["chain"]) > 1:
         _refuse(f"{where} must have one place in a chain", listing(parts["chain"]))

@@ -424,7 +424,7 @@ def _with(part: str, content: bytes | None) -> Callable[[dict[str, bytes]], None
 
 RECORDS: list[tuple[Callable[[dict[str, bytes]], None], str]] = [
     (_without_cases, "must hold a case of every component, got 'none of encoder'"),
-    (_without_outputs, "must hold inputs and outputs"),
+    (_without_outputs, "outputs must be those of the manifest"),
     (_renamed("|logits", "|scores"), r"outputs must be those of the manifest \(logits\), got 'scores'"),
     (_with("|distance|", None), "with a distance of its shape"),
     (_with("|input|attention_mask", None), "inputs must be those of the manifest"),

@@ -214,3 +214,9 @@ def test_boxes_that_overlap_a_better_one_go() -> None:
     scores = rng.random(200).astype(np.float32)
     expected = batched_nms(torch.from_numpy(boxes).float(), torch.from_numpy(scores), torch.zeros(200), 0.4)
     assert _best(boxes, scores, 0.4) == expected.tolist()
+
+
+def test_its_record_is_replayed() -> None:
+    """What the tower makes is no output of its own."""
+    report: Any = precast.verify(tiny_artifacts.pictures("sam"))
+    assert {entry["status"] for entry in report["variants"].values()} == {"verified"}
