@@ -179,7 +179,7 @@ _SMALLER = {**BACKBONE, "hidden_sizes": [12], "depths": [1], "out_features": ["s
 
 FAMILY = Family(
     spec=Spec,
-    heads={**detector_heads(body), heads.UNIVERSAL_SEGMENTATION: _segmentation},
+    heads={heads.UNIVERSAL_SEGMENTATION: _segmentation, **detector_heads(body)},
     weights=lambda spec: (
         Rename("detr.*", "*"),
         *names(spec),
