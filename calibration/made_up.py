@@ -34,6 +34,7 @@ _PIECE = 24
 _PASSAGES, _LONGEST_CALL = 4, 256
 _CALL = 512  # tokens of a call
 _PICTURES, _PICTURES_A_CALL = 24, 8
+_PROMPTS = 2  # of a picture, each of so many points
 _FREE_SIZE = 64  # of a picture whose size may be chosen, and frames of a recording
 _FREE_SAMPLES = 16_000  # of a recording
 
@@ -169,7 +170,8 @@ def _towers(components: Mapping[str, Component], tokenizer: Mapping[str, bytes],
     for component in components.values():
         sources = sorted({port.origin[0] for port in component.inputs if port.origin is not None})
         if sources:
-            yield Case(f"{component.name}-0", {}, component.name, tuple(f"{source}-0" for source in sources))
+            after = tuple(f"{source}-0" for source in sources)
+            yield Case(f"{component.name}-0", _prompts(component), component.name, after)
             continue
         some = [case.inputs for case in _calls(component, tokenizer, single=True)]
         end = _end(tokenizer)
@@ -184,6 +186,15 @@ def _towers(components: Mapping[str, Component], tokenizer: Mapping[str, bytes],
             if port.name in last:
                 inputs[port.name][:, -1] = last[port.name]
         yield Case(f"{component.name}-0", inputs, component.name)
+
+
+def _prompts(component: Component) -> dict[str, Array]:
+    """What a call brings itself beside pictures: prompts of each."""
+    rng = np.random.default_rng(7)
+    named = {str(dim) for port in component.given for dim in port.shape[1:] if isinstance(dim, str)}
+    sizes = {name: component.dim(name).at(_PROMPTS) or 1 for name in named}
+    sizes |= {str(port.shape[0]): _PICTURES for port in component.given}
+    return {port.name: sample(rng, port, sizes) for port in component.given}
 
 
 def _end(tokenizer: Mapping[str, bytes]) -> int | None:

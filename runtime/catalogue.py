@@ -160,6 +160,7 @@ _ROWS = (
             Out("iou_scores", ("batch", "prompts", "masks"), "scores"),
             Out("pred_masks", ("batch", "prompts", "masks", "rows", "columns"), "scores", axis=-3),
         ),
+        metric="maps",
     ),
     TaskFacts(
         "video-classification",

@@ -20,6 +20,7 @@ from precast.export.heads import (
     BASE,
     DEPTH_ESTIMATION,
     IMAGE_CLASSIFICATION,
+    MASK_GENERATION,
     MASKED_LM,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
@@ -47,6 +48,7 @@ HEADS = [
     ("yolos", OBJECT_DETECTION),
     ("dpt", DEPTH_ESTIMATION),
     ("maskformer", UNIVERSAL_SEGMENTATION),
+    ("sam", MASK_GENERATION),
 ]
 VARIANTS = ("cpu-int8", "cpu-int8-native")
 
@@ -63,6 +65,8 @@ def inputs_of(path: Path) -> dict[str, Any]:
     found = {}
     for component in Artifact.open(path).manifest.components.values():
         for port in component.inputs:
+            if port.default is not None:
+                continue
             shape = [sizes[dim] if isinstance(dim, str) else dim for dim in port.shape]
             if port.kind == "pixels":
                 found[port.name] = rng.standard_normal(shape, np.float32)

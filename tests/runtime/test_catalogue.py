@@ -20,7 +20,6 @@ UNJUDGED = {
     "audio-tokenization",
     "keypoint-detection",
     "keypoint-matching",
-    "mask-generation",
     "text-to-spectrogram",
     "text-to-waveform",
     "vocoder",
