@@ -103,7 +103,7 @@ class ConnectionistTemporal(SpeechHead):
         """How many samples a frame is made of, and how many further on the next one begins."""
         frames = self.model.frames
         reach = {} if self.model.adapter is not None else {"reach": frames.reach}
-        return {**super().processing(), "frames": {"step": frames.stride, **reach}}
+        return {**super().processing(), "spelled": {"step": frames.stride, **reach}}
 
     def outputs(self, states: Tensor, real: Tensor) -> dict[str, Tensor]:
         return {"logits": self.lm_head(states)}

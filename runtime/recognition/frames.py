@@ -27,7 +27,7 @@ class FrameRecogniser(Recogniser):
     def __init__(self, model: Any, reader: AudioReader) -> None:
         super().__init__(model, reader)
         self.spelling: Spelling | None = model.spelling
-        said = Fields(dict(model.artifact.reading("frames")), "processing.frames")
+        said = Fields(dict(model.artifact.reading("spelled")), "processing.spelled")
         self.step = int(said.take("step", f"an integer from 1 to {_MOST}", _is_samples))
         self.reach: int | None = said.take("reach", f"an integer from 1 to {_MOST}", _is_samples, None)
         said.close()
