@@ -105,10 +105,10 @@ class Distances(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         length = x.shape[1]
-        distances = length - 1 - torch.arange(2 * length - 1, device=x.device)
+        distances = -torch.arange(2 * length - 1, device=x.device) + (length - 1)
         cos, sin = rotary_angles(distances[None], self.frequencies())
         frames = torch.arange(length, device=x.device)
-        return torch.cat((sin, cos), dim=1), length - 1 - frames[:, None] + frames
+        return torch.cat((sin, cos), dim=1), frames - frames[:, None] + (length - 1)
 
 
 class DistanceAttention(SelfAttention):
@@ -126,9 +126,13 @@ class DistanceAttention(SelfAttention):
         sines, index = bias
         batch, length, hidden = x.shape
         query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        asked = (query + self.distance).view(batch, length, self.heads, hidden // self.heads).transpose(1, 2)
+        # One product a head, of what is laid out anew: of a view it is traced for one frame or for several.
+        asked = ((query + self.distance) * self.scale).view(batch, length, self.heads, hidden // self.heads)
+        asked = asked.permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
         given = self.p_proj(sines).view(sines.shape[0], self.heads, hidden // self.heads).permute(1, 2, 0)
-        scores = torch.matmul(asked * self.scale, given).gather(-1, index.expand(batch, self.heads, length, length))
+        scores = torch.bmm(asked.view(self.heads, batch * length, hidden // self.heads), given)
+        scores = scores.view(self.heads, batch, length, sines.shape[0]).transpose(0, 1)
+        scores = scores.gather(-1, index.expand(batch, self.heads, length, length))
         context = attention(
             query + self.content, key, value, mask=mask, bias=scores, heads=self.heads, scale=self.scale
         )

@@ -18,7 +18,7 @@ those rows, [B, N, S, S]."""
 
 
 class SharedPositions(nn.Module):
-    """`Relative` for ids [B, S]; computed once, for all layers and both terms.
+    """`Relative` for ids [B, S] or states [B, S, H]; computed once, for all layers and both terms.
 
     Args:
         index: relative positions from -``span`` to ``span``, no further out than the distance itself.
@@ -30,7 +30,7 @@ class SharedPositions(nn.Module):
         self.index = index
 
     def forward(self, input_ids: Tensor) -> Relative:
-        batch, length = input_ids.shape
+        batch, length = input_ids.shape[:2]
         # A short text needs few rows.
         reach = torch.sym_min(length, self.span)
         rows = torch.arange(2 * reach + 1, device=input_ids.device) + (self.span - reach)
@@ -65,6 +65,8 @@ class DisentangledAttention(nn.Module):
         rows, index = relative
         batch, length, _ = states.shape
         split = states.view(batch, length, self.heads, -1).transpose(1, 2)
+        # Laid out anew: a product of a view is traced for one position or for several.
+        split = split.clone(memory_format=torch.contiguous_format)
         used = F.embedding(rows, table).view(rows.shape[0], self.heads, states.shape[-1] // self.heads).permute(1, 2, 0)
         return torch.matmul(split, used).gather(-1, index)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export.blocks.frames import ConvolvedPositions
+from precast.export.blocks.norms import LayerNorm
 from precast.export.families import Family
 from precast.export.head_sets.sound import speech_heads
 from precast.export.skeletons.speech_encoder import (
@@ -50,19 +50,12 @@ class Spec(SpeechSpec):
                 f"{self.squeeze_factor} less 1, or more"
             )
 
-    @property
-    def frame_eps(self) -> float:
-        """Of the norm of frames in front of their projection."""
-        return self.layer_norm_eps
-
 
 class Squeezed(nn.Module):
     """Frames [B, F, H], mask [B, F] of real ones -> states [B, F, H]: each ``factor`` of them are one, their mean and
     where that stands, go through layers, and are as many again; what is left over of them is zero.
 
-    Args:
-        stack: of layers.
-    """
+    ``stack``: of layers."""
 
     def __init__(self, spec: Spec, stack: nn.Module) -> None:
         super().__init__()
@@ -94,17 +87,18 @@ class Squeezed(nn.Module):
         )
 
 
-def squeezed(spec: Spec, layers: Iterable[nn.Module], bias: nn.Module | None = None) -> SpeechEncoder:
-    """An encoder of ``layers``; frames are projected where they have not their channels."""
+def squeezed(spec: Spec, stack: nn.Module, eps: float) -> SpeechEncoder:
+    """An encoder of a ``stack`` of layers; frames have a norm of ``eps``, and are projected where they have not the
+    channels of the layers."""
     size, hidden = spec.conv_dim[-1], spec.hidden_size
     projection = nn.Identity() if size == hidden else nn.Linear(size, hidden)
-    stack = PostNormFrames(layers, norm(spec), bias=bias)
-    first = type(norm(spec))(size, spec.frame_eps)
-    return SpeechEncoder(frames(spec), first, projection, Squeezed(spec, stack), least=spec.squeeze_factor)
+    made = Squeezed(spec, stack)
+    return SpeechEncoder(frames(spec), LayerNorm(size, eps), projection, made, least=spec.squeeze_factor)
 
 
 def _body(spec: Spec) -> SpeechEncoder:
-    return squeezed(spec, (layer(spec) for _ in range(spec.num_hidden_layers)))
+    layers = (layer(spec) for _ in range(spec.num_hidden_layers))
+    return squeezed(spec, PostNormFrames(layers, norm(spec)), spec.layer_norm_eps)
 
 
 def squeezed_names(spec: Spec, prefix: str) -> tuple[Rule, ...]:

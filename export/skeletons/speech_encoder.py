@@ -137,14 +137,14 @@ class PostNormFrames(nn.Module):
     out of the last.
 
     Args:
-        positions: what is added to the frames, or None. bias: makes of the frames what all layers share of the
-            positions, or None.
+        norm: in front of the first layer, or None. positions: what is added to the frames, or None.
+        bias: makes of the frames what all layers share of the positions, or None.
     """
 
     def __init__(
         self,
         layers: Iterable[nn.Module],
-        norm: LayerNorm,
+        norm: LayerNorm | None,
         positions: nn.Module | None = None,
         bias: nn.Module | None = None,
     ) -> None:
@@ -250,7 +250,7 @@ class SpeechEncoder(nn.Module):
         these as there are states, where layers see fewer."""
         _, x, real = self._framed(samples, mask)
         made: list[Tensor] = self.encoder.states(x, real)  # type: ignore[operator]
-        return made, real[:, : made[0].shape[1]]
+        return made, self.frames.real(mask, made[0].shape[1])
 
 
 def norm(spec: SpeechSpec, size: int | None = None) -> LayerNorm:
