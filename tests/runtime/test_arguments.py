@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import tiny_artifacts
+from support import tiny_artifacts, tiny_sounds
+from support.recordings import recording
 
 import precast
 from precast.runtime import similarity
@@ -83,7 +84,17 @@ def test_pipeline(classifier: Path) -> None:
     given = {"task": "text-classification", "model": classifier}
     walk(precast.pipeline, given, ["device", "threads", "variant"])
     given = {"task": "text-classification", "model": precast.load(classifier)}
-    names = ["task", "model", "tokenizer", "image_processor", "batch_size", "token_budget", "progress", "top_k"]
+    names = [
+        "task",
+        "model",
+        "tokenizer",
+        "image_processor",
+        "feature_extractor",
+        "batch_size",
+        "token_budget",
+        "progress",
+        "top_k",
+    ]
     names += ["num_workers", "nonsense"]
     walk(precast.pipeline, given, names)
     assert {*names_of(precast.pipeline)} <= {*names, "device", "threads", "variant"}
@@ -164,6 +175,8 @@ def test_tasks(task: str, decoder: Any) -> None:
         model = precast.load(tiny_artifacts.detector("yolos"))
     elif task == "text-to-audio":
         model = precast.load(tiny_artifacts.speaker())
+    elif task in ("audio-classification", "automatic-speech-recognition"):
+        model = precast.load(tiny_sounds.classifier("wav2vec2") if "class" in task else tiny_sounds.speller())
     elif task in pictures:
         model = precast.load(tiny_artifacts.pictures(pictures[task]))
     else:
@@ -172,6 +185,8 @@ def test_tasks(task: str, decoder: Any) -> None:
     text: Any = {"question": "Who?", "context": "He."} if task == "question-answering" else "one [MASK] two"
     if "image" in task or task in (*pictures, "object-detection"):
         text = np.zeros((64, 96, 3), np.uint8)
+    if task in ("audio-classification", "automatic-speech-recognition"):
+        text = recording(9000)
     if task == "video-classification":
         text = [text] * 20
     if task == "keypoint-matching":

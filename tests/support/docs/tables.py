@@ -17,6 +17,8 @@ __all__ = ["architectures", "cli", "commands", "groups", "markdown", "owed", "ta
 # Which tasks make a group of architectures, the first that fits; what fits none is named by its first task.
 _PARTS = ("object-detection", "semantic-segmentation", "universal-segmentation", "mask-generation", "depth-estimation")
 _GROUPS = (
+    ("Speech and codecs made", ("text-to-waveform", "text-to-spectrogram", "vocoder", "audio-tokenization")),
+    ("Sound that is heard", ("speech-seq2seq", "ctc", "audio-classification")),
     ("Pictures with text", ("zero-shot-image-classification",)),
     ("Vision", ("image-classification",)),
     ("Objects, segments, depths, keypoints", (*_PARTS, "keypoint-detection", "keypoint-matching")),
