@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from precast.runtime.model import Model
     from precast.runtime.processors.audio import FeatureExtractor
     from precast.runtime.processors.image import ImageProcessor
+    from precast.runtime.processors.speech import SpeechProcessor
+    from precast.runtime.processors.spelling import Spelling
     from precast.runtime.processors.text import Tokenizer
 
 __all__ = [
@@ -256,49 +258,89 @@ PROCESSORS: Mapping[str, type[_AutoProcessor[Any]]] = {
 }
 
 
-class AutoProcessor(_AutoProcessor["Tokenizer | ImageProcessor | FeatureExtractor"]):
+class _Spellings(_AutoProcessor["Spelling"]):
+    """The vocabulary of a model that names a token for every frame."""
+
+    @classmethod
+    def _of_listing(cls, folder: Path) -> Spelling:
+        return cls._made(parse((folder / MANIFEST_NAME).read_bytes()).processing.get("spelling", {}))
+
+    @classmethod
+    def _of_artifact(cls, artifact: Artifact) -> Spelling:
+        return cls._made(artifact.reading("spelling"))
+
+    @classmethod
+    def _of_checkpoint(cls, folder: Path, source: str) -> Spelling:
+        from precast.export.processor_files import folder_reader
+        from precast.export.spelling import spelling
+
+        heads = _json(folder / "config.json").get("architectures") or ()
+        if not any(str(name).endswith("ForCTC") for name in heads):
+            raise InputError("")
+        return cls._made(spelling(folder_reader(folder)))
+
+    @classmethod
+    def _made(cls, said: Mapping[str, Any]) -> Spelling:
+        from precast.runtime.processors.spelling import Spelling
+
+        if "tokens" not in said:
+            raise InputError(str(said.get("missing", "")))
+        return Spelling.from_data(said)
+
+
+class AutoProcessor(_AutoProcessor["Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor"]):
     """What reads the inputs of an artifact or a checkpoint: of a model of texts its tokenizer, of one of pictures its
-    image processor, of one of recordings its feature extractor."""
+    image processor, of one of recordings its feature extractor, with what makes texts of what it says."""
 
     _patterns = tuple(dict.fromkeys((*AutoTokenizer._patterns, *AutoImageProcessor._patterns)))
 
     @classmethod
-    def _of_listing(cls, folder: Path) -> Tokenizer | ImageProcessor | FeatureExtractor:
+    def _of_listing(cls, folder: Path) -> Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor:
         said = parse((folder / MANIFEST_NAME).read_bytes()).processing
         return cls._one(os.fspath(folder), lambda kind: kind._of_listing(folder), "files" in said.get("text", {}))
 
     @classmethod
-    def _of_artifact(cls, artifact: Artifact) -> Tokenizer | ImageProcessor | FeatureExtractor:
+    def _of_artifact(cls, artifact: Artifact) -> Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor:
         return cls._one(os.fspath(artifact.path), lambda kind: kind._of_artifact(artifact))
 
     @classmethod
-    def _of_checkpoint(cls, folder: Path, source: str) -> Tokenizer | ImageProcessor | FeatureExtractor:
+    def _of_checkpoint(
+        cls, folder: Path, source: str
+    ) -> Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor:
         return cls._one(source, lambda kind: kind._of_checkpoint(folder, source))
 
     @classmethod
     def _one(
         cls, source: str, made: Callable[[Any], Any], texts: bool = True
-    ) -> Tokenizer | ImageProcessor | FeatureExtractor:
-        """The one there is; ``texts``: there may be a tokenizer.
+    ) -> Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor:
+        """The one there is, or the two of speech; ``texts``: there may be a tokenizer.
 
         Raises:
-            InputError: there is none, or several.
+            InputError: there is none, or several that nothing here puts together.
         """
-        found: dict[str, Tokenizer | ImageProcessor | FeatureExtractor] = {}
+        found: dict[type[_AutoProcessor[Any]], Any] = {}
         reasons = []
-        for kind in tuple(PROCESSORS.values())[0 if texts else 1 :]:
+        for kind in (_Spellings, *tuple(PROCESSORS.values())[0 if texts else 1 :]):
+            if kind is AutoTokenizer and _Spellings in found:
+                continue  # its vocabulary is no tokenizer's
             try:
-                found[kind.__name__] = made(kind)
+                found[kind] = made(kind)
             except InputError as error:
                 reasons.append(str(error))
-        if len(found) > 1:
-            raise InputError(
-                f"{source!r} reads several kinds of inputs, and nothing here reads them at once. Use "
-                f"{' and '.join(found)}, and give the model what each makes."
-            )
+        if len(found) == 1:
+            return next(iter(found.values()))  # type: ignore[no-any-return]
         if not found:
-            raise InputError(" ".join(reasons))
-        return next(iter(found.values()))
+            raise InputError(" ".join(filter(None, reasons)))
+        extractor = found.pop(AutoFeatureExtractor, None)
+        if extractor is not None and len(found) == 1 and AutoImageProcessor not in found:
+            from precast.runtime.processors.speech import SpeechProcessor
+
+            return SpeechProcessor(extractor, next(iter(found.values())))
+        names = [kind.__name__ for kind in (*found, *([AutoFeatureExtractor] if extractor is not None else []))]
+        raise InputError(
+            f"{source!r} reads several kinds of inputs, and nothing here reads them at once. Use "
+            f"{' and '.join(names)}, and give the model what each makes."
+        )
 
 
 class AutoModel:

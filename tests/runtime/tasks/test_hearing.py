@@ -124,6 +124,24 @@ def test_the_model_itself_spells() -> None:
     assert model.spelling.batch_decode(tokens) == [text] and text
 
 
+@pytest.mark.parametrize("kind", ["speller", "writer"])
+def test_the_processor_of_speech_hears_and_writes(kind: str) -> None:
+    """Of an artifact and of its checkpoint, as upstream's does."""
+    sound = recording(9000)
+    places = [getattr(tiny_sounds, kind)(), getattr(tiny_sounds, f"{kind}_checkpoint")()]
+    expected = transformers.AutoProcessor.from_pretrained(places[1])
+    ids = [[7, 7, 9, 0, 9], [8, 5, 5, 5, 6]]
+    for place in places:
+        found = precast.AutoProcessor.from_pretrained(place)
+        for name, values in found(sound, sampling_rate=RATE).items():
+            theirs_ = expected(sound, sampling_rate=RATE, return_tensors="np")[name]
+            np.testing.assert_allclose(values, theirs_, rtol=0, atol=1e-4)
+        assert found.batch_decode(ids) == expected.batch_decode(ids)
+        assert found.decode(ids[0]) == expected.decode(ids[0])
+        with pytest.raises(InputError, match="This processor hears recordings"):
+            found()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
