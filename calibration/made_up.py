@@ -24,6 +24,7 @@ Ends = Mapping[str, Mapping[str, int]]
 _NO_ENDS: Ends = MappingProxyType({})
 
 _TEXTS = 24
+_HEARD = 6  # where each is the answer to a recording, of thousands of frames
 _LONGEST = 96
 # Logits of a wide vocabulary are a megabyte a position: so many bytes of them are held, at evenly spaced positions.
 _HELD = 320 << 20
@@ -50,7 +51,8 @@ def made_up(
     last = list(components.values())[-1]
     if last.states:
         vocab, longest = _vocabulary(last), min(_LONGEST, last.longest or _LONGEST)
-        rows = _tokens(tokenizer, vocab, longest, [passage for passage, _ in PASSAGES])[:_TEXTS]
+        hears = any(port.kind in FINITE for one in components.values() for port in one.given)
+        rows = _tokens(tokenizer, vocab, longest, [passage for passage, _ in PASSAGES])[: _HEARD if hears else _TEXTS]
         kept = kept_positions(len(rows), vocab)
         return [case for number, row in enumerate(rows) for case in generated(components, number, row, kept)]
     if len(components) > 1:

@@ -171,7 +171,8 @@ class SpectrogramModel(Model):
             raise InputError(f"input 'input_ids' is needed; received: {listing(given)}.")
         made = self.flow.run({name: given[name] for name in ("input_ids", "attention_mask") if name in given})
         length, own = given["input_ids"].shape[1], self.frames
-        limits = Limits(threshold, int(length * low / own.reduction), int(length * high / own.reduction))
+        least, most = (int(min(max(0.0, length * ratio / own.reduction), own.most)) for ratio in (low, high))
+        limits = Limits(threshold, least, most)
         generator = np.random.default_rng(seed)
         read = {"cross": made["cross"]} | {name: given[name] for name in ("speaker_embeddings", "attention_mask")}
         rows = own.said(self._next, read, limits, lambda: generator.random(own.kept))
