@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from precast.export.blocks.norms import LayerNorm
 from precast.export.spec import Spec as Base
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Unsqueeze, WeightNorm
@@ -18,7 +17,6 @@ from precast.runtime.errors import ConfigError
 
 __all__ = [
     "GENERATOR_NAMES",
-    "ChannelNorm",
     "Generator",
     "GeneratorSpec",
     "Vocoder",
@@ -41,13 +39,6 @@ def _row(channels: int, out: int, kernel: int, *, dilation: int = 1, bias: bool 
     return nn.Conv2d(
         channels, out, (1, kernel), padding=(0, dilation * (kernel // 2)), dilation=(1, dilation), bias=bias
     )
-
-
-class ChannelNorm(LayerNorm):
-    """Over the channels of each place, [B, C, T] -> [B, C, T]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 
 def counts(value: Any) -> tuple[int, ...]:

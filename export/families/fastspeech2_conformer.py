@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from precast.export import heads
 from precast.export.blocks.convolution import COUNTERS
 from precast.export.blocks.embeddings import mask_port, words_port
-from precast.export.blocks.vocoder import ChannelNorm, same
+from precast.export.blocks.frames import ChannelNorm
+from precast.export.blocks.vocoder import same
 from precast.export.components import Composite
 from precast.export.families import Family
 from precast.export.signatures import Component

@@ -20,8 +20,9 @@ from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import head_size
 from precast.export.blocks.embeddings import mask_port, words_port
+from precast.export.blocks.frames import ChannelNorm
 from precast.export.blocks.norms import LayerNorm
-from precast.export.blocks.vocoder import GENERATOR_NAMES, ChannelNorm, Generator, GeneratorSpec, same
+from precast.export.blocks.vocoder import GENERATOR_NAMES, Generator, GeneratorSpec, same
 from precast.export.components import Composite
 from precast.export.families import Family
 from precast.export.signatures import Component
