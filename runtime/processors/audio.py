@@ -86,10 +86,17 @@ class FeatureExtractor:
             raise InputError("A feature extractor needs at least one recording.")
         if all(isinstance(one, float) for one in given):
             given = [np.asarray(given, np.float32)]
-        rows = [self.heard(open_recording(one, self.sampling_rate)) for one in given]
+        sounds = [open_recording(one, self.sampling_rate) for one in given]
+        rows = [self.heard(sound) for sound in sounds]
         if padding is False and len({len(row) for row in rows}) > 1:
             raise InputError("Recordings of one call have one length where padding=False; these differ.")
-        return ModelInputs(self.batch(rows, masked=return_attention_mask))
+        made = ModelInputs(self.batch(rows, masked=return_attention_mask))
+        if MASK in made and self.longest is not None:
+            # Rows are of one length already, in part silence that was put behind.
+            frames = made[MASK].shape[1]
+            real = [-(-min(len(sound), self.longest) * frames // self.longest) for sound in sounds]
+            made[MASK] = (np.arange(frames) < np.reshape(real, (-1, 1))).astype(np.int64)
+        return made
 
     def heard(self, sound: np.ndarray, *, whole: bool = False) -> np.ndarray:
         """What the model hears of a recording [S] at its own rate; ``whole``: however long it is."""

@@ -101,6 +101,15 @@ def test_a_batch_is_upstreams(name: str, said: dict[str, Any]) -> None:
             mine(sounds, padding=False)
 
 
+def test_the_silence_behind_a_short_recording_is_masked() -> None:
+    theirs = WhisperFeatureExtractor()
+    mine = ours({**theirs.to_dict(), "feature_extractor_type": "WhisperFeatureExtractor"})
+    sounds = [recording(samples, samples) for samples in (5000, 16001, 480_000, 500_000)]
+    expected = theirs(sounds, sampling_rate=RATE, return_tensors="np", return_attention_mask=True)
+    found = mine(sounds, sampling_rate=RATE, return_attention_mask=True)
+    np.testing.assert_array_equal(found.attention_mask, expected["attention_mask"])
+
+
 def test_the_class_of_a_checkpoint_without_one_is_its_models() -> None:
     for kind in KINDS.values():
         for model_type in kind.models:
