@@ -320,7 +320,8 @@ class AutoProcessor(_AutoProcessor["Tokenizer | ImageProcessor | FeatureExtracto
         """
         found: dict[type[_AutoProcessor[Any]], Any] = {}
         reasons = []
-        for kind in (_Spellings, *tuple(PROCESSORS.values())[0 if texts else 1 :]):
+        kinds: list[type[_AutoProcessor[Any]]] = [_Spellings, *tuple(PROCESSORS.values())[0 if texts else 1 :]]
+        for kind in kinds:
             if kind is AutoTokenizer and _Spellings in found:
                 continue  # its vocabulary is no tokenizer's
             try:
