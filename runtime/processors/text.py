@@ -106,9 +106,9 @@ class Tokenizer(Vocabulary):
         return self._sources[token]
 
     @property
-    def all_special_ids(self) -> list[int]:
+    def special_ids(self) -> frozenset[int]:
         """Ids of the tokens that are no text."""
-        return sorted(number for number, token in self._backend.get_added_tokens_decoder().items() if token.special)
+        return frozenset(number for number, token in self._backend.get_added_tokens_decoder().items() if token.special)
 
     @property
     def src_lang(self) -> str | None:

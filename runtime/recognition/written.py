@@ -62,7 +62,7 @@ class WritingRecogniser(Recogniser):
         config = self.asking.config({})
         return Markup(
             stamp=speech.timestamp_begin,
-            special=frozenset(tokenizer.all_special_ids),
+            special=tokenizer.special_ids,
             start=first_token(config),
             previous=-1 if speech.prev_sot_token_id is None else speech.prev_sot_token_id,
             end=config.eos[0],
@@ -279,7 +279,7 @@ class WritingRecogniser(Recogniser):
             return transcript(kept, self.markup, stamps=parameters.get("stamps") or False, language=language)
         if parameters.get("language"):
             raise InputError("return_language needs a model that tells languages apart, and this one does not.")
-        special = set(self.model.tokenizer.all_special_ids)
+        special = self.model.tokenizer.special_ids
         tokens: list[int] = []
         for heard in kept:
             tokens = _continued(tokens, [int(token) for token in heard.tokens if int(token) not in special])
