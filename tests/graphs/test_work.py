@@ -26,8 +26,9 @@ from precast.runtime.bench.work import evaluate, work_of
 from precast.runtime.errors import ArtifactError, InputError
 
 POINTS = ((1, 1), (2, 9), (3, 50))
-# Windows of a picture of any size, whose number no polynomial of its sides is: what a call costs is not told.
-UNCOUNTED = ("swin2sr",)
+# Windows of a picture of any size, or frames that are made fewer and more again, whose number no polynomial of the
+# sizes is: what a call costs is not told.
+UNCOUNTED = ("swin2sr", "sew-d")
 CASES = [
     *((name, BASE, 0) for name in model_types() if BASE in find_family(name).heads and name not in UNCOUNTED),
     ("deberta-v2", BASE, 1),  # with a convolution
@@ -57,6 +58,7 @@ def attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int
     return int(2 * query[0] * query[1] * key[1] * (query[2] + value[2]))
 
 
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # of upstream's WavLM
 @pytest.mark.parametrize(
     ("model_type", "head", "index"), CASES, ids=lambda v: v.task if isinstance(v, Head) else str(v)
 )
@@ -69,7 +71,7 @@ def test_counts_what_torch_counts(model_type: str, head: Head, index: int) -> No
     counted = ours.model if model_type in OURS else model
     mapping = {torch.ops.precast.attention: attention_flops}
     for batch, sequence in POINTS:
-        point = {"batch": batch, "sequence": sequence, "choices": 4}
+        point = {"batch": batch, "sequence": sequence, "choices": 4, "samples": 400 + 157 * sequence}
         for name, size in (("height", 31 + sequence), ("width", 40 + 2 * sequence)):
             multiple = ours.signature.bounds[name].multiple if name in ours.signature.bounds else 1
             point[name] = -(-size // multiple) * multiple
@@ -89,6 +91,9 @@ def test_counts_what_torch_counts(model_type: str, head: Head, index: int) -> No
             windowed = "native" in name and sequence > hidden.get(model_type, sequence)
             if model_type in ("conditional_detr", "deformable_detr"):  # what all pictures begin with is computed once
                 windowed = got > 0.95 * exact
+            if "samples" in ours.signature.dims and got != exact:
+                # Upstream makes a frame more of positions by kernels of even width, and leaves it out.
+                windowed = got > 0.9 * exact
             assert got < exact if windowed else got == exact, f"{name} at {point}: {got}, {exact}"
             cost = work(graph)
             assert cost["uncounted"] == []

@@ -286,8 +286,8 @@ def test_what_is_written_is_upstreams(samples: int, call: dict[str, Any]) -> Non
     ],
 )
 def test_words_are_upstreams(samples: int, call: dict[str, Any]) -> None:
-    """When they are said is not compared here: a model that has learned nothing looks everywhere alike, and rounding would
-    say it. Tests of generation hold times to upstream's on one attention."""
+    """When they are said is not compared here: a model that has learned nothing looks everywhere alike, and what is
+    rounded would say it. Tests of generation hold times to upstream's on one attention."""
     ours = precast.pipeline("automatic-speech-recognition", tiny_sounds.writer())
     expected = theirs("automatic-speech-recognition", tiny_sounds.writer_checkpoint())
     sound = recording(samples, samples)
