@@ -207,10 +207,7 @@ def _read_before(engine: Engine, encoder_outputs: Any, given: Mapping[str, Any])
 
 def _begun(config: GenerationConfig, rows: int) -> tuple[list[list[int]], list[int]]:
     """What answers begin with, and which of them lack their language: there the first one stands."""
-    start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
-    if not isinstance(start, int):
-        raise InputError(f"decoder_start_token_id is one id where speech is written down; received {start}.")
-    begun = config.speech.begin(start, rows)
+    begun = config.speech.begin(config.first_token, rows)
     any_language = min(config.speech.lang_to_id.values(), default=0)
     filled = [[any_language if token is None else token for token in row] for row in begun]
     return filled, [index for index, row in enumerate(begun) if None in row]

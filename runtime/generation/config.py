@@ -146,6 +146,16 @@ class GenerationConfig:
             return ()
         return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else self.eos_token_id
 
+    @property
+    def first_token(self) -> int:
+        """The token that answers begin with, where speech is written down.
+
+        :raises InputError: none is known, or there are several."""
+        start = self.bos_token_id if self.decoder_start_token_id is None else self.decoder_start_token_id
+        if not isinstance(start, int):
+            raise InputError(f"decoder_start_token_id is one id where speech is written down; received {start}.")
+        return start
+
     def total_length(self, prompt: int, limit: int | None = None) -> int:
         """Tokens a row of ``prompt`` tokens may reach, prompt included, as upstream counts them.
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from precast.runtime.errors import InputError
 from precast.runtime.processors.audio import is_recording, open_recording
 from precast.runtime.readers.base import Reader, Row
 
@@ -29,14 +28,7 @@ class AudioReader(Reader):
 
     def __init__(self, model: Any, *, task: str, too_long: str = "", feature_extractor: Any = None) -> None:
         super().__init__(model, task=task, too_long=too_long)
-        found = feature_extractor if feature_extractor is not None else getattr(model, "feature_extractor", None)
-        if found is None:
-            why = getattr(model, "why_no_feature_extractor", "")
-            raise InputError(
-                f"{task} needs a feature extractor, and the artifact has none{f' ({why})' if why else ''}. "
-                "Pass one: pipeline(..., feature_extractor=...)."
-            )
-        self.feature_extractor = found
+        self.feature_extractor = self.processor(model, "feature_extractor", feature_extractor)
         artifact = getattr(model, "artifact", None)
         # Whether padding changes what a model makes of a recording, whatever a mask says.
         self._one_length = artifact is not None and bool(artifact.reading("batches").get("one_length"))

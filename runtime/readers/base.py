@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from precast.runtime import arguments, batching
+from precast.runtime.errors import InputError
 
 __all__ = ["Reader", "Row"]
 
@@ -34,6 +35,21 @@ class Reader:
     def __init__(self, model: Any, *, task: str, too_long: str = "") -> None:
         self.task = task
         self.too_long = too_long
+
+    def processor(self, model: Any, name: str, given: Any) -> Any:
+        """What was given in place of the model's own, or that.
+
+        Raises:
+            InputError: there is neither.
+        """
+        found = given if given is not None else getattr(model, name, None)
+        if found is None:
+            why, noun = getattr(model, f"why_no_{name}", ""), name.replace("_", " ")
+            raise InputError(
+                f"{self.task} needs {arguments.article(noun)}, and the artifact has none{f' ({why})' if why else ''}. "
+                f"Pass one: pipeline(..., {name}=...)."
+            )
+        return found
 
     def plain(self, inputs: Any) -> Any:
         """What a call was given, so that a list is several inputs, and one input is no list."""

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from precast.runtime.errors import InputError
 from precast.runtime.processors.image import is_picture, open_picture
 from precast.runtime.readers.base import Reader, Row
 
@@ -38,14 +37,7 @@ class ImageReader(Reader):
 
     def __init__(self, model: Any, *, task: str, too_long: str = "", image_processor: Any = None) -> None:
         super().__init__(model, task=task, too_long=too_long)
-        found = image_processor if image_processor is not None else getattr(model, "image_processor", None)
-        if found is None:
-            why = getattr(model, "why_no_image_processor", "")
-            raise InputError(
-                f"{task} needs an image processor, and the artifact has none{f' ({why})' if why else ''}. "
-                "Pass one: pipeline(..., image_processor=...)."
-            )
-        self.image_processor = found
+        self.image_processor = self.processor(model, "image_processor", image_processor)
 
     def plain(self, inputs: Any) -> Any:
         return list(inputs) if isinstance(inputs, np.ndarray) and inputs.ndim in (1, 4) else inputs

@@ -26,13 +26,7 @@ class TextReader(Reader):
     def __init__(self, model: Any, *, task: str, too_long: str = "Shorten the text.", tokenizer: Any = None) -> None:
         super().__init__(model, task=task, too_long=too_long)
         self.max_length: int | None = model.max_length
-        self.tokenizer: Any = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
-        if self.tokenizer is None:
-            why = getattr(model, "why_no_tokenizer", "")
-            raise InputError(
-                f"{task} needs a tokenizer, and the artifact has none{f' ({why})' if why else ''}. "
-                "Pass one: pipeline(..., tokenizer=...)."
-            )
+        self.tokenizer = self.processor(model, "tokenizer", tokenizer)
         wanted = {"input_ids", *self.tokenizer.model_input_names}
         self.inputs = tuple(name for name in model.input_names if name in wanted)
         # Padding needs a mask whether or not the tokenizer speaks of one.

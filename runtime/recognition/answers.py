@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from precast.runtime.errors import InputError
 from precast.runtime.generation.alignment import token_frames
 from precast.runtime.recognition.windows import Answer, Rules, Window
 
-__all__ = ["Answers", "first_token"]
+__all__ = ["Answers"]
 
 _WIDTH = 7  # frames of the median that smooths attention, where the checkpoint says no other
 _PRECISION = 0.02  # seconds of a frame of the encoder
@@ -36,8 +35,7 @@ class Answers:
 
     def languages(self, windows: Sequence[np.ndarray]) -> list[int]:
         """The token of the language that is spoken in each."""
-        start = first_token(self._config)
-        logits = self._logits(windows, [[start]] * len(windows))[:, -1]
+        logits = self._logits(windows, [[self._config.first_token]] * len(windows))[:, -1]
         found: list[int] = self._config.speech.detected(logits)
         return found
 
@@ -120,14 +118,6 @@ class Answers:
         if self._kept is None or not np.array_equal(self._kept[0], stacked):
             self._kept = stacked, self._model.encoder_outputs(**{self._port: stacked})
         return self._kept[1]
-
-
-def first_token(config: Any) -> int:
-    """The token that answers begin with."""
-    start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
-    if not isinstance(start, int):
-        raise InputError(f"decoder_start_token_id is one id where recordings are written down; received {start!r}.")
-    return start
 
 
 def _sureness(output: Any, row: int, tokens: list[int]) -> float:

@@ -14,7 +14,7 @@ from precast.runtime.errors import InputError
 from precast.runtime.fields import is_number
 from precast.runtime.processors.audio import open_recording
 from precast.runtime.readers.audio import AudioReader
-from precast.runtime.recognition.answers import Answers, first_token
+from precast.runtime.recognition.answers import Answers
 from precast.runtime.recognition.base import Part, Recogniser, SoundRow, Windows, read_windows
 from precast.runtime.recognition.transcript import Heard, Markup, transcript
 from precast.runtime.recognition.windows import Rules, transcribed
@@ -63,7 +63,7 @@ class WritingRecogniser(Recogniser):
         return Markup(
             stamp=speech.timestamp_begin,
             special=tokenizer.special_ids,
-            start=first_token(config),
+            start=config.first_token,
             previous=-1 if speech.prev_sot_token_id is None else speech.prev_sot_token_id,
             end=config.eos[0],
             languages={
@@ -227,7 +227,7 @@ class WritingRecogniser(Recogniser):
 
     def _begins(self, features: np.ndarray, config: Any, answers: Answers) -> list[list[int]]:
         """What the answer to each recording begins with; the language of its first window is found out."""
-        begins = config.speech.begin(first_token(config), len(features))
+        begins = config.speech.begin(config.first_token, len(features))
         missing = [place for place, begin in enumerate(begins) if None in begin]
         if missing:
             first = [features[place][:, : self.window] for place in missing]

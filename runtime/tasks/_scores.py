@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from precast.runtime.errors import InputError, closest
-from precast.runtime.tasks.base import sigmoid, softmax
+from precast.runtime.tasks.base import id2label, sigmoid, softmax
 
-__all__ = ["UNSET", "best_first", "read_scoring", "scores_of"]
+__all__ = ["UNSET", "best_first", "labelled", "read_scoring", "scores_of"]
 
 UNSET: Any = object()
 """``top_k`` where it is not given: None asks for all labels."""
+_USUAL = 5  # labels
 _FUNCTIONS = {"none": lambda logits: logits, "sigmoid": sigmoid, "softmax": softmax}
 
 
@@ -45,6 +46,20 @@ def scores_of(logits: np.ndarray, function: str | None, config: Mapping[str, Any
         function = "none" if problem == "regression" else "sigmoid" if several else "softmax"
     scores: np.ndarray = _FUNCTIONS[function](logits)
     return scores
+
+
+def labelled(
+    logits: np.ndarray, parameters: Mapping[str, Any], config: Mapping[str, Any], *, exclusive: bool = False
+) -> list[dict[str, Any]]:
+    """The best labels of one picture, video or recording, of logits ``[L]`` and what `read_scoring` made of a call.
+
+    ``exclusive``: where neither call nor config says how scores are made, labels exclude each other, one alone, too.
+    """
+    function = parameters.get("function")
+    if function is None and exclusive and config.get("problem_type") is None:
+        function = "softmax"
+    scores = scores_of(logits, function, config)
+    return best_first(scores, id2label(config, len(scores)), parameters.get("top_k", _USUAL))
 
 
 def best_first(scores: np.ndarray, labels: Sequence[Any], top_k: int | None) -> list[dict[str, Any]]:

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from precast.runtime.tasks._scores import UNSET, best_first, read_scoring, scores_of
+from precast.runtime.tasks._scores import UNSET, labelled, read_scoring
 from precast.runtime.tasks._sounds import SoundTask
-from precast.runtime.tasks.base import Request, Row, id2label
+from precast.runtime.tasks.base import Request, Row
 
 __all__ = ["PIPELINE", "AudioClassification"]
-
-_USUAL = 5
 
 
 class AudioClassification(SoundTask):
@@ -32,12 +30,7 @@ class AudioClassification(SoundTask):
         return np.asarray(outputs["logits"][index], np.float32)
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        function = parameters.get("function")
-        if function is None and self.model.config.get("problem_type") is None:
-            function = "softmax"  # of one label, too
-        scores = scores_of(kept[0], function, self.model.config)
-        labels = id2label(self.model.config, len(scores))
-        return best_first(scores, labels, parameters.get("top_k", _USUAL))
+        return labelled(kept[0], parameters, self.model.config, exclusive=True)
 
 
 PIPELINE = AudioClassification

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 
 from precast.runtime.tasks._pictures import PictureTask
-from precast.runtime.tasks._scores import UNSET, best_first, read_scoring, scores_of
-from precast.runtime.tasks.base import Request, Row, id2label
+from precast.runtime.tasks._scores import UNSET, labelled, read_scoring
+from precast.runtime.tasks.base import Request, Row
 
 __all__ = ["PIPELINE", "ImageClassification"]
-
-_USUAL = 5
 
 
 class ImageClassification(PictureTask):
@@ -32,9 +30,7 @@ class ImageClassification(PictureTask):
         return np.asarray(outputs["logits"][index], np.float32)
 
     def finish(self, request: Request, kept: list[Any], parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        scores = scores_of(kept[0], parameters.get("function"), self.model.config)
-        labels = id2label(self.model.config, len(scores))
-        return best_first(scores, labels, parameters.get("top_k", _USUAL))
+        return labelled(kept[0], parameters, self.model.config)
 
 
 PIPELINE = ImageClassification
