@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from precast.calibration.evaluation_set import EvaluationSet, answers_of
-from precast.calibration.made_up import generated, kept_positions, made_up, natural
+from precast.calibration.made_up import generated, kept_positions, made_up, natural, perceives
 from precast.calibration.running import through
 from precast.calibration.samples import Sample, Samples
 from precast.calibration.scores import Score, scored
@@ -23,7 +23,6 @@ from precast.runtime.inputs import Inputs
 from precast.runtime.metrics import METRICS, Metric
 from precast.runtime.model import Model
 from precast.runtime.parity import Case, Loaded
-from precast.runtime.ports import FINITE
 from precast.runtime.readers.audio import AudioReader
 from precast.runtime.readers.base import Row
 from precast.runtime.readers.image import ImageReader
@@ -209,7 +208,7 @@ def _generated(model: Model, components: Mapping[str, Component], samples: Seque
     last = list(components.values())[-1]
     if last.vocab_size is None:
         raise InputError("quantize: the model generates, and reads no tokens.")
-    if any(port.kind in FINITE for one in components.values() for port in one.given):
+    if perceives(components):
         raise InputError(
             "quantize: samples for a model that writes what it hears are not read yet. Leave data out: they are then "
             "made up."

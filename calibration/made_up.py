@@ -16,7 +16,7 @@ from precast.runtime.parity import Case
 from precast.runtime.ports import FINITE, Port
 from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["generated", "kept_positions", "made_up", "natural"]
+__all__ = ["generated", "kept_positions", "made_up", "natural", "perceives"]
 
 # Per component, ids that a row of a port ends with, where its tokenizer does not say: where an output is read at that
 # id, inputs hold it.
@@ -51,8 +51,8 @@ def made_up(
     last = list(components.values())[-1]
     if last.states:
         vocab, longest = _vocabulary(last), min(_LONGEST, last.longest or _LONGEST)
-        hears = any(port.kind in FINITE for one in components.values() for port in one.given)
-        rows = _tokens(tokenizer, vocab, longest, [passage for passage, _ in PASSAGES])[: _HEARD if hears else _TEXTS]
+        texts = _HEARD if perceives(components) else _TEXTS
+        rows = _tokens(tokenizer, vocab, longest, [passage for passage, _ in PASSAGES])[:texts]
         kept = kept_positions(len(rows), vocab)
         return [case for number, row in enumerate(rows) for case in generated(components, number, row, kept)]
     if len(components) > 1:
@@ -63,8 +63,13 @@ def made_up(
 def natural(components: Mapping[str, Component], tokenizer: Mapping[str, bytes]) -> bool:
     """Whether all that is made up for them is natural text, whose most likely answers say something: what beside it is
     random, or all of it, leaves near ties, and one of them that falls the other way is no loss."""
-    kinds = {port.kind for one in components.values() for port in one.given}
-    return bool(tokenizer) and "ids" in kinds and kinds.isdisjoint(FINITE)
+    reads = any(port.kind == "ids" for one in components.values() for port in one.given)
+    return bool(tokenizer) and reads and not perceives(components)
+
+
+def perceives(components: Mapping[str, Component]) -> bool:
+    """Whether pictures, recordings or the like are given to them."""
+    return any(port.kind in FINITE for one in components.values() for port in one.given)
 
 
 def kept_positions(texts: int, vocab: int) -> int:

@@ -70,14 +70,7 @@ _PICTURES = (
 
 # And of recordings, by what they have beside the shortest a model takes, in `_SOUND` samples: that one, one sample more
 # and one less than a step, odd ones, and so many that frames are as many as tokens of a text; of frames by frames.
-_SOUNDS = (
-    (1, 1, "none"),
-    (2, 2, "none"),
-    (3, 7, "right"),
-    (1, 33, "right"),
-    (2, 64, "right"),
-    (1, 127, "none"),
-)
+_SOUNDS = _PICTURES[:-1]
 _SOUND = 160
 
 # What is drawn beside them where outputs are small: texts of so many tokens, pictures of so many rows, so many tokens

@@ -13,6 +13,7 @@ from precast.export import heads
 from precast.export.blocks.norms import normed_sum
 from precast.export.families import Family
 from precast.export.head_sets.seq2seq import generation_keys, seq2seq
+from precast.export.head_sets.sound import weighted
 from precast.export.signatures import Component
 from precast.export.skeletons.decoder import Decoder
 from precast.export.skeletons.encoder import PreNormLayer
@@ -107,7 +108,7 @@ class Classification(Component):
             every = range(len(self.layer_weights))
             *made, last = self.encoder.states(self.encoder.embeddings(input_features), layers=every)
             last, _ = normed_sum(self.encoder.norm, last, None)
-            states = torch.stack((*made, last), dim=-1) @ self.layer_weights.softmax(-1)
+            states = weighted((*made, last), self.layer_weights)
         return {"logits": self.classifier(self.projector(states).mean(1))}
 
 

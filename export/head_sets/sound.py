@@ -18,7 +18,7 @@ from precast.export.weights import Compute, Rename, Rule
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Dim, Out, Port
 
-__all__ = ["speech_heads", "xvector_names"]
+__all__ = ["speech_heads", "weighted", "xvector_names"]
 
 
 class SpeechHead(Component):

@@ -123,7 +123,9 @@ class LanguageModel(Model):
         with self._lock:
             if self._alignment is None:
                 if self._later is None or "alignment" not in self.artifact.components:
-                    raise InputError("this model does not say where a token was heard; Whisper's artifacts do.")
+                    raise InputError(
+                        "this artifact does not say where a token was heard: it has no component 'alignment'."
+                    )
                 self._alignment = self._later("alignment")
             return self._alignment
 
