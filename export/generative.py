@@ -17,9 +17,10 @@ from precast.export.signatures import Component, dims_of
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import FREE, Dim, Out, Port
 
-__all__ = ["ALIGNMENT", "DECODER", "ENCODER", "AlignmentPart", "CausalLM", "EncoderPart", "HearingPart", "Seq2SeqLM"]
+__all__ = ["ALIGNMENT", "DECODER", "ENCODER", "AlignmentPart", "CausalLM", "EncoderPart", "PerceivingPart", "Seq2SeqLM"]
 
 ALIGNMENT, DECODER, ENCODER = "alignment", "decoder", "encoder"
+_SHOWN = frozenset(("sample_mask", "pixel_mask"))
 
 
 class CausalLM(Component):
@@ -198,10 +199,11 @@ class EncoderPart(Component):
         return outputs
 
 
-class HearingPart(EncoderPart):
-    """The same of what is heard: features [B, ...] or samples [B, N], with a mask or without -> states [B, T, H].
+class PerceivingPart(EncoderPart):
+    """The same of what is no text: pixels [B, C, H, W], features [B, ...] or samples [B, N], with a mask or without ->
+    states [B, T, H].
 
-    Frames of the states are not those of the input: where there is a mask, the encoder says itself which of its states
+    The states' places are not those of the input: where there is a mask, the encoder says itself which of its states
     are real, {"frame_mask": [B, T]}; and it says as ``frames`` how many there are, where that is one number.
     """
 
@@ -209,7 +211,7 @@ class HearingPart(EncoderPart):
         super().__init__(encoder, cross)
         frames: int | None = getattr(encoder, "frames", None)
         self.length = "source" if frames is None else frames
-        self.mask = "frame_mask" if any(port.kind == "sample_mask" for port in self.ports()) else None
+        self.mask = "frame_mask" if any(port.kind in _SHOWN for port in self.ports()) else None
 
     def outs(self) -> tuple[Out, ...]:
         """And which of its states are real."""
@@ -221,16 +223,19 @@ class HearingPart(EncoderPart):
     def _own_length(self) -> int | str:
         return "places" if isinstance(self.length, str) else self.length
 
-    def forward(  # type: ignore[override] # what it takes has one of two names
+    def forward(  # type: ignore[override] # what it takes has one of several names
         self,
         input_features: Tensor | None = None,
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        flattened_patches: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        heard = input_values if input_features is None else input_features
+        named = (input_features, input_values, pixel_values, flattened_patches)
+        perceived = next(value for value in named if value is not None)
         if self.mask is None:
-            return self.outputs(self.encoder(heard))
-        states, real = self.encoder(heard, attention_mask)
+            return self.outputs(self.encoder(perceived))
+        states, real = self.encoder(perceived, attention_mask)
         return {**self.outputs(states), self.mask: real}
 
 
@@ -289,7 +294,7 @@ class Seq2SeqLM(CausalLM):
     """A `CausalLM` whose layers attend to an encoder: ids [B, T], mask [B, T] -> hidden states [B, T, H].
 
     Args:
-        part: what the encoder becomes; a `HearingPart` where it hears.
+        part: what the encoder becomes; a `PerceivingPart` where it reads no text.
         aligned: an `AlignmentPart` says of whole texts where each token was heard.
     """
 

@@ -24,6 +24,7 @@ __all__ = [
     "DEPTH_ESTIMATION",
     "HEADS",
     "IMAGE_CLASSIFICATION",
+    "IMAGE_TEXT",
     "IMAGE_TO_IMAGE",
     "KEYPOINT_DETECTION",
     "KEYPOINT_MATCHING",
@@ -46,6 +47,7 @@ __all__ = [
     "VIDEO_CLASSIFICATION",
     "VOCODER",
     "ZERO_SHOT_IMAGE",
+    "ZERO_SHOT_OBJECTS",
     "ClassifierHead",
     "EncoderWithHead",
     "FeatureExtraction",
@@ -101,6 +103,7 @@ TEXT_TO_SPECTROGRAM = _BY_TASK["text-to-spectrogram"]
 TEXT_TO_WAVEFORM = _BY_TASK["text-to-waveform"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
 OBJECT_DETECTION = _BY_TASK["object-detection"]
+IMAGE_TEXT = _BY_TASK["image-text-to-text"]
 IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]
 MASKED_IMAGE = _BY_TASK["masked-image-modeling"]
 PRETRAINING = _BY_TASK["pretraining"]
@@ -113,6 +116,7 @@ KEYPOINT_DETECTION = _BY_TASK["keypoint-detection"]
 KEYPOINT_MATCHING = _BY_TASK["keypoint-matching"]
 VOCODER = _BY_TASK["vocoder"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
+ZERO_SHOT_OBJECTS = _BY_TASK["zero-shot-object-detection"]
 
 
 class FirstToken(nn.Module):
@@ -177,7 +181,7 @@ class LMTransform(nn.Module):
 
 
 class EncoderWithHead(Component):
-    """A model with a task on top: ids, mask and token types [B, S] -> named outputs.
+    """A model with a task on top: ids, mask and token types [B, S], and what else its body takes -> named outputs.
 
     ``outputs`` makes them of the hidden states [B, S, H]; ``transform`` goes before the last projection, if given.
     """
@@ -199,9 +203,16 @@ class EncoderWithHead(Component):
         return CATALOGUE[self.task].outs
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        bbox: Tensor | None = None,
+        pixel_values: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        return self.outputs(self.model(input_ids, attention_mask, token_type_ids), attention_mask)
+        page = {"bbox": bbox, "pixel_values": pixel_values}
+        given = {name: value for name, value in page.items() if value is not None}
+        return self.outputs(self.model(input_ids, attention_mask, token_type_ids, **given), attention_mask)
 
     def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -309,7 +320,7 @@ class MultipleChoice(SequenceClassification):
         """Its body's, one for each choice."""
         return tuple(port._replace(shape=("batch", "choices", *port.shape[1:])) for port in super().ports())
 
-    def forward(
+    def forward(  # type: ignore[override] # of texts alone
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
         batch, choices, _ = input_ids.shape

@@ -141,6 +141,17 @@ _ROWS = (
         metric="objects",
     ),
     TaskFacts(
+        "zero-shot-object-detection",
+        endings=("ForObjectDetection",),
+        auto="AutoModelForZeroShotObjectDetection",
+        gives="``logits`` of each object a picture may hold for every text, and ``pred_boxes``.",
+        outs=(
+            Out("logits", ("images", "queries", "texts"), "logits"),
+            Out("pred_boxes", ("images", "queries", 4), "boxes"),
+        ),
+        metric="objects",
+    ),
+    TaskFacts(
         "zero-shot-image-classification",
         endings=("Model",),
         auto="AutoModelForZeroShotImageClassification",
@@ -292,6 +303,15 @@ _ROWS = (
         outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),
         metric="divergence",
     ),
+    TaskFacts(
+        "image-text-to-text",
+        endings=("ForConditionalGeneration", "Model", "ForCausalLM", "ForVisionText2Text"),
+        auto="AutoModelForImageTextToText",
+        gives="A model that writes of pictures: ``generate(...)``, and ``logits`` at every position of a text.",
+        outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),
+        metric="divergence",
+    ),
+    TaskFacts("image-to-text", served_by=("image-text-to-text",)),
     TaskFacts("automatic-speech-recognition", served_by=("speech-seq2seq", "ctc")),
     TaskFacts(
         "text-to-waveform",

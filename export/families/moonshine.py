@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.attention import CachedSelfAttention, CrossAttention, SelfAttention
 from precast.export.blocks.convolution import GroupNorm
@@ -207,7 +208,7 @@ def _renamed(table: dict[str, str]) -> tuple[Rule, ...]:
 
 FAMILY = Family(
     spec=Spec,
-    heads=seq2seq(encoder=lambda spec, absent: Hearing(spec), decoder=_decoder, hears=True),
+    heads=seq2seq(encoder=lambda spec, absent: Hearing(spec), decoder=_decoder, head=heads.SPEECH_SEQ2SEQ),
     weights=_weights,
     # What upstream's mapping of names writes beside the names it stands for, and a padding that changes nothing.
     inert=frozenset(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.sines import PlacedFromPadding, inclusive_frequencies, inclusive_sine_table
 from precast.export.blocks.tables import Table
@@ -137,7 +138,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 
 FAMILY = Family(
     spec=Spec,
-    heads=seq2seq(encoder=lambda spec, absent: Hearing(spec), decoder=_decoder, hears=True),
+    heads=seq2seq(encoder=lambda spec, absent: Hearing(spec), decoder=_decoder, head=heads.SPEECH_SEQ2SEQ),
     weights=_weights,
     inert=frozenset(
         """

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from precast.export import heads
-from precast.export.generative import EncoderPart, HearingPart, Seq2SeqLM
+from precast.export.generative import EncoderPart, PerceivingPart, Seq2SeqLM
 from precast.export.weights import Ignore, Rule, Tie
 
 __all__ = ["ENCODER_WORDS", "WORDS", "Part", "generation_keys", "plain_head", "seq2seq", "shared_words"]
@@ -30,7 +30,7 @@ def seq2seq(
     lm_head: Callable[[Any, frozenset[str]], nn.Linear] = plain_head,
     positions: bool = True,
     scale: Callable[[Any], float | None] = lambda spec: None,
-    hears: bool = False,
+    head: heads.Head = heads.SEQ2SEQ_LM,
     aligned: bool = False,
 ) -> Mapping[heads.Head, Part]:
     """The heads of an encoder-decoder.
@@ -41,13 +41,14 @@ def seq2seq(
         lm_head: makes the projection of the decoder's states to logits.
         positions: the decoder uses absolute positions.
         scale: of the decoder's states in front of ``lm_head``, or None.
-        hears: the encoder's input is sound: features [B, ...] or samples [B, N] -> states [B, T, H]; where it takes a
-            mask too -> these, and which of them are real, [B, T].
+        head: what for; of `SPEECH_SEQ2SEQ` and `IMAGE_TEXT` the encoder's input is no text: pixels [B, C, H, W], features
+            [B, ...] or samples [B, N] -> states [B, T, H]; where it takes a mask too -> these, and which of them are
+            real, [B, T].
         aligned: one more component says of whole texts where each token was heard.
     """
-    part: type[EncoderPart] = HearingPart if hears else EncoderPart
+    part: type[EncoderPart] = EncoderPart if head is heads.SEQ2SEQ_LM else PerceivingPart
     return {
-        heads.SPEECH_SEQ2SEQ if hears else heads.SEQ2SEQ_LM: lambda spec, absent: Seq2SeqLM(
+        head: lambda spec, absent: Seq2SeqLM(
             encoder(spec, absent),
             decoder(spec, absent),
             lm_head(spec, absent),
