@@ -130,7 +130,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 FAMILY = Family(
     spec=Spec,
     heads={
-        **seq2seq(encoder=lambda spec, absent: Hearing(spec), decoder=_decoder, head=heads.SPEECH_SEQ2SEQ, aligned=True),
+        **seq2seq(lambda spec, absent: Hearing(spec), _decoder, head=heads.SPEECH_SEQ2SEQ, aligned=True),
         heads.AUDIO_CLASSIFICATION: lambda spec, absent: Classification(spec),
     },
     weights=_weights,

@@ -24,9 +24,9 @@ def plain_head(spec: Any, absent: frozenset[str]) -> nn.Linear:
 
 
 def seq2seq(
-    *,
     encoder: Part,
     decoder: Part,
+    *,
     lm_head: Callable[[Any, frozenset[str]], nn.Linear] = plain_head,
     positions: bool = True,
     scale: Callable[[Any], float | None] = lambda spec: None,
@@ -41,9 +41,9 @@ def seq2seq(
         lm_head: makes the projection of the decoder's states to logits.
         positions: the decoder uses absolute positions.
         scale: of the decoder's states in front of ``lm_head``, or None.
-        head: what for; of `SPEECH_SEQ2SEQ` and `IMAGE_TEXT` the encoder's input is no text: pixels [B, C, H, W], features
-            [B, ...] or samples [B, N] -> states [B, T, H]; where it takes a mask too -> these, and which of them are
-            real, [B, T].
+        head: what for; of `SPEECH_SEQ2SEQ` and `IMAGE_TEXT` the encoder's input is no text: pixels [B, C, H, W],
+            features [B, ...] or samples [B, N] -> states [B, T, H]; where it takes a mask too -> these, and which of
+            them are real, [B, T].
         aligned: one more component says of whole texts where each token was heard.
     """
     part: type[EncoderPart] = EncoderPart if head is heads.SEQ2SEQ_LM else PerceivingPart
