@@ -46,7 +46,8 @@ class Inputs:
         self._dtype = {port.name: np.dtype(port.dtype) for port in ports}
         self._dims = dims
         self._hidden = hidden
-        self._bounds = [(port.name, port.below) for port in ports if port.below is not None]
+        self._pages = [port for port in ports if port.kind == "boxes" and port.below is not None]
+        self._bounds = [(port.name, port.below) for port in ports if port.below is not None and port.kind != "boxes"]
         self._finite = tuple(port.name for port in ports if port.kind in FINITE)
         self._masks = tuple(port.name for port in ports if port.kind == "mask")
         self._pixel_masks = tuple(port.name for port in ports if port.kind == "pixel_mask")
@@ -141,6 +142,9 @@ class Inputs:
                 raise InputError(
                     f"input {name!r} holds NaN or infinity; every {self._ports[name].noun} is a finite number."
                 )
+        for port in self._pages:
+            if port.name in checked:
+                _check_boxes(port, checked[port.name])
         if len(checked) < len(self._ports):
             if self._prompts:
                 sizes = self._prompted(dict(sizes))
@@ -277,6 +281,22 @@ def _check_mask(name: str, mask: Array, small: bool) -> None:
     rows = np.argwhere(~mask.any(axis=-1))
     row = int(rows[0][0]) if rows.shape[1] == 1 else tuple(map(int, rows[0]))
     raise InputError(f"every text needs one real token at least; the {name} of row {row} is all zero.")
+
+
+def _check_boxes(port: Port, boxes: Array) -> None:
+    """Boxes [B, S, 4] lie on their page, and none of them is turned."""
+    assert port.below is not None
+    most = port.below - 1
+    begins, ends = boxes[..., :2], boxes[..., 2:]
+    right = ((begins >= 0) & (begins <= ends) & (ends <= most)).all(axis=-1)
+    if not right.all():
+        row, word = np.argwhere(~right)[0]
+        box = boxes[row, word].tolist()
+        raise InputError(
+            f"{port.name} of token {word} of row {row} is {box}, and a box is x0, y0, x1, y1 with "
+            f"0 <= x0 <= x1 <= {most} and 0 <= y0 <= y1 <= {most}, in parts of its page: {most} are all of its width, "
+            "and all of its height."
+        )
 
 
 def _within(array: Array, bound: int, small: bool) -> bool:

@@ -38,6 +38,11 @@ def _ids(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Ar
     return rng.integers(0, port.below or 2, size=sizes, dtype=np.int64)
 
 
+def _rows(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
+    """Numbers of rows of another input, or -1 for none."""
+    return rng.integers(-1, port.below or 1, size=sizes, dtype=np.int64)
+
+
 def _mask(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     rows, length = int(np.prod(sizes[:-1])), sizes[-1]
     mask = np.ones((rows, length), dtype=np.int64)
@@ -87,8 +92,10 @@ def _points(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) ->
 
 
 def _boxes(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
-    corners = np.sort(rng.random((*sizes[:-1], 2, sizes[-1] // 2), dtype=np.float32), axis=-2)
-    return corners.reshape(sizes)
+    shape = (*sizes[:-1], 2, sizes[-1] // 2)
+    whole = port.below is not None and not np.issubdtype(port.dtype, np.floating)
+    corners = rng.integers(0, port.below, size=shape) if whole else rng.random(shape, dtype=np.float32)
+    return np.sort(corners, axis=-2).reshape(sizes)
 
 
 def _zeros(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
@@ -115,6 +122,7 @@ KINDS: Mapping[str, Kind] = {
     "codes": Kind(_ids, pad=None),
     "mask": Kind(_mask),
     "positions": Kind(_ids),
+    "rows": Kind(_rows),
     "number": Kind(_counts),
     "pixels": Kind(_normal, _pictures, pad=None),
     "pixel_mask": Kind(_pixel_mask),

@@ -20,6 +20,7 @@ KINDS: Mapping[str, str] = {
     "types": "token type",
     "mask": "token",
     "positions": "position",
+    "rows": "row",
     "labels": "label",
     "codes": "code",
     "number": "number",
@@ -55,7 +56,7 @@ class Port(NamedTuple):
         shape: a dimension is a size, or a name for a size known at run time: ``("batch", 384)``.
         kind: one of `KINDS`, or nothing where it is not known.
         default: stands for it where it is left out; None: it must be given.
-        below: ids, types and positions are 0 to ``below - 1``.
+        below: ids, types and positions are 0 to ``below - 1``, and so are the sides of boxes, left and top first.
         source: what fills it unless the caller does: the component whose output has its name, or
             ``component.name``, where an output or an input of that component is called otherwise.
     """

@@ -115,10 +115,11 @@ class PlacedPositions(PositionTable):
 
 
 class TextEmbeddings(nn.Module):
-    """norm(words * scale + positions + token types), ids [B, S] -> [B, S, E].
+    """norm(words * scale + positions + token types + boxes), ids [B, S] -> [B, S, E].
 
     Args:
         scale: of the words, or None.
+        boxes: makes [B, S, E] of where words stand on their page (`precast.export.blocks.boxes`), or None.
         token_types: number of token types; 0 for models without them. With 1 the only row is always added.
     """
 
@@ -131,27 +132,34 @@ class TextEmbeddings(nn.Module):
         token_types: int,
         norm: LayerNorm | None,
         scale: float | None = None,
+        boxes: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.words = nn.Embedding(vocab, size)
         self.scale = scale
         self.positions = positions
         self.token_types = nn.Embedding(token_types, size) if token_types else None
+        self.boxes = boxes
         self.norm = norm
 
     def ports(self) -> tuple[Port, ...]:
-        """Ids, and token types where there are several."""
+        """Ids, token types where there are several, and boxes where these are read."""
         words, types = words_port(self.words), self.token_types
-        if types is None or types.num_embeddings < 2:
-            return (words,)
-        return words, Port("token_type_ids", "int64", words.shape, "types", default=0, below=types.num_embeddings)
+        made = [words]
+        if types is not None and types.num_embeddings > 1:
+            made.append(Port("token_type_ids", "int64", words.shape, "types", default=0, below=types.num_embeddings))
+        if self.boxes is not None:
+            made.append(self.boxes.port())  # type: ignore[operator]
+        return tuple(made)
 
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None = None, bbox: Tensor | None = None) -> Tensor:
         total = self.words(input_ids)
         if self.scale is not None:
             total = total * self.scale
         if self.token_types is not None:
             total = total + (self.token_types.weight[0] if token_type_ids is None else self.token_types(token_type_ids))
+        if self.boxes is not None:
+            total = total + self.boxes(bbox)
         positions = None if self.positions is None else self.positions(input_ids)
         if self.norm is None:
             return total if positions is None else total + positions

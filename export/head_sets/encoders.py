@@ -104,6 +104,7 @@ def encoder_heads(
     choice: Reader = pooled,
     pair: Reader | None = None,
     before: Callable[[Any], nn.Module | None] = lambda spec: None,
+    only: tuple[heads.Head, ...] | None = None,
 ) -> dict[heads.Head, Callable[[Any, frozenset[str]], nn.Module]]:
     """The heads of `Family.heads` for a ``body`` that makes hidden states [B, S, H] of a text.
 
@@ -113,6 +114,7 @@ def encoder_heads(
         text, choice, pair: how text classification, multiple choice and next-sentence prediction read a text; without
             ``pair`` there is no such head.
         before: in front of every classifier's last projection (not the masked-LM head's).
+        only: the heads that the family has, where these are not all.
     """
 
     def base(spec: Any, absent: frozenset[str]) -> nn.Module:
@@ -144,4 +146,4 @@ def encoder_heads(
     }
     if pair is not None:
         found[heads.NEXT_SENTENCE] = lambda spec, absent: heads.NextSentence(body(spec), *pair(spec, 2))
-    return found
+    return {head: make for head, make in found.items() if only is None or head in only}

@@ -124,8 +124,11 @@ class Encoder(nn.Module):
         """Ids, mask and what else the embeddings take."""
         return _ports(self.embeddings)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        x = self.embeddings(input_ids, token_type_ids)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, **others: Tensor
+    ) -> Tensor:
+        """others: what the embeddings take beside ids and token types."""
+        x = self.embeddings(input_ids, token_type_ids, **others)
         if self.projection is not None:
             x = self.projection(x)
         bias = None if self.bias is None else self.bias(input_ids)

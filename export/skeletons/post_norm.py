@@ -64,8 +64,10 @@ def norm(spec: EncoderSpec, size: int | None = None) -> LayerNorm:
     return LayerNorm(size or spec.hidden_size, spec.layer_norm_eps)
 
 
-def embeddings(spec: EncoderSpec, positions: nn.Module | None = None) -> TextEmbeddings:
-    """``positions``: in place of a table of all of them."""
+def embeddings(
+    spec: EncoderSpec, positions: nn.Module | None = None, *, boxes: nn.Module | None = None
+) -> TextEmbeddings:
+    """``positions``: in place of a table of all of them; ``boxes``: as in `TextEmbeddings`."""
     size = spec.words_size
     return TextEmbeddings(
         spec.vocab_size,
@@ -73,6 +75,7 @@ def embeddings(spec: EncoderSpec, positions: nn.Module | None = None) -> TextEmb
         positions=LearnedPositions(spec.max_position_embeddings, size) if positions is None else positions,
         token_types=spec.type_vocab_size,
         norm=norm(spec, size),
+        boxes=boxes,
     )
 
 

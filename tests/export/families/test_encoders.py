@@ -97,13 +97,13 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
         hook.remove()
 
 
-class AllHeads(nn.Module):
+class AllHeads(EncoderWithHead):
     """The body of the first of several heads, and what every head makes of its states; the first one's outputs keep
     their names."""
 
     def __init__(self, first: Reference, *others: Reference) -> None:
-        super().__init__()
-        self.model = first.model.model
+        assert isinstance(first.model.model, nn.Module)
+        super().__init__(first.model.model)
         self.prefixes = ("", *(f"{ours.head.task}." for ours in others))
         self.tasks = nn.ModuleList()
         for ours in (first, *others):
@@ -111,12 +111,11 @@ class AllHeads(nn.Module):
             ours.model.model = nn.Identity()
             self.tasks.append(ours.model)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Any:
-        states = self.model(input_ids, attention_mask, token_type_ids)
+    def outputs(self, states: Tensor, mask: Tensor) -> dict[str, Tensor]:
         return {
             prefix + name: value
             for prefix, task in zip(self.prefixes, self.tasks, strict=True)
-            for name, value in task.outputs(states, attention_mask).items()  # type: ignore[operator]
+            for name, value in task.outputs(states, mask).items()  # type: ignore[operator]
         }
 
 
