@@ -109,6 +109,7 @@ class CausalLM(Component):
         states: Mapping[str, Tensor],
         position_ids: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        **conditions: Tensor,
     ) -> dict[str, Tensor]:
         step = Step(
             past_lengths,
@@ -117,6 +118,7 @@ class CausalLM(Component):
             past={name: value for name, value in states.items() if name.startswith("past_")},
             cross={name: value for name, value in states.items() if name.startswith("cross_")},
             encoder_mask=encoder_attention_mask,
+            conditions=conditions,
         )
         hidden = self.body(input_ids, step)
         kept = hidden.gather(1, logit_positions[..., None].expand(-1, -1, hidden.shape[-1]))

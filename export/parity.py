@@ -252,10 +252,12 @@ _SHORTEST = 192
 def cases_for(parts: Sequence[Part]) -> list[Case]:
     """The inputs an export of these parts is tried on: each one's own, and behind others what these made."""
     if parts[-1].signature.states:
-        longest = max(_SHORTEST, _BUDGET // max(1, _weights(parts[-1])))
-        return generation_cases(parts, longest=min(LONGEST, longest), least=LEAST)
+        return _generated(parts)
     made: list[Case] = []
     for number, part in enumerate(parts):
+        if part.signature.states:
+            made += [_named(part.name, case) for case in _generated([part])]
+            continue
         read = [port for port in part.signature.ports if port.origin is not None and port.kind != "codes"]
         sources = {port.origin[0] for port in read if port.origin is not None}
         if not sources:
@@ -277,6 +279,16 @@ def cases_for(parts: Sequence[Part]) -> list[Case]:
         for index, before in enumerate(calls):
             made.append(Case(f"{part.name}-{index}", {}, part.name, tuple(case.name for case in before)))
     return made
+
+
+def _generated(parts: Sequence[Part]) -> list[Case]:
+    longest = max(_SHORTEST, _BUDGET // max(1, _weights(parts[-1])))
+    return generation_cases(parts, longest=min(LONGEST, longest), least=LEAST)
+
+
+def _named(name: str, case: Case) -> Case:
+    """A case of one decoder of several, which have cases of the same names."""
+    return replace(case, name=f"{name}-{case.name}", after=tuple(f"{name}-{other}" for other in case.after))
 
 
 def _answers(part: Part, seed: int, behind: Sequence[Sequence[Case]]) -> list[Case]:
@@ -323,7 +335,8 @@ def generation_cases(
     longest = min(decoder.longest or longest, longest)
     kept = _KEPT
     made = _chained(parts, chains, seed, longest, kept)
-    while (missing := -(-least // decoder.vocab_size) - _positions(made)) > 0:
+    width = getattr(getattr(parts[-1].module, "lm_head", None), "out_features", decoder.vocab_size)
+    while (missing := -(-least // width) - _positions(made)) > 0:
         if kept < longest:
             kept *= 2
         else:
@@ -366,6 +379,9 @@ def _chained(
             if not _free(reads):
                 shared[part.name, rows] = made[-1]
             given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
+        own = parts[-1].signature
+        sizes = {"batch": rows} | {str(dim): own.dim(str(dim)).at(7) or 1 for port in own.once for dim in port.shape[1:]}
+        conditions = {port.name: sample(rng, port, sizes) for port in own.once}
         held = np.zeros(rows, dtype=np.int64)
         # More than its tokens need; once, as much as any text of the model's may.
         room = (sum(calls) if number else longest) + 8
@@ -380,6 +396,7 @@ def _chained(
                 "past_lengths": held.copy(),
                 "lengths": lengths,
                 "logit_positions": wanted.astype(np.int64),
+                **conditions,
             }
             if parts[-1].signature.port("position_ids") is not None:
                 # Where padding would leave the model's positions it stays at the last one.

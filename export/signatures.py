@@ -12,6 +12,7 @@ from torch import nn
 from precast.export.blocks.cache import State
 from precast.graphs.recipes import Role
 from precast.runtime.ports import FREE, Dim, Out, Port, merged
+from precast.runtime.states import conditions
 
 __all__ = ["Component", "Signature", "dims_of", "signature"]
 
@@ -93,6 +94,11 @@ class Signature:
         return tuple(
             port for port in self.ports if port.kind != "state" and (port.source is None or port.kind == "codes")
         )
+
+    @property
+    def once(self) -> tuple[Port, ...]:
+        """Of what remembers tokens, ports that a session fills once, by itself."""
+        return conditions(self.ports) if self.states else ()
 
     @property
     def role(self) -> Role:

@@ -38,7 +38,8 @@ def in_order(components: Mapping[str, Component], last: str) -> tuple[str, ...]:
 def needed(artifact: Artifact, last: str) -> tuple[str, ...]:
     """The components that ``last`` needs: also those whose outputs the runtime sets out for it."""
     first = artifact.reading("alignment").get("component")
-    named = [first] if first is not None else artifact.reading("frames").get("components", [])
+    kind = "stages" if artifact.reading("stages") else "frames"
+    named = [first] if first is not None else artifact.reading(kind).get("components", [])
     before = [artifact.component(str(name)).name for name in (named if isinstance(named, list) else [named])]
     return tuple(dict.fromkeys(part for name in (*before, last) for part in in_order(artifact.components, name)))
 
@@ -50,6 +51,12 @@ class Flow:
         self.parts = dict(parts)
         *before, self.last = self.parts
         self.before = tuple(before)
+
+    def to(self, name: str) -> Flow:
+        """The flow that ends at another one of its components: an artifact may hold several decoders, each at the end
+        of its own."""
+        components = {key: part.component for key, part in self.parts.items()}
+        return Flow({key: self.parts[key] for key in in_order(components, name)})
 
     def given(self) -> tuple[Port, ...]:
         """The ports that a caller may fill, of all components; those with a source he may leave out."""

@@ -12,11 +12,19 @@ from precast.runtime.backends.base import Array, Runner
 from precast.runtime.errors import InputError
 from precast.runtime.ports import Out, Port
 
-__all__ = ["Memory", "int8_slot", "takes_slots"]
+__all__ = ["STEP", "Memory", "conditions", "int8_slot", "takes_slots"]
 
 # Slots a ring has beyond its window: so many tokens can be taken back without losing one that is still to be seen.
 RING_SLACK = 64
 CAPACITY = "capacity"
+# What a component that remembers tokens is told in every call.
+STEP = frozenset(("input_ids", "past_lengths", "lengths", "logit_positions", "position_ids"))
+
+
+def conditions(ports: Sequence[Port]) -> tuple[Port, ...]:
+    """Of what a component that remembers tokens takes, what a session is given once: it is the same in all calls, and
+    comes from no other component."""
+    return tuple(port for port in ports if port.kind != "state" and port.source is None and port.name not in STEP)
 
 
 def takes_slots(spec: Port | Out) -> bool:

@@ -65,6 +65,7 @@ class Step:
         positions: [B, S] int64, absolute positions of the new tokens; None in models that do not use them.
         past: states by input name. cross: encoder keys and values by input name, [B, T, N*D].
         encoder_mask: [B, T] int64, 1 for a position of the encoder that may be seen.
+        conditions: what a session is given once, by input name.
         whole: the new tokens are whole texts: nothing is remembered.
         asked: where attentions over an encoder leave their queries, in order; None: nobody wants them.
     """
@@ -75,6 +76,7 @@ class Step:
     past: Mapping[str, Tensor]
     cross: Mapping[str, Tensor] = field(default_factory=dict)
     encoder_mask: Tensor | None = None
+    conditions: Mapping[str, Tensor] = field(default_factory=dict)
     whole: bool = False
     asked: list[Tensor] | None = None
     present: dict[str, Tensor] = field(default_factory=dict)

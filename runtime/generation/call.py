@@ -78,6 +78,8 @@ class Call:
     streamer: Streamer | None = None
     assistant: Engine | None = None
     conversation: Conversation | None = None
+    fed: list[list[int]] | None = None
+    """What the model is fed of prompts that stand for something else; None: the prompts."""
     unknown: Sequence[int] = ()
     """Prompts whose second token is that of the language they are in, which is found out first."""
     control: Control = field(default_factory=Control)
@@ -118,7 +120,7 @@ class Call:
                 pending = [rest]
             else:
                 session = self.engine.open(len(self.prompts.rows), capacity, self.context)
-                pending = self.prompts.rows
+                pending = self.prompts.rows if self.fed is None else self.fed
             if self.streamer is not None:
                 self.streamer.put(np.repeat(self.prompts.given, self.returns, axis=0))
             output = self._generated(self._run(session, history, pending, emit))

@@ -14,14 +14,14 @@ from precast.runtime.errors import ArtifactError, InputError, listing
 from precast.runtime.flow import Flow
 from precast.runtime.generation.sources import Encoded, Source
 from precast.runtime.ports import merged
-from precast.runtime.states import RING_SLACK, Memory, takes_slots
+from precast.runtime.states import RING_SLACK, STEP, Memory, conditions, takes_slots
 
 __all__ = ["GraphEngine", "GraphSession", "left_aligned"]
 
 # Tokens of a prompt that are processed at once: what a call holds between layers grows with them.
 CHUNK = 2048
 _ALWAYS = 1 << 40
-_TAKEN = frozenset(("input_ids", "past_lengths", "lengths", "logit_positions"))
+_TAKEN = STEP - {"position_ids"}
 
 
 class GraphEngine:
@@ -39,6 +39,7 @@ class GraphEngine:
         self.max_length: int | None = self.component.longest
         self.source = _source([flow.parts[name].component for name in flow.before]) if flow.before else None
         component = self.component
+        self.conditions = tuple(port.name for port in conditions(component.inputs))
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         windows = [state.window for state in component.states]
         remembered = {state.input for state in component.states}
@@ -54,13 +55,18 @@ class GraphEngine:
         """See `Engine.open`."""
         if rows < 1 or capacity < 1:
             raise InputError(f"a session has one row and one token of room at least; received {rows} and {capacity}.")
-        if not self.flow.before:
+        if not self.flow.before and not self.conditions:
             return GraphSession(self, rows, capacity, {}, None)
-        if context is None:
-            raise InputError("an encoder-decoder continues an encoder's input: context is needed.")
-        given = self._aligned(context)
+        if context is None or any(name not in context for name in self.conditions):
+            needs = listing(self.conditions) if self.conditions else "an encoder's input"
+            raise InputError(f"what this model says depends on {needs}: context is needed.")
+        own = {name: context[name] for name in self.conditions}
+        if not self.flow.before:
+            return GraphSession(self, rows, capacity, own, None)
+        given = self._aligned({name: array for name, array in context.items() if name not in own})
         read, made = self.flow.read(given)
-        return GraphSession(self, rows, capacity, read, made.get("last_hidden_state", given.get("last_hidden_state")))
+        states = made.get("last_hidden_state", given.get("last_hidden_state"))
+        return GraphSession(self, rows, capacity, {**read, **own}, states)
 
     def encoded(self, context: Mapping[str, Array]) -> Encoded:
         """See `Engine.encoded`."""
