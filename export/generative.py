@@ -6,7 +6,7 @@ A part of a model is what becomes a component of an artifact: a module whose inp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,42 @@ from precast.export.blocks.attention import CrossAttention
 from precast.export.blocks.cache import State, Step, states_of
 from precast.export.signatures import Component, dims_of
 from precast.runtime.catalogue import CATALOGUE
+from precast.runtime.generation.among import FEATURES, ROWS
 from precast.runtime.ports import FREE, Dim, Out, Port
 
-__all__ = ["ALIGNMENT", "DECODER", "ENCODER", "AlignmentPart", "CausalLM", "EncoderPart", "PerceivingPart", "Seq2SeqLM"]
+__all__ = [
+    "ALIGNMENT",
+    "DECODER",
+    "ENCODER",
+    "AlignmentPart",
+    "CausalLM",
+    "EncoderPart",
+    "Joined",
+    "PerceivingPart",
+    "Seq2SeqLM",
+]
 
 ALIGNMENT, DECODER, ENCODER = "alignment", "decoder", "encoder"
 _SHOWN = frozenset(("sample_mask", "pixel_mask"))
+
+
+class Joined(NamedTuple):
+    """What a decoder has among its tokens: features [F, H] that another component makes.
+
+    Args:
+        source: that component. token: the id that holds the place of one. width: H.
+        least: how many there are, at the least, wherever there are any.
+    """
+
+    source: str
+    token: int
+    width: int
+    least: int
+
+    def ports(self, words: Port) -> tuple[Port, ...]:
+        """The features, and which of them stands at each token."""
+        features = Port(FEATURES, "float32", (FEATURES, self.width), "features", source=self.source)
+        return features, Port(ROWS, "int64", words.shape, "rows", below=self.least)
 
 
 class CausalLM(Component):
@@ -52,6 +82,7 @@ class CausalLM(Component):
         self.positions = positions
         self.softcap = softcap
         self.scale = scale
+        self.joined: Joined | None = None
 
     @property
     def body(self) -> nn.Module:
@@ -72,6 +103,8 @@ class CausalLM(Component):
         if self.positions:
             longest = self.dims().get("sequence", FREE).most
             made.append(Port("position_ids", "int64", words.shape, "positions", below=longest))
+        if self.joined is not None:
+            made += self.joined.ports(words)
         encoder = self.reader()
         made += () if encoder is None else encoder.shown()
         made += [Port(name, "float32", state.shape, "state") for name, state in self.states().items()]
@@ -87,6 +120,10 @@ class CausalLM(Component):
     def dims(self) -> Mapping[str, Dim]:
         """How large its body's dimensions may be."""
         return dims_of(self.body)
+
+    def processing(self) -> Mapping[str, Any]:
+        """Which tokens hold the places of what is perceived."""
+        return {} if self.joined is None else {"join": {"token": self.joined.token}}
 
     def states(self) -> Mapping[str, State]:
         """What its layers remember."""
@@ -109,6 +146,8 @@ class CausalLM(Component):
         states: Mapping[str, Tensor],
         position_ids: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
+        features: Tensor | None = None,
+        feature_rows: Tensor | None = None,
         **conditions: Tensor,
     ) -> dict[str, Tensor]:
         step = Step(
@@ -119,6 +158,8 @@ class CausalLM(Component):
             cross={name: value for name, value in states.items() if name.startswith("cross_")},
             encoder_mask=encoder_attention_mask,
             conditions=conditions,
+            features=features,
+            feature_rows=feature_rows,
         )
         hidden = self.body(input_ids, step)
         kept = hidden.gather(1, logit_positions[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -224,6 +265,10 @@ class PerceivingPart(EncoderPart):
 
     def _own_length(self) -> int | str:
         return "places" if isinstance(self.length, str) else self.length
+
+    def processing(self) -> Mapping[str, Any]:
+        """What its encoder asks for."""
+        return self.encoder.processing() if isinstance(self.encoder, Component) else {}
 
     def forward(  # type: ignore[override] # what it takes has one of several names
         self,

@@ -401,13 +401,25 @@ def _chained(
             if parts[-1].signature.port("position_ids") is not None:
                 # Where padding would leave the model's positions it stays at the last one.
                 inputs["position_ids"] = np.minimum(held[:, None] + np.arange(length), longest - 1)
-            for port in parts[-1].signature.ports:
+            for port in own.ports:
                 if port.source in given:
                     inputs[port.name] = given[port.source]
+                elif port.kind == "rows":
+                    inputs[port.name] = _standing(rng, lengths, place == 0, port.below or 1)
             name = f"{number}-{place}-{rows}x{length}-{kind}"
             made.append(Case(name, inputs, parts[-1].name, after, capacity=room))
             after, held = (name,), held + lengths
     return made
+
+
+def _standing(rng: np.random.Generator, lengths: Array, first: bool, count: int) -> Array:
+    """Which features stand at new tokens, -1 for none: in a first call those of each row in their order, ``count`` a
+    row, where all rows have room for them."""
+    rows = np.full((len(lengths), int(lengths.max())), -1, np.int64)
+    if first and int(lengths.min()) >= count:
+        for row, length in enumerate(lengths):
+            rows[row, np.sort(rng.choice(int(length), count, replace=False))] = row * count + np.arange(count)
+    return rows
 
 
 def _widen(value: Any) -> Any:

@@ -18,7 +18,7 @@ __all__ = ["STEP", "Memory", "conditions", "int8_slot", "takes_slots"]
 RING_SLACK = 64
 CAPACITY = "capacity"
 # What a component that remembers tokens is told in every call.
-STEP = frozenset(("input_ids", "past_lengths", "lengths", "logit_positions", "position_ids"))
+STEP = frozenset(("input_ids", "past_lengths", "lengths", "logit_positions", "position_ids", "feature_rows"))
 
 
 def conditions(ports: Sequence[Port]) -> tuple[Port, ...]:
@@ -63,6 +63,8 @@ class Memory:
         ring = layout.get("ring") is True
         self._by_row = layout.get("chunks_by_row") is True
         self._successor = {state.input: state.output for state in states}
+        # What is of no row, as features of all of them, goes into every call whole.
+        self._whole = frozenset(spec.name for spec in specs if spec.shape[:1] != ("batch",))
         self._ring = ring
         self._window = windows = {state.input: state.window for state in states}
         self.buffers: dict[str, Array] = {}
@@ -117,7 +119,10 @@ class Memory:
     def _prepared(self, rows: slice, inputs: Mapping[str, Array], outputs: Mapping[str, Array]) -> Callable[[], None]:
         states = {name: buffer[rows] for name, buffer in self.buffers.items()}
         replaced = {self._successor[name]: array for name, array in states.items()}
-        given, wanted = ({name: array[rows] for name, array in part.items()} for part in (inputs, outputs))
+        given, wanted = (
+            {name: array if name in self._whole else array[rows] for name, array in part.items()}
+            for part in (inputs, outputs)
+        )
         return self._runner.prepare({**given, **states}, {**wanted, **replaced})
 
     def select(self, rows: Sequence[int], lengths: Sequence[int]) -> None:

@@ -66,6 +66,7 @@ class Step:
         past: states by input name. cross: encoder keys and values by input name, [B, T, N*D].
         encoder_mask: [B, T] int64, 1 for a position of the encoder that may be seen.
         conditions: what a session is given once, by input name.
+        features: [F, H] of what is perceived. feature_rows: [B, S] int64, which of them stands at each token, or -1.
         whole: the new tokens are whole texts: nothing is remembered.
         asked: where attentions over an encoder leave their queries, in order; None: nobody wants them.
     """
@@ -77,6 +78,8 @@ class Step:
     cross: Mapping[str, Tensor] = field(default_factory=dict)
     encoder_mask: Tensor | None = None
     conditions: Mapping[str, Tensor] = field(default_factory=dict)
+    features: Tensor | None = None
+    feature_rows: Tensor | None = None
     whole: bool = False
     asked: list[Tensor] | None = None
     present: dict[str, Tensor] = field(default_factory=dict)
@@ -89,6 +92,13 @@ class Step:
     def write(self, module: Stateful, name: str, value: Tensor) -> None:
         """Its successor."""
         self.present[f"present_{name}.{module.index}"] = value
+
+    def placed(self, words: Tensor) -> Tensor:
+        """Embeddings of words [B, S, H], and features where these stand."""
+        if self.features is None or self.feature_rows is None:
+            return words
+        standing = self.features[self.feature_rows.clamp(min=0)]
+        return torch.where((self.feature_rows >= 0)[..., None], standing, words)
 
     def once(self, key: Any, compute: Callable[[], Any]) -> Any:
         """What layers share, computed by the first that asks (the angles of rotary positions)."""

@@ -16,7 +16,7 @@ __all__ = ["Decoder", "DecoderLayer", "ParallelLayer", "PostNormDecoderLayer", "
 
 
 class TokenEmbeddings(nn.Module):
-    """words(ids) * scale + positions, ids [B, S] -> [B, S, E].
+    """words(ids) * scale + positions, ids [B, S] -> [B, S, E]; what is perceived stands in place of its words.
 
     Args:
         positions: adds position vectors from (ids, step), or None.
@@ -45,6 +45,7 @@ class TokenEmbeddings(nn.Module):
         x: Tensor = self.words(input_ids)
         if self.scale is not None:
             x = x * self.scale
+        x = step.placed(x)
         if self.positions is None:
             return x if self.norm is None else self.norm(x)
         positions = self.positions(input_ids, step)

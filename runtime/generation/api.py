@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from precast.runtime.backends.base import Array
-from precast.runtime.errors import InputError, closest
+from precast.runtime.errors import InputError, closest, listing
 from precast.runtime.generation.call import Call, GenerativeModel, Streamer
 from precast.runtime.generation.callbacks import as_callables
 from precast.runtime.generation.config import INERT_KEYS, GenerationConfig, stated_by
@@ -18,7 +18,7 @@ from precast.runtime.generation.engine import Engine
 from precast.runtime.generation.loop import Control
 from precast.runtime.generation.prompts import Prompts, read_decoder_prompts, read_prompts
 from precast.runtime.generation.results import FinishReason, GenerateOutput
-from precast.runtime.generation.sources import HEARD, Conditions, Encoded, Source
+from precast.runtime.generation.sources import PERCEIVED, Conditions, Encoded
 from precast.runtime.generation.speech import ASKED, Speech
 from precast.runtime.generation.stopping import StopStrings
 
@@ -63,6 +63,8 @@ def prepare(
     input_ids: Any = None,
     input_features: Any = None,
     input_values: Any = None,
+    pixel_values: Any = None,
+    flattened_patches: Any = None,
     attention_mask: Any = None,
     encoder_outputs: Encoded | None = None,
     decoder_input_ids: Any = None,
@@ -87,7 +89,9 @@ def prepare(
         assistant_model: a smaller model (or its engine) that drafts tokens for this one.
         streamer: told prompts and tokens as they come, as upstream's ``TextStreamer``.
         input_ids: [N, S] integers with padding on either side, or N lists of ids; an encoder-decoder's source.
-        input_features, input_values: what an encoder-decoder hears: features of N recordings, or their samples.
+        input_features, input_values: what the model hears: features of recordings, or their samples.
+        pixel_values, flattened_patches: what it sees: N pictures of an encoder-decoder; of a decoder all that its
+            prompts have among their tokens, in their order. What else belongs to them is named as the model's inputs.
         attention_mask: [N, S], 1 for a token (a frame, a sample) and 0 for padding.
         encoder_outputs: in place of the encoder's inputs, what it made of them (`LanguageModel.encoder_outputs`).
         decoder_input_ids: what an encoder-decoder's outputs begin with, the start token being added where it lacks;
@@ -100,13 +104,16 @@ def prepare(
         arguments: any of `GenerationConfig`; ``seed`` is an int (prompt i has seed + i) or one a prompt.
     """
     control = Control()
+    engine = model.engine()
+    perceived = dict(zip(PERCEIVED, (input_features, input_values, pixel_values, flattened_patches), strict=True))
+    taken = engine.source.names if engine.source is not None else engine.among.names if engine.among is not None else ()
+    perceived |= {name: arguments.pop(name) for name in taken if name in arguments}
     _refuse_unknown(arguments)
     _refuse_strange_objects(prefix_allowed_tokens_fn, streamer, past)
     if isinstance(inputs, Mapping):
         raise InputError("What a tokenizer gives is passed as keywords: generate(**inputs), not generate(inputs).")
     config = _merged(model, generation_config, arguments)
-    engine = model.engine()
-    given = _given(engine.source, inputs, input_ids, dict(zip(HEARD, (input_features, input_values), strict=True)))
+    given = _given(engine, inputs, input_ids, perceived)
     unknown: list[int] = []
     if engine.source is not None:
         read = (
@@ -126,11 +133,14 @@ def prepare(
     elif decoder_input_ids is not None or decoder_attention_mask is not None:
         raise InputError("decoder_input_ids are an encoder-decoder's; this model has a decoder only. Pass input_ids.")
     else:
-        read = None
         prompts = read_prompts(
             given.get("input_ids"), attention_mask, vocab_size=engine.vocab_size, bos=config.bos_token_id,
             pad=config.pad_token_id, eos=config.eos,
         )  # fmt: skip
+        read = None
+        beside = {name: value for name, value in given.items() if name != "input_ids"}
+        if engine.among is not None and (context := engine.among.read(prompts.rows, beside)) is not None:
+            read = Conditions(context, len(prompts.rows), None)
     budget, reason = _budget(config, prompts, engine.max_length)
     control.max_time = config.max_time
     seeds = _seeds(config.seed, len(prompts.rows))
@@ -183,18 +193,24 @@ def _refuse_unknown(arguments: Mapping[str, Any]) -> None:
             raise InputError(f"generate() has no argument {name!r}. {near}")
 
 
-def _given(source: Source | None, inputs: Any, input_ids: Any, heard: Mapping[str, Any]) -> dict[str, Any]:
-    """The main input by its name, which ``inputs`` stands for."""
+def _given(engine: Engine, inputs: Any, input_ids: Any, perceived: Mapping[str, Any]) -> dict[str, Any]:
+    """The main input by its name, which ``inputs`` stands for, and what is perceived."""
+    source, among = engine.source, engine.among
     main = "input_ids" if source is None else source.main
-    given = {name: value for name, value in {"input_ids": input_ids, **heard}.items() if value is not None}
+    given = {name: value for name, value in {"input_ids": input_ids, **perceived}.items() if value is not None}
     if inputs is not None and main in given:
         raise InputError(f"inputs and {main} are two names of one argument; pass one of them.")
-    strange = [name for name in given if name != main]
+    taken = source.names if source is not None else ("input_ids", *(among.names if among is not None else ()))
+    strange = [name for name in given if name not in taken]
     if strange and source is not None:
         raise source.refuse(strange)
+    if strange and among is not None:
+        raise InputError(f"this model takes {listing(taken)}; received {strange[0]}.")
     if strange:
-        raise InputError(f"this model continues texts and hears nothing; received {strange[0]}. Pass input_ids.")
-    return given if inputs is None else {main: inputs}
+        raise InputError(
+            f"this model continues texts and neither hears nor sees; received {strange[0]}. Pass input_ids."
+        )
+    return given if inputs is None else {**given, main: inputs}
 
 
 def _read_before(engine: Engine, encoder_outputs: Any, given: Mapping[str, Any]) -> Conditions:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from precast.runtime.backends.base import Array
+from precast.runtime.generation.among import Among
 from precast.runtime.generation.sources import Source
 
 __all__ = ["Engine", "Session"]
@@ -55,6 +56,8 @@ class Engine(Protocol):
     vocab_size: int
     source: Source | None
     """What its sessions are conditioned on; None: on nothing."""
+    among: Among | None
+    """What may stand among the tokens of a prompt; None: nothing."""
     max_length: int | None
     """Most tokens a row may hold, prompt included; None: unbounded."""
 

@@ -12,6 +12,7 @@ from precast.runtime.artifact import Component
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError, InputError, listing
 from precast.runtime.flow import Flow
+from precast.runtime.generation.among import COUNTS, FEATURES, ROWS, Among, Placed, token_of
 from precast.runtime.generation.sources import Encoded, Source
 from precast.runtime.ports import merged
 from precast.runtime.states import RING_SLACK, STEP, Memory, conditions, takes_slots
@@ -21,7 +22,7 @@ __all__ = ["GraphEngine", "GraphSession", "left_aligned"]
 # Tokens of a prompt that are processed at once: what a call holds between layers grows with them.
 CHUNK = 2048
 _ALWAYS = 1 << 40
-_TAKEN = STEP - {"position_ids"}
+_TAKEN = STEP - {"position_ids", ROWS}
 
 
 class GraphEngine:
@@ -29,16 +30,20 @@ class GraphEngine:
 
     Args:
         flow: the loaded decoder, and in front of it what it reads.
+        join: what the manifest says of tokens that hold places (``processing.join``), where there are any.
     """
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, join: Mapping[str, Any] | None = None) -> None:
         self.flow = flow
         self.component, variant, self.decoder = flow.parts[flow.last]
         self.layout: Mapping[str, Any] = variant.state
         self.vocab_size = _width(self.component)
         self.max_length: int | None = self.component.longest
-        self.source = _source([flow.parts[name].component for name in flow.before]) if flow.before else None
         component = self.component
+        before = [flow.parts[name].component for name in flow.before]
+        joined = any(port.name == ROWS for port in component.inputs)
+        self.source = _source(before) if before and not joined else None
+        self.among = _among(before, token_of(join or {}, self.vocab_size)) if joined else None
         self.conditions = tuple(port.name for port in conditions(component.inputs))
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         windows = [state.window for state in component.states]
@@ -55,6 +60,8 @@ class GraphEngine:
         """See `Engine.open`."""
         if rows < 1 or capacity < 1:
             raise InputError(f"a session has one row and one token of room at least; received {rows} and {capacity}.")
+        if self.among is not None:
+            return GraphSession(self, rows, capacity, {}, None, self._placed(rows, context))
         if not self.flow.before and not self.conditions:
             return GraphSession(self, rows, capacity, {}, None)
         if context is None or any(name not in context for name in self.conditions):
@@ -67,6 +74,16 @@ class GraphEngine:
         read, made = self.flow.read(given)
         states = made.get("last_hidden_state", given.get("last_hidden_state"))
         return GraphSession(self, rows, capacity, {**read, **own}, states)
+
+    def _placed(self, rows: int, context: Mapping[str, Array] | None) -> Placed:
+        """What stands among the tokens of each row."""
+        assert self.among is not None
+        if context is None:
+            width = next(port.shape[-1] for port in self.component.inputs if port.name == FEATURES)
+            assert isinstance(width, int)
+            return Placed.none(self.among.token, width, rows)
+        read, _ = self.flow.read({name: array for name, array in context.items() if name != COUNTS})
+        return Placed(self.among.token, read[FEATURES], context[COUNTS])
 
     def encoded(self, context: Mapping[str, Array]) -> Encoded:
         """See `Engine.encoded`."""
@@ -98,6 +115,12 @@ def _source(components: Sequence[Component]) -> Source:
             )
     ports = [port for component in components for port in component.inputs if port.source is None]
     return Source(ports, merged(component.dims for component in components))
+
+
+def _among(components: Sequence[Component], token: int) -> Among:
+    """What a caller may give to these."""
+    ports = [port for component in components for port in component.inputs if port.source is None]
+    return Among(ports, merged(component.dims for component in components), token)
 
 
 def _width(component: Component) -> int:
@@ -138,13 +161,20 @@ class _Prepared:
     lengths: Array
     wanted: Array
     logits: Array
+    feature_rows: Array | None
 
 
 class GraphSession:
     """See `precast.runtime.generation.engine.Session`."""
 
     def __init__(
-        self, engine: GraphEngine, rows: int, capacity: int, context: Mapping[str, Array], states: Array | None
+        self,
+        engine: GraphEngine,
+        rows: int,
+        capacity: int,
+        context: Mapping[str, Array],
+        states: Array | None,
+        placed: Placed | None = None,
     ) -> None:
         self._engine = engine
         self.rows = rows
@@ -153,6 +183,7 @@ class GraphSession:
         self._highest: Array = np.zeros(rows, dtype=np.int64)
         self.encoder_states = states
         self._context = dict(context)
+        self._placed = placed
         self._sources = list(range(rows))  # which text each row belongs to
         self._memory: Memory | None = None
         self._room = rows
@@ -194,6 +225,8 @@ class GraphSession:
         else:
             for row, (given, count) in enumerate(zip(tokens, counts, strict=True)):
                 call.ids[row, :count] = given
+        if self._placed is not None and call.feature_rows is not None:
+            self._placed.fill(tokens, self.lengths.tolist(), call.feature_rows)
         call.past[:] = self.lengths
         call.lengths[:] = counts
         if call.positions is not None:
@@ -231,8 +264,12 @@ class GraphSession:
         }
         if self._engine.with_positions:
             integers["position_ids"] = np.zeros((rows, width), np.int64)
+        beside = dict(self._context)
+        if self._placed is not None:
+            integers[ROWS] = np.full((rows, width), -1, np.int64)
+            beside[FEATURES] = self._placed.features
         logits = np.zeros((rows, keep, self._engine.vocab_size), np.float32)
-        run = memory.prepare(rows, {**integers, **self._context}, {"logits": logits})
+        run = memory.prepare(rows, {**integers, **beside}, {"logits": logits})
         call = _Prepared(
             run,
             integers["input_ids"],
@@ -241,6 +278,7 @@ class GraphSession:
             integers["lengths"],
             integers["logit_positions"],
             logits,
+            integers.get(ROWS),
         )
         # Prompts differ in length and are seen once; steps and checks of a few drafted tokens come again and again.
         if width <= 16:
@@ -271,6 +309,8 @@ class GraphSession:
                 self._calls.clear()
             self._memory.select(chosen, [int(self.lengths[row]) for row in chosen])
         self._room = max(self._room, len(chosen))
+        if self._placed is not None:
+            self._placed.select(chosen)
         sources = [self._sources[row] for row in chosen]
         if self._context and sources != self._sources:
             # Beams of one text share what its encoder made: it moves only where texts do.
@@ -289,4 +329,6 @@ class GraphSession:
         back = int((self.lengths - wanted).max(initial=0))
         if back > self.rollback:
             raise InputError(f"this model can take back {self.rollback} tokens; {back} were asked for.")
+        if self._placed is not None:
+            self._placed.truncate(wanted.tolist())
         self.lengths[:] = wanted

@@ -35,11 +35,11 @@ class LanguageModel(Model):
         super().__init__(artifact, flow)
         self._later, self._lock = later, Lock()
         self._alignment: Part | None = None
-        self._engine = GraphEngine(flow)
+        self._engine = GraphEngine(flow, artifact.reading("join"))
         self._reads, self._answers = self._taken()
         self.input_names = self._reads.names
-        self._leading = self.input_names[0]
-        self.output_names = ("logits",) if not flow.before else ("logits", "encoder_last_hidden_state")
+        self._leading = "input_ids" if self._engine.among is not None else self.input_names[0]
+        self.output_names = ("logits", "encoder_last_hidden_state") if self.is_encoder_decoder else ("logits",)
 
     def _taken(self) -> tuple[Inputs, Inputs]:
         """What whole texts are given as: the counts that calls of the graphs need are made of masks. And of these what
@@ -47,7 +47,8 @@ class LanguageModel(Model):
         wanted: list[Port] = []
         for name in self.flow.before:
             wanted += [port for port in self.flow.parts[name].component.inputs if port.source is None]
-        prefix = "decoder_" if self.flow.before else ""
+        among = self._engine.among
+        prefix = "" if self._engine.source is None else "decoder_"
         dims = merged(self.flow.parts[name].component.dims for name in self.flow.before)
         names = {"sequence": f"{prefix}sequence", "batch": "batch"}
         decoder = self.component
@@ -62,13 +63,15 @@ class LanguageModel(Model):
         if prefix:
             wanted = [port for port in wanted if port.kind != "positions"]
         optional = frozenset(port.name for port in wanted if port.kind == "positions")
+        if among is not None:
+            optional |= set(among.names)
         own = [port for port in wanted if prefix and port.name.startswith(prefix)]
         return Inputs(wanted, dims, hidden=True, optional=optional), Inputs(own, dims, hidden=True)
 
     @property
     def is_encoder_decoder(self) -> bool:
-        """Whether an encoder reads the text that the decoder answers."""
-        return bool(self.flow.before)
+        """Whether an encoder reads, hears or sees what the decoder answers."""
+        return self._engine.source is not None
 
     @cached_property
     def generation_config(self) -> dict[str, Any] | None:
@@ -139,8 +142,8 @@ class LanguageModel(Model):
         """Logits [B, S, V] of every position, without a cache; those of padded positions are zero.
 
         ``input_ids`` [B, S], by place or by name, with padding on either side, ``attention_mask``, and of
-        encoder-decoders ``decoder_input_ids`` and ``decoder_attention_mask``; those that hear take ``input_features``
-        or ``input_values`` in place of ``input_ids``. Positions count real tokens unless ``position_ids`` say
+        encoder-decoders ``decoder_input_ids`` and ``decoder_attention_mask``; those that hear or see take that in
+        place of ``input_ids``, decoders that do beside them. Positions count real tokens unless ``position_ids`` say
         otherwise.
 
         Raises:
@@ -156,9 +159,18 @@ class LanguageModel(Model):
             return self._answered(**inputs)
         given = self._reads.checked(inputs)
         if not self.is_encoder_decoder:
-            return self._logits((given["input_ids"], given["attention_mask"]), given.get("position_ids"), None)
+            target = given["input_ids"], given["attention_mask"]
+            return self._logits(target, given.get("position_ids"), self._beside(given))
         target = given.pop("decoder_input_ids"), given.pop("decoder_attention_mask")
         return self._logits(target, None, given)
+
+    def _beside(self, given: Mapping[str, Array]) -> dict[str, Array] | None:
+        """What stands among the tokens of texts."""
+        among = self._engine.among
+        if among is None:
+            return None
+        rows = [row[real != 0].tolist() for row, real in zip(given["input_ids"], given["attention_mask"], strict=True)]
+        return among.read(rows, {name: given[name] for name in among.names if name in given})
 
     def _answered(self, encoder_outputs: Any, **inputs: Any) -> Outputs:
         """Logits behind what the encoder made in another call."""

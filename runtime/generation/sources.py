@@ -1,4 +1,4 @@
-"""What the answers of an encoder-decoder are conditioned on: a text that it reads, or what it hears."""
+"""What the answers of an encoder-decoder are conditioned on: a text that it reads, or what it hears or sees."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from precast.runtime.generation.prompts import Prompts, read_prompts
 from precast.runtime.inputs import Inputs
 from precast.runtime.ports import Dim, Port
 
-__all__ = ["HEARD", "Conditions", "Encoded", "Source"]
+__all__ = ["PERCEIVED", "Conditions", "Encoded", "Source"]
 
-HEARD = ("input_features", "input_values")
-"""Inputs of models that hear, as `generate` names them."""
+PERCEIVED = ("input_features", "input_values", "pixel_values", "flattened_patches")
+"""Inputs of models that hear or see, as `generate` names them."""
 
 
 class Encoded(dict[str, Array]):
@@ -88,7 +88,7 @@ class Source:
             InputError: it is of another kind, of a shape or of values that the model does not take.
         """
         if self.vocab_size is None:
-            return self._heard(given, attention_mask)
+            return self._perceived(given, attention_mask)
         prompts = read_prompts(
             given.get(self.main),
             attention_mask,
@@ -102,20 +102,33 @@ class Source:
         rows = [np.array(row, dtype=np.int64) for row in prompts.rows]
         return Conditions(_context(prompts), len(rows), rows)
 
-    def _heard(self, given: Mapping[str, Any], attention_mask: Any) -> Conditions:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a call may give, as it names it."""
+        return self._inputs.names
+
+    def _perceived(self, given: Mapping[str, Any], attention_mask: Any) -> Conditions:
         if given.get(self.main) is None:
-            raise InputError(f"generate() needs {self.main}: this model answers what it hears. Pass {self._shape()}.")
-        context = self.checked({**given, "attention_mask": attention_mask})
+            raise InputError(
+                f"generate() needs {self.main}: this model answers what it {self._verb}. Pass {self._shape()}."
+            )
+        if attention_mask is not None:
+            given = {**given, "attention_mask": attention_mask}
+        context = self.checked(given)
         return Conditions(context, len(context[self.main]), None)
 
     def refuse(self, strange: Sequence[str]) -> InputError:
         """What to say of inputs of another kind."""
         if self.is_text:
-            return InputError(f"this model reads texts and hears nothing; received {listing(strange)}. Pass input_ids.")
+            return InputError(f"this model reads texts alone; received {listing(strange)}. Pass input_ids.")
         return InputError(
-            f"this model hears: its input is {self._shape()}; received {listing(strange)}. What its answers begin with "
-            "is decoder_input_ids."
+            f"this model {self._verb}: its input is {self._shape()}; received {listing(strange)}. What its answers "
+            "begin with is decoder_input_ids."
         )
+
+    @property
+    def _verb(self) -> str:
+        return "sees" if self.ports[0].kind == "pixels" else "hears"
 
     def _shape(self) -> str:
         return f"{self.main} [{', '.join(map(str, self.ports[0].shape))}]"

@@ -1,0 +1,125 @@
+"""What stands among the tokens of a prompt: pictures, or whatever else is perceived, as features at tokens that hold
+their places."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from precast.runtime.backends.base import Array
+from precast.runtime.errors import ArtifactError, InputError, listing
+from precast.runtime.inputs import Inputs
+from precast.runtime.ports import Dim, Port
+
+__all__ = ["COUNTS", "FEATURES", "ROWS", "Among", "Placed", "token_of"]
+
+FEATURES, ROWS = "features", "feature_rows"
+"""The decoder's ports: features [F, H] of all that is perceived, and which of them stands at each token, or -1."""
+COUNTS = "feature_counts"
+"""Among the arrays of a context: how many places each prompt has, [N]."""
+
+
+class Among:
+    """What a caller may give beside a prompt, to the components that make its features.
+
+    Args:
+        ports: theirs. dims: how large the named dimensions may be.
+        token: the id that holds the place of a feature.
+    """
+
+    def __init__(self, ports: Sequence[Port], dims: Mapping[str, Dim], token: int) -> None:
+        self.ports = tuple(ports)
+        self.token = token
+        self._inputs = Inputs(self.ports, dims)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._inputs.names
+
+    def read(self, prompts: Sequence[Sequence[int]], given: Mapping[str, Any]) -> dict[str, Array] | None:
+        """What a session is conditioned on; None: no prompt has anything among its tokens.
+
+        Raises:
+            InputError: it is not what the model takes, or no prompt has a place for it.
+        """
+        if all(value is None for value in given.values()):
+            return None
+        checked = self._inputs.checked(given)
+        counts = np.array([sum(token == self.token for token in row) for row in prompts], np.int64)
+        if not counts.any():
+            raise InputError(
+                f"{listing(given)} came with prompts that have no place for it: token {self.token}, once for every "
+                "feature. The processor writes them where the text says so; pass it text and pictures together."
+            )
+        return {**checked, COUNTS: counts}
+
+
+class Placed:
+    """Which features stand at which tokens of the rows of a session.
+
+    Args:
+        token: the id that holds a place. features: [F, H] of all rows, one row's behind another's.
+        counts: how many there are in each row, [R].
+
+    Raises:
+        InputError: the rows have other places than there are features.
+    """
+
+    def __init__(self, token: int, features: Array, counts: Array) -> None:
+        if int(counts.sum()) != len(features):
+            raise InputError(
+                f"the prompts have places for {int(counts.sum())} features (token {token}), and what is given beside "
+                f"them makes {len(features)}. Pass every picture whose places the text has, in its order, and no other."
+            )
+        self.features = features
+        self._token = token
+        ends = np.cumsum(counts)
+        # Of each row: its first feature, how many it has, and where those stand whose tokens it holds.
+        self._rows: list[tuple[int, int, list[int]]] = [
+            (int(end - count), int(count), []) for end, count in zip(ends, counts, strict=True)
+        ]
+
+    @classmethod
+    def none(cls, token: int, width: int, rows: int) -> Placed:
+        """Of rows that have text alone: one feature, which stands nowhere."""
+        made = cls(token, np.zeros((0, width), np.float32), np.zeros(rows, np.int64))
+        made.features = np.zeros((1, width), np.float32)
+        return made
+
+    def fill(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int], rows: Array) -> None:
+        """Write which feature stands at each new token, behind ``lengths`` that are held, to ``rows`` [R, S]."""
+        rows[...] = -1
+        for place, (new, held) in enumerate(zip(tokens, lengths, strict=True)):
+            first, count, stand = self._rows[place]
+            for column, token in enumerate(new if len(stand) < count else ()):
+                if token == self._token and len(stand) < count:
+                    rows[place, column] = first + len(stand)
+                    stand.append(int(held) + column)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """New row ``i`` continues old row ``rows[i]``."""
+        chosen = [self._rows[row] for row in rows]
+        self._rows = [(first, count, list(stand)) for first, count, stand in chosen]
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Forget what stands beyond a length of each row."""
+        for (_, _, stand), length in zip(self._rows, lengths, strict=True):
+            while stand and stand[-1] >= length:
+                stand.pop()
+
+
+def token_of(described: Mapping[str, Any], vocab_size: int) -> int:
+    """The placeholder that a manifest names.
+
+    Raises:
+        ArtifactError: it names none, or one that the model does not know.
+    """
+    token = described.get("token")
+    if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
+        raise ArtifactError(
+            f"processing.join.token must be an id below {vocab_size}, at which features stand; got {token!r}. "
+            "Export it again."
+        )
+    return token
