@@ -53,7 +53,8 @@ def hf(
     """A spec field read from config.json.
 
     Args:
-        key: Hugging Face's own key, or several of which the first one present counts; None: the field's name.
+        key: Hugging Face's own key, or several of which the first one counts that is there and not null; None: the
+            field's name.
         default: what upstream's config class takes when the key is absent; without one the key is required.
         only: the values this family honours; any other one is refused.
         read: turns the JSON value into the field's value.
@@ -140,7 +141,7 @@ def _read(
     for entry in dataclasses.fields(cls):
         rule, keys = {**_PLAIN, **entry.metadata}, _keys(entry)
         only, read, spec, default = rule["only"], rule["read"], rule["spec"], rule["default"]
-        found = [key for key in keys if key in config]
+        found = _found(keys, config)
         if not found:
             if default is _MISSING:
                 problems.append(f"{path + keys[0]!r} is missing. {closest(keys[0], strange)}".rstrip(". "))
@@ -207,7 +208,7 @@ def ignored_values(spec: Spec, config: Mapping[str, Any]) -> tuple[str, ...]:
     found = list(spec.ignored())
     for entry in dataclasses.fields(spec):
         value = getattr(spec, entry.name)
-        key = next((key for key in _keys(entry) if key in config), None)
+        key = next(iter(_found(_keys(entry), config)), None)
         if isinstance(value, Spec) and key is not None and isinstance(config[key], Mapping):
             found += [f"{key}.{name}" for name in ignored_values(value, config[key])]
     return tuple(found)
@@ -221,7 +222,7 @@ def _ignored(cls: type[Spec], config: Mapping[str, Any], inert: frozenset[str]) 
 def _inside(cls: type[Spec], config: Mapping[str, Any]) -> Iterator[tuple[str, type[Spec], frozenset[str]]]:
     """The objects in ``config`` that are read into classes of their own, each with its class and its inert keys."""
     for entry in dataclasses.fields(cls):
-        key = next((key for key in _keys(entry) if key in config), None)
+        key = next(iter(_found(_keys(entry), config)), None)
         if key is not None and entry.metadata.get("spec") is not None and isinstance(config[key], Mapping):
             yield key, entry.metadata["spec"], entry.metadata["inert"]
 
@@ -242,6 +243,11 @@ def _understood(cls: type[Spec], inert: frozenset[str]) -> set[str]:
 def _keys(entry: dataclasses.Field[Any]) -> tuple[str, ...]:
     keys: tuple[str, ...] = entry.metadata.get("keys") or (entry.name,)
     return keys
+
+
+def _found(keys: tuple[str, ...], config: Mapping[str, Any]) -> list[str]:
+    """Those of ``keys`` that are there, what is null behind what is not."""
+    return sorted((key for key in keys if key in config), key=lambda key: config[key] is None)
 
 
 def _kind_name(kind: Any) -> str:

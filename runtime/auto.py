@@ -19,7 +19,7 @@ from precast.runtime import arguments
 from precast.runtime.artifact import MANIFEST_NAME, Artifact
 from precast.runtime.artifact.manifest import parse
 from precast.runtime.cache import cache_folder, checkpoint_digests, entry_name, locked
-from precast.runtime.catalogue import AUTO, TaskFacts
+from precast.runtime.catalogue import AUTO, CATALOGUE, TaskFacts
 from precast.runtime.errors import (
     ArtifactError,
     CheckpointError,
@@ -445,7 +445,10 @@ class AutoModel:
 
     @classmethod
     def _checked(cls, model: Model, source: PathLike) -> Model:
-        if cls.task not in model.tasks:
+        made = cls.task in model.tasks or (
+            cls is AutoModel and any("Model" in CATALOGUE[task].endings for task in model.tasks if task in CATALOGUE)
+        )
+        if not made:
             fitting = [kind.__name__ for kind in _CLASSES if kind.task in model.tasks]
             raise UnsupportedTaskError(
                 f"{cls.__name__} needs an artifact exported for {cls.task}; {os.fspath(source)!r} serves: "

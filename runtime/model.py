@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from precast.runtime.artifact import Artifact
 from precast.runtime.backends.base import Array
-from precast.runtime.errors import InputError, listing
+from precast.runtime.errors import InputError, UnsupportedTaskError, listing
 from precast.runtime.flow import Flow
 from precast.runtime.inputs import Inputs
 from precast.runtime.ports import FREE, merged
@@ -195,6 +195,44 @@ class Model:
         from precast.runtime.similarity import PAIRWISE
 
         return PAIRWISE[self.similarity_fn_name](embeddings1, embeddings2)
+
+    def get_text_features(self, *positional: Any, **inputs: Any) -> Outputs:
+        """``pooler_output`` [T, P]: texts in the space of two towers, as upstream's method of that name, of what a
+        tokenizer gives.
+
+        Raises:
+            UnsupportedTaskError: there is no such tower.
+        """
+        return self._features("text", positional, inputs)
+
+    def get_image_features(self, *positional: Any, **inputs: Any) -> Outputs:
+        """The same of pictures [I, P], of what an image processor gives."""
+        return self._features("image", positional, inputs)
+
+    def get_audio_features(self, *positional: Any, **inputs: Any) -> Outputs:
+        """The same of recordings [A, P], of what a feature extractor gives."""
+        return self._features("audio", positional, inputs)
+
+    def get_video_features(self, *positional: Any, **inputs: Any) -> Outputs:
+        """The same of videos [V, P], of what an image processor gives."""
+        return self._features("video", positional, inputs)
+
+    def _features(self, kind: str, positional: tuple[Any, ...], inputs: Mapping[str, Any]) -> Outputs:
+        """What a tower makes of its inputs: of any length, or, where nothing else is asked of it, 1 long."""
+        for name in (f"{kind}_features", f"{kind}_embeds"):
+            for part in self.flow.parts.values():
+                if part.component.output(name) is not None:
+                    if len(positional) == 1 and part.component.inputs[0].name not in inputs:
+                        inputs, positional = {part.component.inputs[0].name: positional[0], **inputs}, ()
+                    outputs = self(*positional, **inputs)
+                    if name not in outputs:
+                        needed = listing(port.name for port in part.component.inputs if port.default is None)
+                        raise InputError(f"get_{kind}_features needs {needed}; received {listing(inputs)}.")
+                    return Outputs(pooler_output=outputs[name])
+        raise UnsupportedTaskError(
+            f"get_{kind}_features needs a model with a tower for it beside another one; this one gives "
+            f"{listing(self.output_names)}."
+        )
 
     def _named(self, positional: tuple[Any, ...], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """All inputs by name."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from precast.export import heads
-from precast.export.families import Family, clip_text_model, clip_vision_model
-from precast.export.skeletons.two_towers import ImageEmbeds, TextEmbeds, composed
-from precast.export.spec import Spec as Base
+from precast.export.families import Family, LabelSpec, clip_text_model, clip_vision_model
+from precast.export.image_heads import MeanState
+from precast.export.skeletons.two_towers import ImageEmbeds, TextEmbeds, classified, composed
 from precast.export.spec import hf
 from precast.export.weights import Rename, Rule, Within
 
@@ -19,9 +19,15 @@ _INERT = clip_vision_model.INERT
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spec(Base):
-    text: clip_text_model.Spec = hf("text_config", default={}, spec=clip_text_model.Spec, inert=_INERT)
-    vision: clip_vision_model.Spec = hf("vision_config", default={}, spec=clip_vision_model.Spec, inert=_INERT)
+class Spec(LabelSpec):
+    """``text_config_dict`` and ``vision_config_dict`` are of older checkpoints, and count for more."""
+
+    text: clip_text_model.Spec = hf(
+        ("text_config_dict", "text_config"), default={}, spec=clip_text_model.Spec, inert=_INERT
+    )
+    vision: clip_vision_model.Spec = hf(
+        ("vision_config_dict", "vision_config"), default={}, spec=clip_vision_model.Spec, inert=_INERT
+    )
     projection_dim: int = hf(default=512)
 
 
@@ -34,6 +40,11 @@ def _compose(spec: Spec, absent: frozenset[str]) -> nn.Module:
     )
 
 
+def _classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
+    """Of the mean of the patches' states."""
+    return classified(clip_vision_model.body(spec.vision), spec.vision.hidden_size, spec.labels, MeanState(1))
+
+
 def _weights(spec: Spec) -> tuple[Rule, ...]:
     return (
         Within("text_model.", clip_text_model.names(), to="text."),
@@ -41,12 +52,13 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         Rename("text_projection.*", "text.projection.*"),
         Rename("visual_projection.*", "vision.projection.*"),
         Rename("logit_scale", "similarity.scale"),
+        Rename("classifier.*", "vision.classifier.*"),
     )
 
 
 FAMILY = Family(
     spec=Spec,
-    heads={heads.ZERO_SHOT_IMAGE: _compose},
+    heads={heads.IMAGE_CLASSIFICATION: _classifier, heads.ZERO_SHOT_IMAGE: _compose},
     weights=_weights,
     inert=frozenset({"initializer_factor", "logit_scale_init_value"}),
     tiny={"text_config": clip_text_model.TINY, "vision_config": clip_vision_model.TINY, "projection_dim": 24},

@@ -158,7 +158,7 @@ def compose(objectness: bool) -> Callable[[Any, frozenset[str]], nn.Module]:
     def made(spec: Spec, absent: frozenset[str]) -> nn.Module:
         text, width = spec.text, spec.projection_dim
         projection = nn.Linear(text.hidden_size, width, bias=False)
-        embeds = TextEmbeds(clip_text_model.body(text), EndOfText(_LARGEST), projection, width)
+        embeds = TextEmbeds(clip_text_model.body(text), EndOfText(_LARGEST), projection, width, features=False)
         return Composite({"text": embeds, "vision": _Patches(spec.vision), "detector": Detector(spec, objectness)})
 
     return made

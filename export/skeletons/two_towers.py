@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from precast.export import heads
 from precast.export.components import Composite
-from precast.export.image_heads import FirstState
+from precast.export.image_heads import FirstState, ImageClassification, ImageModel
 from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["EndOfText", "ImageEmbeds", "Similarity", "TextEmbeds", "TextFeatures", "composed"]
+__all__ = ["EndOfText", "ImageEmbeds", "Similarity", "TextEmbeds", "TextFeatures", "classified", "composed"]
 
 _LEGACY_END = 2  # configs that say so mean the largest id of a text
 
@@ -65,35 +65,40 @@ class TextFeatures(heads.FeatureExtraction):
 
 
 class _Embeds(Component):
-    """A tower: what its body makes, pooled, projected, and made 1 long.
+    """A tower: what its body makes, pooled, projected ("features"), and made 1 long ("embeds").
 
     Args:
         model: makes states [N, S, H]. pooler: makes [N, H] of them. projection: makes [N, P] of those.
         width: P.
+        features: they are an output beside the embeddings.
     """
 
     name: str
     rows: str
 
-    def __init__(self, model: nn.Module, pooler: nn.Module, projection: nn.Module, width: int) -> None:
+    def __init__(
+        self, model: nn.Module, pooler: nn.Module, projection: nn.Module, width: int, *, features: bool = True
+    ) -> None:
         super().__init__()
         self.model, self.pooler, self.projection, self.width = model, pooler, projection, width
+        self.given = ("embeds", "features") if features else ("embeds",)
 
     def ports(self) -> tuple[Port, ...]:
         ports: tuple[Port, ...] = self.model.ports()  # type: ignore[operator]
         return tuple(port._replace(shape=(self.rows, *port.shape[1:])) for port in ports)
 
     def outs(self) -> tuple[Out, ...]:
-        return (Out(f"{self.name}_embeds", (self.rows, self.width), "embedding"),)
+        return tuple(Out(f"{self.name}_{kind}", (self.rows, self.width), "embedding") for kind in self.given)
 
     def embedded(self, pooled: Tensor) -> dict[str, Tensor]:
         """[N, H] -> the outputs."""
         features = self.projection(pooled)
-        return {f"{self.name}_embeds": features / features.norm(dim=-1, keepdim=True)}
+        made = {"embeds": features / features.norm(dim=-1, keepdim=True), "features": features}
+        return {f"{self.name}_{kind}": made[kind] for kind in self.given}
 
 
 class TextEmbeds(_Embeds):
-    """ids, mask, token types [T, S] -> {"text_embeds": [T, P]} of length 1."""
+    """ids, mask, token types [T, S] -> {"text_embeds": [T, P]} of length 1, {"text_features": [T, P]} of any."""
 
     name, rows = "text", "texts"
 
@@ -108,7 +113,8 @@ class TextEmbeds(_Embeds):
 
 
 class ImageEmbeds(_Embeds):
-    """Pixels [I, C, H, W] -> {"image_embeds": [I, P]} of length 1; without a ``pooler``, of the first state."""
+    """Pixels [I, C, H, W] -> {"image_embeds": [I, P]} of length 1, {"image_features": [I, P]} of any; without a
+    ``pooler``, of the first state."""
 
     name, rows = "image", "images"
 
@@ -145,3 +151,8 @@ def composed(text: TextEmbeds, vision: ImageEmbeds, similarity: Similarity | Non
     """The whole model; ``similarity``: in place of the cosine times a scale."""
     compared = Similarity(text.width) if similarity is None else similarity
     return Composite({"text": text, "vision": vision, "similarity": compared})
+
+
+def classified(model: ImageModel, size: int, labels: int, pooler: nn.Module | None = None) -> Composite:
+    """The tower of pictures alone, under a classifier of its states of ``size`` channels."""
+    return Composite({"vision": ImageClassification(model, nn.Linear(size, labels), pooler)})

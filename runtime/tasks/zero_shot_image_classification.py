@@ -88,7 +88,7 @@ class ZeroShotImageClassification(Task[JointReader]):
             outputs = self.model(**reader.collate([rows[place] for place in places]))
             for index, place in enumerate(places):
                 found[place] = {name: value[index] for name, value in outputs.items()}
-        made = {name: np.stack([one[name] for one in found]) for name in found[0]}
+        made = {name: np.stack([one[name] for one in found]) for name in found[0] if name in self.model.input_names}
         self._encoded = (sentences, made)
         return made
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from precast.export.families import Family, LabelSpec, TextSpec
+from precast.export.families import Family, LabelSpec, TextSpec, find_family
 from precast.export.spec import Spec, hf, ignored_keys, read_spec
 from precast.runtime.errors import ConfigError
 
@@ -97,3 +97,13 @@ def test_what_upstream_says_of_every_part_is_no_question() -> None:
         read_spec(Both, said)
     with pytest.raises(ConfigError, match="'tie_word_embeddings' = True is not honoured here"):
         read_spec(Vision, {"tie_word_embeddings": True})
+
+
+def test_of_two_keys_the_first_that_is_not_null_counts() -> None:
+    """As CLIP's older checkpoints name the objects of their towers."""
+    family = find_family("clip")
+    both = {"text_config": {"hidden_size": 8, "eos_token_id": 2}, "vision_config_dict": None}
+    spec: Any = family.read({**both, "text_config_dict": {"hidden_size": 16}, "vision_config": {"patch_size": 14}})
+    assert (spec.text.hidden_size, spec.text.eos_token_id, spec.vision.patch_size) == (16, 49407, 14)
+    with pytest.raises(ConfigError, match=r"'text_config_dict\.type_vocab_size' = 3 is not honoured"):
+        family.read({**both, "text_config_dict": {"type_vocab_size": 3}})

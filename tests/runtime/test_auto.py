@@ -22,6 +22,8 @@ from support import tiny_artifacts
 from support.hub_server import HubServer, Repo
 
 import precast
+from precast.export.families import find_family
+from precast.export.reference import head_for
 from precast.runtime import auto, cache
 from precast.runtime.errors import (
     ArtifactError,
@@ -421,3 +423,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     from huggingface_hub import constants
 
     return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def test_auto_model_makes_both_towers() -> None:
+    """As upstream's, whose class for them is called a model and nothing more."""
+    found = precast.AutoModel.from_pretrained(tiny_artifacts.pictures("clip"))
+    assert found.tasks == ("zero-shot-image-classification",)
+    assert found.get_text_features(input_ids=[[5, 3]]).pooler_output.shape == (1, 24)
+    with pytest.raises(UnsupportedTaskError, match="AutoModelForImageClassification needs an artifact exported for"):
+        precast.AutoModelForImageClassification.from_pretrained(tiny_artifacts.pictures("clip"))
+    source = tiny_artifacts.pictures_checkpoint("clip")[0]
+    config = json.loads((source / "config.json").read_text())
+    assert head_for(find_family("clip"), config, "feature-extraction").task == found.tasks[0]

@@ -36,7 +36,7 @@ from precast.export.skeletons.backbone import Backbone
 from precast.runtime.artifact import Artifact
 from precast.runtime.bench.artifact import bench
 from precast.runtime.bench.session import Plan
-from precast.runtime.errors import InputError
+from precast.runtime.errors import InputError, UnsupportedTaskError
 from precast.runtime.gates import gate
 from precast.runtime.parity import compare
 
@@ -93,6 +93,18 @@ def variation(model_type: str, head: Head, index: int) -> dict[str, Any]:
     return changed
 
 
+def made_apart(
+    model: Any, inputs: dict[str, torch.Tensor], towers: Sequence[tuple[Sequence[str], Sequence[str]]]
+) -> dict[str, torch.Tensor]:
+    """What upstream makes of one of several inputs, by the outputs and the inputs of each tower."""
+    return {
+        name: getattr(model, f"get_{name}")(**{key: inputs[key] for key in names if key in inputs}).pooler_output
+        for outputs, names in towers
+        for name in outputs
+        if name.endswith("_features") and hasattr(model, f"get_{name}")
+    }
+
+
 def given(cases: list[parity.Case], rng: np.random.Generator, end: int | None) -> dict[str, torch.Tensor]:
     """What a call brings itself, of the first case of each component, with an end in every text."""
     inputs: dict[str, torch.Tensor] = {}
@@ -137,12 +149,9 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
             expected = model(**asked(inputs, head))
         if head is ZERO_SHOT_OBJECTS and "text_embeds" in expected:
             expected["text_embeds"] = expected["text_embeds"][0]
-        for part in ours.parts:  # what upstream makes of one input alone
-            for name in part.signature.outputs:
-                if name.endswith("_features") and name not in expected:
-                    own = {port.name: inputs[port.name] for port in part.signature.given}
-                    with float64():
-                        expected[name] = getattr(model, f"get_{name}")(**own).pooler_output
+        with float64():
+            towers = [(part.signature.outputs, [port.name for port in part.signature.given]) for part in ours.parts]
+            expected = {**expected, **made_apart(model, inputs, towers)}
         if isinstance(expected.get("logits"), tuple):  # outputs here are arrays, each with a name
             expected = {f"{name}_logits": value for name, value in zip(READ, expected["logits"], strict=True)}
         made: dict[str, torch.Tensor] = dict(inputs)
@@ -221,7 +230,11 @@ def test_an_artifact_computes_what_upstream_does(served: tuple[str, Path, Any]) 
         inputs["input_ids"] = rng.integers(4, 99, (3, 9))
         inputs["input_ids"][:, -1] = model.config.text_config.eos_token_id
     with torch.no_grad():
-        expected = model(**{key: torch.from_numpy(value) for key, value in inputs.items()})
+        tensors = {key: torch.from_numpy(value) for key, value in inputs.items()}
+        expected = dict(model(**tensors))
+        towers = [(("text_features",), ("input_ids",)), (("image_features",), ("pixel_values",))]
+        if name == "clip":
+            expected |= made_apart(model, tensors, towers)
     for variant in Artifact.open(path).component_for(None).variants:
         found = precast.load(path, variant=variant)(**inputs)
         for output, value in found.items():
@@ -246,6 +259,8 @@ def test_components_run_where_their_inputs_are_given(served: tuple[str, Path, An
     model = precast.load(path)
     pixels = np.ones((2, 3, 30, 30), np.float32)
     if name == "vit":
+        with pytest.raises(UnsupportedTaskError, match="get_text_features needs a model with a tower for it"):
+            model.get_text_features(input_ids=np.ones((1, 3), np.int64))
         with pytest.raises(InputError, match=r"'pixel_values' is \[batch, 3, 30, 30\]; received shape \(1, 3, 8, 8\)"):
             model(pixel_values=np.ones((1, 3, 8, 8), np.float32))
         with pytest.raises(InputError, match="holds NaN or infinity; every pixel is a finite number"):
@@ -263,10 +278,14 @@ def test_components_run_where_their_inputs_are_given(served: tuple[str, Path, An
     ids = np.array([[11, 12, end], [13, end, 0]])
     both = model(input_ids=ids, pixel_values=pixels)
     towers = [f"{kind}_{what}" for kind in ("image", "text") for what in ("embeds", "features")]
-    assert list(both) == ["logits_per_image", "logits_per_text", *towers]
+    assert sorted(both) == sorted(["logits_per_image", "logits_per_text", *towers])
     pictures = model(pixel_values=pixels)
     assert list(pictures) == ["image_embeds", "image_features"]
     np.testing.assert_array_equal(pictures["image_embeds"], both["image_embeds"])
+    np.testing.assert_array_equal(model.get_image_features(pixels).pooler_output, both["image_features"])
+    np.testing.assert_array_equal(model.get_text_features(input_ids=ids).pooler_output, both["text_features"])
+    with pytest.raises(InputError, match="get_image_features needs pixel_values; received input_ids"):
+        model.get_image_features(input_ids=ids)
     # What a component made may be given instead of what it made it of.
     again = model(input_ids=ids, image_embeds=pictures["image_embeds"])
     np.testing.assert_array_equal(again["logits_per_image"], both["logits_per_image"])
