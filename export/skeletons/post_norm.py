@@ -79,10 +79,10 @@ def embeddings(
     )
 
 
-def layer(spec: EncoderSpec) -> PostNormLayer:
-    """One of BERT's layers."""
+def layer(spec: EncoderSpec, attention: type[SelfAttention] = SelfAttention) -> PostNormLayer:
+    """One of BERT's layers; ``attention``: the class of its attention."""
     return PostNormLayer(
-        attention=SelfAttention(spec.hidden_size, heads=spec.num_attention_heads),
+        attention=attention(spec.hidden_size, heads=spec.num_attention_heads),
         attention_norm=norm(spec),
         mlp=MLP(spec.hidden_size, spec.intermediate_size, spec.hidden_act),
         mlp_norm=norm(spec),
