@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from precast.calibration.cost import Progress
-from precast.export.exporter import export_model
-from precast.runtime.artifact import Artifact
+from precast.export.demo_kept import kept
 from precast.runtime.cache import cache_folder
-from precast.runtime.errors import CheckpointError, DependencyError, PrecastError
+from precast.runtime.errors import CheckpointError, DependencyError
 
 __all__ = ["PACKAGE", "STOP", "TEMPLATE", "cast", "find_gguf"]
 
@@ -88,12 +87,4 @@ def cast(
     say = progress or (lambda stage: None)
     say("putting the weights together")
     source = find_gguf(cache_folder() / "sources")
-    folder = Path(out) if out is not None else cache_folder() / "demo" / f"gemma-3-270m-{precision}"
-    if folder.exists():
-        with suppress(PrecastError):
-            say("checking the artifact that is there")
-            if Artifact.open(folder).manifest.model_type == "gemma3_text":
-                return folder, None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    artifact = export_model(source, folder, precision=precision, overwrite=folder.exists(), progress=progress)
-    return artifact, Artifact.open(artifact, check="size").manifest.cost
+    return kept(source, out, name="gemma-3-270m", model_type="gemma3_text", precision=precision, progress=progress)

@@ -1,4 +1,4 @@
-"""A checkpoint by its place: a folder, a ``.gguf`` file, or a Hub id."""
+"""A checkpoint by its place: a folder of transformers' or CTranslate2's, a ``.gguf`` file, or a Hub id."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from precast.export.checkpoints.checkpoint import Checkpoint
+from precast.export.checkpoints.ctranslate2 import CTranslate2Checkpoint, is_converted
 from precast.export.checkpoints.gguf.checkpoint import GGUFCheckpoint
 from precast.export.checkpoints.gguf.reader import is_gguf
 from precast.runtime import hub
@@ -34,7 +35,8 @@ def open_checkpoint(
             f"A revision belongs to a Hub id, and {text!r} is a {kind}. Leave revision out, or give the id."
         )
     if path.is_dir():
-        return Checkpoint(path, Path(os.path.realpath(path)).name or "checkpoint")
+        name = Path(os.path.realpath(path)).name or "checkpoint"
+        return CTranslate2Checkpoint(path, name) if is_converted(path) else Checkpoint(path, name)
     if path.exists() and is_gguf(path):
         return GGUFCheckpoint(path)
     if path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from contextlib import redirect_stdout
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from precast.runtime.cli.console import Stages, guarded, size_text, table, write
 __all__ = ["demo", "register"]
 
 _SIDES = ("precast", "eager")
+_LISTENED_AGAIN = 60.0  # seconds of a recording, of which the time is taken more than once
 
 
 @guarded
@@ -28,6 +30,13 @@ def demo(
         str | None,
         typer.Option(metavar="TEXT", help="Instead: export the real Gemma 3 270M from its GGUF file, and ask it this."),
     ] = None,
+    speech: Annotated[
+        bool,
+        typer.Option("--speech", help="Instead: export the real Whisper tiny.en, and write down what a man reads."),
+    ] = False,
+    recording: Annotated[
+        str | None, typer.Option(metavar="FILE", help="The same with this recording.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Export the real all-MiniLM-L6-v2, verify it, search a small library with it, and time it beside PyTorch.
@@ -38,6 +47,9 @@ def demo(
 
     if chat is not None:
         _chat(chat, out, threads, as_json=as_json)
+        return
+    if speech or recording is not None:
+        _speech(recording, out, seconds, threads, as_json=as_json)
         return
     with Stages() as stage, redirect_stdout(sys.stderr):
         stage("starting PyTorch")
@@ -126,6 +138,66 @@ def _chat(question: str, out: str | None, threads: int | None, *, as_json: bool)
     write(f"\nThe artifact is in {artifact}: precast run text-generation {artifact} 'Once upon a time' --stream")
 
 
+def _speech(recording: str | None, out: str | None, seconds: float, threads: int | None, *, as_json: bool) -> None:
+    """From the file with the weights to what is said, and how long that takes."""
+    from precast.runtime.auto import load_exporter
+
+    with Stages() as stage, redirect_stdout(sys.stderr):
+        stage("starting PyTorch")
+        load_exporter("Whisper tiny.en")
+        from precast.export.demo_speech import cast, find_recording
+        from precast.runtime.processors.audio import open_recording
+
+        source = recording if recording is not None else str(find_recording())
+        rate = 16_000
+        sound = open_recording(source, rate)  # before minutes are spent on what hears it
+        artifact, cost = cast(out, progress=stage)
+        from precast.runtime.backends.onnxruntime import default_threads
+        from precast.runtime.loading import load
+        from precast.runtime.tasks import pipeline
+        from precast.runtime.timing import Timing, interleave
+        from precast.runtime.verify import verify
+
+        report = verify(artifact, threads=threads, progress=lambda told: stage(f"verify: {told}"))
+        stage("loading it")
+        pipe = pipeline("automatic-speech-recognition", load(artifact, threads=threads, check="size"))
+        stage("listening")
+        began = time.perf_counter()
+        said = pipe(sound, return_timestamps=True)
+        once = time.perf_counter() - began
+        length = len(sound) / rate
+        short = length <= _LISTENED_AGAIN
+        taken = interleave({"heard": lambda: pipe(sound)}, seconds=seconds)["heard"] if short else Timing.of([once])
+    found = {
+        "artifact": str(artifact),
+        "recording": source,
+        "seconds": round(length, 3),
+        **said,
+        "export": cost,
+        "verify": report["variants"],
+        "speed": {**taken.to_json(), "times_real_time": float(f"{length / taken.median:.4g}")},
+        "threads": threads or default_threads(),
+    }
+    if as_json:
+        write_json(found)
+        return
+    if cost is not None:
+        peak = size_text(cost["peak_memory_bytes"])
+        write(f"Whisper tiny.en: exported in {cost['seconds']:.0f} s, peak memory {peak}, verified.\n")
+    rows = [(_span(chunk["timestamp"]), chunk["text"].strip()) for chunk in said["chunks"]]
+    table(("seconds", "said"), rows, title=source, numbers=(0,))
+    spread = f"{taken.median:.2f} s ({taken.low:.2f} - {taken.high:.2f})" if short else f"{taken.median:.1f} s"
+    write(
+        f"\n{length:.1f} s of sound in {spread}: {length / taken.median:.1f} times as fast as it was said, from "
+        f"samples to text, {found['threads']} threads."
+    )
+    write(f"\nThe artifact is in {artifact}: precast run automatic-speech-recognition {artifact} talk.wav --srt")
+
+
+def _span(timestamp: tuple[float | None, float | None]) -> str:
+    return " - ".join("" if time is None else f"{time:.2f}" for time in timestamp)
+
+
 def _cut(text: str, width: int = 60) -> str:
     return text if len(text) <= width else f"{text[: width - 3].rstrip()}..."
 
@@ -134,5 +206,6 @@ def register(app: typer.Typer) -> None:
     app.command(
         short_help="The whole way on real weights.",
         epilog="\b\nExample:\n  precast demo\n  precast demo --out minilm --json\n"
-        "  precast demo --chat 'What is the capital of France?'",
+        "  precast demo --chat 'What is the capital of France?'\n"
+        "  precast demo --speech",
     )(demo)
