@@ -241,7 +241,7 @@ def _fitted(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> t
 
 
 _CLIP = ImageKind(
-    models=("clip",),
+    models=("clip", "clip_vision_model"),
     size={"shortest_edge": 224},
     resample=FILTERS["bicubic"],
     mean=_CLIP_MEAN,
@@ -359,6 +359,14 @@ KINDS: Mapping[str, ImageKind] = {
         crop={"height": 256, "width": 256},
         normalises=None,
         flips=True,
+    ),
+    "ChineseCLIPImageProcessor": replace(_CLIP, models=("chinese_clip",)),
+    "SiglipImageProcessor": ImageKind(
+        models=("siglip", "siglip_vision_model"),
+        size={"height": 224, "width": 224},
+        resample=FILTERS["bicubic"],
+        square=False,
+        rgb=True,
     ),
     "BitImageProcessor": replace(_CLIP, models=("bit", "dinov2", "focalnet")),
     "ImageGPTImageProcessor": ImageKind(

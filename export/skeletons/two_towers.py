@@ -6,6 +6,7 @@ Three components: ``text`` and ``vision`` make embeddings, ``similarity`` compar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,16 @@ from precast.export.signatures import Component
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
-__all__ = ["EndOfText", "ImageEmbeds", "Similarity", "TextEmbeds", "TextFeatures", "classified", "composed"]
+__all__ = [
+    "EndOfText",
+    "ImageEmbeds",
+    "LastToken",
+    "Similarity",
+    "TextEmbeds",
+    "TextFeatures",
+    "classified",
+    "composed",
+]
 
 _LEGACY_END = 2  # configs that say so mean the largest id of a text
 
@@ -62,6 +72,13 @@ class TextFeatures(heads.FeatureExtraction):
     ) -> dict[str, Tensor]:
         states = self.model(input_ids, attention_mask, token_type_ids)
         return {"last_hidden_state": states, "pooler_output": _pooled(self.pooler, states, input_ids, attention_mask)}
+
+
+class LastToken(nn.Module):
+    """States [T, S, H] -> those of the last token, be it padding, [T, H]."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        return states[:, -1]
 
 
 class _Embeds(Component):
@@ -126,12 +143,25 @@ class ImageEmbeds(_Embeds):
 
 
 class Similarity(Component):
-    """[I, P], [T, P] -> {"logits_per_image": [I, T], "logits_per_text": [T, I]}."""
+    """[I, P], [T, P] -> {"logits_per_image": [I, T], "logits_per_text": [T, I]}.
 
-    def __init__(self, width: int) -> None:
+    Args:
+        shape: of the scale, and of what is added where they are ``shifted``.
+        candidates: how the runtime reads texts and scores for labels, where it is not as usual.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        shape: tuple[int, ...] = (),
+        shifted: bool = False,
+        candidates: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.width = width
-        self.scale = nn.Parameter(torch.empty(()))
+        self.width, self.candidates = width, candidates
+        self.scale = nn.Parameter(torch.empty(shape))
+        self.shift = nn.Parameter(torch.empty(shape)) if shifted else None
 
     def ports(self) -> tuple[Port, ...]:
         return tuple(
@@ -142,8 +172,13 @@ class Similarity(Component):
     def outs(self) -> tuple[Out, ...]:
         return CATALOGUE["zero-shot-image-classification"].outs
 
+    def processing(self) -> Mapping[str, Any]:
+        return {} if self.candidates is None else {"candidates": dict(self.candidates)}
+
     def forward(self, image_embeds: Tensor, text_embeds: Tensor) -> dict[str, Tensor]:
         logits = self.scale.exp() * image_embeds @ text_embeds.t()
+        if self.shift is not None:
+            logits = logits + self.shift
         return {"logits_per_image": logits, "logits_per_text": logits.t()}
 
 

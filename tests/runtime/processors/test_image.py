@@ -15,6 +15,7 @@ from support import tiny_artifacts
 from support.tokenizer_samples import write_json
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.conditional_detr.image_processing_pil_conditional_detr import ConditionalDetrImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
@@ -36,6 +37,7 @@ from transformers.models.poolformer.image_processing_pil_poolformer import PoolF
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
 from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.superglue.image_processing_pil_superglue import SuperGlueImageProcessorPil
 from transformers.models.superpoint.image_processing_pil_superpoint import SuperPointImageProcessorPil
 from transformers.models.swin2sr.image_processing_pil_swin2sr import Swin2SRImageProcessorPil
@@ -61,6 +63,7 @@ UPSTREAM: dict[str, Any] = {
     "YolosImageProcessor": YolosImageProcessorPil,
     "BeitImageProcessor": BeitImageProcessorPil,
     "BitImageProcessor": BitImageProcessorPil,
+    "ChineseCLIPImageProcessor": ChineseCLIPImageProcessorPil,
     "CLIPImageProcessor": CLIPImageProcessorPil,
     "ConvNextImageProcessor": ConvNextImageProcessorPil,
     "DeiTImageProcessor": DeiTImageProcessorPil,
@@ -75,6 +78,7 @@ UPSTREAM: dict[str, Any] = {
     "MobileViTImageProcessor": MobileViTImageProcessorPil,
     "PoolFormerImageProcessor": PoolFormerImageProcessorPil,
     "SamImageProcessor": SamImageProcessorPil,
+    "SiglipImageProcessor": SiglipImageProcessorPil,
     "SuperPointImageProcessor": SuperPointImageProcessorPil,
     "Swin2SRImageProcessor": Swin2SRImageProcessorPil,
     "VideoMAEImageProcessor": VideoMAEImageProcessorPil,
@@ -108,6 +112,7 @@ def pixels_or_refusal(theirs: Any, given_: Image.Image) -> Any:
 SIZES = [(30, 30), (61, 40), (40, 61), (1, 1), (3, 200), (200, 3), (224, 224), (641, 427)]
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *[(name, {}) for name in UPSTREAM],
+    ("SiglipImageProcessor", {"size": 48, "do_convert_rgb": None}),
     *[("ViTImageProcessor", {"resample": number, "size": {"height": 37, "width": 23}}) for number in range(6)],
     ("ViTImageProcessor", {"size": 48, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
     ("ViTImageProcessor", {"size": [20, 33]}),
