@@ -82,7 +82,8 @@ def engine_of(parts: Sequence[Part], loaded: Mapping[str, Loaded]) -> GraphEngin
         variant = Variant("test", "", "cpu", "fp32", "", "", state=loaded[part.name].layout)
         made[part.name] = flow.Part(component, variant, loaded[part.name].runner)
     needed = flow.in_order({name: part.component for name, part in made.items()}, parts[-1].name)
-    return GraphEngine(flow.Flow({name: made[name] for name in needed}))
+    join = parts[-1].module.processing().get("join")  # type: ignore[operator]
+    return GraphEngine(flow.Flow({name: made[name] for name in needed}), join)
 
 
 @dataclass(frozen=True)

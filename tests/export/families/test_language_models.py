@@ -4,7 +4,7 @@ greedy and beam search against upstream's own `generate`."""
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from transformers import GenerationMixin
 from precast.export import parity
 from precast.export.families import find_family, model_types
 from precast.export.generative import ALIGNMENT
-from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM, SPEECH_SEQ2SEQ, Head
+from precast.export.heads import CAUSAL_LM, IMAGE_TEXT, SEQ2SEQ_LM, SPEECH_SEQ2SEQ, Head
 from precast.export.reference import Reference, build
 from precast.runtime.backends.base import Array
 from precast.runtime.gates import LEAST, gate
@@ -28,7 +28,7 @@ from precast.runtime.generation.api import generate
 from precast.runtime.generation.graph_engine import GraphEngine
 from precast.runtime.parity import Case, compare
 
-GENERATING = (CAUSAL_LM, SEQ2SEQ_LM, SPEECH_SEQ2SEQ)
+GENERATING = (CAUSAL_LM, SEQ2SEQ_LM, SPEECH_SEQ2SEQ, IMAGE_TEXT)
 EVERY = [(name, head) for name in model_types() for head in find_family(name).heads if head in GENERATING]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
 # A prompt, steps, a prompt in chunks, rows of different length, 64 steps behind a prompt, and all positions there are.
@@ -43,9 +43,10 @@ CHAINS: tuple[tuple[int, tuple[int, ...], str], ...] = (
 )
 # Upstream's hidden states begin behind the first layer, and the last is there before the final norm and after it.
 WITHOUT_EMBEDDINGS = ("mamba",)
+TEXT = ("input_ids", "attention_mask")
 WIDE = {np.dtype(np.float32): np.float64}
 # Upstream counts a padding token that the decoder itself is fed among its positions with a cache, and not without one.
-NO_PADDING_FED = ("m2m_100", "speech_to_text")
+NO_PADDING_FED = ("camembert", "m2m_100", "roberta", "speech_to_text", "speecht5", "xlm-roberta")
 
 
 def ident(value: Any) -> str:
@@ -64,7 +65,29 @@ def alone(given: Mapping[str, Array], row: int) -> dict[str, torch.Tensor]:
     its end reaches into its last frames."""
     if "input_ids" not in given:
         return {name: torch.from_numpy(array[row : row + 1]) for name, array in given.items()}
-    return {"input_ids": torch.tensor(given["input_ids"][row][given["attention_mask"][row].astype(bool)])[None]}
+    beside = {name: torch.from_numpy(given[name][row : row + 1]) for name in given if name not in TEXT}
+    return {
+        "input_ids": torch.tensor(given["input_ids"][row][given["attention_mask"][row].astype(bool)])[None],
+        **beside,
+    }
+
+
+def token_of(ours: Reference) -> int | None:
+    """The token that holds the place of what is perceived among others, or None."""
+    joined = ours.parts[-1].module.joined
+    return None if joined is None else joined.token  # type: ignore[union-attr]
+
+
+def with_places(ours: Reference, cases: list[Case]) -> list[Case]:
+    """Where features stand is the token that says so, and nowhere else."""
+    token, vocab = token_of(ours), ours.parts[-1].signature.vocab_size
+    for case in cases:
+        rows = case.inputs.get("feature_rows")
+        if token is not None and rows is not None:
+            ids = case.inputs["input_ids"]
+            ids[(ids == token) & (rows < 0)] = (token + 1) % vocab
+            ids[rows >= 0] = token
+    return cases
 
 
 def widened_inputs(inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -89,6 +112,10 @@ class Chain:
         held = torch.tensor(self.rows[row])[None]
         if self.source is None:
             return {"input_ids": held}
+        first = self.calls[1][0].inputs
+        if "feature_rows" in first:
+            seen = alone(self.source, row) if (first["feature_rows"][row] >= 0).any() else {}
+            return {"input_ids": held, **widened_inputs(seen)}
         return {**widened_inputs(alone(self.source, row)), "decoder_input_ids": held}
 
 
@@ -104,7 +131,7 @@ def chains_of(made: Iterable[tuple[Case, Mapping[str, Array], list[torch.Tensor]
         if before.rows:  # several chains may answer one source
             del found[name]
         rows, source = before.rows, before.source
-        if case.component == "encoder":
+        if "lengths" not in case.inputs:
             source = case.inputs
         else:
             ids, lengths = case.inputs["input_ids"], case.inputs["lengths"]
@@ -137,7 +164,7 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
         layer.register_forward_hook(lambda _m, _i, out: kept.append(_whole(out)))
         for layer in decoder.layers  # type: ignore[union-attr]
     ]
-    cases = parity.generation_cases(ours.parts, chains=CHAINS, seed=1)
+    cases = with_places(ours, parity.generation_cases(ours.parts, chains=CHAINS, seed=1))
     if model_type in NO_PADDING_FED:
         for fed in (case.inputs["input_ids"] for case in cases if "lengths" in case.inputs):
             fed[fed == model.config.pad_token_id] += 1
@@ -161,6 +188,8 @@ def _pairs(
     model_type: str, case: Case, outputs: Mapping[str, Array], states: list[torch.Tensor], expected: Any, row: int
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """What one call made of a row, with upstream's of the whole row in these places."""
+    if case.component == "vision":
+        return  # what its features are is seen in the states of the decoder's tokens
     if case.component == "encoder":
         states = torch.from_numpy(outputs["last_hidden_state"])[row]
         if "input_ids" in case.inputs:
@@ -195,11 +224,23 @@ class Served:
 
 def questions(ours: Reference, head: Head) -> Mapping[str, Array]:
     """What is answered: 20 texts, or recordings."""
-    signature = ours.parts[0].signature
-    if head is SPEECH_SEQ2SEQ:
-        return parity.cases(signature, shapes=((20, 12, "right"),), seed=3)[0].inputs
-    ids, mask = prompts(signature.vocab_size)
-    return {"input_ids": ids, "attention_mask": mask}
+    signature, token = ours.parts[0].signature, token_of(ours)
+    beside = parity.cases(signature, shapes=((20, 12, "right"),), seed=3)[0].inputs
+    if head is SPEECH_SEQ2SEQ or (head is IMAGE_TEXT and token is None):
+        return beside
+    ids, mask = prompts(ours.parts[-1 if token is not None else 0].signature.vocab_size)
+    if token is None:
+        return {"input_ids": ids, "attention_mask": mask}
+    # What a picture's tokens stand for, in front of each text.
+    ids[ids == token] += 1 if token < ids.max() else -1
+    count = ours.parts[-1].signature.port("feature_rows").below  # type: ignore[union-attr]
+    ids, mask = (np.insert(array, [0] * count, value, axis=1) for array, value in ((ids, token), (mask, 1)))
+    return {"input_ids": ids, "attention_mask": mask, **beside}
+
+
+def continues(head: Head, given: Mapping[str, Any]) -> bool:
+    """Whether what is made stands behind a text that is given."""
+    return head is CAUSAL_LM or (head is IMAGE_TEXT and "input_ids" in given)
 
 
 def upstream_tokens(model: Any, head: Head, given: Mapping[str, Array], **arguments: Any) -> list[list[int]]:
@@ -211,21 +252,24 @@ def upstream_tokens(model: Any, head: Head, given: Mapping[str, Array], **argume
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         with torch.no_grad():
             out = GenerationMixin.generate(model, **inputs, **arguments)[0].tolist()
-        found.append(out[inputs["input_ids"].shape[1] :] if head is CAUSAL_LM else out)
+        found.append(out[inputs["input_ids"].shape[1] :] if continues(head, inputs) else out)
     return found
 
 
 def ours_tokens(served: Served, head: Head, given: Mapping[str, Array], **arguments: Any) -> list[list[int]]:
     """The same of all questions in one batch."""
     out = np.asarray(generate(served, **given, **arguments))
-    return [row[given["input_ids"].shape[1] :].tolist() if head is CAUSAL_LM else row.tolist() for row in out]
+    return [row[given["input_ids"].shape[1] :].tolist() if continues(head, given) else row.tolist() for row in out]
 
 
 class Greedy:
     """Whether tokens are those upstream takes greedily: of each text, one call of upstream's model in float64 says what
     follows each of its tokens, which is what so many steps of its `generate` would find one by one."""
 
-    def __init__(self, model_type: str, model: Any, head: Head, given: Mapping[str, Array], stop: int) -> None:
+    def __init__(
+        self, model_type: str, model: Any, head: Head, given: Mapping[str, Array], stop: int, never: Sequence[int] = ()
+    ) -> None:
+        self._never = list(never)
         self._model, self._head, self._given, self._stop = widened(model), head, given, stop
         self._padding = model.config.pad_token_id if model_type in NO_PADDING_FED else None
         self._margins: dict[tuple[int, ...], list[float]] = {}
@@ -238,13 +282,14 @@ class Greedy:
         key = (row, *made)
         if key not in self._margins:
             inputs, fed = widened_inputs(alone(self._given, row)), torch.tensor(made[:-1], dtype=torch.int64)[None]
-            if self._head is CAUSAL_LM:
+            if continues(self._head, inputs):
                 inputs["input_ids"] = torch.cat((inputs["input_ids"], fed), dim=1)
             else:
                 inputs["decoder_input_ids"] = fed
                 made = made[1:]  # what it starts with is given
             with float64():
                 logits = self._model(**inputs, use_cache=False).logits[0, -len(made) :]
+            logits[:, self._never] = -torch.inf
             chosen = logits.gather(1, torch.tensor(made)[:, None])[:, 0]
             self._margins[key] = (logits.max(dim=1).values - chosen).tolist()
         return self._margins[key]
@@ -277,11 +322,15 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
     upstream's tokens: greedily 64 for each of 20 prompts, and with 3 beams."""
     ours, model = reference(model_type, head, index)
     chains = [chain for chain in CHAINS if len(chain[1]) < 10] if index else CHAINS
-    cases = parity.generation_cases(ours.parts, chains=chains, longest=LONGEST, least=LEAST)
+    cases = with_places(ours, parity.generation_cases(ours.parts, chains=chains, longest=LONGEST, least=LEAST))
     recorded = parity.record(ours.parts, cases)
-    start = {} if head is CAUSAL_LM else {"decoder_start_token_id": 0}
     given = questions(ours, head)
-    greedy = Greedy(model_type, model, head, given, SPECIAL["eos_token_id"])
+    start = {} if continues(head, given) else {"decoder_start_token_id": 0}
+    token = token_of(ours)
+    # A place of a picture that is made up has no picture, and upstream's call of a whole text would look for one.
+    never = [] if token is None else [token]
+    start |= {"suppress_tokens": never} if never else {}
+    greedy = Greedy(model_type, model, head, given, SPECIAL["eos_token_id"], never)
     expected: list[list[list[int]]] = []
     for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task} {index}", raw=not index):
         measured = list(compare(lowered.parts, recorded))
