@@ -302,7 +302,7 @@ class QuestionAnswering(EncoderWithHead):
 
     task = "question-answering"
 
-    def __init__(self, model: nn.Module, qa_outputs: nn.Linear, transform: nn.Module | None = None) -> None:
+    def __init__(self, model: nn.Module, qa_outputs: nn.Module, transform: nn.Module | None = None) -> None:
         super().__init__(model, transform)
         self.qa_outputs = qa_outputs
 
