@@ -156,6 +156,9 @@ def build(
         config, tensors, zero_biases = dequantized(config, tensors)
         spec = family.read(config)
         head = head_for(family, config, task)
+        reason = family.unfit(spec, head)
+        if reason is not None:
+            raise UnsupportedTaskError(f"this model is not made for task {head.task!r}: {reason}.")
         table = rename(tensors, (*map(Ignore, family.unloaded), *family.weights(spec)))
     absent = frozenset(part for part in family.optional if not any(f"{key}.".startswith(f"{part}.") for key in table))
     with torch.device("meta"), _consistent(config):

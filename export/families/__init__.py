@@ -16,7 +16,7 @@ from precast.export.spec import Spec, hf, ignored_keys, ignored_values, read_spe
 from precast.export.weights import Rule
 from precast.runtime.errors import UnsupportedModelError, closest, listing
 
-__all__ = ["ALIASES", "Family", "LabelSpec", "TextSpec", "find_family", "model_types"]
+__all__ = ["ALIASES", "Crossed", "Family", "LabelSpec", "TextSpec", "find_family", "model_types"]
 
 # Weights of classes, which a loss of training holds as a buffer.
 LOSSES = ("loss_fct.*", "loss_fn.*", "loss_function.*", "loss_func.*", "criterion.*", "loss.*")
@@ -47,6 +47,20 @@ class TextSpec(LabelSpec):
     tie_word_embeddings: bool = hf(default=True)
 
 
+@dataclass(frozen=True)
+class Crossed:
+    """How a family's decoder stands behind an encoder of another family.
+
+    Args:
+        model: of a spec and of how many channels the states have that its layers attend to -> a `CausalLM`, whose
+            weights `Family.weights` names.
+        said: keys of its config.json that say there that it is one, as its spec wants them.
+    """
+
+    model: Callable[[Any, int], Any]
+    said: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """Everything export knows of an architecture.
@@ -71,6 +85,8 @@ class Family:
             (`precast.export.backbones`); the spec says the ``widths`` of its states.
         body_names: rules behind ``weights`` for that network, where the heads here have it in another form.
         refused: endings of architectures that look like a head and are none, and what each one is.
+        crossed: its decoder, to stand inside others' models (`precast.export.skeletons.composed`); None: it has none.
+        unfit: why a model of a spec cannot be exported for one of the heads; None: it can.
     """
 
     spec: type[Spec]
@@ -88,6 +104,8 @@ class Family:
     model_type: str | None = None
     body: Callable[[Any], Any] | None = None
     body_names: Callable[[Any], tuple[Rule, ...]] = lambda spec: ()
+    crossed: Crossed | None = None
+    unfit: Callable[[Any, Head], str | None] = lambda spec, head: None
 
     def read(self, config: Mapping[str, Any]) -> Spec:
         """The spec of a config.json; raises ConfigError."""

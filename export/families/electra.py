@@ -12,6 +12,7 @@ from precast.export.blocks.activations import Activation
 from precast.export.families import bert
 from precast.export.head_sets.encoders import SummarySpec, encoder_heads, first_token, optional_activation, summarised
 from precast.export.skeletons.post_norm import ODD, TINY, body, lm_names, names, tied, transform
+from precast.export.skeletons.post_norm_decoder import CausalSpec, causal_head, causal_lm, causal_names, crossed
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename
 
@@ -34,12 +35,21 @@ class Spec(SummarySpec, bert.Spec):
     summary_activation: Activation | None = hf(default=gelu, read=optional_activation)
 
 
+_causal_lm = partial(causal_lm, act=gelu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spec(CausalSpec, Spec):
+    """And whether it is a decoder."""
+
+
 FAMILY = replace(
     bert.FAMILY,
-    spec=Spec,
+    spec=_Spec,
     heads=encoder_heads(
         body, transform=partial(transform, act=gelu), pooler=None, text=first_token(gelu), choice=summarised
-    ),
+    )
+    | causal_head(_causal_lm),
     weights=lambda spec: (
         *names("electra"),
         Ignore("discriminator_predictions.*"),  # a head of pretraining only
@@ -47,7 +57,9 @@ FAMILY = replace(
         *lm_names("generator_predictions.dense", "generator_predictions.LayerNorm", "generator_lm_head"),
         Rename("sequence_summary.summary.*", "classifier.dense.*"),
         *tied(spec),
+        *causal_names(spec),
     ),
+    crossed=crossed(_causal_lm),
     refused={"ForPreTraining": _DISCRIMINATOR},
     inert=frozenset({"summary_first_dropout", "summary_last_dropout"}),
     tiny={**TINY, "embedding_size": 20},

@@ -12,10 +12,13 @@ import torch
 from torch.nn.functional import gelu
 
 from precast.export.blocks.embeddings import CountedPositions
+from precast.export.blocks.sines import PlacedFromPadding
 from precast.export.families import bert
+from precast.export.generative import CausalLM
 from precast.export.head_sets.encoders import encoder_heads, first_token
 from precast.export.skeletons.encoder import Encoder
 from precast.export.skeletons.post_norm import LM_NAMES, ODD, TINY, embeddings, encoder, names, tied, transform
+from precast.export.skeletons.post_norm_decoder import CausalSpec, causal_head, causal_lm, causal_names, crossed
 from precast.export.spec import hf
 
 __all__ = ["FAMILY", "Spec", "heads", "padding"]
@@ -46,11 +49,23 @@ def _model(spec: Spec) -> Encoder:
     return encoder(spec, embeddings(spec, positions))
 
 
+def _causal_lm(spec: Spec, source: int | None = None) -> CausalLM:
+    assert spec.pad_token_id is not None
+    positions = PlacedFromPadding(spec.max_position_embeddings, spec.hidden_size, spec.pad_token_id)
+    return causal_lm(spec, source, positions=positions, act=gelu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spec(CausalSpec, Spec):
+    """And whether it is a decoder."""
+
+
 FAMILY = replace(
     bert.FAMILY,
-    spec=Spec,
-    heads=heads(_model),
-    weights=lambda spec: (*names("roberta"), *LM_NAMES, *tied(spec)),
+    spec=_Spec,
+    heads={**heads(_model), **causal_head(_causal_lm)},
+    weights=lambda spec: (*names("roberta"), *LM_NAMES, *tied(spec), *causal_names(spec)),
+    crossed=crossed(_causal_lm),
     tiny={**TINY, "max_position_embeddings": 162, "type_vocab_size": 1},
     variations=(
         # Another padding token, an activation that the masked-LM head must not follow.

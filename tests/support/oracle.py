@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from precast.export.families import find_family
 from precast.export.heads import (
     AUDIO_CLASSIFICATION,
+    BASE,
+    CAUSAL_LM,
     CTC,
     MULTIPLE_CHOICE,
     NEXT_SENTENCE,
@@ -117,6 +119,8 @@ def upstream(
     values = {**find_family(model_type).tiny, **(overrides or {})}
     if head in (QUESTION_ANSWERING, MULTIPLE_CHOICE, NEXT_SENTENCE):
         values.pop("num_labels", None)  # the number of outputs is fixed by the task
+    if head is CAUSAL_LM and BASE in find_family(model_type).heads:
+        values["is_decoder"] = True  # a text encoder that reads from left to right
     config = transformers.AutoConfig.for_model(_RENAMED.get(model_type, model_type), **values)
     attention = _ATTENTION.get(model_type, "eager")
     config._attn_implementation = attention

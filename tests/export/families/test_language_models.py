@@ -243,6 +243,10 @@ def continues(head: Head, given: Mapping[str, Any]) -> bool:
     return head is CAUSAL_LM or (head is IMAGE_TEXT and "input_ids" in given)
 
 
+# Upstream's `generate` counts positions from 0, whatever its model does where they are not given.
+FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
+
+
 def upstream_tokens(model: Any, head: Head, given: Mapping[str, Array], **arguments: Any) -> list[list[int]]:
     """Upstream's new tokens of each question, one at a time and without padding."""
     found = []
@@ -250,6 +254,9 @@ def upstream_tokens(model: Any, head: Head, given: Mapping[str, Array], **argume
         inputs = alone(given, row)
         if "input_ids" in inputs:
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        if model.config.model_type in FROM_PADDING:
+            places = torch.arange(inputs["input_ids"].shape[1])[None]
+            inputs["position_ids"] = places + model.config.pad_token_id + 1
         with torch.no_grad():
             out = GenerationMixin.generate(model, **inputs, **arguments)[0].tolist()
         found.append(out[inputs["input_ids"].shape[1] :] if continues(head, inputs) else out)
