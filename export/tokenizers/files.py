@@ -29,12 +29,15 @@ _KINDS = KINDS | SEQUENCE_KINDS | DECODER_KINDS | SPEECH_KINDS
 # The class upstream registers for a model type; it yields to the class a checkpoint declares.
 _REGISTERED = {
     "albert": "AlbertTokenizer",
+    "align": "BertTokenizer",
     "bart": "RobertaTokenizer",
     "bert": "BertTokenizer",
     "biogpt": "BioGptTokenizer",
     "blenderbot": "BlenderbotTokenizer",
     "blenderbot-small": "BlenderbotSmallTokenizer",
     "camembert": "CamembertTokenizer",
+    "chinese_clip": "BertTokenizer",
+    "clap": "RobertaTokenizer",
     "codegen": "GPT2Tokenizer",
     "ctrl": "CTRLTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",

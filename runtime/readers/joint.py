@@ -1,26 +1,28 @@
-"""Pictures beside texts: one input is a picture, and what is asked of it are texts."""
+"""Pictures or recordings beside texts: one input is one of these, and what is asked of it are texts."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from precast.runtime.readers.audio import AudioReader
 from precast.runtime.readers.base import Reader, Row
 from precast.runtime.readers.image import ImageReader
 from precast.runtime.readers.text import TextReader
 
-__all__ = ["JointReader"]
+__all__ = ["HeardReader", "JointReader"]
 
 
 class JointReader(Reader):
-    """Reads inputs as ``image`` does, and texts that belong to them with ``text``.
+    """Reads inputs as pictures, and texts that belong to them with ``text``.
 
     Raises:
         InputError: there is no image processor, or no tokenizer.
     """
 
+    perceived: ClassVar[type[ImageReader] | type[AudioReader]] = ImageReader
     parts = (*ImageReader.parts, *TextReader.parts)
     window = ImageReader.window
 
@@ -30,29 +32,37 @@ class JointReader(Reader):
         *,
         task: str,
         too_long: str = "Shorten the text.",
-        image_processor: Any = None,
         tokenizer: Any = None,
+        **processor: Any,
     ) -> None:
         super().__init__(model, task=task, too_long=too_long)
-        self.image = ImageReader(model, task=task, image_processor=image_processor)
+        self.inputs = self.perceived(model, task=task, **processor)
         self.text = TextReader(model, task=task, too_long=too_long, tokenizer=tokenizer)
-        self.image_processor, self.tokenizer = self.image.image_processor, self.text.tokenizer
+        self.image_processor, self.tokenizer = getattr(self.inputs, "image_processor", None), self.text.tokenizer
 
     def plain(self, inputs: Any) -> Any:
-        return self.image.plain(inputs)
+        return self.inputs.plain(inputs)
 
     def single(self, inputs: Any) -> bool:
-        return self.image.single(inputs)
+        return self.inputs.single(inputs)
 
     def row(self, item: Any) -> Row:
-        """One picture as model inputs."""
-        return self.image.row(item)
+        """One picture, or one recording, as model inputs."""
+        return self.inputs.row(item)
 
     def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-        return self.image.collate(rows)
+        return self.inputs.collate(rows)
 
     def cost(self, row: Row) -> int:
-        return self.image.cost(row)
+        return self.inputs.cost(row)
 
     def group(self, row: Row) -> Hashable:
-        return self.image.group(row)
+        return self.inputs.group(row)
+
+
+class HeardReader(JointReader):
+    """Reads inputs as recordings."""
+
+    perceived = AudioReader
+    parts = (*AudioReader.parts, *TextReader.parts)
+    window = AudioReader.window

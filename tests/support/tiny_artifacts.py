@@ -162,11 +162,12 @@ def _last_head(model_type: str) -> Head:
 
 def _make_pictures(model_type: str, folder: Path) -> None:
     overrides: dict[str, Any] = {}
-    if model_type == "clip":
+    if model_type in ("clip", "siglip", "chinese_clip"):
         wordpiece(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
-        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": 60})
+        longest = 64 if model_type == "siglip" else 60
+        write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": longest})
         words = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
-        text = find_family("clip").tiny["text_config"]
+        text = find_family(model_type).tiny["text_config"]
         # A text is read at its end, which is what this tokenizer puts there.
         tokens = {"vocab_size": words, "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
         overrides["text_config"] = {**text, **tokens}
@@ -178,13 +179,15 @@ def _make_pictures(model_type: str, folder: Path) -> None:
         trained_matcher.planted(model)
     oracle.save_checkpoint(folder, config, model)
     kinds = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor", "resnet": "ConvNextImageProcessor"}
+    kinds |= {"siglip": "SiglipImageProcessor", "chinese_clip": "ChineseCLIPImageProcessor"}
     kinds |= {"swin2sr": "Swin2SRImageProcessor", "videomae": "VideoMAEImageProcessor"}
     kinds |= {"timesformer": "VideoMAEImageProcessor", "sam": "SamImageProcessor"}
     kinds["imagegpt"] = "ImageGPTImageProcessor"
     kinds |= {f"super{name.lower()}": f"Super{name}ImageProcessor" for name in ("Point", "Glue")}
     kinds["lightglue"] = "LightGlueImageProcessor"
     kinds |= {"segformer": "SegformerImageProcessor", "glpn": "GLPNImageProcessor"}
-    sizes = {"clip": {"shortest_edge": 33}, "resnet": {"shortest_edge": 30}, "segformer": {"height": 70, "width": 90}}
+    sizes = {name: {"shortest_edge": 33} for name in ("clip", "chinese_clip")}
+    sizes |= {"resnet": {"shortest_edge": 30}, "segformer": {"height": 70, "width": 90}}
     size = sizes.get(model_type, {"height": 30, "width": 30})
     if matches:
         size = dict(zip(("height", "width"), trained_matcher.SIZE, strict=True))

@@ -14,9 +14,11 @@ from PIL import Image
 from support import tiny_artifacts
 from support.command_line import good, refused
 from support.tokenizer_samples import write_json
+from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import precast
@@ -50,9 +52,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def upstreams(task: str, name: str) -> Any:
     source, model = tiny_artifacts.pictures_checkpoint(name)
     kinds = {"vit": ViTImageProcessorPil, "clip": CLIPImageProcessorPil, "resnet": ConvNextImageProcessorPil}
-    kinds["imagegpt"] = ImageGPTImageProcessorPil
+    kinds |= {"imagegpt": ImageGPTImageProcessorPil, "siglip": SiglipImageProcessorPil}
+    kinds["chinese_clip"] = ChineseCLIPImageProcessorPil
     kind: Any = kinds[name]
-    tokenizer = {"tokenizer": transformers.AutoTokenizer.from_pretrained(source)} if name == "clip" else {}
+    joint = task == "zero-shot-image-classification"
+    tokenizer = {"tokenizer": transformers.AutoTokenizer.from_pretrained(source)} if joint else {}
     return transformers.pipeline(task, model=model, image_processor=kind.from_pretrained(source), **tokenizer)
 
 
@@ -140,6 +144,21 @@ def test_zero_shot_scores_are_upstreams(zero_shot: Any, pictures: list[str]) -> 
     assert zero_shot(pictures[0], "a cat, two dogs") == zero_shot(pictures[0], ["a cat", "two dogs"])
 
 
+def test_scores_are_scored_as_the_model_was_trained(pictures: list[str]) -> None:
+    """SigLIP's each by itself, of texts of 64 tokens, cut where they are longer."""
+    ask = precast.pipeline("zero-shot-image-classification", tiny_artifacts.pictures("siglip"))
+    theirs = upstreams("zero-shot-image-classification", "siglip")
+    for labels in (LABELS, [*LABELS, "the sea " * 50]):
+        assert_alike(ask(pictures, labels), theirs(pictures, candidate_labels=labels))
+    assert abs(sum(entry["score"] for entry in ask(pictures[0], LABELS)) - 1) > 1e-3
+
+
+def test_texts_may_be_read_by_another_tower(pictures: list[str]) -> None:
+    ask = precast.pipeline("zero-shot-image-classification", tiny_artifacts.pictures("chinese_clip"))
+    theirs = upstreams("zero-shot-image-classification", "chinese_clip")
+    assert_alike(ask(pictures, LABELS), theirs(pictures, candidate_labels=LABELS))
+
+
 def test_a_set_of_labels_is_encoded_once(pictures: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     model = precast.load(tiny_artifacts.pictures("clip"))
     read: list[tuple[str, int]] = []
@@ -178,6 +197,8 @@ def test_arguments_are_named(classifier: Any, zero_shot: Any, pictures: list[str
         zero_shot(pictures[0])
     with pytest.raises(InputError, match="at least one label"):
         zero_shot(pictures[0], [])
+    with pytest.raises(InputError, match=r"A picture is a file's name.*received dict"):
+        zero_shot({"array": np.zeros(900, np.float32), "sampling_rate": 16000}, LABELS)
     with pytest.raises(InputError, match="candidate_labels must be texts; received"):
         zero_shot(pictures[0], [1])
     with pytest.raises(InputError, match="was not able to be formatted"):
