@@ -142,14 +142,15 @@ def windows(items: Iterable[Item], *, limit: int, first: int | None = None) -> I
 def pad(
     rows: Sequence[Mapping[str, np.ndarray]], *, fill: Mapping[str, int], side: str = "right"
 ) -> dict[str, np.ndarray]:
-    """Stack rows of ``[S_i]`` arrays into ``[B, S]``, S the longest; ``fill`` gives each name's padding value."""
+    """Stack rows of ``[S_i, ...]`` arrays into ``[B, S, ...]``, S the longest; ``fill`` gives each name's padding
+    value."""
     batch: dict[str, np.ndarray] = {}
     for name, value in rows[0].items():
         if len(rows) == 1:
             batch[name] = value[None]
             continue
         longest = max(len(row[name]) for row in rows)
-        stacked = np.full((len(rows), longest), fill.get(name, 0), dtype=value.dtype)
+        stacked = np.full((len(rows), longest, *value.shape[1:]), fill.get(name, 0), dtype=value.dtype)
         for place, row in zip(stacked, rows, strict=True):
             length = len(row[name])
             if side == "right":

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer as Backend
 
 from precast.export.tokenizers.kinds import KINDS, Kind, Vocabulary
 from precast.export.tokenizers.kinds_decoders import DECODER_KINDS
+from precast.export.tokenizers.kinds_pages import PAGE_KINDS
 from precast.export.tokenizers.kinds_sequences import SEQUENCE_KINDS
 from precast.export.tokenizers.kinds_speech import SPEECH_KINDS
 from precast.runtime.errors import CheckpointError, UnsafeFileError, UnsupportedModelError, listing
@@ -24,7 +25,7 @@ from precast.runtime.processors.tokenizer_settings import NAMED_TOKENS, declared
 
 __all__ = ["STATIC_TABLE", "runtime_files", "tokenizer_class"]
 
-_KINDS = KINDS | SEQUENCE_KINDS | DECODER_KINDS | SPEECH_KINDS
+_KINDS = KINDS | SEQUENCE_KINDS | DECODER_KINDS | SPEECH_KINDS | PAGE_KINDS
 
 # The class upstream registers for a model type; it yields to the class a checkpoint declares.
 _REGISTERED = {
@@ -35,6 +36,7 @@ _REGISTERED = {
     "biogpt": "BioGptTokenizer",
     "blenderbot": "BlenderbotTokenizer",
     "blenderbot-small": "BlenderbotSmallTokenizer",
+    "bros": "BertTokenizer",
     "camembert": "CamembertTokenizer",
     "chinese_clip": "BertTokenizer",
     "clap": "RobertaTokenizer",
@@ -53,6 +55,9 @@ _REGISTERED = {
     "gpt_neo": "GPT2Tokenizer",
     "gpt_neox_japanese": "GPTNeoXJapaneseTokenizer",
     "gptj": "GPT2Tokenizer",
+    "layoutlm": "BertTokenizer",
+    "layoutlmv3": "LayoutLMv3Tokenizer",
+    "lilt": "RobertaTokenizer",
     "llama": "LlamaTokenizer",
     "m2m_100": "M2M100Tokenizer",
     "marian": "MarianTokenizer",

@@ -53,6 +53,16 @@ _VARIANTS = 32  # backends kept, one a truncation setting; each costs its added 
 _LARGE = int(1e20)  # upstream: a model_max_length above this means "none stated"
 
 
+def _made(kind: type[Tokenizer], backend: Backend, settings: Settings) -> Tokenizer:
+    """Of that class, or of the one that knows of boxes."""
+    if settings.boxes is not None:
+        from precast.runtime.processors.page_words import PageTokenizer, SpecialBoxes
+
+        settings.boxes = SpecialBoxes.from_json(settings.boxes).to_json()
+        kind = PageTokenizer
+    return kind(backend, settings)
+
+
 def parse_backend(data: bytes, name: str = "tokenizer.json") -> Backend:
     """A backend from the bytes of tokenizer.json.
 
@@ -152,7 +162,7 @@ class Tokenizer(Vocabulary):
         backend = parse_backend(files["tokenizer.json"])
         config = read_json(files.get("tokenizer_config.json"), "tokenizer_config.json")
         if FORMAT_KEY in config:
-            return cls(backend, Settings.from_normalised(config))
+            return _made(cls, backend, Settings.from_normalised(config))
         kwargs, by_id = merge(
             config,
             read_json(files.get("special_tokens_map.json"), "special_tokens_map.json"),
@@ -189,7 +199,7 @@ class Tokenizer(Vocabulary):
             finish(backend, settings)
         if "model_input_names" not in kwargs and _tells_pairs_apart(backend):
             settings.model_input_names = ("input_ids", "token_type_ids", "attention_mask")
-        return cls(backend, settings)
+        return _made(cls, backend, settings)
 
     def files(self) -> dict[str, bytes]:
         """tokenizer.json and tokenizer_config.json of an artifact: the same bytes for the same tokenizer."""

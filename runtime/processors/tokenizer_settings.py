@@ -19,6 +19,7 @@ from precast.runtime.fields import shown
 from precast.runtime.strict_json import parse_value
 
 __all__ = [
+    "BOXES_KEY",
     "FORMAT_KEY",
     "NAMED_TOKENS",
     "UNLIMITED",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 FORMAT_KEY = "precast_tokenizer"
+BOXES_KEY = "precast_boxes"
 _FORMAT = 1
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 UNLIMITED = int(1e30)  # upstream's model_max_length of a tokenizer that states none
@@ -56,6 +58,7 @@ class Settings:
     clean_up_for_bpe: bool = False
     split_special_tokens: bool = False
     chat_template: str | dict[str, str] | None = None
+    boxes: Any = None  # of special tokens, where words stand on pages (page_words.py)
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any]) -> Settings:
@@ -103,6 +106,7 @@ class Settings:
             ),
             split_special_tokens=bool(kwargs.get("split_special_tokens", False)),
             chat_template=_chat_templates(kwargs.get("chat_template")),
+            boxes=kwargs.get(BOXES_KEY),
         )
 
     @classmethod
@@ -132,6 +136,8 @@ class Settings:
             data["clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"] = True
         if self.chat_template is not None:
             data["chat_template"] = self.chat_template
+        if self.boxes is not None:
+            data[BOXES_KEY] = self.boxes
         return data | {
             FORMAT_KEY: _FORMAT,
             "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,

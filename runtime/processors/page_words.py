@@ -1,0 +1,200 @@
+"""Words of pages with their boxes: each token has its word's, special tokens have their own.
+
+Calls and results are those of transformers' ``LayoutLMv3Tokenizer``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from precast.runtime import arguments
+from precast.runtime.errors import CheckpointError, InputError
+from precast.runtime.processors.encoding import BatchEncoding
+from precast.runtime.processors.text import Tokenizer
+
+__all__ = ["PAGE", "PageTokenizer", "SpecialBoxes", "checked_boxes", "token_boxes"]
+
+PAGE = 1000
+"""Parts that a page is wide, and as many that it is high."""
+_FORM = f"x0, y0, x1, y1 with 0 <= x0 <= x1 <= {PAGE} and 0 <= y0 <= y1 <= {PAGE}"
+_SCALED = f"Boxes are in parts of their page: int({PAGE} * x / width) and int({PAGE} * y / height) of one in pixels."
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class SpecialBoxes:
+    """Boxes of tokens that are no word's, the label of those, and whether a word's first token alone has its label."""
+
+    cls: Box = (0, 0, 0, 0)
+    sep: Box = (0, 0, 0, 0)
+    pad: Box = (0, 0, 0, 0)
+    label: int = -100
+    first: bool = True
+
+    @classmethod
+    def from_json(cls, said: Any) -> SpecialBoxes:
+        """Of a tokenizer_config.json.
+
+        :raises CheckpointError: it says something else."""
+        if not isinstance(said, Mapping):
+            raise CheckpointError(f"boxes of special tokens are a table; tokenizer_config.json has {said!r:.80}")
+        made = {name: tuple(said[name]) if isinstance(said[name], list) else said[name] for name in said}
+        boxes = [made.get(name, (0, 0, 0, 0)) for name in ("cls", "sep", "pad")]
+        label, first = made.get("label", -100), made.get("first", True)
+        if (
+            made.keys() - cls.__dataclass_fields__.keys()
+            or not all(isinstance(box, tuple) and _is_box(box) for box in boxes)
+            or type(label) is not int
+            or type(first) is not bool
+        ):
+            raise CheckpointError(f"a special token's box is {_FORM}; tokenizer_config.json has {dict(said)!r:.200}")
+        return cls(**made)
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+class PageTokenizer(Tokenizer):
+    """A tokenizer of words that stand on pages: it takes lists of words, never texts, and ``boxes`` for them."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        text: str | Sequence[Any],
+        text_pair: Sequence[Any] | None = None,
+        boxes: Sequence[Any] | None = None,
+        word_labels: Sequence[Any] | None = None,
+        *,
+        return_overflowing_tokens: bool = False,
+        return_offsets_mapping: bool = False,
+        return_tensors: str | None = None,
+        is_split_into_words: bool = True,
+        **options: Any,
+    ) -> BatchEncoding:
+        """Encode the words of a page, or of several; other options as any tokenizer's.
+
+        Args:
+            text: a list of words, or of such lists; with ``text_pair``, a question, or a list of them.
+            text_pair: the words, where ``text`` asks of them.
+            boxes: x0, y0, x1, y1 of each word, in parts of its page, which is 1000 wide and high.
+            word_labels: a number for each word; tokens get them as ``labels``.
+
+        Raises:
+            InputError: words without boxes, not as many boxes as words, a box outside the page.
+        """
+        text, text_pair = arguments.listed(text), arguments.listed(text_pair)
+        batched = isinstance(text, (list, tuple)) and (
+            text_pair is not None or (len(text) > 0 and isinstance(text[0], (list, tuple)))
+        )
+        words = text if text_pair is None else text_pair
+        if not isinstance(words, (list, tuple)):
+            raise InputError(
+                "Words of a page are a list of texts (or a list of such lists, one for each page); received "
+                f"{type(words).__name__}: {words!r:.80}. Cut a text into words, and give the box of each: boxes=[...]."
+            )
+        pages = _pages(words, boxes, batched)
+        labels = None if word_labels is None else (list(word_labels) if batched else [word_labels])
+        if labels is not None and [len(each) for each in labels] != [len(each) for each in pages]:
+            raise InputError("There is one label for each word; received another number of word_labels than of words.")
+        if text_pair is not None:
+            split = [each.split() if isinstance(each, str) else each for each in (text if batched else [text])]
+            text = split if batched else split[0]
+        encoding = super().__call__(
+            text,
+            text_pair,
+            is_split_into_words=True,
+            return_overflowing_tokens=return_overflowing_tokens,
+            return_offsets_mapping=True,
+            return_tensors=return_tensors,
+            **options,
+        )
+        rows = encoding.encodings
+        assert rows is not None, "texts were encoded"
+        owners = encoding["overflow_to_sample_mapping"] if return_overflowing_tokens else range(len(rows))
+        data = {name: value for name, value in encoding.items() if return_offsets_mapping or name != "offset_mapping"}
+        made: dict[str, list[Any]] = {}
+        paired = text_pair is not None
+        made["bbox"] = [self._boxes(row, pages[owner], paired) for row, owner in zip(rows, owners, strict=True)]
+        if labels is not None:
+            made["labels"] = [self._labels(row, labels[owner]) for row, owner in zip(rows, owners, strict=True)]
+        for name, value in made.items():
+            if return_tensors is not None:
+                data[name] = np.array(value, np.int64)
+            else:
+                data[name] = value if batched or return_overflowing_tokens else value[0]
+        return BatchEncoding(data, rows)
+
+    def _boxes(self, row: Any, boxes: Sequence[Any], paired: bool) -> list[list[int]]:
+        special = self.special_boxes
+        by_id = {self.pad_token_id: special.pad, self.sep_token_id: special.sep, self.cls_token_id: special.cls}
+        made: list[Any] = []
+        for token, which, word in zip(row.ids, row.sequence_ids, row.word_ids, strict=True):
+            if word is None:
+                made.append(by_id.get(token, special.sep))
+            else:
+                made.append(special.pad if paired and which == 0 else boxes[word])
+        return [list(box) for box in made]
+
+    def _labels(self, row: Any, labels: Sequence[int]) -> list[int]:
+        special, before, made = self.special_boxes, None, []
+        for word in row.word_ids:
+            said = word is not None and not (special.first and word == before)
+            made.append(labels[word] if said else special.label)
+            before = word
+        return made
+
+    @property
+    def special_boxes(self) -> SpecialBoxes:
+        """Boxes of tokens that are no word's."""
+        return SpecialBoxes.from_json(self._settings.boxes)
+
+
+def token_boxes(row: Any, boxes: Sequence[Any], sep_token_id: int | None) -> list[list[int]]:
+    """Boxes of an encoded question and its page's words, where the tokenizer knows of none: a question's token is in
+    the corner, and what ends a part is at the other end of the page."""
+    made = []
+    for token, which, word in zip(row.ids, row.sequence_ids, row.word_ids, strict=True):
+        if which == 1:
+            made.append(list(boxes[word]))
+        else:
+            made.append([PAGE if token == sep_token_id else 0] * 4)
+    return made
+
+
+def checked_boxes(words: Sequence[Any], boxes: Any) -> list[list[int]]:
+    """A box for each word of one page.
+
+    Raises:
+        InputError: there are not as many, or one lies outside the page.
+    """
+    boxes = arguments.listed(boxes)
+    if not isinstance(boxes, (list, tuple)) or len(boxes) != len(words):
+        count = len(boxes) if isinstance(boxes, (list, tuple)) else type(boxes).__name__
+        raise InputError(f"Each word has one box; received {len(words)} words and {count} boxes.")
+    made = []
+    for word, box in zip(words, boxes, strict=True):
+        box = arguments.listed(box)
+        if not isinstance(box, (list, tuple)) or not _is_box(tuple(box)):
+            raise InputError(f"The box of the word {word!r:.60} is {box!r:.80}, and a box is {_FORM}. {_SCALED}")
+        made.append([int(side) for side in box])
+    return made
+
+
+def _pages(words: Any, boxes: Any, batched: bool) -> list[list[list[int]]]:
+    """Boxes for each page's words."""
+    if boxes is None:
+        raise InputError(f"Words of a page stand in boxes, and none are given: boxes=[...], for each word {_FORM}.")
+    if not batched:
+        return [checked_boxes(words, boxes)]
+    boxes = arguments.listed(boxes)
+    if not isinstance(boxes, (list, tuple)) or len(boxes) != len(words):
+        raise InputError(f"Each page has a list of boxes; received {len(words)} pages and {len(boxes)} lists.")
+    return [checked_boxes(page, each) for page, each in zip(words, boxes, strict=True)]
+
+
+def _is_box(box: tuple[Any, ...]) -> bool:
+    whole = len(box) == 4 and all(isinstance(side, (int, np.integer)) and type(side) is not bool for side in box)
+    return whole and 0 <= box[0] <= box[2] <= PAGE and 0 <= box[1] <= box[3] <= PAGE
