@@ -35,6 +35,8 @@ from precast.runtime.processors.image_steps import (
     Resize,
     Rgb,
     Scale,
+    Smooth,
+    Square,
     Step,
 )
 
@@ -170,8 +172,8 @@ def _enlarged_by_256_over_224(fields: Fields, sizes: Mapping[str, int], name: st
 
 
 def _rescaled(fields: Fields) -> tuple[Scale, ...]:
-    """Numbers times a factor, as nearly all classes have it."""
-    if not switch(fields, "do_rescale", True):
+    """Numbers times a factor, as nearly all classes have it; the key of a few older files counts first."""
+    if not switch(fields, "rescale" if "rescale" in fields else "do_rescale", True):
         return ()
     by = value_or(fields, "rescale_factor", "a number or null", is_number, 1 / 255)
     return (Scale(by, -1.0 if switch(fields, "rescale_offset", False) else 0.0),)
@@ -225,6 +227,27 @@ def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, .
     return tuple(steps)
 
 
+def _squared(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """A picture in the corner of a square, which is blurred where it becomes smaller."""
+    if switch(fields, "do_center_crop", False):
+        raise UnsupportedModelError(f"{file} asks for do_center_crop, which is not done here")
+    steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
+    if switch(fields, "do_pad", True):
+        steps.append(Square())
+    scaled = _rescaled(fields)
+    if switch(fields, "do_resize", True):
+        sizes = named_size(fields, "size", kind.size, square=True)
+        if set(sizes) != {"height", "width"}:
+            raise UnsupportedModelError(f"{file}: size is a height and a width here; it has {listing(sizes)}")
+        if not scaled:
+            raise UnsupportedModelError(f"{file} asks for do_resize without do_rescale, which rounds here and there")
+        steps.append(Smooth(sizes["height"], sizes["width"]))
+    steps += scaled
+    if switch(fields, "do_normalize", True):
+        steps.append(Normalise(*_normalisation(fields, kind)))
+    return tuple(steps)
+
+
 def _divided(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     """Sides rounded down to whole multiples; what size says is not looked at."""
     return (Multiples(name, edge(fields, "size_divisor", 32)),)
@@ -266,6 +289,10 @@ _DETR = ImageKind(
 # Of models whose classes do not exclude each other.
 _BEST_100 = {"scores": "sigmoid", "most": 100}
 
+_OWL = replace(
+    _CLIP, models=("owlvit",), size={"height": 768, "width": 768}, square=True, detection={"scores": "sigmoid"}
+)
+
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
         models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2", "mgp-str"),
@@ -290,6 +317,14 @@ KINDS: Mapping[str, ImageKind] = {
         std=_STANDARD,
     ),
     "CLIPImageProcessor": _CLIP,
+    "OwlViTImageProcessor": replace(_OWL, crop=None),
+    "Owlv2ImageProcessor": replace(
+        _OWL,
+        models=("owlv2",),
+        size={"height": 960, "width": 960},
+        made=_squared,
+        detection={"scores": "sigmoid", "square": True},
+    ),
     "ConvNextImageProcessor": ImageKind(
         models=("convnext", "convnextv2", "cvt", "regnet", "resnet"),
         size={"shortest_edge": 384},

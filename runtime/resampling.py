@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["banded", "bicubic", "bilinear", "bilinear_weights", "likeliest", "nearest", "smallest_integers"]
+__all__ = ["banded", "bicubic", "bilinear", "bilinear_weights", "likeliest", "nearest", "smallest_integers", "smoothed"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _BAND = 1 << 22  # numbers at most that are held at a picture's size, of all classes
 _SLOPE = np.float32(-0.75)  # of the cubic kernel at its first zero
+_REACH = 4.0  # standard deviations from which on a normal distribution is cut
 
 
 def likeliest(scores: Array, height: int, width: int) -> Array:
@@ -69,6 +70,36 @@ def bilinear_weights(count: int, size: int) -> Array:
     np.add.at(weights, (rows, before), 1 - share)
     np.add.at(weights, (rows, behind), share)
     return weights
+
+
+def smoothed(values: Array, size: int) -> Array:
+    """[N, ...] -> [size, ...], bilinearly; where that is fewer, of values that are blurred: by a normal distribution
+    whose deviation is half of what the factor is above 1. Beyond its ends a row is mirrored at the last value.
+
+    Sums are of float64, a few rows of them at a time.
+    """
+    count = len(values)
+    factor = count / size
+    deviation = max(0.0, (factor - 1) / 2)
+    reach = int(_REACH * deviation + 0.5)
+    offsets = np.arange(-reach, reach + 1)
+    blur = np.exp(-0.5 * np.square(offsets / deviation)) if reach else np.ones(1)
+    blur /= blur.sum()
+    where = (np.arange(size) + 0.5) * factor - 0.5
+    first = np.floor(where)
+    share = (where - first)[:, None]
+    weights = np.pad(blur, (0, 1)) * (1 - share) + np.pad(blur, (1, 0)) * share
+    places = first.astype(np.int64)[:, None] + np.arange(-reach, reach + 2)
+    places = np.abs((places + count - 1) % max(1, 2 * count - 2) - (count - 1))
+    made = np.empty((size, *values.shape[1:]), np.float32)
+    step = max(1, _BAND // max(1, values[0].size))
+    for start in range(0, size, step):
+        rows = slice(start, start + step)
+        total = np.zeros(made[rows].shape)
+        for place, weight in zip(places[rows].T, weights[rows].T, strict=True):
+            total += values[place] * weight.reshape(-1, *[1] * (values.ndim - 1))
+        made[rows] = total
+    return made
 
 
 def banded(maps: Array, height: int, width: int) -> Iterator[tuple[slice, Array]]:

@@ -44,6 +44,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "vit-base": tiny_artifacts.picture_features,
     "detr": lambda: tiny_artifacts.detector("detr"),
     "clip": lambda: tiny_artifacts.pictures("clip"),
+    "owlvit": lambda: tiny_artifacts.pictures("owlvit"),
     "simmim": lambda: tiny_artifacts.plain("swin", MASKED_IMAGE, encoder_stride=8),
     "swin2sr": lambda: tiny_artifacts.pictures("swin2sr"),
     "videomae": lambda: tiny_artifacts.pictures("videomae"),

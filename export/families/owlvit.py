@@ -110,8 +110,8 @@ class _Classes(nn.Module):
 
 
 class Detector(Component):
-    """[I, R, R, H], [T, P] -> {"logits": [I, N, T], "pred_boxes": [I, N, 4], "class_embeds": [I, N, P]} of every patch, N
-    = R * R of a picture, and for every text.
+    """[I, R, R, H], [T, P] -> {"logits": [I, N, T], "pred_boxes": [I, N, 4], "class_embeds": [I, N, P]} of each patch,
+    N = R * R of a picture, for every text.
 
     Args:
         objectness: and ``objectness_logits`` [I, N], whether a patch is any object at all.

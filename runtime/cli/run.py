@@ -131,8 +131,9 @@ def run(
         batch_size = 1  # each line is answered at once
     name = TASKS.resolve(task)
     together = 1
-    if issubclass(TASKS[name].reads, ImageReader):
-        inputs, together = pictures_in(inputs), TASKS[name].reads.together
+    reads = TASKS[name].reads
+    if issubclass(getattr(reads, "perceived", reads), ImageReader):
+        inputs, together = pictures_in(inputs), reads.together
     if together > 1 and "-" not in inputs and not input_json and len(inputs) % together:
         raise InputError(
             f"{name} takes pictures in pairs, one behind the other; received {len(inputs)}: {listing(inputs)}."

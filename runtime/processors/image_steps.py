@@ -14,6 +14,7 @@ import numpy as np
 
 from precast.runtime.errors import InputError
 from precast.runtime.fields import Fields, is_number
+from precast.runtime.resampling import smoothed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,6 +41,8 @@ __all__ = [
     "Resize",
     "Rgb",
     "Scale",
+    "Smooth",
+    "Square",
     "Step",
     "pixels",
     "read_steps",
@@ -263,6 +266,43 @@ class Mirror(NamedTuple):
         return np.pad(picture, [*beyond, (0, 0)], mode="symmetric")
 
 
+class Square(NamedTuple):
+    """Black behind the right edge or the bottom, up to a square."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Square:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "square"}
+
+    def __call__(self, picture: Array) -> Array:
+        side = max(picture.shape[:2])
+        return np.pad(picture, [*((0, side - edge) for edge in picture.shape[:2]), (0, 0)])
+
+
+class Smooth(NamedTuple):
+    """To ``height`` and ``width``: an edge that becomes shorter is blurred first, by a normal distribution of
+    (factor - 1) / 2 pixels, as scikit-image does; then the two nearest pixels count."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Smooth:
+        return cls(_edge(fields, "height"), _edge(fields, "width"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "smooth", "height": self.height, "width": self.width}
+
+    def __call__(self, picture: Array) -> Array:
+        """uint8 [H, W, C] -> float32 [height, width, C], 0 to 255."""
+        made = smoothed(picture, self.height)
+        made = smoothed(made.swapaxes(0, 1), self.width).swapaxes(0, 1)
+        least, most = picture.min(), picture.max()
+        return np.clip(made, least, most)
+
+
 class Flip(NamedTuple):
     """Channels in the other order: RGB becomes BGR."""
 
@@ -469,7 +509,7 @@ class Grey(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Rgb | Resize | Fit | Multiples | Crop | Mirror | Flip | Scale | Normalise | Divide "
+    "Rgb | Resize | Fit | Multiples | Crop | Mirror | Square | Smooth | Flip | Scale | Normalise | Divide "
     "| Grey | Extend | Colours | Frames | Pairs | Pad"
 )
 
@@ -480,6 +520,8 @@ STEPS: Mapping[str, type[Any]] = {
     "multiples": Multiples,
     "crop": Crop,
     "mirror": Mirror,
+    "square": Square,
+    "smooth": Smooth,
     "flip": Flip,
     "scale": Scale,
     "normalise": Normalise,
@@ -522,7 +564,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
-        elif isinstance(step, (Crop, Mirror, Flip)):
+        elif isinstance(step, (Crop, Mirror, Square, Smooth, Flip)):
             array = step(_array(picture) if array is None else array)
         elif isinstance(step, (Grey, Extend)):
             behind.append(step)
@@ -532,7 +574,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
             picture = step(picture)
     array = _array(picture) if array is None else array
     if numbers:
-        array = _looked_up(array, numbers)
+        array = _looked_up(array, numbers) if array.dtype == np.uint8 else _worked_out(array, numbers)
     for last in behind:
         array = last(array)
     if colours is not None:
@@ -540,18 +582,23 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 
+def _worked_out(values: Array, steps: Sequence[Scale | Normalise | Divide]) -> Array:
+    """What steps make of numbers of C channels, [..., C] or [..., 1]."""
+    for step in steps:
+        values = step(values)
+    return values
+
+
 def _looked_up(picture: Array, steps: Sequence[Scale | Normalise | Divide]) -> Array:
     """What steps make of a uint8 picture: they are worked out for its 256 values, and looked up for its pixels."""
     channels = picture.shape[2]
-    table = np.arange(256, dtype=np.uint8)[:, None]
     for step in steps:
         wide = 1 if isinstance(step, Scale) else len(step.by if isinstance(step, Divide) else step.mean)
         if wide not in (1, channels):
             raise InputError(
                 f'A picture has {wide} channels here; received one of {channels}. Convert it: image.convert("RGB").'
             )
-        table = step(table)
-    table = np.broadcast_to(table, (256, channels))
+    table = np.broadcast_to(_worked_out(np.arange(256, dtype=np.uint8)[:, None], steps), (256, channels))
     made = np.empty(picture.shape, np.float32)
     for channel in range(channels):
         made[..., channel] = table[:, channel][picture[..., channel]]

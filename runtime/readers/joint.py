@@ -24,7 +24,7 @@ class JointReader(Reader):
 
     perceived: ClassVar[type[ImageReader] | type[AudioReader]] = ImageReader
     parts = (*ImageReader.parts, *TextReader.parts)
-    window = ImageReader.window
+    window, together = ImageReader.window, ImageReader.together
 
     def __init__(
         self,

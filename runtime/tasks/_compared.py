@@ -8,10 +8,9 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from precast.runtime import batching
 from precast.runtime.errors import InputError
 from precast.runtime.readers.joint import JointReader
-from precast.runtime.tasks._candidates import read_labels, read_template
+from precast.runtime.tasks._candidates import EncodedTexts, read_labels, read_template
 from precast.runtime.tasks.base import Request, Row, Task, sigmoid, softmax
 
 __all__ = ["Compared"]
@@ -35,14 +34,13 @@ class Compared(Task[Reads]):
 
     def __init__(self, model: Any, **defaults: Any) -> None:
         super().__init__(model, **defaults)
-        # The last set of sentences with what the model made of it: replaced whole, so that threads may share it.
-        self._encoded: tuple[tuple[str, ...], dict[str, np.ndarray]] = ((), {})
         artifact = getattr(model, "artifact", None)
         said = {} if artifact is None else artifact.reading("candidates")
         self._scores = sigmoid if said.get("scores") == "sigmoid" else softmax
         tokens = said.get("tokens")
         cut = {"padding": "max_length", "truncation": True, "max_length": tokens}
-        self._options = cut if type(tokens) is int and tokens > 0 else {}
+        options = cut if type(tokens) is int and tokens > 0 else {}
+        self._texts = EncodedTexts(model, self.reader.text, options)
 
     def check(
         self, *, candidate_labels: str | Sequence[str] | None = None, hypothesis_template: str | None = None
@@ -63,7 +61,7 @@ class Compared(Task[Reads]):
         self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]
     ) -> Mapping[str, Any]:
         template = parameters.get("template", self.template)
-        texts = self._texts(tuple(template.format(label) for label in parameters["labels"]))
+        texts = self._texts([template.format(label) for label in parameters["labels"]])
         outputs: Mapping[str, Any] = self.model(**batch, **texts)
         return outputs
 
@@ -74,19 +72,3 @@ class Compared(Task[Reads]):
         scores, labels = self._scores(kept[0]), parameters["labels"]
         order = np.argsort(-scores, kind="stable")
         return [{"score": float(scores[index]), "label": labels[index]} for index in order]
-
-    def _texts(self, sentences: tuple[str, ...]) -> dict[str, np.ndarray]:
-        """What the model makes of sentences alone, a row each: inputs of what compares them with others."""
-        known, encoded = self._encoded
-        if known == sentences:
-            return encoded
-        reader = self.reader.text
-        rows = reader.rows(reader.encode(sentences, self._options))
-        found: list[Mapping[str, np.ndarray]] = [{}] * len(rows)
-        for places in batching.plan([reader.cost(row) for row in rows], **batching.limits(self.model, None)):
-            outputs = self.model(**reader.collate([rows[place] for place in places]))
-            for index, place in enumerate(places):
-                found[place] = {name: value[index] for name, value in outputs.items()}
-        made = {name: np.stack([one[name] for one in found]) for name in found[0] if name in self.model.input_names}
-        self._encoded = (sentences, made)
-        return made

@@ -7,17 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from precast.runtime import arguments
-from precast.runtime.errors import InputError
-from precast.runtime.fields import is_number
-from precast.runtime.tasks._boxes import Detection
+from precast.runtime.tasks._boxes import EDGES, Detection, read_threshold
 from precast.runtime.tasks._pictures import SizedPictureTask
 from precast.runtime.tasks.base import Request, Row, id2label
 
 __all__ = ["PIPELINE", "ObjectDetection"]
 
 _USUAL = 0.5
-_EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class ObjectDetection(SizedPictureTask):
@@ -28,22 +24,11 @@ class ObjectDetection(SizedPictureTask):
 
     def __init__(self, model: Any, **defaults: Any) -> None:
         super().__init__(model, **defaults)
-        said = getattr(self.reader.image_processor, "detection", None)
-        if said is None:
-            raise InputError(
-                f"{self.name} needs an image processor of a detector, whose class says how scores are made of logits; "
-                "this one's does not. Pass another: pipeline(..., image_processor=...)."
-            )
-        self._detection = Detection.read(said)
+        self._detection = Detection.of(self.reader.image_processor, self.name)
 
     def check(self, *, threshold: float | None = None, timeout: float | None = None) -> dict[str, Any]:
         # timeout: of downloads, in upstream's call; here pictures are files.
-        if threshold is None:
-            return {}
-        number = arguments.listed(threshold)
-        if not is_number(number):
-            raise InputError(f"threshold must be a number, mostly of 0 to 1; received {threshold!r:.80}.")
-        return {"threshold": float(number)}
+        return {} if threshold is None else {"threshold": read_threshold(threshold)}
 
     def keep(self, outputs: Mapping[str, np.ndarray], index: int, span: slice, row: Row) -> dict[str, np.ndarray]:
         return {name: np.asarray(outputs[name][index], np.float32) for name in ("logits", "pred_boxes")}
@@ -54,7 +39,7 @@ class ObjectDetection(SizedPictureTask):
         found = self._detection(logits, boxes, (width, height)).above(parameters.get("threshold", _USUAL))
         names = id2label(self.model.config, self._detection.labels(logits))
         return [
-            {"score": float(score), "label": names[label], "box": dict(zip(_EDGES, map(int, corners), strict=True))}
+            {"score": float(score), "label": names[label], "box": dict(zip(EDGES, map(int, corners), strict=True))}
             for score, label, corners in zip(*found, strict=True)
         ]
 

@@ -162,7 +162,7 @@ def _last_head(model_type: str) -> Head:
 
 def _make_pictures(model_type: str, folder: Path) -> None:
     overrides: dict[str, Any] = {}
-    if model_type in ("clip", "siglip", "chinese_clip"):
+    if model_type in ("clip", "siglip", "chinese_clip", "owlvit", "owlv2"):
         wordpiece(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
         longest = 64 if model_type == "siglip" else 60
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": longest})
@@ -182,7 +182,7 @@ def _make_pictures(model_type: str, folder: Path) -> None:
     kinds |= {"siglip": "SiglipImageProcessor", "chinese_clip": "ChineseCLIPImageProcessor"}
     kinds |= {"swin2sr": "Swin2SRImageProcessor", "videomae": "VideoMAEImageProcessor"}
     kinds |= {"timesformer": "VideoMAEImageProcessor", "sam": "SamImageProcessor"}
-    kinds["imagegpt"] = "ImageGPTImageProcessor"
+    kinds |= {"imagegpt": "ImageGPTImageProcessor", "owlvit": "OwlViTImageProcessor", "owlv2": "Owlv2ImageProcessor"}
     kinds |= {f"super{name.lower()}": f"Super{name}ImageProcessor" for name in ("Point", "Glue")}
     kinds["lightglue"] = "LightGlueImageProcessor"
     kinds |= {"segformer": "SegformerImageProcessor", "glpn": "GLPNImageProcessor"}

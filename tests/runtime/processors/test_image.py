@@ -33,6 +33,8 @@ from transformers.models.maskformer.image_processing_pil_maskformer import MaskF
 from transformers.models.mobilenet_v1.image_processing_pil_mobilenet_v1 import MobileNetV1ImageProcessorPil
 from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import MobileNetV2ImageProcessorPil
 from transformers.models.mobilevit.image_processing_pil_mobilevit import MobileViTImageProcessorPil
+from transformers.models.owlv2.image_processing_pil_owlv2 import Owlv2ImageProcessorPil
+from transformers.models.owlvit.image_processing_pil_owlvit import OwlViTImageProcessorPil
 from transformers.models.poolformer.image_processing_pil_poolformer import PoolFormerImageProcessorPil
 from transformers.models.rt_detr.image_processing_pil_rt_detr import RTDetrImageProcessorPil
 from transformers.models.sam.image_processing_pil_sam import SamImageProcessorPil
@@ -76,6 +78,7 @@ UPSTREAM: dict[str, Any] = {
     "MobileNetV1ImageProcessor": MobileNetV1ImageProcessorPil,
     "MobileNetV2ImageProcessor": MobileNetV2ImageProcessorPil,
     "MobileViTImageProcessor": MobileViTImageProcessorPil,
+    "OwlViTImageProcessor": OwlViTImageProcessorPil,
     "PoolFormerImageProcessor": PoolFormerImageProcessorPil,
     "SamImageProcessor": SamImageProcessorPil,
     "SiglipImageProcessor": SiglipImageProcessorPil,
@@ -116,6 +119,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *[("ViTImageProcessor", {"resample": number, "size": {"height": 37, "width": 23}}) for number in range(6)],
     ("ViTImageProcessor", {"size": 48, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}),
     ("ViTImageProcessor", {"size": [20, 33]}),
+    ("OwlViTImageProcessor", {"size": 33, "rescale": False}),
     ("ViTImageProcessor", {"do_rescale": False}),
     ("ViTImageProcessor", {"do_normalize": False}),
     ("ViTImageProcessor", {"rescale_factor": 1 / 127.5, "image_mean": 1.0, "image_std": 1.0, "do_convert_rgb": None}),
@@ -219,6 +223,26 @@ def test_pixels_are_upstreams(name: str, settings: dict[str, Any]) -> None:
             np.testing.assert_array_equal(value, expected[key], err_msg=f"{key} of {width} x {height}")
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"height": 64, "width": 64}},
+        {"size": {"height": 37, "width": 23}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]},
+        {"size": {"height": 30, "width": 41}, "do_pad": False, "do_normalize": False},
+        {"do_resize": False, "rescale_factor": 1 / 127.5},
+    ],
+    ids=str,
+)
+def test_squares_are_upstreams_to_the_rounding(settings: dict[str, Any]) -> None:
+    """What is blurred and interpolated, of sums in another order."""
+    theirs, mine = Owlv2ImageProcessorPil(**settings), ours({"image_processor_type": "Owlv2ImageProcessor", **settings})
+    for number, (width, height) in enumerate(SIZES):
+        given_ = picture(width, height, seed=number)
+        expected, found = (make(given_, return_tensors="np")["pixel_values"] for make in (theirs, mine))
+        assert found.dtype == expected.dtype == np.float32 and found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1", "CMYK"])
 def test_every_mode_becomes_rgb_as_upstreams(mode: str) -> None:
     source = picture(50, 40, "RGBA" if mode in ("LA", "P") else "L" if mode == "1" else mode)
@@ -320,6 +344,10 @@ def test_a_section_of_processor_config_comes_first() -> None:
             "names NougatImageProcessor, which is",
         ),
         ({FILES[1]: {"do_pad": True}}, "asks for do_pad, which is not done here"),
+        (
+            {FILES[1]: {"image_processor_type": "Owlv2ImageProcessor", "do_rescale": False}},
+            "asks for do_resize without do_rescale, which rounds",
+        ),
         ({FILES[1]: {"size": {"longest_edge": 3}}}, "a shortest_edge, here; it has longest_edge"),
         ({FILES[1]: {"do_center_crop": True, "crop_size": {"shortest_edge": 3}}}, "crop_size is a height and a width"),
     ],
@@ -569,7 +597,7 @@ def test_two_pictures_are_one_input_together(name: str, settings: dict[str, Any]
 def test_colours_are_upstreams() -> None:
     rng = np.random.default_rng(0)
     settings: dict[str, Any] = {"clusters": (2 * rng.random((64, 3)) - 1).tolist(), "size": {"height": 12, "width": 9}}
-    assert set(KINDS) == {*UPSTREAM, *PAIRS, "ImageGPTImageProcessor"}
+    assert set(KINDS) == {*UPSTREAM, *PAIRS, "ImageGPTImageProcessor", "Owlv2ImageProcessor"}
     for more in ({}, {"do_normalize": False, "resample": 3}):
         theirs = ImageGPTImageProcessorPil(**settings, **more)
         mine = ours({"image_processor_type": "ImageGPTImageProcessor", **settings, **more}, "imagegpt")
