@@ -67,6 +67,7 @@ class ImageKind:
         crops: it looks for ``do_center_crop``. normalises: what ``do_normalize`` is by default; None: it is not looked
             for. flips: what ``do_flip_channel_order`` is by default; None: nothing does that.
         greys: what ``do_grayscale`` is by default; None: nothing does that. pairs: two pictures are one input.
+        reads: words are read of pages, unless ``apply_ocr`` says otherwise.
     """
 
     models: tuple[str, ...]
@@ -90,6 +91,7 @@ class ImageKind:
     flips: bool | None = None
     greys: bool | None = None
     pairs: bool = False
+    reads: bool = False
 
 
 _Resized: TypeAlias = "Resize | Fit | Multiples | Crop"
@@ -317,6 +319,7 @@ KINDS: Mapping[str, ImageKind] = {
         std=_STANDARD,
     ),
     "CLIPImageProcessor": _CLIP,
+    "LayoutLMv3ImageProcessor": ImageKind(models=("layoutlmv3",), size={"height": 224, "width": 224}, reads=True),
     "OwlViTImageProcessor": replace(_OWL, crop=None),
     "Owlv2ImageProcessor": replace(
         _OWL,

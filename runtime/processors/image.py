@@ -14,6 +14,7 @@ from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
 from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Step, pixels, read_steps
 from precast.runtime.processors.model_inputs import ModelInputs
+from precast.runtime.processors.page_ocr import PageOcr
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +29,8 @@ class ImageProcessor:
     threads.
 
     ``detection``: how its class makes objects of a detector's outputs (`precast.runtime.tasks._boxes`), or None;
-    ``segmentation``: how it makes segments of others' (`precast.runtime.segmentation`), or None.
+    ``segmentation``: how it makes segments of others' (`precast.runtime.segmentation`), or None; ``ocr``: how it reads
+    the words of pages, where its results have these, with their boxes, as ``words`` and ``boxes``.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class ImageProcessor:
         port: str | None = None,
         detection: Mapping[str, Any] | None = None,
         segmentation: Mapping[str, Any] | None = None,
+        ocr: Mapping[str, Any] | None = None,
     ) -> None:
         self.steps = tuple(steps)
         numbered = any(isinstance(step, Colours) for step in self.steps)
         self.port = port if port is not None else "input_ids" if numbered else "pixel_values"
         self.detection, self.segmentation = detection, segmentation
+        self.ocr = None if ocr is None else PageOcr.from_data(ocr)
         self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
         self.model_input_names = [self.port] if self._pad is None else [self.port, MASK]
         self.frames = any(isinstance(step, Frames) for step in self.steps)
@@ -52,7 +56,7 @@ class ImageProcessor:
         """From ``processing["image"]`` of a manifest; or of what a checkpoint says, whose steps tell the port."""
         fields = Fields(dict(said), "processing.image")
         port = fields.text("port") if "port" in fields else None
-        beside = (fields.data(name) if name in fields else None for name in ("detection", "segmentation"))
+        beside = (fields.data(name) if name in fields else None for name in ("detection", "segmentation", "ocr"))
         return cls(read_steps(fields), port, *beside)
 
     def __repr__(self) -> str:
@@ -77,11 +81,16 @@ class ImageProcessor:
             together = given if all(isinstance(one, (list, tuple)) for one in given) else [given]
             made = [self._stacked(video) for video in together]
         else:
-            made = [self.pixels(open_picture(one)) for one in given]
+            pictures = [open_picture(one) for one in given]
+            made = [self.pixels(picture) for picture in pictures]
         if self._pad is not None:
             padded, masks = self._pad(made)
             return ModelInputs({self.port: np.stack(padded), MASK: np.stack(masks)})
-        return ModelInputs({self.port: self._one(made)})
+        found = ModelInputs({self.port: self._one(made)})
+        if self.ocr is not None:
+            read = [self.ocr(picture) for picture in pictures]
+            found |= {"words": [words for words, _ in read], "boxes": [boxes for _, boxes in read]}
+        return found
 
     def _stacked(self, video: Any) -> np.ndarray:
         if self.pairs and len(video) != 2:

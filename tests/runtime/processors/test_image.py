@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPi
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 from transformers.models.glpn.image_processing_pil_glpn import GLPNImageProcessorPil
 from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
+from transformers.models.layoutlmv3.image_processing_pil_layoutlmv3 import LayoutLMv3ImageProcessorPil
 from transformers.models.levit.image_processing_pil_levit import LevitImageProcessorPil
 from transformers.models.lightglue.image_processing_pil_lightglue import LightGlueImageProcessorPil
 from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
@@ -72,6 +74,7 @@ UPSTREAM: dict[str, Any] = {
     "DPTImageProcessor": DPTImageProcessorPil,
     "EfficientNetImageProcessor": EfficientNetImageProcessorPil,
     "GLPNImageProcessor": GLPNImageProcessorPil,
+    "LayoutLMv3ImageProcessor": partial(LayoutLMv3ImageProcessorPil, apply_ocr=False),  # test_page_ocr.py
     "LevitImageProcessor": LevitImageProcessorPil,
     "Mask2FormerImageProcessor": Mask2FormerImageProcessorPil,
     "MaskFormerImageProcessor": MaskFormerImageProcessorPil,
