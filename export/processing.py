@@ -24,6 +24,7 @@ from precast.export.reference import Reference
 from precast.export.signatures import Component
 from precast.export.spelling import FILES as SPELLING_FILES
 from precast.export.spelling import spelling
+from precast.export.stages import stages
 from precast.runtime.artifact import ArtifactWriter
 from precast.runtime.errors import UnsupportedModelError
 from precast.runtime.generation.config import GenerationConfig, ignored_keys
@@ -66,6 +67,9 @@ def write_processing(
     for part in reference.parts:
         if isinstance(part.module, Component):
             processing |= part.module.processing()
+    if "stages" in processing:
+        processing |= stages(processing["stages"], checkpoint, writer)
+        _write_json(writer, "generation_config.json", checkpoint.read_json("generation_config.json"))
     # Exported for another task than modules.json's, the model has none of its embeddings.
     described = reference.head.task == (declared_task(checkpoint) or BASE.task)
     embedding = read_modules(checkpoint) if described else None

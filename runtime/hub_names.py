@@ -9,7 +9,7 @@ from typing import Final
 
 from precast.runtime.errors import InputError
 
-__all__ = ["CHAT_TEMPLATE_FOLDER", "check_id", "check_revision", "looks_like_hub_id", "wanted_files"]
+__all__ = ["CHAT_TEMPLATE_FOLDER", "VOICES", "check_id", "check_revision", "looks_like_hub_id", "wanted_files"]
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
@@ -40,8 +40,10 @@ _DATA: Final = (
     "config_sentence_transformers.json",
     "adapter_config.json",
     "sentence_*_config.json",
+    "speaker_embeddings_path.json",
 )
 CHAT_TEMPLATE_FOLDER: Final = "additional_chat_templates"
+VOICES: Final = "speaker_embeddings"
 _MODULE = re.compile(r"\d+_\w+", re.ASCII)
 _WEIGHTS: Final = (
     ("model.safetensors",),
@@ -76,11 +78,12 @@ def check_revision(revision: str | None) -> None:
 def wanted_files(names: Iterable[str]) -> list[str]:
     """Of a repository's files, those an export reads: data, and one form of the weights a folder, safetensors first."""
     folders: dict[str, set[str]] = {}
+    names = list(names)
     for name in names:
         folder, _, file = name.rpartition("/")
         if not folder or folder == CHAT_TEMPLATE_FOLDER or _MODULE.fullmatch(folder):
             folders.setdefault(folder, set()).add(file)
-    chosen: list[str] = []
+    chosen: list[str] = [name for name in names if name.startswith(f"{VOICES}/") and name.endswith(".npy")]
     for folder, files in folders.items():
         kept = {file for file in files if any(fnmatch.fnmatchcase(file, pattern) for pattern in _DATA)}
         for head, *shards in _WEIGHTS:

@@ -80,6 +80,10 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
         from precast.runtime.speech import SpeechModel
 
         return SpeechModel(artifact, flow)
+    if artifact.reading("stages"):
+        from precast.runtime.staged_speech import StagedSpeechModel
+
+        return StagedSpeechModel(artifact, flow)
     if artifact.reading("frames"):
         from precast.runtime.spectrogram import SpectrogramModel
 

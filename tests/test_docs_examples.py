@@ -55,6 +55,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "superpoint": lambda: tiny_artifacts.pictures("superpoint"),
     "superglue": lambda: tiny_artifacts.pictures("superglue"),
     "glpn": lambda: tiny_artifacts.pictures("glpn"),
+    "bark": tiny_artifacts.storyteller,
     "mms": tiny_artifacts.speaker,
     "whisper": tiny_sounds.writer,
     "wav2vec2": tiny_sounds.speller,

@@ -22,7 +22,7 @@ from precast.export.spec import hf
 from precast.export.weights import Compute, Ignore, Rename, Rule, Stack, Tie, WeightNorm
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "Spec"]
+__all__ = ["FAMILY", "STATISTICS", "Spec", "layer_weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,8 @@ def _gates(weight: Tensor) -> Tensor:
     return weight.unflatten(0, (4, -1))[[0, 3, 1, 2]].flatten(0, 1)[None]
 
 
-def _weights(spec: Spec) -> tuple[Rule, ...]:
+def layer_weights(spec: Spec) -> tuple[Rule, ...]:
+    """Of layers on either side of the codes."""
     size = spec.num_filters << len(spec.upsampling_ratios)
     cells: list[Rule] = []
     for cell in range(spec.num_lstm_layers):
@@ -98,7 +99,17 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         WeightNorm("*.conv"),
         Rename("*.conv.*", "*.*"),
         *cells,
-        *(Ignore(f"quantizer.layers.{{}}.codebook.{name}") for name in ("cluster_size", "embed_avg", "inited")),
+    )
+
+
+# Of training.
+STATISTICS = tuple(Ignore(f"quantizer.layers.{{}}.codebook.{name}") for name in ("cluster_size", "embed_avg", "inited"))
+
+
+def _weights(spec: Spec) -> tuple[Rule, ...]:
+    return (
+        *layer_weights(spec),
+        *STATISTICS,
         Stack("quantizer.layers.{}.codebook.embed", "encoder.codebooks.tables"),
         Tie("decoder.codebooks.tables", "encoder.codebooks.tables"),
     )

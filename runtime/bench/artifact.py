@@ -200,6 +200,11 @@ class _Feeds:
 
 
 def _feeds(artifact: Artifact, new_tokens: int) -> _Feeds:
+    if artifact.reading("stages"):
+        raise InputError(
+            f"{artifact.path} speaks in stages, each as long as the one before makes it, and bench times no such call so "
+            "far. Time model.generate."
+        )
     component = artifact.component_for(None)
     every = tuple(artifact.components[name] for name in needed(artifact, component.name))
     if not component.states:

@@ -31,8 +31,9 @@ class TextToAudio(Task[TextReader]):
         super().__init__(model, **defaults)
         self.vocoder = self._opened(vocoder)
         if sampling_rate is None:
-            fields = config_fields((model if self.vocoder is None else self.vocoder).config)
-            self.sampling_rate = fields.optional_count("sampling_rate", None, least=1)
+            speaks = model if self.vocoder is None else self.vocoder
+            stated = config_fields(speaks.config).optional_count("sampling_rate", None, least=1)
+            self.sampling_rate = stated or getattr(speaks, "sampling_rate", None)
         else:
             self.sampling_rate = arguments.whole("sampling_rate", sampling_rate)
 
@@ -52,6 +53,7 @@ class TextToAudio(Task[TextReader]):
         speaker_embeddings: Any = None,
         speaker_id: int | None = None,
         speaking_rate: float | None = None,
+        voice_preset: Any = None,
     ) -> dict[str, Any]:
         """``forward_params``: what else the model is called with, by name; the others are what it is most."""
         more = {} if generate_kwargs is None else dict(arguments.mapping("generate_kwargs", generate_kwargs))
@@ -63,7 +65,7 @@ class TextToAudio(Task[TextReader]):
         given = {} if forward_params is None else dict(arguments.mapping("forward_params", forward_params))
         given |= more
         named = {"seed": seed, "speaker_embeddings": speaker_embeddings, "speaker_id": speaker_id}
-        named["speaking_rate"] = speaking_rate
+        named |= {"speaking_rate": speaking_rate, "voice_preset": voice_preset}
         given |= {name: value for name, value in named.items() if value is not None}
         for name in ("input_ids", "attention_mask"):
             if name in given:
@@ -71,7 +73,8 @@ class TextToAudio(Task[TextReader]):
         return {"given": given} if given else {}
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
-        return [Request([row]) for row in self.reader.rows(self.reader.encode(items, {}))]
+        options = getattr(self.model, "text_options", {})
+        return [Request([row]) for row in self.reader.rows(self.reader.encode(items, options))]
 
     def together(self, row: Row, parameters: Mapping[str, Any]) -> Hashable:
         """Each alone: what one says is as long as it takes, and a vocoder hears what a batch is filled up with."""

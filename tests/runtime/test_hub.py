@@ -76,6 +76,9 @@ def test_only_what_an_export_reads_is_wanted() -> None:
         "source.spm",
         "model.gguf",
         "flax_model.msgpack",
+        "speaker_embeddings_path.json",
+        "speaker_embeddings/v2/en_speaker_0_fine_prompt.npy",
+        "speaker_embeddings/v2/en_speaker_0.npz",
     ]
     assert wanted_files(names) == [
         "1_Pooling/config.json",
@@ -86,6 +89,8 @@ def test_only_what_an_export_reads_is_wanted() -> None:
         "modules.json",
         "sentence_bert_config.json",
         "source.spm",
+        "speaker_embeddings/v2/en_speaker_0_fine_prompt.npy",
+        "speaker_embeddings_path.json",
         "spm.model",
         "tokenizer.json",
     ]

@@ -97,7 +97,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
             normal = name.endswith(("final_logits_bias", "running_mean", "codebook.embed"))
             if normal or name.rpartition(".")[2] == "mean":
                 value.copy_(0.3 * torch.randn(value.shape, generator=generator))
-            elif name.endswith((".weight", ".bias")):  # of norms that are frozen
+            elif name.endswith((".weight", ".bias")) and value.is_floating_point():  # of norms that are frozen
                 noise = torch.randn(value.shape, generator=generator)
                 value.copy_(1 + 0.2 * noise if name.endswith(".weight") else 0.3 * noise)
             elif name.endswith("running_var") or name.rpartition(".")[2] == "scale":

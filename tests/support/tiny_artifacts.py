@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -125,6 +126,16 @@ def detector_checkpoint(model_type: str) -> Path:
 def speaker() -> Path:
     """The artifact of `speaker_checkpoint`. Do not change it: copy it first."""
     return _exported("speaker", _make_speaker)
+
+
+def storyteller() -> Path:
+    """The artifact of `storyteller_checkpoint`. Do not change it: copy it first."""
+    return _exported("storyteller", _make_storyteller)
+
+
+def storyteller_checkpoint() -> Path:
+    """A tiny Bark with a WordPiece vocabulary and two voices. Do not change it."""
+    return once("checkpoint-storyteller", _make_storyteller)
 
 
 def speaker_checkpoint() -> Path:
@@ -252,6 +263,58 @@ def _make_speaker(folder: Path) -> None:
     write_json(folder / "vocab.json", {letter: index for index, letter in enumerate(letters)})
     settings = {"tokenizer_class": "VitsTokenizer", "pad_token": "k", "phonemize": False, "language": "eng"}
     write_json(folder / "tokenizer_config.json", settings)
+
+
+# Of a tiny Bark: of what its decoders say, tokens of what is meant come first, then the codes of two codebooks.
+STAGES: dict[str, Any] = {
+    "semantic_config": {
+        "semantic_vocab_size": 20, "eos_token_id": 20, "semantic_pad_token": 20, "semantic_rate_hz": 49.9,
+        "text_encoding_offset": 24, "text_pad_token": 1030, "semantic_infer_token": 1031, "max_new_tokens": 40,
+        "max_input_semantic_length": 24, "do_sample": True, "temperature": 0.7, "top_k": 50, "renormalize_logits": True,
+    },
+    "coarse_acoustics_config": {
+        "coarse_semantic_pad_token": 53, "coarse_infer_token": 54, "coarse_rate_hz": 75, "n_coarse_codebooks": 2,
+        "max_coarse_input_length": 16, "max_coarse_history": 30, "sliding_window_len": 8, "do_sample": True,
+        "temperature": 0.7, "max_length": 20,
+    },
+    "fine_acoustics_config": {
+        "max_fine_history_length": 16, "max_fine_input_length": 32, "n_fine_codebooks": 4, "temperature": 0.5
+    },
+    "codebook_size": 16, "sample_rate": 600, "model_type": "bark",
+}  # fmt: skip
+
+
+def _make_storyteller(folder: Path) -> None:
+    wordpiece(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
+    assert len((folder / "vocab.txt").read_text("utf-8").splitlines()) <= 1000
+    tiny: Any = find_family("bark").tiny
+    own = {"semantic_config": {**tiny["semantic_config"], "input_vocab_size": 1032, "output_vocab_size": 24}}
+    own["coarse_acoustics_config"] = {
+        **tiny["coarse_acoustics_config"],
+        "input_vocab_size": 56,
+        "output_vocab_size": 56,
+    }
+    config, model = oracle.upstream("bark", TEXT_TO_WAVEFORM, own)
+    with torch.no_grad():  # so that what comes next depends on what came before
+        for name, value in model.named_parameters():
+            if "acoustics" in name or "semantic" in name:
+                value.mul_(1.5)
+        model.semantic.lm_head.weight[20].mul_(0.6)  # type: ignore[union-attr, index, operator] # it ends later
+    oracle.save_checkpoint(folder, config, model)
+    write_json(folder / "generation_config.json", STAGES)
+    rng = np.random.default_rng(1)
+    shapes = {"semantic_prompt": ((37,), 20), "coarse_prompt": ((2, 55), 16), "fine_prompt": ((4, 55), 16)}
+    listed: dict[str, Any] = {"repo_or_path": "somewhere/else"}
+    for name in ("v2/en_speaker_0", "de_speaker_3"):
+        listed[name] = {}
+        for part, (shape, most) in shapes.items():
+            path = folder / "speaker_embeddings" / f"{name}_{part}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, rng.integers(0, most, shape))
+            listed[name][part] = path.relative_to(folder).as_posix()
+    listed["missing"] = {part: f"speaker_embeddings/missing_{part}.npy" for part in shapes}
+    write_json(folder / "speaker_embeddings_path.json", listed)
 
 
 def _make_reciter(folder: Path) -> None:

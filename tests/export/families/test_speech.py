@@ -22,7 +22,7 @@ from precast.runtime.kinds import absent, sample
 from precast.runtime.spectrogram import Frames, Limits
 from precast.runtime.speech import Alignment
 
-STEPPED = ("speecht5",)  # which say frame by frame
+STEPPED = ("bark", "speecht5")  # which say frame by frame, or in stages (test_stages.py)
 CONFIGS = [
     (name, head, index)
     for name in model_types()
