@@ -39,18 +39,18 @@ class Joined(NamedTuple):
 
     Args:
         source: that component. token: the id that holds the place of one. width: H.
-        least: how many there are, at the least, wherever there are any.
+        count: how many of them a picture has.
     """
 
     source: str
     token: int
     width: int
-    least: int
+    count: int
 
     def ports(self, words: Port) -> tuple[Port, ...]:
         """The features, and which of them stands at each token."""
         features = Port(FEATURES, "float32", (FEATURES, self.width), "features", source=self.source)
-        return features, Port(ROWS, "int64", words.shape, "rows", below=self.least)
+        return features, Port(ROWS, "int64", words.shape, "rows")
 
 
 class CausalLM(Component):
@@ -123,7 +123,7 @@ class CausalLM(Component):
 
     def processing(self) -> Mapping[str, Any]:
         """Which tokens hold the places of what is perceived."""
-        return {} if self.joined is None else {"join": {"token": self.joined.token}}
+        return {} if self.joined is None else {"join": {"token": self.joined.token, "count": self.joined.count}}
 
     def states(self) -> Mapping[str, State]:
         """What its layers remember."""
@@ -237,8 +237,10 @@ class EncoderPart(Component):
     def outputs(self, states: Tensor) -> dict[str, Tensor]:
         """Hidden states, and what the decoder's layers read of them."""
         outputs = {"last_hidden_state": states}
+        bridge = getattr(self.encoder, "bridge", None)  # to the channels of another model's decoder
+        read = states if bridge is None else bridge(states)
         for index, attention in enumerate(self.attentions()):
-            outputs |= zip(_cross_names(index), attention.keys_and_values(states), strict=True)
+            outputs |= zip(_cross_names(index), attention.keys_and_values(read), strict=True)
         return outputs
 
 

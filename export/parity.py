@@ -370,7 +370,8 @@ def _chained(
                 after = (*after, source.name)
                 given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
                 continue
-            wide = min(1 + 9 * number, reads.longest or LONGEST)
+            most = [reads.dim(name).most or LONGEST for name in _free(reads)]
+            wide = min(1 + 9 * number, reads.longest or LONGEST, *most)
             source = cases(reads, shapes=((rows, wide, "right"),), seed=seed + number)[0]
             name = f"{number}-source" if part is parts[0] else f"{number}-{part.name}"
             behind = after if any(port.origin is not None for port in reads.ports) else ()
@@ -380,7 +381,8 @@ def _chained(
                 shared[part.name, rows] = made[-1]
             given |= {f"{part.name}.{key}": array for key, array in source.inputs.items()}
         own = parts[-1].signature
-        sizes = {"batch": rows} | {str(dim): own.dim(str(dim)).at(7) or 1 for port in own.once for dim in port.shape[1:]}
+        free = [str(dim) for port in own.once for dim in port.shape[1:]]
+        sizes = {"batch": rows} | {dim: own.dim(dim).at(7) or 1 for dim in free}
         conditions = {port.name: sample(rng, port, sizes) for port in own.once}
         held = np.zeros(rows, dtype=np.int64)
         # More than its tokens need; once, as much as any text of the model's may.
@@ -405,7 +407,8 @@ def _chained(
                 if port.source in given:
                     inputs[port.name] = given[port.source]
                 elif port.kind == "rows":
-                    inputs[port.name] = _standing(rng, lengths, place == 0, port.below or 1)
+                    count: int = parts[-1].module.joined.count  # type: ignore[union-attr, assignment]
+                    inputs[port.name] = _standing(rng, lengths, place == 0, count)
             name = f"{number}-{place}-{rows}x{length}-{kind}"
             made.append(Case(name, inputs, parts[-1].name, after, capacity=room))
             after, held = (name,), held + lengths

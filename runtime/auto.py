@@ -39,9 +39,12 @@ if TYPE_CHECKING:
     from precast.runtime.model import Model
     from precast.runtime.processors.audio import FeatureExtractor
     from precast.runtime.processors.image import ImageProcessor
+    from precast.runtime.processors.joint import JointProcessor
     from precast.runtime.processors.speech import SpeechProcessor
     from precast.runtime.processors.spelling import Spelling
     from precast.runtime.processors.text import Tokenizer
+
+    Processor: TypeAlias = Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor | JointProcessor
 
 __all__ = [
     "PROCESSORS",
@@ -288,32 +291,52 @@ class _Spellings(_AutoProcessor["Spelling"]):
         return Spelling.from_data(said)
 
 
-class AutoProcessor(_AutoProcessor["Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor"]):
+# Keys of config.json by which a model has pictures among the tokens of a text.
+_PLACEHOLDERS = ("image_token_id", "image_token_index")
+
+
+class AutoProcessor(_AutoProcessor["Processor"]):
     """What reads the inputs of an artifact or a checkpoint: of a model of texts its tokenizer, of one of pictures its
-    image processor, of one of recordings its feature extractor, with what makes texts of what it says."""
+    image processor, of one of both the two in one; of one of recordings its feature extractor, with what makes texts of
+    what it says."""
 
     _patterns = tuple(dict.fromkeys((*AutoTokenizer._patterns, *AutoImageProcessor._patterns)))
 
     @classmethod
-    def _of_listing(cls, folder: Path) -> Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor:
+    def _of_listing(cls, folder: Path) -> Processor:
         said = parse((folder / MANIFEST_NAME).read_bytes()).processing
-        return cls._one(os.fspath(folder), lambda kind: kind._of_listing(folder), "files" in said.get("text", {}))
+        texts, source = "files" in said.get("text", {}), os.fspath(folder)
+        return cls._one(source, lambda kind: kind._of_listing(folder), texts, places=lambda: said.get("join"))
 
     @classmethod
-    def _of_artifact(cls, artifact: Artifact) -> Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor:
-        return cls._one(os.fspath(artifact.path), lambda kind: kind._of_artifact(artifact))
+    def _of_artifact(cls, artifact: Artifact) -> Processor:
+        source = os.fspath(artifact.path)
+        places = lambda: artifact.reading("join") or None  # noqa: E731
+        return cls._one(source, lambda kind: kind._of_artifact(artifact), places=places)
 
     @classmethod
-    def _of_checkpoint(
-        cls, folder: Path, source: str
-    ) -> Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor:
-        return cls._one(source, lambda kind: kind._of_checkpoint(folder, source))
+    def _of_checkpoint(cls, folder: Path, source: str) -> Processor:
+        def places() -> None:
+            config = _json(folder / "config.json")
+            if any(config.get(key) is not None for key in _PLACEHOLDERS):
+                raise InputError(
+                    f"How many tokens a picture takes in a text of {source!r} is counted at its export: export it "
+                    f"(precast export {source} OUT), and use AutoProcessor on that artifact."
+                )
+
+        return cls._one(source, lambda kind: kind._of_checkpoint(folder, source), places=places)
 
     @classmethod
     def _one(
-        cls, source: str, made: Callable[[Any], Any], texts: bool = True
-    ) -> Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor:
-        """The one there is, or the two of speech; ``texts``: there may be a tokenizer.
+        cls,
+        source: str,
+        made: Callable[[Any], Any],
+        texts: bool = True,
+        *,
+        places: Callable[[], Mapping[str, Any] | None],
+    ) -> Processor:
+        """The one there is, or the two of speech, or of texts and pictures; ``texts``: there may be a tokenizer;
+        ``places``: how pictures stand among the tokens of a text, where they do.
 
         Raises:
             InputError: there is none, or several that nothing here puts together.
@@ -333,6 +356,12 @@ class AutoProcessor(_AutoProcessor["Tokenizer | ImageProcessor | FeatureExtracto
         if not found:
             raise InputError(" ".join(filter(None, reasons)))
         extractor = found.pop(AutoFeatureExtractor, None)
+        if extractor is None and found.keys() == {AutoTokenizer, AutoImageProcessor}:
+            from precast.runtime.processors.joint import JointProcessor, Places
+
+            said = places()
+            joined = None if said is None else Places.from_data(said)
+            return JointProcessor(found[AutoImageProcessor], found[AutoTokenizer], joined)
         if extractor is not None and len(found) == 1 and AutoImageProcessor not in found:
             from precast.runtime.processors.speech import SpeechProcessor
 

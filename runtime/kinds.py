@@ -39,8 +39,8 @@ def _ids(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Ar
 
 
 def _rows(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
-    """Numbers of rows of another input, or -1 for none."""
-    return rng.integers(-1, port.below or 1, size=sizes, dtype=np.int64)
+    """Numbers of rows of another input, which has one at least, or -1 for none."""
+    return rng.integers(-1, 1, size=sizes, dtype=np.int64)
 
 
 def _mask(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:

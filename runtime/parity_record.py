@@ -138,6 +138,8 @@ def _check_ranges(where: str, case: Case, component: Component, room: int) -> No
         bound, array = port.below, case.inputs.get(port.name)
         if bound is not None and array is not None and not (array.min() >= 0 and array.max() < bound):
             _refuse(f"{where}: {port.name} must be 0 to {bound - 1}", f"{array.min()} to {array.max()}")
+        if port.kind == "rows" and array is not None and array.min() < -1:
+            _refuse(f"{where}: {port.name} must be -1, for none, or a row", f"{array.min()}")
     if "past_lengths" in case.inputs and "lengths" in case.inputs:
         past, new = case.inputs["past_lengths"], case.inputs["lengths"]
         if past.min() < 0 or new.min() < 0 or max(past.max(), new.max()) > room or (past + new).max() > room:

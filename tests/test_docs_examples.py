@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support import DATA, ROOT, tiny_artifacts, tiny_sounds
+from support import DATA, ROOT, tiny_artifacts, tiny_seers, tiny_sounds
 from support.docs.pages import PAGES, examples
 from support.recordings import encoded, recording
 
@@ -45,6 +45,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "detr": lambda: tiny_artifacts.detector("detr"),
     "clip": lambda: tiny_artifacts.pictures("clip"),
     "owlvit": lambda: tiny_artifacts.pictures("owlvit"),
+    "llava": tiny_seers.seer,
     "simmim": lambda: tiny_artifacts.plain("swin", MASKED_IMAGE, encoder_stride=8),
     "swin2sr": lambda: tiny_artifacts.pictures("swin2sr"),
     "videomae": lambda: tiny_artifacts.pictures("videomae"),
@@ -65,6 +66,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "speakers": lambda: tiny_sounds.plain(AUDIO_XVECTOR),
     "fastspeech2": lambda: tiny_artifacts.plain("fastspeech2_conformer", TEXT_TO_SPECTROGRAM),
     "speecht5": tiny_artifacts.reciter,
+    "speecht5-vc": tiny_sounds.converter,
     "hifigan": lambda: tiny_artifacts.plain("speecht5_hifigan", VOCODER),
     "t5": tiny_artifacts.encoder_decoder,
     "en-fr": tiny_artifacts.encoder_decoder,

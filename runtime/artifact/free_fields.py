@@ -85,6 +85,11 @@ def check_free(
         _text(made.inner("text", made.data("text")), files)
     if "image" in made:
         _image(made.inner("image", made.data("image")))
+    if "join" in made:
+        # What has no pictures need not know how they stand in texts.
+        from precast.runtime.processors.joint import Places
+
+        Places.read(made.inner("join", made.data("join")))
     if "embedding" in made:
         _embedding(made.inner("embedding", made.data("embedding")), files)
 

@@ -49,6 +49,9 @@ def run(
     hypothesis_template: Annotated[str | None, typer.Option(help='Such as "It is about {}." (zero-shot).')] = None,
     multi_label: Annotated[bool | None, typer.Option("--multi-label", help="Labels exclude none (zero-shot).")] = None,
     context: Annotated[str | None, typer.Option(help="The text to find answers in (question answering).")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="What is asked of each picture (tasks of pictures and texts).")
+    ] = None,
     context_file: Annotated[str | None, typer.Option(help="The same, from a UTF-8 file.")] = None,
     aggregation_strategy: Annotated[
         str | None, typer.Option(help="none, simple, first, average or max (token classification).")
@@ -165,7 +168,7 @@ def run(
         parameters = generation_arguments(top_k=top_k, **generation) | parameters
     elif top_k is not None:
         parameters["top_k"] = top_k
-    beside = {name: value for name, value in {"context": context}.items() if value is not None}
+    beside = {name: value for name, value in {"context": context, "question": question}.items() if value is not None}
     for option in beside.keys() - set(TASKS[name].beside):
         takers = [other for other in TASKS if option in TASKS[other].beside]
         raise typer.BadParameter(f"--{option} is for {listing(takers)}, not for {task}.")
@@ -248,7 +251,7 @@ def _stream(answer: Any, items: Iterable[Any], *, seed: Any, as_json: bool) -> N
 def _texts(result: list[Mapping[str, Any]]) -> Iterator[str]:
     """What a generating task wrote: of a chat, the last message."""
     for entry in result:
-        (text,) = entry.values()
+        text = entry["generated_text"] if "generated_text" in entry else next(iter(entry.values()))
         if isinstance(text, list) and text and isinstance(text[-1], Mapping):
             text = text[-1]["content"]
         yield text if isinstance(text, str) else " ".join(map(str, text))
@@ -302,6 +305,7 @@ def register(app: typer.Typer) -> None:
         "  precast run object-detection my-detr photos/ --save drawn/\n"
         '  precast run text-to-speech my-vits "Hello" --save hello.wav\n'
         "  precast run automatic-speech-recognition my-whisper talk.flac --srt --save talk.srt\n"
+        '  precast run image-text-to-text my-llava cat.jpg --question "What is it doing?" --stream\n'
         '  precast run question-answering my-qa "Who wrote it?" --context-file book.txt\n'
         '  precast run text-generation my-llama "Once upon a time" --stream --max-new-tokens 60\n'
         '  precast run translation my-nllb "Hello" --param src_lang=eng_Latn --param tgt_lang=fra_Latn',

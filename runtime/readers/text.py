@@ -123,6 +123,10 @@ class PromptReader(TextReader):
         # Whether answers continue their prompts, as opposed to an encoder-decoder's.
         self.continues = not model.is_encoder_decoder
 
+    def beside(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        """What stands among the tokens of rows, as model inputs; of texts alone nothing does."""
+        return {}
+
     def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
         """``input_ids`` and ``attention_mask`` [B, S]; a decoder's texts end at the right, where they go on."""
         longest = max(len(row["input_ids"]) for row in rows)

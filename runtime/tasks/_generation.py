@@ -31,6 +31,8 @@ _OURS = (
     "inputs",
     "input_features",
     "input_values",
+    "pixel_values",
+    "flattened_patches",
     "encoder_outputs",
     "attention_mask",
     "decoder_input_ids",
@@ -271,7 +273,8 @@ class GenerationTask(Task[PromptReader]):
             text: str = self.tokenizer.decode(ids, skip_special_tokens=keep)
             return text
 
-        return stream_text(self.model, request.rows[0]["input_ids"][None], decode=decode, **arguments)
+        beside = self.reader.beside(request.rows)
+        return stream_text(self.model, request.rows[0]["input_ids"][None], decode=decode, **beside, **arguments)
 
 
 def as_written(sequences: Sequence[np.ndarray], fill: int) -> list[np.ndarray]:

@@ -46,7 +46,17 @@ WITHOUT_EMBEDDINGS = ("mamba",)
 TEXT = ("input_ids", "attention_mask")
 WIDE = {np.dtype(np.float32): np.float64}
 # Upstream counts a padding token that the decoder itself is fed among its positions with a cache, and not without one.
-NO_PADDING_FED = ("camembert", "m2m_100", "roberta", "speech_to_text", "speecht5", "xlm-roberta")
+NO_PADDING_FED = (
+    "camembert",
+    "m2m_100",
+    "roberta",
+    "speech_to_text",
+    "speecht5",
+    "vision-encoder-decoder",
+    "xlm-roberta",
+)
+# Upstream takes pictures by the text they belong to, [B, N, C, H, W].
+BY_TEXT = ("idefics2", "idefics3", "smolvlm")
 
 
 def ident(value: Any) -> str:
@@ -70,6 +80,13 @@ def alone(given: Mapping[str, Array], row: int) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor(given["input_ids"][row][given["attention_mask"][row].astype(bool)])[None],
         **beside,
     }
+
+
+def shaped(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One text's inputs as upstream's model takes them."""
+    if model.config.model_type not in BY_TEXT:
+        return inputs
+    return {name: value[None] if name.startswith("pixel") else value for name, value in inputs.items()}
 
 
 def token_of(ours: Reference) -> int | None:
@@ -175,7 +192,7 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
     for chain in chains_of(made):
         for row in range(len(chain.rows)):
             with float64():
-                expected = model(**chain.inputs(row), output_hidden_states=True, use_cache=False)
+                expected = model(**shaped(model, chain.inputs(row)), output_hidden_states=True, use_cache=False)
             for case, outputs, states in chain.calls:
                 for name, got, want in _pairs(model_type, case, outputs, states, expected, row):
                     excess = apart(got, want)
@@ -233,7 +250,7 @@ def questions(ours: Reference, head: Head) -> Mapping[str, Array]:
         return {"input_ids": ids, "attention_mask": mask}
     # What a picture's tokens stand for, in front of each text.
     ids[ids == token] += 1 if token < ids.max() else -1
-    count = ours.parts[-1].signature.port("feature_rows").below  # type: ignore[union-attr]
+    count = ours.parts[-1].module.joined.count  # type: ignore[union-attr]
     ids, mask = (np.insert(array, [0] * count, value, axis=1) for array, value in ((ids, token), (mask, 1)))
     return {"input_ids": ids, "attention_mask": mask, **beside}
 
@@ -258,7 +275,7 @@ def upstream_tokens(model: Any, head: Head, given: Mapping[str, Array], **argume
             places = torch.arange(inputs["input_ids"].shape[1])[None]
             inputs["position_ids"] = places + model.config.pad_token_id + 1
         with torch.no_grad():
-            out = GenerationMixin.generate(model, **inputs, **arguments)[0].tolist()
+            out = GenerationMixin.generate(model, **shaped(model, inputs), **arguments)[0].tolist()
         found.append(out[inputs["input_ids"].shape[1] :] if continues(head, inputs) else out)
     return found
 
@@ -295,7 +312,7 @@ class Greedy:
                 inputs["decoder_input_ids"] = fed
                 made = made[1:]  # what it starts with is given
             with float64():
-                logits = self._model(**inputs, use_cache=False).logits[0, -len(made) :]
+                logits = self._model(**shaped(self._model, inputs), use_cache=False).logits[0, -len(made) :]
             logits[:, self._never] = -torch.inf
             chosen = logits.gather(1, torch.tensor(made)[:, None])[:, 0]
             self._margins[key] = (logits.max(dim=1).values - chosen).tolist()
