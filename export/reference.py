@@ -115,7 +115,7 @@ def _declared(family: Family, config: Mapping[str, Any]) -> Head | None:
 
 
 def _ending(architecture: Any) -> str:
-    match = re.search(r"(For[A-Z]\w*|LMHeadModel|MTModel|Model|WithHifiGan|HifiGan)$", str(architecture))
+    match = re.search(r"(For[A-Z]\w*|LMHeadModel|MTModel|EncoderDecoderModel|Model|WithHifiGan|HifiGan)$", str(architecture))
     return match.group(1) if match else ""
 
 

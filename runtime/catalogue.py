@@ -114,7 +114,7 @@ _ROWS = (
     ),
     TaskFacts(
         "text2text-generation",
-        endings=("ForConditionalGeneration", "MTModel"),
+        endings=("ForConditionalGeneration", "MTModel", "EncoderDecoderModel"),
         auto="AutoModelForSeq2SeqLM",
         gives="An encoder-decoder: ``generate(...)``, and ``logits`` at every position of ``decoder_input_ids``.",
         outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),
@@ -296,7 +296,7 @@ _ROWS = (
     ),
     TaskFacts(
         "speech-seq2seq",
-        endings=("ForConditionalGeneration", "ForSpeechToText"),
+        endings=("ForConditionalGeneration", "ForSpeechToText", "EncoderDecoderModel"),
         auto="AutoModelForSpeechSeq2Seq",
         gives="An encoder-decoder that hears: ``generate(...)``, and ``logits`` at every position of "
         "``decoder_input_ids``.",
@@ -305,7 +305,7 @@ _ROWS = (
     ),
     TaskFacts(
         "image-text-to-text",
-        endings=("ForConditionalGeneration", "Model", "ForCausalLM", "ForVisionText2Text"),
+        endings=("ForConditionalGeneration", "Model", "ForCausalLM", "ForVisionText2Text", "EncoderDecoderModel"),
         auto="AutoModelForImageTextToText",
         gives="A model that writes of pictures: ``generate(...)``, and ``logits`` at every position of a text.",
         outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),

@@ -55,10 +55,12 @@ class Crossed:
         model: of a spec and of how many channels the states have that its layers attend to -> a `CausalLM`, whose
             weights `Family.weights` names.
         said: keys of its config.json that say there that it is one, as its spec wants them.
+        weights: rules for it, where they are not the family's.
     """
 
     model: Callable[[Any, int], Any]
     said: Mapping[str, Any] = field(default_factory=dict)
+    weights: Callable[[Any], tuple[Rule, ...]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

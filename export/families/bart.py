@@ -10,6 +10,8 @@ from precast.export.skeletons.encoder_decoder import (
     TINY,
     VARIATION,
     EncoderDecoderSpec,
+    crossed,
+    decoder,
     heads_of,
     names,
 )
@@ -21,6 +23,7 @@ FAMILY = Family(
     heads=heads_of(pre_norm=False, normed=True),
     weights=lambda spec: (*names(spec), OFFSET),
     optional=(LOGITS_BIAS,),
+    crossed=crossed(decoder, (OFFSET,)),
     # Training; keys of a time when one class computed all of BART's relatives, since model_type says now what they
     # said; and one that generation reads.
     inert=frozenset(

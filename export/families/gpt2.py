@@ -3,12 +3,15 @@ https://cdn.openai.com/better-language-models/language_models_are_unsupervised_m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from precast.export.blocks.activations import Activation, activation
-from precast.export.families import Family
+from precast.export.blocks.attention import CrossAttention
+from precast.export.families import Crossed, Family
 from precast.export.head_sets.decoders import (
     GPT_KEYS,
     ODD,
@@ -23,6 +26,8 @@ from precast.export.head_sets.decoders import (
     placed,
     tied,
 )
+from precast.export.heads import CAUSAL_LM
+from precast.export.skeletons.decoder import DecoderLayer
 from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Split, Transpose
 
@@ -56,9 +61,20 @@ class GPT2Spec(GPTSpec):
         return scale / (index + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
 
-def _layers(spec: GPT2Spec) -> list[nn.Module]:
-    scales = map(spec.scale, range(spec.num_hidden_layers))
-    return [layer(spec, norm=layer_norm, mlp=mlp, bias=True, scale=scale) for scale in scales]
+def _layers(spec: GPT2Spec, source: int | None = None) -> list[nn.Module]:
+    """``source``: channels of an encoder's states that they attend to."""
+    made = []
+    for scale in map(spec.scale, range(spec.num_hidden_layers)):
+        kind: Callable[..., nn.Module] = DecoderLayer
+        if source is not None:
+            cross = CrossAttention(spec.hidden_size, heads=spec.num_attention_heads, source=source, scale=scale)
+            kind = partial(DecoderLayer, cross=cross, cross_norm=layer_norm(spec))
+        made.append(layer(spec, norm=layer_norm, mlp=mlp, kind=kind, bias=True, scale=scale))
+    return made
+
+
+def _crossed(spec: GPT2Spec, source: int) -> nn.Module:
+    return _heads(partial(_layers, source=source))[CAUSAL_LM](spec, frozenset())
 
 
 _LAYER = {"output": "attn.c_proj", "attention_norm": "ln_1", "mlp_norm": "ln_2", "up": "mlp.c_fc", "down": "mlp.c_proj"}
@@ -74,10 +90,28 @@ def weights(spec: GPTSpec, *first: Rule) -> tuple[Rule, ...]:
     return (Rename("transformer.*", "*"), *masks, *first, *NAMES, *tied(spec))
 
 
+_CROSS = "model.layers.{}.cross_attn."
+_CROSS_NAMES = (
+    *map(Ignore, ("h.{}.crossattention.bias", "h.{}.crossattention.masked_bias")),
+    *(Transpose(f"h.{{}}.crossattention.{name}.weight") for name in ("c_attn", "q_attn", "c_proj")),
+    Split("h.{}.crossattention.c_attn.*", (f"{_CROSS}k_proj.*", f"{_CROSS}v_proj.*")),
+    Rename("h.{}.crossattention.q_attn.*", f"{_CROSS}q_proj.*"),
+    Rename("h.{}.crossattention.c_proj.*", f"{_CROSS}o_proj.*"),
+    Rename("h.{}.ln_cross_attn.*", "model.layers.{}.cross_norm.*"),
+)
+
+
+def _weights(spec: GPT2Spec) -> tuple[Rule, ...]:
+    return weights(spec, *UPRIGHT, Split("h.{}.attn.c_attn.*", QKV))
+
+
+_heads = partial(causal_heads, embeddings=placed, norm=layer_norm)
+
 FAMILY = Family(
     spec=GPT2Spec,
-    heads=causal_heads(_layers, embeddings=placed, norm=layer_norm),
-    weights=lambda spec: weights(spec, *UPRIGHT, Split("h.{}.attn.c_attn.*", QKV)),
+    heads=_heads(_layers),
+    weights=_weights,
+    crossed=Crossed(_crossed, weights=lambda spec: (Rename("transformer.*", "*"), *_CROSS_NAMES, *_weights(spec))),
     final_norm=True,
     # Megatron's, in configs of GPT-Sw3: how it kept numbers small in float16, computing the same.
     inert=GPT_KEYS | {"reorder_and_upcast_attn"},

@@ -29,7 +29,20 @@ from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Port
 
-__all__ = ["FAMILY", "Merge", "Place", "Spec", "map_body", "map_names", "names", "numbers", "swin_heads"]
+__all__ = [
+    "FAMILY",
+    "Merge",
+    "Place",
+    "Spec",
+    "layer",
+    "map_body",
+    "map_names",
+    "merge",
+    "names",
+    "numbers",
+    "swin_heads",
+    "weights",
+]
 
 _NORM = 1e-5  # epsilon of the norms outside of layers, whatever that of layers is
 # Released checkpoints that stand on a Swin have ``in_channels``, too, which nothing reads.
@@ -293,7 +306,7 @@ def map_names(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-def _layer(spec: Spec, place: Place) -> nn.Module:
+def layer(spec: Spec, place: Place) -> nn.Module:
     size, width = spec.window_size, place.width
     if place.side is not None and place.side < size:
         raise ConfigError(
@@ -317,7 +330,7 @@ def _layer(spec: Spec, place: Place) -> nn.Module:
     )
 
 
-def _merge(side: int | None, width: int) -> nn.Module:
+def merge(side: int | None, width: int) -> nn.Module:
     return Merge(side, width, LayerNorm(4 * width, _NORM), None)
 
 
@@ -336,7 +349,8 @@ def names(prefix: str) -> tuple[Rule, ...]:
     )
 
 
-def _weights(spec: Spec) -> tuple[Rule, ...]:
+def weights(prefix: str) -> tuple[Rule, ...]:
+    """From a checkpoint whose heads hold the model as ``prefix``."""
     parts = {"query": "q", "key": "k", "value": "v"}
     table = "relative_position_bias.relative_position_bias_table"
     older = (
@@ -344,9 +358,9 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         Rename("attention.self.relative_position_bias_table", f"attention.{table}"),
     )
     return (
-        Rename("swin.*", "*"),
+        Rename(f"{prefix}.*", "*"),
         Within("encoder.layers.{}.blocks.{}.", older),
-        *names("swin"),
+        *names(prefix),
         Rename("encoder.layers.{}.downsample.norm.*", "model.stack.stages.{}.merge.before.*"),
         Within("model.stack.stages.{}.layers.{}.", (Rename(f"self_attn.{table}", "self_attn.relative.table.weight"),)),
     )
@@ -354,9 +368,9 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 
 FAMILY = Family(
     spec=Spec,
-    heads=swin_heads(_layer, _merge),
-    weights=_weights,
-    body=map_body(_layer, _merge, lambda spec, stage: (spec.window_size, spec.window_size // 2), norm=_NORM),
+    heads=swin_heads(layer, merge),
+    weights=lambda spec: weights("swin"),
+    body=map_body(layer, merge, lambda spec, stage: (spec.window_size, spec.window_size // 2), norm=_NORM),
     body_names=map_names,
     final_norm=True,
     inert=frozenset(_INERT.split()),

@@ -15,7 +15,8 @@ from precast.export.blocks.embeddings import LearnedPositions, PlacedPositions, 
 from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.sines import sine_table
-from precast.export.families import TextSpec
+from precast.export.families import Crossed, TextSpec
+from precast.export.generative import CausalLM
 from precast.export.head_sets.seq2seq import WORDS, Part, seq2seq, shared_words
 from precast.export.heads import Head
 from precast.export.skeletons.decoder import Decoder, DecoderLayer, PostNormDecoderLayer, TokenEmbeddings
@@ -32,6 +33,7 @@ __all__ = [
     "TINY",
     "VARIATION",
     "EncoderDecoderSpec",
+    "crossed",
     "decoder",
     "encoder",
     "encoder_layers",
@@ -148,9 +150,10 @@ def decoder(
     positions: nn.Module | None = None,
     embeddings: type[TokenEmbeddings] = TokenEmbeddings,
     key_bias: bool = True,
+    source: int | None = None,
 ) -> Decoder:
     """What attends to it: ids [B, S] at a `Step` -> states [B, S, H]; arguments as of `encoder`, and whether keys have
-    a bias."""
+    a bias, and of how many channels the states are that it attends to, where they are not its own."""
     size, final = spec.hidden_size, norm(spec) if normed else None
     if positions is None:
         positions = PlacedPositions(spec.max_position_embeddings, size, _table(spec, TABLES[1] in absent))
@@ -159,7 +162,7 @@ def decoder(
         layer(
             attention=CachedSelfAttention(size, heads=spec.decoder_attention_heads, bias=True, key_bias=key_bias),
             attention_norm=norm(spec),
-            cross=CrossAttention(size, heads=spec.decoder_attention_heads, key_bias=key_bias),
+            cross=CrossAttention(size, heads=spec.decoder_attention_heads, key_bias=key_bias, source=source),
             cross_norm=norm(spec),
             mlp=MLP(size, spec.decoder_ffn_dim, spec.activation_function),
             mlp_norm=norm(spec),
@@ -182,6 +185,26 @@ def heads_of(*, pre_norm: bool, normed: bool) -> Mapping[Head, Part]:
         decoder=partial(decoder, pre_norm=pre_norm, normed=normed),
         lm_head=lm_head,
     )
+
+
+def crossed(written: Callable[..., Decoder], positions: tuple[Rule, ...] = (), head: str = "lm_head") -> Crossed:
+    """How such a decoder stands behind another model's encoder.
+
+    Args:
+        written: makes it, as `decoder` does, of a spec and a ``source``.
+        positions: rules for its table of positions. head: the logits' matrix, as checkpoints call it.
+    """
+
+    def model(spec: EncoderDecoderSpec, source: int) -> CausalLM:
+        logits = nn.Linear(spec.hidden_size, spec.target_vocab_size, bias=False)
+        return CausalLM(written(spec, source=source), logits)
+
+    def names(spec: EncoderDecoderSpec) -> tuple[Rule, ...]:
+        tied = (Tie("lm_head.weight", "model.embeddings.words.weight"),) if spec.tie_word_embeddings else ()
+        own = (Rename(f"{head}.*", "lm_head.*"), Within("model.decoder.", SIDE_NAMES, to="model."))
+        return (*own, *positions, *tied)
+
+    return Crossed(model, {"is_encoder_decoder": True}, names)
 
 
 _LAYER = {
