@@ -46,6 +46,7 @@ __all__ = [
     "UNIVERSAL_SEGMENTATION",
     "VIDEO_CLASSIFICATION",
     "VOCODER",
+    "VOICE_CONVERSION",
     "ZERO_SHOT_IMAGE",
     "ZERO_SHOT_OBJECTS",
     "ClassifierHead",
@@ -115,6 +116,7 @@ DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
 KEYPOINT_DETECTION = _BY_TASK["keypoint-detection"]
 KEYPOINT_MATCHING = _BY_TASK["keypoint-matching"]
 VOCODER = _BY_TASK["vocoder"]
+VOICE_CONVERSION = _BY_TASK["voice-conversion"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 ZERO_SHOT_OBJECTS = _BY_TASK["zero-shot-object-detection"]
 

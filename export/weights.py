@@ -34,6 +34,7 @@ __all__ = [
     "Standardise",
     "Tie",
     "Transpose",
+    "Unless",
     "Unsqueeze",
     "WeightNorm",
     "Within",
@@ -584,6 +585,17 @@ class Compute(Rule):
 
             _put(result, new, Lazy(tuple(key for part in parts for key in part.keys), self.shape, load))
         return result
+
+
+@dataclass(frozen=True)
+class Unless(Rule):
+    """``rule`` for checkpoints that hold no tensor called ``name``: heads of one model may read its body otherwise."""
+
+    name: str
+    rule: Rule
+
+    def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
+        return table if self.name in table else self.rule.apply(table)
 
 
 @dataclass(frozen=True)

@@ -338,6 +338,14 @@ _ROWS = (
         aliases=("text-to-speech",),
         served_by=("text-to-waveform", "text-to-spectrogram"),
     ),
+    TaskFacts(
+        "voice-conversion",  # for which upstream has neither a pipeline nor a class that finds a model's own
+        endings=("ForSpeechToSpeech",),
+        gives="``spectrogram`` of what is said in a recording, in another voice, of which a vocoder makes a waveform.",
+        outs=(Out("spectrogram", ("batch", "spoken", "bins"), "scores"),),
+        aliases=("speech-to-speech",),
+    ),
+    TaskFacts("document-question-answering", served_by=("question-answering",)),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),
 )

@@ -1,5 +1,5 @@
-"""Spectrograms said frame by frame: a model of components of which one says what comes next, until it is likely enough
-that nothing does."""
+"""Spectrograms said frame by frame, of a text or of a recording: a model of components of which one says what comes
+next, until it is likely enough that nothing does."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Frames(NamedTuple):
     """How frames are said.
 
     Args:
-        components: what reads the text, and what says the next frames.
+        components: what reads or hears, and what says the next frames.
         bins: numbers of a frame. reduction: frames of a step, of which the last is read by the next one.
         kept: layers and units of them, which ``dropout`` leaves out by chance.
-        width: what a step leaves for those behind it. most: steps of a text.
+        width: what a step leaves for those behind it. most: steps at most.
     """
 
     components: tuple[str, ...]
@@ -131,6 +131,12 @@ class SpectrogramModel(Model):
                 f"components; it has {listing(flow.parts)}. Export it again."
             )
         _, self._step = self.frames.components
+        read, stepped = (flow.parts[name].component.inputs for name in self.frames.components)
+        self._read = tuple(port.name for port in read)
+        self._hears = read[0].kind == "waveform"
+        [self._voice] = (int(port.shape[1]) for port in stepped if port.name == "speaker_embeddings")
+        # What of the encoder's states is real: of a text what the caller says, of a recording what the encoder does.
+        [self._mask] = (port.name for port in stepped if port.kind == "mask" and port.name != "past_mask")
 
     def __call__(
         self,
@@ -141,12 +147,13 @@ class SpectrogramModel(Model):
         seed: int | None = 0,
         **inputs: Any,
     ) -> Outputs:
-        """``spectrogram [B, T, bins]`` of ``input_ids`` in the voice of ``speaker_embeddings``, [B, E] or one for all,
-        and ``spectrogram_lengths [B]``: rows are filled up with zeros.
+        """``spectrogram [B, T, bins]`` of ``input_ids``, or of the recordings ``input_values``, in the voice of
+        ``speaker_embeddings``, [B, E] or one for all, and ``spectrogram_lengths [B]``: rows are filled up with zeros.
 
         Args:
             threshold: how likely the end is where it is the end.
-            minlenratio, maxlenratio: steps for each token, times frames of a step, at least and at most.
+            minlenratio, maxlenratio: steps for each token or frame that is heard, times frames of a step, at least and
+                at most.
             seed: None: from the system.
 
         Raises:
@@ -157,24 +164,16 @@ class SpectrogramModel(Model):
         numbers = {"threshold": threshold, "minlenratio": minlenratio, "maxlenratio": maxlenratio}
         threshold, low, high = (arguments.number(name, value) for name, value in numbers.items())
         seed = secrets.randbits(63) if seed is None else arguments.whole("seed", seed, 0)
-        voice = inputs.get("speaker_embeddings")
-        if voice is None:
-            raise InputError(
-                "input 'speaker_embeddings' is needed: the voice to speak in, as a speaker verification model makes it "
-                f"of a recording; received: {listing(inputs)}."
-            )
-        ids = inputs.get("input_ids")
-        if np.ndim(voice) == 2 and len(voice) == 1 and ids is not None and np.ndim(ids) == 2:
-            inputs = {**inputs, "speaker_embeddings": np.repeat(voice, len(ids), axis=0)}
-        given = self._inputs.checked(inputs)
-        if "input_ids" not in given:
-            raise InputError(f"input 'input_ids' is needed; received: {listing(given)}.")
-        made = self.flow.run({name: given[name] for name in ("input_ids", "attention_mask") if name in given})
-        length, own = given["input_ids"].shape[1], self.frames
+        given = self._inputs.checked(self._voiced(inputs))
+        if self._leading not in given:
+            raise InputError(f"input {self._leading!r} is needed; received: {listing(given)}.")
+        made = self.flow.run({name: given[name] for name in self._read if name in given})
+        length, own = made["cross"].shape[1], self.frames
         least, most = (int(min(max(0.0, length * ratio / own.reduction), own.most)) for ratio in (low, high))
         limits = Limits(threshold, least, most)
         generator = np.random.default_rng(seed)
-        read = {"cross": made["cross"]} | {name: given[name] for name in ("speaker_embeddings", "attention_mask")}
+        mask = made[self._mask] if self._mask in made else given["attention_mask"]
+        read = {"cross": made["cross"], self._mask: mask, "speaker_embeddings": given["speaker_embeddings"]}
         rows = own.said(self._next, read, limits, lambda: generator.random(own.kept))
         mended = [self.flow.run({"frames": row[None]})["spectrogram"][0] for row in rows]
         lengths = np.array([len(row) for row in mended], np.int64)
@@ -183,23 +182,38 @@ class SpectrogramModel(Model):
             row[: len(spectrogram)] = spectrogram
         return Outputs(spectrogram=filled, spectrogram_lengths=lengths)
 
+    def _voiced(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """With a voice for each row: one stands for all; of a recording in nobody's, as upstream, it is zeros."""
+        voice, said = inputs.get("speaker_embeddings"), inputs.get(self._leading)
+        if voice is None and not self._hears:
+            raise InputError(
+                "input 'speaker_embeddings' is needed: the voice to speak in, as a speaker verification model makes it "
+                f"of a recording; received: {listing(inputs)}."
+            )
+        if voice is None:
+            voice = np.zeros((1, self._voice), np.float32)
+        if np.ndim(voice) == 2 and len(voice) == 1 and said is not None and np.ndim(said) == 2:
+            voice = np.repeat(voice, len(said), axis=0)
+        return {**inputs, "speaker_embeddings": voice}
+
     def generate(
         self,
-        input_ids: Any,
+        inputs: Any = None,
         speaker_embeddings: Any = None,
         attention_mask: Any = None,
         vocoder: Any = None,
         **options: Any,
     ) -> Array:
-        """The spectrogram [T, bins] of one text, [B, T, bins] of several; or the waveform [samples], [B, samples], that
-        ``vocoder``, a loaded model, makes of it.
+        """The spectrogram [T, bins] of one text or recording, [B, T, bins] of several; or the waveform [samples],
+        [B, samples], that ``vocoder``, a loaded model, makes of it.
 
         Args:
-            options: those of a call.
+            inputs: ids or samples, which may be given by their name, too. options: those of a call.
         """
         if vocoder is not None and "waveform" not in getattr(vocoder, "output_names", ()):
             raise InputError(f"vocoder is a loaded model that makes waveforms; received {vocoder!r:.80}.")
-        given = {"input_ids": input_ids, "speaker_embeddings": speaker_embeddings, "attention_mask": attention_mask}
+        given = {} if inputs is None else {self._leading: inputs}
+        given |= {"speaker_embeddings": speaker_embeddings, "attention_mask": attention_mask}
         made: Array = self(**given, **options)["spectrogram"]
         if vocoder is not None:
             made = vocoder(spectrogram=made)["waveform"]

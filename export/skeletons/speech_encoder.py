@@ -18,7 +18,7 @@ from precast.export.blocks.mlp import MLP
 from precast.export.blocks.norms import LayerNorm, normed_sum
 from precast.export.families import LabelSpec
 from precast.export.skeletons.encoder import PostNormLayer, PreNormLayer
-from precast.export.spec import hf
+from precast.export.spec import Spec, hf
 from precast.export.weights import Ignore, Rename, Rule, WeightNorm, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Dim, Port
@@ -31,6 +31,7 @@ __all__ = [
     "SPEAKERS",
     "TINY",
     "AdapterSpec",
+    "FramesSpec",
     "PostNormFrames",
     "PreNormFrames",
     "SpeechEncoder",
@@ -63,15 +64,10 @@ INERT = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechSpec(LabelSpec):
-    """Defaults are wav2vec 2.0 base's."""
+class FramesSpec(Spec):
+    """How samples become frames, and what tells where these stand. Defaults are wav2vec 2.0 base's."""
 
-    vocab_size: int = hf(default=32)
     hidden_size: int = hf(default=768)
-    num_hidden_layers: int = hf(default=12)
-    num_attention_heads: int = hf(default=12)
-    intermediate_size: int = hf(default=3072)
-    hidden_act: Activation = hf(default=activation("gelu"), read=activation)
     layer_norm_eps: float = hf(default=_EPSILON)
     feat_extract_norm: str = hf(default="group", only=("group", "layer"))
     feat_extract_activation: Activation = hf(default=activation("gelu"), read=activation)
@@ -81,17 +77,31 @@ class SpeechSpec(LabelSpec):
     conv_bias: bool = hf(default=False)
     num_conv_pos_embeddings: int = hf(default=128)
     num_conv_pos_embedding_groups: int = hf(default=16)
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.conv_dim) == len(self.conv_stride) == len(self.conv_kernel):
+            raise ConfigError(
+                f"'conv_dim' {self.conv_dim}, 'conv_stride' {self.conv_stride} and 'conv_kernel' {self.conv_kernel} "
+                "must be as many"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechSpec(FramesSpec, LabelSpec):
+    """And layers over them."""
+
+    vocab_size: int = hf(default=32)
+    num_hidden_layers: int = hf(default=12)
+    num_attention_heads: int = hf(default=12)
+    intermediate_size: int = hf(default=3072)
+    hidden_act: Activation = hf(default=activation("gelu"), read=activation)
     do_stable_layer_norm: bool = hf(default=False)
     use_weighted_layer_sum: bool = hf(default=False)
     classifier_proj_size: int = hf(default=256)
 
     def __post_init__(self) -> None:
         head_size(self.hidden_size, self.num_attention_heads)
-        if not 0 < len(self.conv_dim) == len(self.conv_stride) == len(self.conv_kernel):
-            raise ConfigError(
-                f"'conv_dim' {self.conv_dim}, 'conv_stride' {self.conv_stride} and 'conv_kernel' {self.conv_kernel} "
-                "must be as many"
-            )
+        super().__post_init__()
 
     @property
     def states_size(self) -> int:
@@ -253,12 +263,12 @@ class SpeechEncoder(nn.Module):
         return made, self.frames.real(mask, made[0].shape[1])
 
 
-def norm(spec: SpeechSpec, size: int | None = None) -> LayerNorm:
+def norm(spec: FramesSpec, size: int | None = None) -> LayerNorm:
     """Of ``size`` channels; None: the layers'."""
     return LayerNorm(size or spec.hidden_size, spec.layer_norm_eps)
 
 
-def frames(spec: SpeechSpec) -> Frames:
+def frames(spec: FramesSpec) -> Frames:
     """With a norm of all frames behind the first convolution, or one of each frame behind every one."""
     grouped, channels = spec.feat_extract_norm == "group", (1, *spec.conv_dim)
 
@@ -277,7 +287,7 @@ def frames(spec: SpeechSpec) -> Frames:
     )
 
 
-def positions(spec: SpeechSpec, norm: nn.Module | None = None) -> ConvolvedPositions:
+def positions(spec: FramesSpec, norm: nn.Module | None = None) -> ConvolvedPositions:
     return ConvolvedPositions(
         spec.hidden_size,
         spec.num_conv_pos_embeddings,

@@ -17,15 +17,15 @@ from precast.runtime.errors import InputError
 __all__ = ["SOUNDS", "Sounds", "write_wav"]
 
 # Tasks whose results are sound.
-SOUNDS = ("text-to-audio",)
+SOUNDS = ("text-to-audio", "voice-conversion")
 
 
 class Sounds:
-    """Where the sounds of texts go, in their order; all that can be is checked before the first is made.
+    """Where sounds that are made go, in their order; all that can be is checked before the first is made.
 
     Args:
-        inputs: texts; of those from stdin nobody knows how many there are. place: a file for the one result, or a
-            folder, which is made, for any number.
+        inputs: texts or recordings; of those from stdin nobody knows how many there are. place: a file for the one
+            result, or a folder, which is made, for any number.
 
     Raises:
         InputError: the place cannot be written.

@@ -25,6 +25,7 @@ from precast.export.heads import (
     NEXT_SENTENCE,
     QUESTION_ANSWERING,
     VOCODER,
+    VOICE_CONVERSION,
     Head,
 )
 from support.torch_translations import remember
@@ -127,6 +128,8 @@ def upstream(
     config._experts_implementation = "eager"  # the others know no float64
     if head is VOCODER:  # of which upstream has no class for all
         model = _VOCODERS[type(config).__name__](config).eval()
+    elif head is VOICE_CONVERSION:
+        model = transformers.SpeechT5ForSpeechToSpeech(config).eval()
     else:
         kind = getattr(transformers, str(head.facts.auto))
         if type(config) not in kind._model_mapping:

@@ -13,15 +13,19 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from precast.export.exporter import export_model
-from precast.export.heads import AUDIO_CLASSIFICATION, CTC, SPEECH_SEQ2SEQ, Head
+from precast.export.heads import AUDIO_CLASSIFICATION, CTC, SPEECH_SEQ2SEQ, VOICE_CONVERSION, Head
 from support import oracle
-from support.tokenizer_samples import write_json
+from support.tokenizer_samples import sentencepiece_model, write_json
 from support.workers import once
 
 __all__ = [
     "LETTERS",
     "classifier",
     "classifier_checkpoint",
+    "converter",
+    "converter_checkpoint",
+    "listener",
+    "listener_checkpoint",
     "plain",
     "speller",
     "speller_checkpoint",
@@ -66,6 +70,26 @@ def writer() -> Path:
 def writer_checkpoint() -> Path:
     """What it is made of. Do not change it."""
     return once("checkpoint-writer", _make_writer)
+
+
+def listener() -> Path:
+    """The artifact of a tiny SpeechT5 that writes characters of what it hears. Do not change it."""
+    return _exported("listener", _make_listener)
+
+
+def listener_checkpoint() -> Path:
+    """What it is made of. Do not change it."""
+    return once("checkpoint-listener", _make_listener)
+
+
+def converter() -> Path:
+    """The artifact of a tiny SpeechT5 that says what it hears. Do not change it."""
+    return _exported("converter", _make_converter)
+
+
+def converter_checkpoint() -> Path:
+    """What it is made of. Do not change it."""
+    return once("checkpoint-converter", _make_converter)
 
 
 def _exported(name: str, make: Callable[[Path], object]) -> Path:
@@ -151,3 +175,23 @@ def _make_writer(folder: Path) -> None:
         "max_length": 100,
     }
     write_json(folder / "generation_config.json", said)
+
+
+def _make_listener(folder: Path) -> None:
+    ids = {"bos_id": 0, "pad_id": 1, "eos_id": 2, "unk_id": 3}
+    sentencepiece_model(folder, "spm_char.model", model_type="char", **ids)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "SpeechT5Tokenizer"})
+    pieces = len(transformers.SpeechT5Tokenizer.from_pretrained(folder))
+    config, model = oracle.upstream("speecht5", SPEECH_SEQ2SEQ, {"vocab_size": pieces, "max_text_positions": 300})
+    with torch.no_grad():  # so that what comes next depends on what came before
+        for name, value in model.named_parameters():
+            if "decoder" in name and value.ndim == 2:
+                value.mul_(1.5)
+    oracle.save_checkpoint(folder, config, model)
+    transformers.SpeechT5FeatureExtractor(do_normalize=True).save_pretrained(folder)
+
+
+def _make_converter(folder: Path) -> None:
+    config, model = oracle.upstream("speecht5", VOICE_CONVERSION, {"max_speech_positions": 300})
+    oracle.save_checkpoint(folder, config, model)
+    transformers.SpeechT5FeatureExtractor().save_pretrained(folder)

@@ -26,10 +26,12 @@ from precast.export.heads import (
     MASKED_IMAGE,
     PRETRAINING,
     SEQ2SEQ_LM,
+    SPEECH_SEQ2SEQ,
     TEXT_TO_SPECTROGRAM,
     TEXT_TO_WAVEFORM,
     UNIVERSAL_SEGMENTATION,
     VOCODER,
+    VOICE_CONVERSION,
     ZERO_SHOT_OBJECTS,
     Head,
 )
@@ -47,7 +49,7 @@ EVERY = [
     for name in model_types()
     if not issubclass(find_family(name).spec, TextSpec) and not hears(name)
     for head in find_family(name).heads
-    if head not in (IMAGE_TEXT, SEQ2SEQ_LM)  # test_language_models.py
+    if head not in (IMAGE_TEXT, SEQ2SEQ_LM, SPEECH_SEQ2SEQ)  # test_language_models.py
 ]
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
 
@@ -60,6 +62,7 @@ BETWEEN = (
     TEXT_TO_SPECTROGRAM,
     TEXT_TO_WAVEFORM,
     VOCODER,
+    VOICE_CONVERSION,
 )
 ALONE = [item for item in CONFIGS if item[1] not in BETWEEN]
 
