@@ -21,11 +21,13 @@ _HELP = """\
 /help          this
 /clear         forget the conversation; the system message stays
 /system TEXT   what the model is told first; without TEXT, nothing
+/image FILE    a picture that the next message is about; may be given again
 /save FILE     write the conversation: as JSON where FILE ends so, else as text
 /exit          leave; so does Ctrl-D
 
 Ctrl-C stops an answer. A line that ends with \\ goes on; \"\"\" begins and ends several lines. //x sends /x."""
-_COMMANDS = ("/help", "/clear", "/system", "/save", "/exit", "/quit")
+_COMMANDS = ("/help", "/clear", "/system", "/image", "/save", "/exit", "/quit")
+_SEES = "image-text-to-text"
 _MOST = 1024
 
 
@@ -34,26 +36,50 @@ class Leave(Exception):
 
 
 class Talk:
-    """A conversation: the messages so far, and what the model remembers of them between answers."""
+    """A conversation: the messages so far, and what the model remembers of them between answers.
+
+    Of a model that reads pictures contents are lists of parts, as its template takes them.
+    """
 
     def __init__(self, pipe: Any, system: str | None = None) -> None:
         from precast.runtime.generation.conversation import Conversation
 
         self._pipe = pipe
         self._past = Conversation()
+        self.sees = pipe.name == _SEES
         self.system = system
-        self.turns: list[dict[str, str]] = []
+        self.turns: list[dict[str, Any]] = []
+        self.pictures: list[str] = []
+        """Files that the next message is about."""
 
     @property
-    def messages(self) -> list[dict[str, str]]:
+    def messages(self) -> list[dict[str, Any]]:
         """The conversation, with the system message where there is one."""
-        return [*([{"role": "system", "content": self.system}] if self.system else []), *self.turns]
+        return [*([self._message("system", self.system)] if self.system else []), *self.turns]
+
+    def _message(self, role: str, text: str, pictures: Sequence[str] = ()) -> dict[str, Any]:
+        if not self.sees:
+            return {"role": role, "content": text}
+        seen = [{"type": "image", "path": picture} for picture in pictures]
+        return {"role": role, "content": [*seen, {"type": "text", "text": text}]}
+
+    def show(self, picture: str) -> None:
+        """A picture that the next message is about.
+
+        :raises InputError: the model reads none, or the file is none."""
+        from precast.runtime.processors.image import open_picture
+
+        if not self.sees:
+            raise InputError("this model reads texts alone; a picture is for one exported for image-text-to-text.")
+        path = str(Path(picture).expanduser())
+        open_picture(path).close()
+        self.pictures.append(path)
 
     def answer(self, text: str, write_pieces: Callable[[Any], Any] | None = None) -> tuple[str, Any]:
         """The answer to ``text`` and its `GenerateOutput`; an interruption ends the answer, not the conversation.
 
         :raises PrecastError: the message cannot be answered; it is not part of the conversation then."""
-        self.turns.append({"role": "user", "content": text})
+        self.turns.append(self._message("user", text, self.pictures))
         pieces: list[str] = []
         stream = None
         try:
@@ -73,12 +99,13 @@ class Talk:
             del self.turns[-1]
             raise
         found = "".join(pieces)
-        self.turns.append({"role": "assistant", "content": found})
+        self.turns.append(self._message("assistant", found))
+        self.pictures = []
         return found, stream.output
 
     def clear(self) -> None:
         """Forget what was said."""
-        self.turns = []
+        self.turns, self.pictures = [], []
         self._past.forget()
 
     def save(self, path: str) -> None:
@@ -88,7 +115,7 @@ class Talk:
         if path.endswith(".json"):
             text = json.dumps(self.messages, ensure_ascii=False, indent=2) + "\n"
         else:
-            text = "".join(f"{message['role']}: {message['content']}\n\n" for message in self.messages)
+            text = "".join(f"{message['role']}: {_said(message['content'])}\n\n" for message in self.messages)
         try:
             with Path(path).expanduser().open("x", encoding="utf-8") as file:
                 file.write(text)
@@ -112,12 +139,24 @@ class Talk:
         if name == "/system":
             self.system = rest or None
             return "The system message is set." if rest else "There is no system message now."
+        if name == "/image":
+            if not rest:
+                raise InputError("/image takes the name of a file.")
+            self.show(rest)
+            return f"The next message is about {rest}."
         if name == "/save":
             if not rest:
                 raise InputError("/save takes the name of a file.")
             self.save(rest)
             return f"Written to {rest}."
         raise InputError(f"there is no command {name}. {closest(name, _COMMANDS)} /help lists all.".replace("  ", " "))
+
+
+def _said(content: Any) -> str:
+    """A message's content to read."""
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] if part["type"] == "text" else f"[{part['path']}]" for part in content)
 
 
 class _Watched:
@@ -156,6 +195,10 @@ class _Watched:
 def chat(
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="The artifact's folder.")],
     message: Annotated[str | None, typer.Option(metavar="TEXT", help="Answer this and leave.")] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="A picture that the first message is about; may be given again."),
+    ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = _MOST,
     temperature: Annotated[
@@ -194,7 +237,7 @@ def chat(
     from precast.runtime.tasks import pipeline
 
     model = load(artifact, device=device, threads=threads, variant=variant)
-    pipe = pipeline("text-generation", model, **parameters)
+    pipe = pipeline(_SEES if _SEES in model.tasks else "text-generation", model, **parameters)
     if chat_template is not None:
         pipe.tokenizer.chat_template = _template(pipe.tokenizer.chat_template, chat_template)
     if pipe.tokenizer.chat_template is None:
@@ -205,6 +248,8 @@ def chat(
         )
     pipe.too_long = "Begin a new conversation (/clear), or shorten the message."
     talk = Talk(pipe, system)
+    for picture in image or ():
+        talk.show(picture)
     if message is not None:
         _answer_once(talk, message, as_json=as_json, one_line=False)
     elif sys.stdin.isatty() and sys.stdout.isatty() and not as_json:
@@ -337,5 +382,6 @@ def register(app: typer.Typer) -> None:
         epilog="\b\nExample:\n  precast chat my-gemma\n"
         '  precast chat my-gemma --system "Answer in one sentence." --temperature 0.3\n'
         '  precast chat my-gemma --message "Why is the sky blue?" --json\n'
+        '  precast chat my-llava --image cat.jpg --message "What is it doing?"\n'
         "  cat questions.txt | precast chat my-gemma --greedy > answers.txt",
     )(chat)

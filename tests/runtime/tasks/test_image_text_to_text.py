@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import transformers
 from PIL import Image
-from support import tiny_seers
+from support import tiny_artifacts, tiny_seers
 from support.command_line import good, misused, refused
 
 import precast
+from precast.runtime.cli.chat import Talk
 from precast.runtime.errors import InputError
 from precast.runtime.generation.conversation import Conversation
 from precast.runtime.processors.joint import JointProcessor
@@ -193,3 +194,26 @@ def test_the_command_line(pictures: list[str], tmp_path: Path) -> None:
     assert "--question" in refused("run", "image-text-to-text", artifact, pictures[0])
     assert "--question is for" in misused("run", "fill-mask", artifact, "a", "--question", "b")
     good("verify", artifact)
+
+
+def test_a_talk_about_pictures(pipe: Any, pictures: list[str], tmp_path: Path) -> None:
+    """/image puts a picture in front of the next message; the answers are the pipeline's."""
+    talk = Talk(precast.pipeline("image-text-to-text", tiny_seers.seer(), **GREEDY))
+    assert talk.command(f"/image {pictures[0]}") == f"The next message is about {pictures[0]}."
+    first, _ = talk.answer("stop?")
+    second, _ = talk.answer("why")
+    turns = chat(pictures[0])
+    for said in (first, second):
+        [answer] = pipe(turns, return_full_text=False, **GREEDY)
+        assert answer["generated_text"] == said
+        turns += [{"role": "assistant", "content": [{"type": "text", "text": said}]}, *chat(text="why")]
+    talk.command(f"/save {tmp_path / 'talk.txt'}")
+    assert (tmp_path / "talk.txt").read_text().startswith(f"user: [{pictures[0]}] stop?\n\nassistant: ")
+    for line, why in (("/image", "takes the name of a file"), (f"/image {tmp_path}/none.png", "none.png")):
+        with pytest.raises(InputError, match=why):
+            talk.command(line)
+    with pytest.raises(InputError, match="this model reads texts alone"):
+        Talk(precast.pipeline("text-generation", tiny_artifacts.language_model())).show(pictures[0])
+    artifact = str(tiny_seers.seer())
+    said = good("chat", artifact, "--image", pictures[0], "--message", "stop?", "--greedy", "--max-new-tokens", "9")
+    assert said == f"{first}\n"
