@@ -19,6 +19,8 @@ from precast.runtime.processors.image_steps import (
     MOST_CHANNELS,
     MOST_COLOURS,
     MOST_EDGE,
+    Align,
+    Centre,
     Colours,
     Crop,
     Divide,
@@ -38,6 +40,7 @@ from precast.runtime.processors.image_steps import (
     Smooth,
     Square,
     Step,
+    Thumbnail,
 )
 
 __all__ = ["KINDS", "ImageKind", "reads_colours", "steps_of"]
@@ -229,6 +232,30 @@ def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, .
     return tuple(steps)
 
 
+def _page(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """A page in the middle of a sheet, whole; turned, where that is asked for, to lie or stand as the sheet does."""
+    if switch(fields, "do_center_crop", False):
+        raise UnsupportedModelError(f"{file} asks for do_center_crop, which is not done here")
+    sizes = named_size(fields, "size", kind.size, square=True, across=True)
+    if set(sizes) != {"height", "width"}:
+        raise UnsupportedModelError(f"{file}: size is a height and a width here; it has {listing(sizes)}")
+    height, width = sizes["height"], sizes["width"]
+    name = _filter(fields, kind)
+    steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
+    if switch(fields, "do_align_long_axis", False):
+        steps.append(Align(height, width))
+    if switch(fields, "do_resize", True):
+        steps.append(Resize(name, shortest=min(height, width)))
+    if switch(fields, "do_thumbnail", True):
+        steps.append(Thumbnail("bicubic" if name == "nearest" else name, height, width))
+    if switch(fields, "do_pad", True):
+        steps.append(Centre(height, width))
+    steps += _rescaled(fields)
+    if switch(fields, "do_normalize", True):
+        steps.append(Normalise(*_normalisation(fields, kind)))
+    return tuple(steps)
+
+
 def _squared(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     """A picture in the corner of a square, which is blurred where it becomes smaller."""
     if switch(fields, "do_center_crop", False):
@@ -297,7 +324,7 @@ _OWL = replace(
 
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
-        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2", "mgp-str"),
+        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2", "mgp-str", "trocr"),
         size={"height": 224, "width": 224},
         resample=FILTERS["bilinear"],
         mean=_STANDARD,
@@ -318,6 +345,7 @@ KINDS: Mapping[str, ImageKind] = {
         mean=_STANDARD,
         std=_STANDARD,
     ),
+    "DonutImageProcessor": ImageKind(models=("donut-swin",), size={"height": 2560, "width": 1920}, made=_page),
     "CLIPImageProcessor": _CLIP,
     "LayoutLMv3ImageProcessor": ImageKind(models=("layoutlmv3",), size={"height": 224, "width": 224}, reads=True),
     "OwlViTImageProcessor": replace(_OWL, crop=None),

@@ -24,8 +24,10 @@ def named_size(
     *,
     square: bool,
     beside: Mapping[str, int] | None = None,
+    across: bool = False,
 ) -> Mapping[str, int]:
-    """A size by name; ``beside``: what goes with a shortest edge that is given as one number."""
+    """A size by name; ``beside``: what goes with a shortest edge that is given as one number; ``across``: of two
+    numbers the width comes first."""
 
     def accept(value: Any) -> bool:
         if isinstance(value, dict):
@@ -36,7 +38,7 @@ def named_size(
     if found is None:
         fields.fail(key, "a size where do_center_crop is true", None)
     if isinstance(found, list):
-        return {"height": found[0], "width": found[1]}
+        return {"height": found[across], "width": found[not across]}
     if isinstance(found, int):
         return {"height": found, "width": found} if square else {"shortest_edge": found, **(beside or {})}
     named: Mapping[str, int] = found

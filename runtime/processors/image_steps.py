@@ -25,6 +25,8 @@ __all__ = [
     "MOST_COLOURS",
     "MOST_EDGE",
     "STEPS",
+    "Align",
+    "Centre",
     "Colours",
     "Crop",
     "Divide",
@@ -44,6 +46,7 @@ __all__ = [
     "Smooth",
     "Square",
     "Step",
+    "Thumbnail",
     "pixels",
     "read_steps",
 ]
@@ -224,6 +227,55 @@ class Multiples(NamedTuple):
         return picture.resize((columns, rows), resample=FILTERS[self.filter])
 
 
+class Align(NamedTuple):
+    """A quarter turned to the right where a picture lies and ``height`` and ``width`` stand, or the other way round."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Align:
+        return cls(_edge(fields, "height"), _edge(fields, "width"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "align", "height": self.height, "width": self.width}
+
+    def __call__(self, picture: Image) -> Image:
+        from PIL import Image
+
+        across = (picture.width - picture.height) * (self.width - self.height) < 0
+        return picture.transpose(Image.Transpose.ROTATE_270) if across else picture
+
+
+class Thumbnail(NamedTuple):
+    """No larger than ``height`` and ``width``: the longer edge is cut down to its own, the other goes along; of a
+    square both are cut."""
+
+    filter: str
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Thumbnail:
+        return cls(fields.choice("filter", FILTERS), _edge(fields, "height"), _edge(fields, "width"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "thumbnail", "height": self.height, "width": self.width, "filter": self.filter}
+
+    def __call__(self, picture: Image) -> Image:
+        width, height = picture.size
+        across, down = min(width, self.width), min(height, self.height)
+        if (across, down) == (width, height):
+            return picture
+        if height > width:
+            across = int(width * down / height)
+        elif width > height:
+            down = int(height * across / width)
+        if not (across and down):
+            raise InputError(f"A picture of {width} x {height} would become one of {across} x {down}. Cut it.")
+        return picture.resize((across, down), resample=FILTERS[self.filter])
+
+
 class Crop(NamedTuple):
     """The middle of a picture; of a smaller one, with black around it."""
 
@@ -264,6 +316,29 @@ class Mirror(NamedTuple):
     def __call__(self, picture: Array) -> Array:
         beyond = [(0, self.multiple - side % self.multiple) for side in picture.shape[:2]]
         return np.pad(picture, [*beyond, (0, 0)], mode="symmetric")
+
+
+class Centre(NamedTuple):
+    """Black around a picture, up to ``height`` and ``width``; of an odd number of rows or columns more behind it."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Centre:
+        return cls(_edge(fields, "height"), _edge(fields, "width"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "centre", "height": self.height, "width": self.width}
+
+    def __call__(self, picture: Array) -> Array:
+        height, width = picture.shape[:2]
+        if height > self.height or width > self.width:
+            raise InputError(
+                f"A picture is padded to {self.width} x {self.height} here, and this one is larger: {width} x {height}."
+            )
+        beyond = [(more // 2, more - more // 2) for more in (self.height - height, self.width - width)]
+        return np.pad(picture, [*beyond, (0, 0)])
 
 
 class Square(NamedTuple):
@@ -509,17 +584,20 @@ class Grey(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Rgb | Resize | Fit | Multiples | Crop | Mirror | Square | Smooth | Flip | Scale | Normalise | Divide "
-    "| Grey | Extend | Colours | Frames | Pairs | Pad"
+    "Rgb | Align | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth | Flip | Scale "
+    "| Normalise | Divide | Grey | Extend | Colours | Frames | Pairs | Pad"
 )
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
+    "align": Align,
     "resize": Resize,
     "fit": Fit,
     "multiples": Multiples,
+    "thumbnail": Thumbnail,
     "crop": Crop,
     "mirror": Mirror,
+    "centre": Centre,
     "square": Square,
     "smooth": Smooth,
     "flip": Flip,
@@ -564,7 +642,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
-        elif isinstance(step, (Crop, Mirror, Square, Smooth, Flip)):
+        elif isinstance(step, (Crop, Mirror, Centre, Square, Smooth, Flip)):
             array = step(_array(picture) if array is None else array)
         elif isinstance(step, (Grey, Extend)):
             behind.append(step)

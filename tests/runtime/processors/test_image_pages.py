@@ -1,0 +1,73 @@
+"""Pages on a sheet as Donut's image processor lays them, to the bit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.models.donut.image_processing_pil_donut import DonutImageProcessorPil
+
+from precast.export.image_reading import image_steps
+from precast.export.processor_files import FILES
+from precast.runtime.errors import InputError, UnsupportedModelError
+from precast.runtime.processors.image import ImageProcessor
+
+SIZES = ((30, 30), (61, 40), (40, 61), (3, 40), (200, 90), (64, 48), (101, 33))
+
+
+def picture(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(width)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def ours(**settings: Any) -> ImageProcessor:
+    """By way of the artifact's JSON, as a loaded model has it."""
+    named = {"image_processor_type": "DonutImageProcessor", **settings}
+    steps = [step.to_json() for step in image_steps({FILES[1]: named}.get, "vision-encoder-decoder")]
+    return ImageProcessor.from_data(json.loads(json.dumps({"port": "pixel_values", "steps": steps})))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"height": 64, "width": 48}},
+        {"size": [64, 48], "do_align_long_axis": True},  # the width first
+        {"size": {"height": 40, "width": 60}, "do_align_long_axis": True, "resample": 0},
+        {"size": {"height": 64, "width": 48}, "do_resize": False, "do_pad": False, "resample": 3},
+        {
+            "size": {"height": 220, "width": 250},
+            "do_resize": False,
+            "do_thumbnail": False,
+            "image_mean": [0.1, 0.2, 0.3],
+        },
+        {"size": {"height": 48, "width": 48}, "do_thumbnail": False, "do_pad": False, "do_rescale": False},
+    ],
+    ids=json.dumps,
+)
+def test_pages_are_upstreams(settings: dict[str, Any]) -> None:
+    theirs, mine = DonutImageProcessorPil(**settings), ours(**settings)
+    for width, height in SIZES:
+        given = picture(width, height)
+        expected = theirs(given, return_tensors="np")["pixel_values"]
+        np.testing.assert_array_equal(mine(given)["pixel_values"], expected, err_msg=f"{width} x {height}")
+
+
+def test_the_sheet_of_checkpoints_that_say_none() -> None:
+    """Of the size that upstream takes."""
+    made = ours()(picture(50, 20))["pixel_values"]
+    assert made.shape == (1, 3, 2560, 1920) and made[0, :, 0].max() == -1
+
+
+def test_what_does_not_fit_is_said() -> None:
+    sheet = {"size": {"height": 20, "width": 30}}
+    with pytest.raises(InputError, match=r"padded to 30 x 20 here, and this one is larger: 40 x 25"):
+        ours(**sheet, do_resize=False, do_thumbnail=False)(picture(40, 25))
+    with pytest.raises(InputError, match=r"A picture of 2000 x 20 would become one of 30 x 0\. Cut it"):
+        ours(**sheet)(picture(2000, 20))
+    with pytest.raises(UnsupportedModelError, match="asks for do_center_crop, which is not done here"):
+        ours(**sheet, do_center_crop=True)
+    with pytest.raises(UnsupportedModelError, match="size is a height and a width here; it has shortest_edge"):
+        ours(size={"shortest_edge": 20})
