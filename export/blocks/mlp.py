@@ -24,14 +24,20 @@ class MLP(nn.Module):
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate(x)) * up(x)), [..., H] -> [..., H]. https://arxiv.org/abs/2002.05202"""
+    """down(act(gate(x)) * up(x)), [..., H] -> [..., H]. https://arxiv.org/abs/2002.05202
 
-    def __init__(self, hidden: int, intermediate: int, act: Activation, bias: bool = True) -> None:
+    Args:
+        size: of what comes out; None: H.
+    """
+
+    def __init__(
+        self, hidden: int, intermediate: int, act: Activation, bias: bool = True, size: int | None = None
+    ) -> None:
         super().__init__()
         self.act = act
         self.gate_proj = nn.Linear(hidden, intermediate, bias=bias)
         self.up_proj = nn.Linear(hidden, intermediate, bias=bias)
-        self.down_proj = nn.Linear(intermediate, hidden, bias=bias)
+        self.down_proj = nn.Linear(intermediate, size or hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)

@@ -25,7 +25,17 @@ from precast.runtime.errors import ConfigError
 from precast.runtime.generation.among import FEATURES
 from precast.runtime.ports import Out, Port
 
-__all__ = ["VISION", "InnerDecoder", "InnerVision", "JoinedSpec", "Seen", "joined", "names"]
+__all__ = [
+    "VISION",
+    "InnerDecoder",
+    "InnerVision",
+    "JoinedSpec",
+    "Seen",
+    "WritingSpec",
+    "joined",
+    "names",
+    "text_names",
+]
 
 VISION = "vision"
 
@@ -90,23 +100,39 @@ class InnerVision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinedSpec(Base):
-    """What models say of the two inside; a family names the kinds of those that say none."""
+class WritingSpec(Base):
+    """What models say of the decoder inside; a family names its kind where they say none."""
 
     text_config: dict[str, Any] | None = hf(default=None)
-    vision_config: dict[str, Any] | None = hf(default=None)
     image_token_id: int = hf(("image_token_id", "image_token_index"), default=32000)
     tie_word_embeddings: bool | None = hf(default=None)
 
     usual_text: ClassVar[str] = "llama"
-    usual_vision: ClassVar[str] = "clip_vision_model"
+    # What stands for a text_config that is not there; and what nobody reads of one that is.
+    unsaid: ClassVar[Mapping[str, Any]] = {}
+    unread: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
-        assert self.text and self.vision
+        assert self.text
 
     @cached_property
     def text(self) -> InnerDecoder:
-        return InnerDecoder.read(self.text_config or {}, self.usual_text, self.tie_word_embeddings)
+        said = self.unsaid if self.text_config is None else self.text_config
+        read = {key: value for key, value in said.items() if key not in self.unread}
+        return InnerDecoder.read(read, self.usual_text, self.tie_word_embeddings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedSpec(WritingSpec):
+    """And of what sees."""
+
+    vision_config: dict[str, Any] | None = hf(default=None)
+
+    usual_vision: ClassVar[str] = "clip_vision_model"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.vision
 
     @cached_property
     def vision(self) -> InnerVision:
@@ -156,14 +182,20 @@ def joined(vision: Seen, text: InnerDecoder, token: int) -> Composite:
     return Composite({VISION: vision, DECODER: decoder})
 
 
-def names(spec: JoinedSpec, *others: Rule, tower: str = "vision_tower") -> tuple[Rule, ...]:
-    """From checkpoints of transformers 5 and 4 to the model; ``others`` are a family's own, between the two inside."""
+def text_names(spec: WritingSpec) -> tuple[Rule, ...]:
+    """From checkpoints of transformers 5 and 4 to the decoder."""
     return (
         Rename("model.language_model.*", "language_model.model.*"),
         Rename("lm_head.*", "language_model.lm_head.*"),
-        Rename(f"model.{tower}.*", f"{tower}.*"),
-        *others,
         spec.text.names("language_model."),
-        spec.vision.names(f"{tower}."),
     )
 
+
+def names(spec: JoinedSpec, *others: Rule, tower: str = "vision_tower") -> tuple[Rule, ...]:
+    """And to the model; ``others`` are a family's own."""
+    return (
+        *text_names(spec),
+        Rename(f"model.{tower}.*", f"{tower}.*"),
+        *others,
+        spec.vision.names(f"{tower}."),
+    )

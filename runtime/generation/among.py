@@ -25,7 +25,7 @@ class Among:
     """What a caller may give beside a prompt, to the components that make its features.
 
     Args:
-        ports: theirs. dims: how large the named dimensions may be.
+        ports: theirs, that of the pictures first. dims: how large the named dimensions may be.
         token: the id that holds the place of a feature.
     """
 
@@ -33,6 +33,7 @@ class Among:
         self.ports = tuple(ports)
         self.token = token
         self._inputs = Inputs(self.ports, dims)
+        self._shapes = {port.name: port.shape for port in self.ports}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ class Among:
         """
         if all(value is None for value in given.values()):
             return None
-        checked = self._inputs.checked(given)
+        checked = self._inputs.checked(self._each(given))
         counts = np.array([sum(token == self.token for token in row) for row in prompts], np.int64)
         if not counts.any():
             raise InputError(
@@ -54,6 +55,19 @@ class Among:
                 "feature. The processor writes them where the text says so; pass it text and pictures together."
             )
         return {**checked, COUNTS: counts}
+
+    def _each(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Pictures one after another, where they come by the text they belong to, [B, N, ...]: those that are zero all
+        over only make all texts have as many."""
+        arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
+        pictures = self.ports[0].name
+        if pictures not in arrays or any(array.ndim != 1 + len(self._shapes[name]) for name, array in arrays.items()):
+            return dict(given)
+        flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
+        real = flat[pictures].any(axis=tuple(range(1, flat[pictures].ndim)))
+        if not real.any() or any(len(array) != len(real) for array in flat.values()):
+            return dict(given)
+        return {name: array[real] for name, array in flat.items()}
 
 
 class Placed:
