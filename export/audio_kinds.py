@@ -18,10 +18,13 @@ from precast.runtime.processors.audio_steps import (
     MOST_FFT,
     MOST_FRAMES,
     Centre,
+    Channels,
+    Fill,
     FilterBank,
     Frames,
     Length,
     LogMel,
+    MelDecibels,
     Normalise,
     Standardise,
     Step,
@@ -41,18 +44,20 @@ class AudioKind:
         models: ``model_type`` of checkpoints that name no class and get this one.
         steps: made of its settings and its sampling rate.
         port: the input it fills.
+        rate: samples a second where its settings do not say it.
         masked: what ``return_attention_mask`` is by default; None: there is no mask of what it makes.
     """
 
     models: tuple[str, ...]
     steps: Callable[[Fields, int], tuple[Step, ...]]
     port: str = "input_values"
+    rate: int = 16000
     masked: bool | None = None
 
 
-def rate_of(fields: Fields) -> int:
+def rate_of(fields: Fields, default: int = 16000) -> int:
     """Samples a second."""
-    return _whole(fields, "sampling_rate", 16000, least=RATES[0], most=RATES[1])
+    return _whole(fields, "sampling_rate", default, least=RATES[0], most=RATES[1])
 
 
 def _waveform(fields: Fields, rate: int, standardised: bool = True) -> tuple[Step, ...]:
@@ -80,6 +85,27 @@ def _spectrogram(fields: Fields, rate: int) -> tuple[Step, ...]:
     deviation = value_or(fields, "std", "a number above 0", lambda v: is_number(v) and v > 0, 4.5689974)
     normal = (Normalise(float(mean), 2.0 * deviation),) if switch(fields, "do_normalize", True) else ()
     return (bank, frames, *normal)
+
+
+def _clap(fields: Fields, rate: int) -> tuple[Step, ...]:
+    """What upstream chooses by chance of long recordings is what is in the middle here."""
+    samples = _whole(fields, "max_length_s", 10, most=_MOST_SECONDS) * rate
+    bins, step = _whole(fields, "feature_size", 64, most=MOST_BINS), _whole(fields, "hop_length", 480, most=MOST_FFT)
+    window = _whole(fields, "fft_window_size", 1024, most=MOST_FFT)
+    lowest = value_or(fields, "frequency_min", "a number from 0 on", lambda v: is_number(v) and v >= 0, 0)
+    rule = f"a number above frequency_min, {lowest}"
+    highest = value_or(fields, "frequency_max", rule, lambda v: is_number(v) and v > lowest, 14000)
+    fused = value_or(fields, "truncation", "fusion or rand_trunc", lambda v: v in ("fusion", "rand_trunc"), "fusion")
+    how = value_or(
+        fields, "padding", "repeatpad, repeat or pad", lambda v: v in ("repeatpad", "repeat", "pad"), "repeatpad"
+    )
+    if fused == "fusion" and bins != 64:
+        raise UnsupportedModelError(f"its feature extractor shrinks spectrograms of 64 bins, and has {bins}")
+    return (
+        Fill(samples, how, middle=fused != "fusion"),
+        MelDecibels(bins, window, step, rate, float(lowest), float(highest), "htk" if fused == "fusion" else "slaney"),
+        Channels(samples // step + 1, fused == "fusion"),
+    )
 
 
 def _centred(fields: Fields, rate: int) -> tuple[Step, ...]:
@@ -126,6 +152,7 @@ KINDS: Mapping[str, AudioKind] = {
         models=("speecht5",), steps=partial(_waveform, standardised=False), masked=True
     ),
     "WhisperFeatureExtractor": AudioKind(models=("whisper",), steps=_whisper, port="input_features"),
+    "ClapFeatureExtractor": AudioKind(models=("clap",), steps=_clap, port="input_features", rate=48000),
     "ASTFeatureExtractor": AudioKind(models=("audio-spectrogram-transformer",), steps=_spectrogram),
     "Speech2TextFeatureExtractor": AudioKind(
         models=("speech_to_text",), steps=_centred, port="input_features", masked=True

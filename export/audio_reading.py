@@ -31,7 +31,7 @@ def audio_reading(read: Read, model_type: str) -> dict[str, Any]:
     document = Document(file, ConfigError, "Correct it in the checkpoint, and export that again.")
     fields = Fields(said, document=document)
     kind = _kind(fields, model_type, file)
-    rate = rate_of(fields)
+    rate = rate_of(fields, kind.rate)
     masked = kind.masked is not None and switch(fields, "return_attention_mask", kind.masked)
     return {
         "port": kind.port,

@@ -47,6 +47,7 @@ __all__ = [
     "VIDEO_CLASSIFICATION",
     "VOCODER",
     "VOICE_CONVERSION",
+    "ZERO_SHOT_AUDIO",
     "ZERO_SHOT_IMAGE",
     "ZERO_SHOT_OBJECTS",
     "ClassifierHead",
@@ -117,6 +118,7 @@ KEYPOINT_DETECTION = _BY_TASK["keypoint-detection"]
 KEYPOINT_MATCHING = _BY_TASK["keypoint-matching"]
 VOCODER = _BY_TASK["vocoder"]
 VOICE_CONVERSION = _BY_TASK["voice-conversion"]
+ZERO_SHOT_AUDIO = _BY_TASK["zero-shot-audio-classification"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
 ZERO_SHOT_OBJECTS = _BY_TASK["zero-shot-object-detection"]
 

@@ -163,6 +163,16 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "zero-shot-audio-classification",  # whose models upstream's AutoModel makes, and no other class
+        endings=("Model",),
+        gives="``logits_per_audio`` and ``logits_per_text`` of recordings and texts, and the embeddings of both.",
+        outs=(
+            Out("logits_per_audio", ("audios", "texts"), "logits"),
+            Out("logits_per_text", ("texts", "audios"), "logits"),
+        ),
+        metric="divergence",
+    ),
+    TaskFacts(
         "mask-generation",
         endings=("Model",),
         auto="AutoModelForMaskGeneration",

@@ -60,6 +60,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "mms": tiny_artifacts.speaker,
     "whisper": tiny_sounds.writer,
     "wav2vec2": tiny_sounds.speller,
+    "clap": lambda: tiny_sounds.compared(fused=False),
     "keywords": lambda: tiny_sounds.classifier("wav2vec2"),
     "diarisation": lambda: tiny_sounds.plain(AUDIO_FRAMES),
     "encodec": lambda: tiny_artifacts.plain("encodec", AUDIO_TOKENIZATION),

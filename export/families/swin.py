@@ -34,6 +34,7 @@ __all__ = [
     "Merge",
     "Place",
     "Spec",
+    "Stages",
     "layer",
     "map_body",
     "map_names",
@@ -176,10 +177,12 @@ class _Stage(nn.Module):
         return (x, update) if self.merge is None else (self.merge(x if update is None else x + update), None)
 
 
-class _Stages(nn.Module):
+class Stages(nn.Module):
+    """Patches [B, P, H] -> normalised states, through stages of layers made by ``layer``, ``merge`` between them."""
+
     def __init__(
         self,
-        spec: Spec,
+        spec: Any,
         layer: Callable[[Any, Place], nn.Module],
         merge: Callable[[int | None, int], nn.Module],
     ) -> None:
@@ -210,7 +213,7 @@ def swin_heads(
     """
 
     def body(spec: Spec, masked: bool = False) -> ImageModel:
-        return ImageModel(_Embeddings(spec, masked), _Stages(spec, layer, merge))
+        return ImageModel(_Embeddings(spec, masked), Stages(spec, layer, merge))
 
     def base(spec: Spec, absent: frozenset[str]) -> nn.Module:
         return ImageFeatures(body(spec), MeanState())
@@ -306,7 +309,7 @@ def map_names(spec: Spec) -> tuple[Rule, ...]:
     )
 
 
-def layer(spec: Spec, place: Place) -> nn.Module:
+def layer(spec: Any, place: Place) -> nn.Module:
     size, width = spec.window_size, place.width
     if place.side is not None and place.side < size:
         raise ConfigError(

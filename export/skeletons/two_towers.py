@@ -19,6 +19,7 @@ from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.ports import Out, Port
 
 __all__ = [
+    "Embeds",
     "EndOfText",
     "ImageEmbeds",
     "LastToken",
@@ -81,7 +82,7 @@ class LastToken(nn.Module):
         return states[:, -1]
 
 
-class _Embeds(Component):
+class Embeds(Component):
     """A tower: what its body makes, pooled, projected ("features"), and made 1 long ("embeds").
 
     Args:
@@ -114,7 +115,7 @@ class _Embeds(Component):
         return {f"{self.name}_{kind}": made[kind] for kind in self.given}
 
 
-class TextEmbeds(_Embeds):
+class TextEmbeds(Embeds):
     """ids, mask, token types [T, S] -> {"text_embeds": [T, P]} of length 1, {"text_features": [T, P]} of any."""
 
     name, rows = "text", "texts"
@@ -129,7 +130,7 @@ class TextEmbeds(_Embeds):
         return self.embedded(_pooled(self.pooler, states, input_ids, attention_mask))
 
 
-class ImageEmbeds(_Embeds):
+class ImageEmbeds(Embeds):
     """Pixels [I, C, H, W] -> {"image_embeds": [I, P]} of length 1, {"image_features": [I, P]} of any; without a
     ``pooler``, of the first state."""
 

@@ -13,7 +13,7 @@ from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
 from precast.runtime.processors.audio_resampling import resampled_blocks
-from precast.runtime.processors.audio_steps import Length, LogMel, Step, heard, read_steps
+from precast.runtime.processors.audio_steps import Channels, Length, LogMel, Step, heard, read_steps
 from precast.runtime.processors.model_inputs import ModelInputs
 
 __all__ = ["LONGEST", "MASK", "RATES", "FeatureExtractor", "is_recording", "open_recording", "recording_blocks"]
@@ -110,7 +110,7 @@ class FeatureExtractor:
     @property
     def rising(self) -> int:
         """The axis of a row that grows with the recording."""
-        return 1 if any(isinstance(step, LogMel) for step in self.steps) else 0
+        return 1 if any(isinstance(step, (LogMel, Channels)) for step in self.steps) else 0
 
     def batch(self, rows: Sequence[np.ndarray], *, masked: bool | None = None) -> dict[str, np.ndarray]:
         """Rows as one batch, shorter ones with zeros behind."""

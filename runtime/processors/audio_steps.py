@@ -2,7 +2,8 @@
 checked as it is read.
 
 A recording is float32 ``[samples]`` until a spectrum is made of it: ``[bins, frames]`` of `LogMel`, ``[frames, bins]``
-of `FilterBank`. Spectra are computed in float64: what is 80 dB below the loudest has few digits in float32.
+of `FilterBank` and `MelDecibels`, of which `Channels` makes ``[channels, frames, bins]``. Spectra are computed in
+float64: what is 80 dB below the loudest has few digits in float32.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ __all__ = [
     "STEPS",
     "WINDOWS",
     "Centre",
+    "Channels",
+    "Fill",
     "FilterBank",
     "Frames",
     "Length",
     "LogMel",
+    "MelDecibels",
     "Normalise",
     "Standardise",
     "Step",
@@ -49,6 +53,7 @@ _EPSILON = 1e-7
 _KALDI_FRAME, _KALDI_STEP, _KALDI_FFT = 400, 160, 512
 _PREEMPHASIS = 0.97
 _KALDI_LEAST = float(np.finfo(np.float32).eps)
+_FILLS = ("repeatpad", "repeat", "pad")
 _BLOCK = 4096  # frames whose spectra are computed at once
 
 
@@ -65,6 +70,34 @@ class Length(NamedTuple):
         return {"op": "length", "samples": self.samples}
 
     def __call__(self, sound: Array) -> Array:
+        return _as_long(sound, self.samples)
+
+
+class Fill(NamedTuple):
+    """At least so many samples: shorter recordings are repeated as often as they fit and end in silence
+    (``repeatpad``), or are repeated and cut (``repeat``), or end in silence (``pad``).
+
+    ``middle``: at most as many, too: of longer ones what is in the middle.
+    """
+
+    samples: int
+    how: str
+    middle: bool
+
+    @classmethod
+    def read(cls, fields: Fields) -> Fill:
+        return cls(_whole(fields, "samples", MOST_SAMPLES), fields.choice("how", _FILLS), fields.flag("middle"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "fill", **self._asdict()}
+
+    def __call__(self, sound: Array) -> Array:
+        beyond = len(sound) - self.samples
+        if beyond >= 0:
+            return sound[beyond // 2 :][: self.samples] if self.middle else sound
+        if self.how != "pad":
+            times = self.samples // len(sound) + (self.how == "repeat")
+            sound = np.tile(sound, times)
         return _as_long(sound, self.samples)
 
 
@@ -128,6 +161,58 @@ class LogMel(NamedTuple):
             made[:, start : start + len(block)] = np.log10(np.maximum(power @ bank, _LEAST_POWER)).T
         clear: Array = ((np.maximum(made, made.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
         return clear
+
+
+class MelDecibels(NamedTuple):
+    """A spectrogram ``[frames, bins]`` in decibels: the power in ``bins`` mel bands of ``lowest`` to ``highest`` Hz, of
+    windows of ``window`` samples every ``step``. https://arxiv.org/abs/2211.06687
+
+    ``rate``: of the recording; ``scale``: one of `SCALES`.
+    """
+
+    bins: int
+    window: int
+    step: int
+    rate: int
+    lowest: float
+    highest: float
+    scale: str
+
+    @classmethod
+    def read(cls, fields: Fields) -> MelDecibels:
+        lowest = float(fields.take("lowest", "a number from 0 on", lambda v: is_number(v) and v >= 0))
+        highest = _above_0(fields, "highest")
+        if highest <= lowest:
+            fields.fail("highest", f"more than the lowest frequency, {lowest}", highest)
+        return cls(
+            _whole(fields, "bins", MOST_BINS),
+            _whole(fields, "window", MOST_FFT),
+            _whole(fields, "step", MOST_FFT),
+            _whole(fields, "rate", MOST_SAMPLES),
+            lowest,
+            highest,
+            fields.choice("scale", SCALES),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "mel_decibels", **self._asdict()}
+
+    def __call__(self, sound: Array) -> Array:
+        side = self.window // 2
+        if len(sound) <= side:
+            raise InputError(
+                f"A recording has more than {side} samples here, half of what one frame is made of; received "
+                f"{len(sound)}. Give a longer one."
+            )
+        window = np.hanning(self.window + 1)[:-1]
+        padded = np.pad(sound.astype(np.float64), side, mode="reflect")
+        bank = SCALES[self.scale](self.bins, side + 1, self.rate, self.highest, self.lowest)
+        frames = 1 + (len(padded) - self.window) // self.step
+        made = np.empty((frames, self.bins), np.float32)
+        for start, block in _blocks(padded, self.window, self.step, frames):
+            power = np.abs(np.fft.rfft(block * window)) ** 2
+            made[start : start + len(block)] = 10 * np.log10(np.maximum(power @ bank, _LEAST_POWER))
+        return made
 
 
 class FilterBank(NamedTuple):
@@ -217,6 +302,42 @@ class Frames(NamedTuple):
         return _as_long(features, self.number)
 
 
+class Channels(NamedTuple):
+    """Of ``[frames, bins]`` channels ``[C, frames, bins]`` of so many frames: one, or where they are ``fused`` four,
+    the whole recording and three parts of it. https://arxiv.org/abs/2211.06687
+
+    What is as long is all four; of longer ones the whole is shrunk in time, and a part begins in the middle of each
+    third of where it may.
+    """
+
+    frames: int
+    fused: bool
+
+    @classmethod
+    def read(cls, fields: Fields) -> Channels:
+        return cls(_whole(fields, "frames", MOST_FRAMES), fields.flag("fused"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "channels", **self._asdict()}
+
+    def __call__(self, features: Array) -> Array:
+        if not self.fused:
+            return features[None]
+        beyond = len(features) - self.frames
+        if beyond <= 0:
+            return np.repeat(features[None], 4, axis=0)
+        thirds = np.array_split(np.arange(beyond + 1), 3)
+        starts = [int(third[len(third) // 2]) if len(third) else 0 for third in thirds]
+        # Of the two nearest frames, as much as each is near.
+        place = (np.arange(self.frames, dtype=np.float32) + np.float32(0.5)) * np.float32(len(features) / self.frames)
+        place = np.maximum(place - np.float32(0.5), 0)
+        first = place.astype(np.int64)
+        share = (place - first)[:, None]
+        behind = features[np.minimum(first + 1, len(features) - 1)]
+        shrunk = features[first] * (1 - share) + behind * share
+        return np.stack([shrunk, *(features[start : start + self.frames] for start in starts)])
+
+
 class Normalise(NamedTuple):
     """Less a mean, divided by a deviation."""
 
@@ -235,15 +356,20 @@ class Normalise(NamedTuple):
         return made
 
 
-Step: TypeAlias = "Length | Standardise | LogMel | FilterBank | Centre | Frames | Normalise"
+Step: TypeAlias = (
+    "Length | Fill | Standardise | LogMel | MelDecibels | FilterBank | Centre | Frames | Channels | Normalise"
+)
 
 STEPS: Mapping[str, type[Any]] = {
     "length": Length,
+    "fill": Fill,
     "standardise": Standardise,
     "log_mel": LogMel,
+    "mel_decibels": MelDecibels,
     "filter_bank": FilterBank,
     "centre": Centre,
     "frames": Frames,
+    "channels": Channels,
     "normalise": Normalise,
 }
 _ORDER = tuple(STEPS)
@@ -259,10 +385,12 @@ def read_steps(fields: Fields) -> tuple[Step, ...]:
     names = [step.to_json()["op"] for step in steps]
     if any(_ORDER.index(one) >= _ORDER.index(other) for one, other in pairwise(names)):
         fields.fail("steps", f"in the order {', '.join(_ORDER)}, each once", names)
-    spectra = [name for name in names if name in ("log_mel", "filter_bank")]
+    spectra = [name for name in names if name in ("log_mel", "mel_decibels", "filter_bank")]
     needs = {"centre", "frames"}.intersection(names)
     if len(spectra) > 1 or (needs and spectra != ["filter_bank"]):
         fields.fail("steps", "one spectrum at most, and filter_bank where frames are counted or centred", names)
+    if "channels" in names and spectra != ["mel_decibels"]:
+        fields.fail("steps", "mel_decibels where channels are made", names)
     return steps
 
 
@@ -302,7 +430,7 @@ def _as_long(values: Array, count: int) -> Array:
 
 
 @lru_cache(maxsize=8)
-def _slaney_bank(bins: int, bands: int, rate: int, highest: float) -> Array:
+def _slaney_bank(bins: int, bands: int, rate: int, highest: float, lowest: float = 0.0) -> Array:
     """[bands, bins] of Slaney's mel scale, straight up to 1 kHz and logarithmic beyond; each filter of area 1
     (https://engineering.purdue.edu/~malcolm/interval/1998-010)."""
     straight, step = 200 / 3, np.log(6.4) / 27
@@ -310,11 +438,22 @@ def _slaney_bank(bins: int, bands: int, rate: int, highest: float) -> Array:
     def to_mel(hertz: float) -> float:
         return hertz / straight if hertz < 1000 else 15 + float(np.log(hertz / 1000)) / step
 
-    mels = np.linspace(0, to_mel(highest), bins + 2)
+    mels = np.linspace(to_mel(lowest), to_mel(highest), bins + 2)
     edges = np.where(mels < 15, mels * straight, 1000 * np.exp(step * (mels - 15)))
     filters = _triangles(np.linspace(0, rate // 2, bands), edges)
     made: Array = filters * (2 / (edges[2:] - edges[:-2]))
     return made
+
+
+@lru_cache(maxsize=8)
+def _htk_bank(bins: int, bands: int, rate: int, highest: float, lowest: float = 0.0) -> Array:
+    """[bands, bins] of the mel scale 2595 log10(1 + f / 700); each filter of height 1."""
+    first, last = (2595 * np.log10(1 + hertz / 700) for hertz in (lowest, highest))
+    edges = 700 * (10 ** (np.linspace(first, last, bins + 2) / 2595) - 1)
+    return _triangles(np.linspace(0, rate // 2, bands), edges)
+
+
+SCALES: Mapping[str, Callable[[int, int, int, float, float], Array]] = {"slaney": _slaney_bank, "htk": _htk_bank}
 
 
 @lru_cache(maxsize=8)

@@ -131,7 +131,7 @@ def upstream(
     elif head is VOICE_CONVERSION:
         model = transformers.SpeechT5ForSpeechToSpeech(config).eval()
     else:
-        kind = getattr(transformers, str(head.facts.auto))
+        kind = getattr(transformers, head.facts.auto or "AutoModel")
         if type(config) not in kind._model_mapping:
             kind = transformers.AutoModel  # codecs are there, and not all of them where codecs are said to be
         model = kind.from_config(config, attn_implementation=attention).eval()

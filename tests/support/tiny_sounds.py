@@ -3,6 +3,7 @@ artifacts, made once a run of the tests."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,17 @@ import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from precast.export.exporter import export_model
-from precast.export.heads import AUDIO_CLASSIFICATION, CTC, SPEECH_SEQ2SEQ, VOICE_CONVERSION, Head
+from precast.export.families import find_family
+from precast.export.heads import (
+    AUDIO_CLASSIFICATION,
+    CTC,
+    SPEECH_SEQ2SEQ,
+    VOICE_CONVERSION,
+    ZERO_SHOT_AUDIO,
+    Head,
+)
 from support import oracle
-from support.tokenizer_samples import sentencepiece_model, write_json
+from support.tokenizer_samples import byte_level, sentencepiece_model, write_json
 from support.workers import once
 
 __all__ = [
@@ -26,6 +35,8 @@ __all__ = [
     "converter_checkpoint",
     "listener",
     "listener_checkpoint",
+    "compared",
+    "compared_checkpoint",
     "plain",
     "speller",
     "speller_checkpoint",
@@ -62,6 +73,16 @@ def plain(head: Head) -> Path:
     return _exported(f"sounds-{head.task}", partial(_make_plain, head))
 
 
+def compared(fused: bool) -> Path:
+    """The artifact of a tiny CLAP of a second of sound; ``fused``: of parts of longer ones. Do not change it."""
+    return _exported(f"compared-{fused}", partial(_make_compared, fused))
+
+
+def compared_checkpoint(fused: bool) -> Path:
+    """What it is made of. Do not change it."""
+    return once(f"checkpoint-compared-{fused}", partial(_make_compared, fused))
+
+
 def writer() -> Path:
     """The artifact of a tiny Whisper of windows of 30 seconds, two languages and bytes for words. Do not change it."""
     return _exported("writer", _make_writer)
@@ -94,6 +115,20 @@ def converter_checkpoint() -> Path:
 
 def _exported(name: str, make: Callable[[Path], object]) -> Path:
     return once(f"artifact-{name}", partial(export_model, once(f"checkpoint-{name}", make)))
+
+
+def _make_compared(fused: bool, folder: Path) -> None:
+    byte_level(folder, ("<s>", "<pad>", "</s>", "<unk>", "<mask>"))
+    words = len(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+    tiny = find_family("clap").tiny
+    bins = 64 if fused else 16  # upstream's extractor shrinks no other spectrograms
+    sound = {**tiny["audio_config"], "enable_fusion": fused, "num_mel_bins": bins, "spec_size": 64}
+    own = {"text_config": {**tiny["text_config"], "vocab_size": words}, "audio_config": sound}
+    oracle.save_checkpoint(folder, *oracle.upstream("clap", ZERO_SHOT_AUDIO, own))
+    settings = {"feature_extractor_type": "ClapFeatureExtractor", "sampling_rate": 8000, "max_length_s": 1}
+    settings |= {"hop_length": 160, "fft_window_size": 512, "frequency_max": 3900, "feature_size": bins}
+    write_json(folder / "preprocessor_config.json", settings | {"truncation": "fusion" if fused else "rand_trunc"})
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "RobertaTokenizer", "model_max_length": 60})
 
 
 def _make_speller(masked: bool, folder: Path) -> None:

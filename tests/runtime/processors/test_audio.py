@@ -14,6 +14,7 @@ from support.recordings import encoded, recording
 from support.tokenizer_samples import write_json
 from transformers import (
     ASTFeatureExtractor,
+    ClapFeatureExtractor,
     Speech2TextFeatureExtractor,
     SpeechT5FeatureExtractor,
     Wav2Vec2FeatureExtractor,
@@ -101,6 +102,22 @@ def test_a_batch_is_upstreams(name: str, said: dict[str, Any]) -> None:
             mine(sounds, padding=False)
 
 
+@pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values")
+@pytest.mark.parametrize("truncation", ["fusion", "rand_trunc"])
+@pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
+def test_spectrograms_of_parts_are_upstreams(truncation: str, padding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where chance takes what is in the middle, as it is here."""
+    monkeypatch.setattr(np.random, "choice", lambda given: given[len(given) // 2])
+    monkeypatch.setattr(np.random, "randint", lambda least, end: (end - 1) // 2)
+    said = {"sampling_rate": 8000, "max_length_s": 1, "hop_length": 80, "fft_window_size": 512, "frequency_min": 50}
+    said |= {"frequency_max": 3900, "truncation": truncation, "padding": padding}
+    theirs = ClapFeatureExtractor(**said)
+    mine = ours({**theirs.to_dict(), "feature_extractor_type": "ClapFeatureExtractor"})
+    sounds = [recording(samples, samples) for samples in (1500, 3001, 8000, 8001, 8100, 8400, 21000)]
+    expected = [theirs(one, sampling_rate=8000, return_tensors="np")["input_features"] for one in sounds]
+    np.testing.assert_allclose(mine(sounds, 8000).input_features, np.concatenate(expected), rtol=0, atol=1e-4)
+
+
 def test_the_silence_behind_a_short_recording_is_masked() -> None:
     theirs = WhisperFeatureExtractor()
     mine = ours({**theirs.to_dict(), "feature_extractor_type": "WhisperFeatureExtractor"})
@@ -136,6 +153,11 @@ def test_processor_config_holds_them_too(tmp_path: Path) -> None:
         ({"feature_extractor_type": "WhisperFeatureExtractor", "n_fft": 1 << 40}, "n_fft must be an integer"),
         ({"feature_extractor_type": "WhisperFeatureExtractor", "chunk_length": -1}, "chunk_length must be an integer"),
         ({"feature_extractor_type": "ASTFeatureExtractor", "std": 0}, "std must be a number above 0"),
+        ({"feature_extractor_type": "ClapFeatureExtractor", "truncation": "no"}, "truncation must be fusion or rand_"),
+        (
+            {"feature_extractor_type": "ClapFeatureExtractor", "frequency_max": 0},
+            "frequency_max must be a number above",
+        ),
         ({"feature_extractor_type": 3}, "feature_extractor_type must be a non-empty string"),
     ],
 )
@@ -145,8 +167,8 @@ def test_settings_of_the_wrong_type_are_refused(said: dict[str, Any], message: s
 
 
 def test_what_no_step_does_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"names ClapFeatureExtractor, which is not known; known are"):
-        ours({"feature_extractor_type": "ClapFeatureExtractor"})
+    with pytest.raises(UnsupportedModelError, match=r"names UnivNetFeatureExtractor, which is not known; known are"):
+        ours({"feature_extractor_type": "UnivNetFeatureExtractor"})
     with pytest.raises(UnsupportedModelError, match=r"came without preprocessor_config.json"):
         audio_reading({}.get, "wav2vec2")
     with pytest.raises(UnsupportedModelError, match=r"bert has none of its own here"):

@@ -20,6 +20,7 @@ _GROUPS = (
     ("Speech and codecs made", ("text-to-waveform", "text-to-spectrogram", "vocoder", "audio-tokenization")),
     ("Sound that is heard", ("speech-seq2seq", "ctc", "audio-classification")),
     ("Pictures with text", ("zero-shot-image-classification",)),
+    ("Sound with text", ("zero-shot-audio-classification",)),
     ("Vision", ("image-classification",)),
     ("Objects, segments, depths, keypoints", (*_PARTS, "keypoint-detection", "keypoint-matching")),
     ("Videos, and pictures drawn", ("video-classification", "image-to-image", "pretraining")),
