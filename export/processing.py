@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
 
+from precast.export.audio_kinds import KINDS
 from precast.export.audio_reading import audio_reading
 from precast.export.checkpoints.checkpoint import Checkpoint
 from precast.export.embedding import declared_task, read_arrays, read_cross_encoder, read_modules
@@ -30,6 +31,9 @@ from precast.runtime.errors import UnsupportedModelError
 from precast.runtime.generation.config import GenerationConfig, ignored_keys
 
 __all__ = ["write_processing"]
+
+# Features of recordings: those of spectrograms that are made, of noise or of voices are called otherwise.
+_HEARD = frozenset(kind.port for kind in KINDS.values())
 
 
 def write_processing(
@@ -59,7 +63,7 @@ def write_processing(
         processing["tokenizer"] = {"included": True} if why is None else {"included": False, "reason": why}
     if image is not None:
         processing["image"] = _reading(checkpoint, reference, image, image_reading)
-    sound = _port(reference, "waveform") or _port(reference, "features")
+    sound = _port(reference, "waveform") or _port(reference, "features", _HEARD)
     if sound is not None:
         processing["audio"] = _reading(checkpoint, reference, sound, audio_reading)
     if reference.head is CTC:
@@ -96,10 +100,10 @@ def _generation(checkpoint: Checkpoint, config: Mapping[str, Any], writer: Artif
     return {"ignored_generation_config": list(ignored)} if ignored else {}
 
 
-def _port(reference: Reference, kind: str) -> str | None:
-    """The first input of a kind that a caller gives."""
+def _port(reference: Reference, kind: str, names: Container[str] | None = None) -> str | None:
+    """The first input of a kind that a caller gives; ``names``: what it may be called, None: anything."""
     ports = (port for part in reference.parts for port in part.signature.given)
-    return next((port.name for port in ports if port.kind == kind), None)
+    return next((port.name for port in ports if port.kind == kind and (names is None or port.name in names)), None)
 
 
 def _text(

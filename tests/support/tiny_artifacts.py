@@ -328,6 +328,7 @@ def _make_reciter(folder: Path) -> None:
         made.speech_decoder_postnet.prob_out.weight.mul_(2)
         made.speech_decoder_postnet.prob_out.bias.sub_(2)
     oracle.save_checkpoint(folder, config, model)
+    transformers.SpeechT5FeatureExtractor().save_pretrained(folder)  # with which it hears nothing
 
 
 def _make_picture_features(folder: Path) -> None:

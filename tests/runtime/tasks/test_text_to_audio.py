@@ -247,6 +247,13 @@ def test_wrong_frames_are_refused(recite: Any, changed: dict[str, Any], message:
         Frames.read(Fields({**said, **changed}, "processing.frames"))
 
 
+def test_what_speaks_hears_nothing(recite: Any) -> None:
+    """Though released checkpoints of one that does come with what hears."""
+    assert recite.model.feature_extractor is None
+    reads = precast.AutoProcessor.from_pretrained(tiny_artifacts.reciter())
+    assert reads("hello")["input_ids"] == recite.tokenizer("hello")["input_ids"]
+
+
 def test_the_class_is_upstreams() -> None:
     model = precast.AutoModelForTextToWaveform.from_pretrained(tiny_artifacts.speaker())
     assert model.tasks == ("text-to-waveform",) and model.sampling_rate == 16000
