@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +17,19 @@ from precast.runtime.processors.audio_resampling import resampled_blocks
 from precast.runtime.processors.audio_steps import Channels, Length, LogMel, Step, heard, read_steps
 from precast.runtime.processors.model_inputs import ModelInputs
 
-__all__ = ["LONGEST", "MASK", "RATES", "FeatureExtractor", "is_recording", "open_recording", "recording_blocks"]
+__all__ = [
+    "LONGEST",
+    "MASK",
+    "RATES",
+    "FeatureExtractor",
+    "at_hand",
+    "beginning",
+    "begun",
+    "is_array",
+    "is_recording",
+    "open_recording",
+    "recording_blocks",
+]
 
 MASK = "attention_mask"
 RATES: Final = (1000, 768_000)  # Hz: of less nobody understands a word, more nobody records
@@ -103,6 +116,16 @@ class FeatureExtractor:
         return heard(sound, [step for step in self.steps if not (whole and isinstance(step, Length))])
 
     @property
+    def passing(self) -> bool:
+        """Whether what is heard of a recording, however long, can be made as it comes (`levels`)."""
+        return [type(step) for step in self.steps if not isinstance(step, Length)] == [LogMel]
+
+    def levels(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """As `LogMel.levels`, of a recording at its own rate."""
+        (step,) = (step for step in self.steps if isinstance(step, LogMel))
+        return step.levels(blocks)
+
+    @property
     def longest(self) -> int | None:
         """Samples that are heard of a recording, what is behind them is cut; None: all of it."""
         return next((step.samples for step in self.steps if isinstance(step, Length)), None)
@@ -186,6 +209,46 @@ def recording_blocks(value: Any, rate: int) -> Iterator[np.ndarray]:
         raise InputError(f"{source} is empty; a recording has one sample at least.")
 
 
+def beginning(value: Any, rate: int, samples: int) -> np.ndarray:
+    """The same, but no more of it than so many samples."""
+    blocks, held = [], 0
+    for block in recording_blocks(value, rate):
+        blocks.append(block[: samples - held])
+        held += len(blocks[-1])
+        if held >= samples:
+            break
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def begun(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The same blocks, the first of which is there: what is no recording is refused now."""
+    return chain([next(blocks)], blocks)
+
+
+def is_array(value: Any) -> bool:
+    """Whether a recording is held whole by whoever gives it."""
+    return isinstance(value, np.ndarray) or (
+        isinstance(value, Mapping) and any(value.get(name) is not None for name in ("raw", "array"))
+    )
+
+
+class _Fetched(bytes):
+    """A file's content, and the address it is of."""
+
+    address: str
+
+
+def at_hand(value: Any) -> Any:
+    """A recording that is read more than once: what an address holds is fetched now, and once."""
+    if isinstance(value, Mapping) and not is_array(value):
+        value, _ = _of_mapping(value, RATES[0])
+    if not is_address(value):
+        return value
+    made = _Fetched(fetched(str(value), noun="recording"))
+    made.address = str(value)
+    return made
+
+
 def _of_mapping(value: Mapping[str, Any], rate: int) -> tuple[Any, Any]:
     """What a dictionary of upstream's forms holds: samples and their rate, or a file."""
     for name in ("raw", "array"):
@@ -231,7 +294,10 @@ def _finite(blocks: Iterator[np.ndarray], source: str) -> Iterator[np.ndarray]:
 
 def _opened(value: str | bytes | os.PathLike[str]) -> tuple[str, int, Iterator[np.ndarray]]:
     """A file's name in messages, its sampling rate, and its samples in blocks."""
-    name = f"{len(value)} bytes" if isinstance(value, bytes) else repr(os.fspath(value))
+    if isinstance(value, _Fetched):
+        name = repr(value.address)
+    else:
+        name = f"{len(value)} bytes" if isinstance(value, bytes) else repr(os.fspath(value))
     try:
         import soundfile
     except (ImportError, OSError) as error:  # the latter where its library is missing

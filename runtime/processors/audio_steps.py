@@ -8,7 +8,7 @@ float64: what is 80 dB below the loudest has few digits in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
@@ -145,22 +145,57 @@ class LogMel(NamedTuple):
         return {"op": "log_mel", **self._asdict()}
 
     def __call__(self, sound: Array) -> Array:
-        side = self.window // 2
-        if len(sound) <= side:
+        levels = list(self.levels([sound]))
+        loudest = max(float(block.max()) for block in levels)
+        return np.concatenate([self.clear(block, loudest) for block in levels], axis=1)
+
+    @staticmethod
+    def clear(levels: Array, loudest: float) -> Array:
+        """What is 80 dB below the loudest of a recording as that, and all of it near 0."""
+        made: Array = ((np.maximum(levels, loudest - 8.0) + 4.0) / 4.0).astype(np.float32)
+        return made
+
+    def levels(self, blocks: Iterable[Array]) -> Iterator[Array]:
+        """log10 of the power in each band, [bins, N] float64 at a time, of a recording that comes in blocks, in memory
+        that does not grow with it."""
+        side, step = self.window // 2, self.step
+        held = np.zeros(0)  # reflected at both ends, from the first sample of the next frame on
+        received = done = 0  # samples that came, frames that were made
+        first: list[Array] = []  # until there is enough of it to be reflected
+        for block in blocks:
+            received += len(block)
+            if not len(held):
+                first.append(block.astype(np.float64))
+                if received <= side:
+                    continue
+                sound = np.concatenate(first) if len(first) > 1 else first[0]
+                held = np.concatenate((sound[1 : side + 1][::-1], sound))
+                first = []
+            else:
+                held = np.concatenate((held, block.astype(np.float64)))
+            count = 0
+            while received >= (done + count + _BLOCK) * step + side:  # all of these are, whatever comes
+                yield self._levels(held[count * step :], _BLOCK)
+                count += _BLOCK
+            if count:
+                held, done = held[count * step :], done + count
+        if received <= side:
             raise InputError(
                 f"A recording has more than {side} samples here, half of what one frame is made of; received "
-                f"{len(sound)}. Give a longer one."
+                f"{received}. Give a longer one."
             )
+        frames = (received // step) or 1  # the last one is left out
+        held = np.concatenate((held, held[-2 : -side - 2 : -1]))
+        for start in range(done, frames, _BLOCK):
+            yield self._levels(held[(start - done) * step :], min(_BLOCK, frames - start))
+
+    def _levels(self, samples: Array, frames: int) -> Array:
         window = np.hanning(self.window + 1)[:-1]
-        padded = np.pad(sound.astype(np.float64), side, mode="reflect")
         bank = _slaney_bank(self.bins, self.window // 2 + 1, self.rate, self.highest)
-        frames = (len(sound) // self.step) or 1  # the last one is left out
-        made = np.empty((self.bins, frames))
-        for start, block in _blocks(padded, self.window, self.step, frames):
-            power = np.abs(np.fft.rfft(block * window)) ** 2
-            made[:, start : start + len(block)] = np.log10(np.maximum(power @ bank, _LEAST_POWER)).T
-        clear: Array = ((np.maximum(made, made.max() - 8.0) + 4.0) / 4.0).astype(np.float32)
-        return clear
+        every = np.lib.stride_tricks.sliding_window_view(samples, self.window)[:: self.step][:frames]
+        power = np.abs(np.fft.rfft(every * window)) ** 2
+        made: Array = np.log10(np.maximum(power @ bank, _LEAST_POWER)).T
+        return made
 
 
 class MelDecibels(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ class Part(NamedTuple):
     right: int
 
 
-class SoundRow(dict[str, np.ndarray]):
+class SoundRow(dict[str, Any]):
     """A row that knows which `Part` of its recording it is, None: all of it; and how many of its frames are no silence
     behind a short one, 0: all."""
 
@@ -58,6 +58,10 @@ class Recogniser:
         """Rows share a batch only where this is equal, and the reader agrees."""
         return None
 
+    def collate(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+        """Rows as one batch of what is computed."""
+        return self.reader.collate(rows)
+
     def compute(
         self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]
     ) -> Mapping[str, Any]:
@@ -80,24 +84,35 @@ class Windows(NamedTuple):
     left: float
     right: float
 
-    def parts(self, samples: int, rate: int, step: int) -> list[tuple[int, Part]]:
-        """Where each part of a recording begins, and the part; lengths are multiples of ``step`` samples."""
+    def parts(self, blocks: Iterable[np.ndarray], rate: int, step: int) -> Iterator[tuple[Part, np.ndarray]]:
+        """The parts of a recording that comes in blocks, and their samples, in memory that does not grow with it;
+        lengths are multiples of ``step`` samples."""
         length, left, right = (round(seconds * rate / step) * step for seconds in self)
         if length <= left + right:
             raise InputError(
                 f"chunk_length_s is longer than both strides together, by {step / rate:g} s at least; received "
                 f"{self.length:g} with strides of {self.left:g} and {self.right:g}."
             )
-        made = []
-        for start in range(0, samples, length - left - right):
-            size = min(length, samples - start)
-            first, last = start == 0, start + length >= samples
-            part = Part(size, 0 if first else left, 0 if last else right)
-            if size > part.left:  # the rest has been heard
-                made.append((start, part))
-            if last:
-                break
-        return made
+        return _parts(blocks, length, left, right)
+
+
+def _parts(blocks: Iterable[np.ndarray], length: int, left: int, right: int) -> Iterator[tuple[Part, np.ndarray]]:
+    front = 0  # samples of the next part that others have heard
+    held: list[np.ndarray] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block)
+        if count <= length:
+            continue
+        sound = np.concatenate(held) if len(held) > 1 else block
+        start = 0
+        while count - start > length:  # more comes: this is not the last one
+            yield Part(length, front, right), sound[start : start + length]
+            start, front = start + length - left - right, left
+        held, count = [sound[start:]], count - start
+    if count > front:  # otherwise the rest has been heard
+        yield Part(count, front, 0), np.concatenate(held) if len(held) > 1 else held[0]
 
 
 _MOST_SECONDS = 3600.0

@@ -9,7 +9,7 @@ import numpy as np
 
 from precast.runtime.errors import InputError
 from precast.runtime.fields import Fields
-from precast.runtime.processors.audio import open_recording
+from precast.runtime.processors.audio import begun, open_recording, recording_blocks
 from precast.runtime.processors.spelling import Spelling
 from precast.runtime.readers.audio import AudioReader
 from precast.runtime.recognition.base import Part, Recogniser, SoundRow, Windows, read_windows
@@ -51,20 +51,19 @@ class FrameRecogniser(Recogniser):
         return checked if stamps is None else {**checked, "stamps": stamps or None}
 
     def prepare(self, item: Any, parameters: Mapping[str, Any]) -> Request:
-        extractor = self.reader.feature_extractor
-        rate = extractor.sampling_rate
-        sound = open_recording(item, rate)
+        rate = self.reader.feature_extractor.sampling_rate
         windows: Windows | None = parameters.get("windows")
-        if windows is None:
-            row = SoundRow({extractor.port: extractor.heard(sound)})
-            row.part = self._stride(item, len(sound), rate)
-            return Request([row])
-        rows: list[Row] = []
-        for start, part in windows.parts(len(sound), rate, self.step):
-            row = SoundRow({extractor.port: extractor.heard(sound[start : start + part.samples])})
-            row.part = part
-            rows.append(row)
-        return Request(rows)
+        if windows is not None:
+            parts = windows.parts(begun(recording_blocks(item, rate)), rate, self.step)
+            return Request([], coming=(self._row(sound, part) for part, sound in parts))
+        sound = open_recording(item, rate)
+        return Request([self._row(sound, self._stride(item, len(sound), rate))])
+
+    def _row(self, sound: np.ndarray, part: Part | None) -> SoundRow:
+        extractor = self.reader.feature_extractor
+        row = SoundRow({extractor.port: extractor.heard(sound)})
+        row.part = part
+        return row
 
     @staticmethod
     def _stride(item: Any, samples: int, rate: int) -> Part | None:

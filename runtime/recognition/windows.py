@@ -7,17 +7,26 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
-__all__ = ["Answer", "Rules", "Window", "transcribed"]
+__all__ = ["Answer", "Features", "Rules", "Window", "transcribed"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _PRECISION = 0.02  # seconds of a timestamp
 _STRIDE = 2  # frames of a timestamp
 _SURE = 0.5  # temperature below which what was said is what the next window begins with
+
+
+class Features(Protocol):
+    """[bins, frames], of which some columns are asked for, nearly always further on: an array, or what makes them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, where: tuple[slice, slice], /) -> Any: ...
 
 
 class Answer(NamedTuple):
@@ -83,7 +92,7 @@ Silence: TypeAlias = Callable[[Sequence[Window]], Sequence[float]]
 
 @dataclass
 class _Recording:
-    features: Array
+    features: Features
     begin: list[int]
     real: int  # frames that are no silence behind a short one
     at: int = 0
@@ -97,7 +106,7 @@ class _Recording:
 
 
 def transcribed(
-    recordings: Sequence[Array],
+    recordings: Sequence[Features],
     begins: Sequence[list[int]],
     rules: Rules,
     write: Write,
@@ -140,7 +149,7 @@ def transcribed(
 
 def _cut(one: _Recording, window: int) -> Array:
     """The next window; what is behind the recording is 0."""
-    cut = one.features[:, one.at : one.at + window]
+    cut: Array = one.features[:, one.at : one.at + window]
     return np.pad(cut, ((0, 0), (0, window - cut.shape[-1])))
 
 

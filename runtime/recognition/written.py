@@ -12,12 +12,20 @@ import numpy as np
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.fields import is_number
-from precast.runtime.processors.audio import open_recording
+from precast.runtime.processors.audio import (
+    at_hand,
+    beginning,
+    begun,
+    is_array,
+    open_recording,
+    recording_blocks,
+)
 from precast.runtime.readers.audio import AudioReader
 from precast.runtime.recognition.answers import Answers
 from precast.runtime.recognition.base import Part, Recogniser, SoundRow, Windows, read_windows
+from precast.runtime.recognition.passing import PassingFeatures
 from precast.runtime.recognition.transcript import Heard, Markup, transcript
-from precast.runtime.recognition.windows import Rules, transcribed
+from precast.runtime.recognition.windows import Features, Rules, transcribed
 from precast.runtime.tasks._generation import GenerationArguments
 from precast.runtime.tasks.base import Request, Row
 
@@ -158,20 +166,26 @@ class WritingRecogniser(Recogniser):
     def prepare(self, item: Any, parameters: Mapping[str, Any]) -> Request:
         extractor = self.reader.feature_extractor
         rate = extractor.sampling_rate
-        sound = open_recording(item, rate)
         windows: Windows | None = parameters.get("windows")
-        if windows is None:
-            whole = extractor.longest is not None and len(sound) > extractor.longest
-            if whole and parameters.get("stamps") is False:
-                raise InputError(
-                    f"A recording of more than {extractor.longest / rate:g} s is heard window by window, for which the "
-                    "model tells the time: leave return_timestamps=False out, or give chunk_length_s."
-                )
-            return Request([self._row(sound, None, whole=whole)])
-        rows: list[Row] = []
-        for start, part in windows.parts(len(sound), rate, 1):
-            rows.append(self._row(sound[start : start + part.samples], part))
-        return Request(rows)
+        if windows is not None:
+            parts = windows.parts(begun(recording_blocks(item, rate)), rate, 1)
+            return Request([], coming=(self._row(sound, part) for part, sound in parts))
+        if extractor.longest is None:
+            return Request([self._row(open_recording(item, rate), None)])
+        item = at_hand(item)
+        sound = beginning(item, rate, extractor.longest + 1)
+        whole = len(sound) > extractor.longest
+        if whole and parameters.get("stamps") is False:
+            raise InputError(
+                f"A recording of more than {extractor.longest / rate:g} s is heard window by window, for which the "
+                "model tells the time: leave return_timestamps=False out, or give chunk_length_s."
+            )
+        if not whole:
+            return Request([self._row(sound, None)])
+        if is_array(item) or self.window is None or not extractor.passing:
+            return Request([self._row(open_recording(item, rate), None, whole=True)])
+        features = PassingFeatures(lambda: extractor.levels(recording_blocks(item, rate)))
+        return Request([SoundRow({extractor.port: features})])
 
     def _row(self, sound: np.ndarray, part: Part | None, *, whole: bool = False) -> SoundRow:
         extractor = self.reader.feature_extractor
@@ -180,6 +194,13 @@ class WritingRecogniser(Recogniser):
         if extractor.longest is not None and self.window is not None and not whole:
             row.real = -(-len(sound) * self.window // extractor.longest)
         return row
+
+    def collate(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+        """Features that are made as they are asked for stay apart."""
+        port = self.reader.feature_extractor.port
+        if any(isinstance(row[port], PassingFeatures) for row in rows):
+            return {port: [row[port] for row in rows]}
+        return self.reader.collate(rows)
 
     def compute(
         self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]
@@ -197,8 +218,9 @@ class WritingRecogniser(Recogniser):
             start = width - max(output.new_tokens)
             pairs = zip(output.sequences, output.new_tokens, strict=True)
             return {"heard": [Heard(row[start : start + size].tolist()) for row, size in pairs]}
-        features = batch[self.reader.feature_extractor.port]
-        if features.shape[-1] > self.window and not config.speech.return_timestamps:
+        features = list(batch[self.reader.feature_extractor.port])
+        frames = features[0].shape[-1]
+        if frames > self.window and not config.speech.return_timestamps:
             config = replace(config, speech=replace(config.speech, return_timestamps=True))
         rules = self._following(config, parameters)
         objects = self.asking.objects(parameters)
@@ -206,13 +228,13 @@ class WritingRecogniser(Recogniser):
         answers = Answers(self.model, port, config, objects, rules, timed=timed)
         begins = self._begins(features, config, answers)
         found = transcribed(
-            list(features),
+            features,
             begins,
             rules,
             answers.write,
             lambda windows: answers.silence(windows, len(begins[0])),
             self._told,
-            [row.real if isinstance(row, SoundRow) and row.real else features.shape[-1] for row in rows],
+            [row.real if isinstance(row, SoundRow) and row.real else frames for row in rows],
         )
         heard = []
         for begin, (tokens, times) in zip(begins, found, strict=True):
@@ -225,12 +247,12 @@ class WritingRecogniser(Recogniser):
             text = transcript([Heard(tokens)], self.markup)["text"]
             self.heard(done * _FRAME, total * _FRAME, text)
 
-    def _begins(self, features: np.ndarray, config: Any, answers: Answers) -> list[list[int]]:
+    def _begins(self, features: Sequence[Features], config: Any, answers: Answers) -> list[list[int]]:
         """What the answer to each recording begins with; the language of its first window is found out."""
         begins = config.speech.begin(config.first_token, len(features))
         missing = [place for place, begin in enumerate(begins) if None in begin]
         if missing:
-            first = [features[place][:, : self.window] for place in missing]
+            first = [features[place][:, 0 : int(self.window or 0)] for place in missing]
             for place, language in zip(missing, answers.languages(first), strict=True):
                 begins[place] = [language if token is None else token for token in begins[place]]
         return [[int(token) for token in begin] for begin in begins]

@@ -57,6 +57,9 @@ class AutomaticSpeechRecognition(SoundTask):
     def together(self, row: Row, parameters: Mapping[str, Any]) -> Hashable:
         return self.recogniser.together(row)
 
+    def collate(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+        return self.recogniser.collate(rows)
+
     def compute(
         self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]
     ) -> Mapping[str, Any]:

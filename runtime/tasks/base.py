@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -24,13 +24,20 @@ __all__ = ["Request", "Row", "Task", "config_fields", "id2label", "sigmoid", "so
 
 Reads = TypeVar("Reads", bound=Reader)
 
+_HELD = 8  # budgets of tokens of rows that are made as they are asked for
+
 
 @dataclass(slots=True)
 class Request:
-    """One input: the rows the model is to compute for it, and whatever `Task.finish` wants to see again."""
+    """One input: the rows the model is to compute for it, and whatever `Task.finish` wants to see again.
+
+    Args:
+        coming: rows behind these that are made as they are asked for, and of which few are held at once.
+    """
 
     rows: list[Row]
     state: dict[str, Any] = field(default_factory=dict)
+    coming: Iterable[Row] = ()
 
 
 class Task(Generic[Reads]):
@@ -89,6 +96,10 @@ class Task(Generic[Reads]):
     def together(self, row: Row, parameters: Mapping[str, Any]) -> Hashable:
         """Rows share a batch only where this is equal, and the reader agrees."""
         return None
+
+    def collate(self, rows: Sequence[Row]) -> Mapping[str, Any]:
+        """Rows as one batch of model inputs."""
+        return self.reader.collate(rows)
 
     def compute(
         self, batch: Mapping[str, Any], rows: Sequence[Row], parameters: Mapping[str, Any]
@@ -195,17 +206,20 @@ class Task(Generic[Reads]):
     ) -> Iterator[Any]:
         """The results of a few inputs, in order; their rows share batches."""
         requests = self.prepare(window, parameters)
-        rows = [row for request in requests for row in request.rows]
-        kept: list[Any] = [None] * len(rows)
-        for batch in batching.plan([self.reader.cost(row) for row in rows], batch_size=batch_size, **limits):
-            self._forward([rows[index] for index in batch], batch, kept, parameters)
-        place = 0
-        for request in requests:
-            end = place + len(request.rows)
-            result = self.finish(request, kept[place:end], parameters)
-            kept[place:end] = [None] * (end - place)
-            place = end
-            yield result
+        kept: list[list[Any]] = [[] for _ in requests]
+        finished = 0
+        for owners, rows, complete in _spans(requests, self.reader.cost, _HELD * limits["token_budget"]):
+            found: list[Any] = [None] * len(rows)
+            for batch in batching.plan([self.reader.cost(row) for row in rows], batch_size=batch_size, **limits):
+                self._forward([rows[index] for index in batch], batch, found, parameters)
+            for owner, value in zip(owners, found, strict=True):
+                kept[owner].append(value)
+            del rows, found  # in front of those that come
+            for number in range(finished, complete):
+                result = self.finish(requests[number], kept[number], parameters)
+                kept[number] = []
+                yield result
+            finished = complete
 
     def _forward(
         self, rows: Sequence[Row], places: Sequence[int], kept: list[Any], parameters: Mapping[str, Any]
@@ -215,9 +229,30 @@ class Task(Generic[Reads]):
             groups.setdefault((self.reader.group(row), self.together(row, parameters)), []).append(index)
         for group in groups.values():
             batch = [rows[index] for index in group]
-            outputs = self.compute(self.reader.collate(batch), batch, parameters)
+            outputs = self.compute(self.collate(batch), batch, parameters)
             for index, (place, row) in enumerate(zip(group, batch, strict=True)):
                 kept[places[place]] = self.keep(outputs, index, self.reader.span(row), row)
+
+
+def _spans(
+    requests: Sequence[Request], cost: Callable[[Row], int], most: int
+) -> Iterator[tuple[list[int], list[Row], int]]:
+    """Rows with the numbers of their requests, all at once but for those that come: of these about ``most`` tokens. And
+    how many requests have no more of them."""
+    owners: list[int] = []
+    rows: list[Row] = []
+    held = 0
+    for number, request in enumerate(requests):
+        owners += [number] * len(request.rows)
+        rows += request.rows
+        for row in request.coming:
+            owners.append(number)
+            rows.append(row)
+            held += cost(row)
+            if held >= most:
+                yield owners, rows, number
+                owners, rows, held = [], [], 0
+    yield owners, rows, len(requests)
 
 
 _RENAMED = {
