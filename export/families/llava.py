@@ -17,7 +17,7 @@ from precast.export.spec import hf
 from precast.export.weights import Rename, Rule
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "Projector", "Spec", "seen", "weights"]
+__all__ = ["FAMILY", "Projector", "Spec", "compose", "seen", "weights"]
 
 _STRATEGIES = {"default": 1, "full": 0}  # what each leaves out: the class token, nothing
 
@@ -57,14 +57,15 @@ class Projector(nn.Module):
         return self.linear_2(self.act(self.linear_1(x)))
 
 
-def seen(spec: Spec) -> Seen:
-    """What sees."""
+def seen(spec: Spec, projector: type[nn.Module] = Projector) -> Seen:
+    """What sees, through a ``projector`` of the spec."""
     skip = _STRATEGIES[spec.vision_feature_select_strategy]
-    return Seen(spec.vision.build(), Projector(spec), spec.text.spec.hidden_size, layers=spec.layers, skip=skip)
+    return Seen(spec.vision.build(), projector(spec), spec.text.spec.hidden_size, layers=spec.layers, skip=skip)
 
 
-def _compose(spec: Spec, absent: frozenset[str]) -> nn.Module:
-    return joined(seen(spec), spec.text, spec.image_token_id)
+def compose(spec: Spec, absent: frozenset[str], projector: type[nn.Module] = Projector) -> nn.Module:
+    """The model."""
+    return joined(seen(spec, projector), spec.text, spec.image_token_id)
 
 
 def weights(spec: Spec) -> tuple[Rule, ...]:
@@ -79,7 +80,7 @@ def _tiny(model_type: str, config: Mapping[str, Any], **others: Any) -> dict[str
 
 FAMILY = Family(
     spec=Spec,
-    heads={heads.IMAGE_TEXT: _compose},
+    heads={heads.IMAGE_TEXT: compose},
     weights=weights,
     inert=frozenset({"image_seq_length"}),  # what its processor counts
     final_norm=True,
