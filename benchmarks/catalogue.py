@@ -16,7 +16,7 @@ else:
 __all__ = ["KINDS", "PRECISIONS", "Peer", "Workload", "peers", "read_workload", "workloads"]
 
 HERE = Path(__file__).parent
-KINDS = ("encoder", "decoder", "seq2seq", "image", "ctc", "speech")
+KINDS = ("encoder", "decoder", "seq2seq", "pictured", "image", "ctc", "speech")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int4")
 _DEVICES = ("cpu", "cuda", "tensorrt")
 

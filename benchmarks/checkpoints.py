@@ -66,7 +66,7 @@ def random_weights(table: dict[str, Any], out: Path) -> None:
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             if tensor.is_floating_point():
                 fill(name, tensor, scale)
-        if table["kind"] in ("decoder", "seq2seq"):
+        if table["kind"] in ("decoder", "seq2seq", "pictured"):
             vary(model)
         model.tie_weights()
     config.architectures = [table["model_class"]]

@@ -45,7 +45,7 @@ def _point(workload: Workload, scenario: str, entry: str, folder: Path, speech: 
     if match is None:
         raise SystemExit(f"{workload.name}: a point is BATCHxLENGTH, such as 1x128; found {entry!r}.")
     batch, length = int(match[1]), match[2]
-    if workload.kind in ("encoder", "decoder", "seq2seq"):
+    if workload.kind in ("encoder", "decoder", "seq2seq", "pictured"):
         point = make_point(scenario, batch, parse_length(length, workload.name), folder, _text(workload))
         if workload.kind == "encoder":
             return point
@@ -80,16 +80,29 @@ def images(batch: int, size: int, rng: np.random.Generator) -> Any:
 def _text(workload: Workload) -> Callable[[Sequence[int], np.random.Generator], Mapping[str, Any]]:
     """Random ids within the workload's range, zeros in the padding."""
     low, high = workload.table["inputs"]["vocab"]
-    left = workload.kind == "decoder"
+    left = workload.kind in ("decoder", "pictured")
+    seen = workload.table["inputs"].get("picture")
 
     def make(lengths: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
         places = np.arange(max(lengths))
         sizes = np.reshape(lengths, (-1, 1))
         real = places >= max(lengths) - sizes if left else places < sizes
         ids = rng.integers(low, high, real.shape, dtype=np.int64)
-        return {"input_ids": np.where(real, ids, 0), "attention_mask": real.astype(np.int64)}
+        text = {"input_ids": np.where(real, ids, 0), "attention_mask": real.astype(np.int64)}
+        return text if seen is None else _behind_pictures(text, seen, rng)
 
     return make
+
+
+def _behind_pictures(text: Mapping[str, Any], seen: Mapping[str, int], rng: np.random.Generator) -> dict[str, Any]:
+    """Texts [B, S] of one length behind a picture each: ``places`` times ``token``, and pixels of ``size``."""
+    rows = len(text["input_ids"])
+    before = {"input_ids": seen["token"], "attention_mask": 1}
+    made = {
+        name: np.concatenate([np.full((rows, seen["places"]), value, np.int64), text[name]], axis=1)
+        for name, value in before.items()
+    }
+    return {**made, "pixel_values": images(rows, seen["size"], rng)}
 
 
 def _save(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -13,12 +13,13 @@ from precast.runtime.artifact import Artifact, Component, Variant
 from precast.runtime.backends.onnxruntime import default_threads
 from precast.runtime.bench import record, roofline
 from precast.runtime.bench.contender import Contender
-from precast.runtime.bench.points import artifact_inputs, artifact_prompts, make_point, port_sizes
+from precast.runtime.bench.points import artifact_inputs, artifact_pictured, artifact_prompts, make_point, port_sizes
 from precast.runtime.bench.session import Plan, Point, Session
 from precast.runtime.bench.work import work_of
 from precast.runtime.errors import BenchmarkError, DependencyError, InputError, ProviderError
 from precast.runtime.flow import needed
 from precast.runtime.inspection import worst_errors
+from precast.runtime.processors.joint import Places
 
 __all__ = ["bench", "side_by_side"]
 
@@ -118,7 +119,7 @@ def side_by_side(
         raise BenchmarkError("one artifact is a language model and the other is none: they do not take the same inputs")
     limits = [one.longest for one in feeds if one.longest is not None]
     longest = min(limits, default=None)
-    narrow = min(feeds, key=lambda one: one.components[0].vocab_size or 0)
+    narrow = min(feeds, key=lambda one: one.reads.vocab_size or 0)
     with tempfile.TemporaryDirectory(prefix="precast-bench-") as folder:
         points = [
             narrow.point("single", batch, length, Path(folder))
@@ -178,6 +179,13 @@ class _Feeds:
     generating: bool
     left: bool
     new_tokens: int
+    places: Places | None = None
+    """How a picture stands among the tokens of a prompt, where it does."""
+
+    @property
+    def reads(self) -> Component:
+        """The component that reads the texts."""
+        return self.components[0 if self.places is None else -1]
 
     @property
     def adapter(self) -> Path:
@@ -188,11 +196,12 @@ class _Feeds:
         return {"generate": {"new_tokens": self.new_tokens}} if self.generating else {}
 
     def point(self, scenario: str, batch: int, length: int | str, folder: Path, bound: float | None = None) -> Point:
-        make = (
-            artifact_prompts(self.components[0], left=self.left)
-            if self.generating
-            else artifact_inputs(self.components)
-        )
+        if self.places is not None:
+            make = artifact_pictured(self.components, self.places.token, self.places.count)
+        elif self.generating:
+            make = artifact_prompts(self.reads, left=self.left)
+        else:
+            make = artifact_inputs(self.components)
         made = make_point(scenario, batch, length, folder, make, longest=self.longest, bound=bound)
         if not self.generating:
             return made
@@ -202,14 +211,23 @@ class _Feeds:
 def _feeds(artifact: Artifact, new_tokens: int) -> _Feeds:
     if artifact.reading("stages"):
         raise InputError(
-            f"{artifact.path} speaks in stages, each as long as the one before makes it, and bench times no such call so "
-            "far. Time model.generate."
+            f"{artifact.path} speaks in stages, each as long as the one before makes it, and bench times no such call "
+            "so far. Time model.generate."
         )
     component = artifact.component_for(None)
     every = tuple(artifact.components[name] for name in needed(artifact, component.name))
     if not component.states:
         longest = [part.longest for part in every if part.longest is not None]
         return _Feeds(every, min(longest, default=None), False, False, 0)
+    if artifact.reading("join"):  # a picture in front of each text
+        places = Places.from_data(artifact.reading("join"))
+        room = None if component.longest is None else component.longest - places.count - new_tokens
+        if room is not None and room < 1:
+            raise InputError(
+                f"This model has {component.longest} positions: a picture of {places.count} and {new_tokens} new "
+                "tokens leave none for a prompt. Ask for fewer."
+            )
+        return _Feeds(every, room, True, True, new_tokens, places)
     if len(every) > 1:  # an encoder reads the text, and the decoder has its positions for itself
         return _Feeds(every[:1], every[0].longest, True, False, new_tokens)
     limit = component.longest

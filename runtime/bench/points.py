@@ -20,6 +20,7 @@ from precast.runtime.ports import Port
 __all__ = [
     "SCENARIOS",
     "artifact_inputs",
+    "artifact_pictured",
     "artifact_prompts",
     "batches",
     "make_point",
@@ -160,6 +161,30 @@ def artifact_prompts(component: Any, *, left: bool) -> Callable[[Sequence[int], 
         if left:
             mask = mask[:, ::-1].copy()
         return {"input_ids": ids} if mask.all() else {"input_ids": ids, "attention_mask": mask}
+
+    return make
+
+
+def artifact_pictured(
+    components: Sequence[Component], token: int, count: int
+) -> Callable[[Sequence[int], np.random.Generator], dict[str, Any]]:
+    """The same of a decoder, the last of these, whose prompts begin with one picture each: ``count`` times ``token``,
+    and behind them texts of the lengths; and what the others take of so many pictures."""
+    *before, decoder = components
+    texts, pictures = artifact_prompts(decoder, left=True), artifact_inputs(before)
+
+    def make(lengths: Sequence[int], rng: np.random.Generator) -> dict[str, Any]:
+        made = texts(lengths, rng)
+        ids, mask = made["input_ids"], made.get("attention_mask")
+        ids[ids == token] = token - 1 if token else 1
+        shown = np.ones_like(ids) if mask is None else mask
+        rows = [
+            np.concatenate((row[real == 0], [token] * count, row[real != 0]))
+            for row, real in zip(ids, shown, strict=True)
+        ]
+        masks = [np.concatenate((real[real == 0], [1] * count, real[real != 0])) for real in shown]
+        text = {"input_ids": np.stack(rows)} | ({} if mask is None else {"attention_mask": np.stack(masks)})
+        return {**text, **pictures(lengths, rng)}
 
     return make
 

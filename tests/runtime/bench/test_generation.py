@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import tiny_artifacts
+from support import tiny_artifacts, tiny_seers
 from typer.testing import CliRunner
 
+import precast
 from precast.export.heads import CAUSAL_LM, SEQ2SEQ_LM
 from precast.runtime.artifact import Artifact
 from precast.runtime.bench.artifact import bench
-from precast.runtime.bench.points import artifact_prompts
+from precast.runtime.bench.points import artifact_pictured, artifact_prompts
 from precast.runtime.bench.session import Plan
 from precast.runtime.cli.app import app
 from precast.runtime.errors import BenchmarkError, InputError
@@ -60,6 +61,20 @@ def test_the_table_has_the_columns_of_a_generation() -> None:
     assert done.exit_code == 0, done.output
     for column in ("tokens/s", "first token ms", "ms a token", "5 tokens ms", "cpu-fp32"):
         assert column in done.stdout
+
+
+def test_a_picture_stands_in_front_of_each_prompt() -> None:
+    """As often as it has places, behind what is padding; no token of a text is one of them."""
+    model = precast.load(tiny_seers.seer())
+    parts = [part.component for part in model.flow.parts.values()]
+    made = artifact_pictured(parts, 5, tiny_seers.PLACES)([3, 60], np.random.default_rng(0))
+    ids, mask = made["input_ids"], made["attention_mask"]
+    assert ids.shape == mask.shape == (2, 60 + tiny_seers.PLACES)
+    assert mask.sum(axis=1).tolist() == [3 + tiny_seers.PLACES, 60 + tiny_seers.PLACES]
+    for row, real in zip(ids, mask, strict=True):
+        shown = row[real != 0]
+        assert (shown[: tiny_seers.PLACES] == 5).all() and 5 not in shown[tiny_seers.PLACES :]
+    assert made["pixel_values"].shape == (2, 3, 12, 12)
 
 
 def test_what_leaves_no_room_is_refused() -> None:
