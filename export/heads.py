@@ -25,6 +25,7 @@ __all__ = [
     "HEADS",
     "IMAGE_CLASSIFICATION",
     "IMAGE_TEXT",
+    "IMAGE_TEXT_RETRIEVAL",
     "IMAGE_TO_IMAGE",
     "KEYPOINT_DETECTION",
     "KEYPOINT_MATCHING",
@@ -45,6 +46,7 @@ __all__ = [
     "TOKEN_CLASSIFICATION",
     "UNIVERSAL_SEGMENTATION",
     "VIDEO_CLASSIFICATION",
+    "VISUAL_QUESTIONS",
     "VOCODER",
     "VOICE_CONVERSION",
     "ZERO_SHOT_AUDIO",
@@ -106,6 +108,7 @@ TEXT_TO_WAVEFORM = _BY_TASK["text-to-waveform"]
 IMAGE_CLASSIFICATION = _BY_TASK["image-classification"]
 OBJECT_DETECTION = _BY_TASK["object-detection"]
 IMAGE_TEXT = _BY_TASK["image-text-to-text"]
+IMAGE_TEXT_RETRIEVAL = _BY_TASK["image-text-retrieval"]
 IMAGE_TO_IMAGE = _BY_TASK["image-to-image"]
 MASKED_IMAGE = _BY_TASK["masked-image-modeling"]
 PRETRAINING = _BY_TASK["pretraining"]
@@ -116,6 +119,7 @@ UNIVERSAL_SEGMENTATION = _BY_TASK["universal-segmentation"]
 DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
 KEYPOINT_DETECTION = _BY_TASK["keypoint-detection"]
 KEYPOINT_MATCHING = _BY_TASK["keypoint-matching"]
+VISUAL_QUESTIONS = _BY_TASK["visual-question-answering"]
 VOCODER = _BY_TASK["vocoder"]
 VOICE_CONVERSION = _BY_TASK["voice-conversion"]
 ZERO_SHOT_AUDIO = _BY_TASK["zero-shot-audio-classification"]

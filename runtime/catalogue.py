@@ -89,6 +89,21 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "visual-question-answering",
+        endings=("ForQuestionAnswering",),
+        auto="AutoModelForVisualQuestionAnswering",
+        gives="``logits`` over the answers that the model knows to a question about a picture.",
+        outs=(Out("logits", ("batch", "labels"), "logits"),),
+        aliases=("vqa",),
+        metric="divergence",
+    ),
+    TaskFacts(
+        "image-text-retrieval",  # for which upstream has no class that finds a model's own
+        endings=("ForImageAndTextRetrieval", "ForImageTextRetrieval"),
+        gives="``logits``: how well a text says what is in a picture.",
+        outs=(Out("logits", ("batch", "labels"), "logits"),),
+    ),
+    TaskFacts(
         "multiple-choice",
         endings=("ForMultipleChoice",),
         auto="AutoModelForMultipleChoice",

@@ -21,6 +21,7 @@ from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Tie, Within
 
 __all__ = [
+    "EMBEDDING_NAMES",
     "LM_NAMES",
     "ODD",
     "PREDICTION_NAMES",

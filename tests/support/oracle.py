@@ -131,10 +131,13 @@ def upstream(
     elif head is VOICE_CONVERSION:
         model = transformers.SpeechT5ForSpeechToSpeech(config).eval()
     else:
-        kind = getattr(transformers, head.facts.auto or "AutoModel")
-        if type(config) not in kind._model_mapping:
-            kind = transformers.AutoModel  # codecs are there, and not all of them where codecs are said to be
-        model = kind.from_config(config, attn_implementation=attention).eval()
+        kind: Any = getattr(transformers, str(head.facts.auto), None)
+        if kind is not None and type(config) in kind._model_mapping:
+            model = kind.from_config(config, attn_implementation=attention).eval()
+        else:  # one that no class of upstream's finds has its own name
+            stem = type(config).__name__.removesuffix("Config")
+            [named] = [name for ending in head.facts.endings if hasattr(transformers, name := f"{stem}{ending}")]
+            model = getattr(transformers, named)._from_config(config, attn_implementation=attention).eval()
     randomise(model, seed)
     written = json.loads(model.config.to_json_string(use_diff=False))
     written |= {"architectures": [type(model).__name__], "model_type": model_type}
@@ -144,12 +147,15 @@ def upstream(
 class _Unnarrowed(TorchDispatchMode):
     """Upstream widens to float32 what half precision cannot hold (norms, softmax, gates), and would narrow float64 to
     it: such casts leave it as it is. Rotary angles and the like are float32 numbers by definition, in our reference
-    too, whatever the default type is; what is taken of them is taken in float64."""
+    too, whatever the default type is; what is taken of them is taken in float64. What is drawn, as the order of ViLT's
+    patches, is all there is, in order."""
 
     _TAKEN = (torch.ops.aten.cos.default, torch.ops.aten.sin.default, torch.ops.aten.sqrt.default)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if func is torch.ops.aten.multinomial.default:
+            return torch.arange(args[1]) % len(args[0])
         if func is torch.ops.aten._to_copy.default and args[0].dtype is torch.float64:
             if kwargs.get("dtype") is torch.float32:
                 kwargs["dtype"] = torch.float64
