@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support import DATA, ROOT, tiny_artifacts, tiny_seers, tiny_sounds
+from support import DATA, ROOT, tiny_artifacts, tiny_captioner, tiny_seers, tiny_sounds
 from support.docs.pages import PAGES, examples
 from support.recordings import encoded, recording
 
@@ -46,6 +46,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "clip": lambda: tiny_artifacts.pictures("clip"),
     "owlvit": lambda: tiny_artifacts.pictures("owlvit"),
     "llava": tiny_seers.seer,
+    "captions": tiny_captioner.captioner,
     "simmim": lambda: tiny_artifacts.plain("swin", MASKED_IMAGE, encoder_stride=8),
     "swin2sr": lambda: tiny_artifacts.pictures("swin2sr"),
     "videomae": lambda: tiny_artifacts.pictures("videomae"),

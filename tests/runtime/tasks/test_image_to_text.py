@@ -1,0 +1,99 @@
+"""What pictures show, written down: as upstream's models and processors do it; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from support import tiny_captioner, tiny_seers
+from support.command_line import good
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+import precast
+from precast.runtime.errors import InputError
+
+GREEDY = {"max_new_tokens": 9, "do_sample": False}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder, rng, found = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0), []
+    for number, size in enumerate(((31, 20), (17, 40), (12, 12))):
+        path = folder / f"{number}.png"
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
+        found.append(str(path))
+    return found
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return precast.pipeline("image-to-text", tiny_captioner.captioner())
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Any:
+    """What its pipeline did: a processor, `generate`, a tokenizer."""
+    source = tiny_captioner.checkpoint()
+    model = transformers.VisionEncoderDecoderModel.from_pretrained(source).eval()
+    processor, tokenizer = (kind.from_pretrained(source) for kind in (ViTImageProcessorPil, transformers.AutoTokenizer))
+
+    def read(picture: str, prompt: str | None = None, **arguments: Any) -> list[dict[str, str]]:
+        given: Any = {}
+        if prompt is not None:
+            ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+            given = {"decoder_input_ids": ids, "decoder_start_token_id": int(ids[0, 0])}
+        opened = Image.open(picture).convert("RGB")
+        with torch.no_grad():
+            made = model.generate(**processor(opened, return_tensors="pt"), **given, **arguments)
+        return [{"generated_text": tokenizer.decode(row, skip_special_tokens=True)} for row in made]
+
+    return read
+
+
+@pytest.mark.parametrize("more", [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}], ids=json.dumps)
+def test_texts_are_upstreams(pipe: Any, upstream: Any, pictures: list[str], more: dict[str, Any]) -> None:
+    arguments = {**GREEDY, **more}
+    expected = [upstream(picture, **arguments) for picture in pictures]
+    assert pipe(pictures, **arguments) == expected
+    assert pipe(images=pictures[0], generate_kwargs=arguments) == expected[0]
+    assert pipe(pictures, batch_size=1, **arguments) == expected
+
+
+def test_a_prompt_is_what_texts_begin_with(pipe: Any, upstream: Any, pictures: list[str]) -> None:
+    """A special token begins them by itself; of others the start token is in front."""
+    prompt = f"{tiny_captioner.TASK}stop"
+    assert pipe(pictures, prompt=prompt, **GREEDY) == [upstream(picture, prompt, **GREEDY) for picture in pictures]
+    [plain] = pipe(pictures[0], prompt="stop", **GREEDY)
+    assert plain["generated_text"].startswith("stop")
+    [shown] = pipe(pictures[0], prompt=prompt, skip_special_tokens=False, **GREEDY)
+    assert shown["generated_text"].startswith(prompt)
+
+
+def test_it_is_streamed(pipe: Any, pictures: list[str]) -> None:
+    [whole] = pipe(pictures[0], **GREEDY)
+    pieces = list(pipe.stream(pictures[0], **GREEDY))
+    assert "".join(pieces) == whole["generated_text"] and len(pieces) > 1
+
+
+def test_at_the_keyboard(pipe: Any, pictures: list[str]) -> None:
+    artifact = str(tiny_captioner.captioner())
+    said = good("run", "image-to-text", artifact, pictures[0], "--max-new-tokens", "9", "--json")
+    assert json.loads(said) == pipe(pictures[0], max_new_tokens=9)
+
+
+def test_what_is_not_possible_is_said(pipe: Any, pictures: list[str]) -> None:
+    with pytest.raises(InputError, match=r"writes of a picture alone.*pipeline\('image-text-to-text'"):
+        precast.pipeline("image-to-text", tiny_seers.seer())
+    with pytest.raises(InputError, match="max_new_tokens is given in generate_kwargs and beside it"):
+        pipe(pictures[0], max_new_tokens=3, generate_kwargs={"max_new_tokens": 4})
+    with pytest.raises(InputError, match=r"prompt is what texts begin with, and this one holds no token"):
+        pipe(pictures[0], prompt="")
+    with pytest.raises(InputError, match="needs a picture, or a list of them"):
+        pipe()
+    with pytest.raises(InputError, match="this model sees: its input is pixel_values"):
+        precast.load(tiny_captioner.captioner()).generate(input_ids=[[1, 2]], max_new_tokens=2)
