@@ -18,6 +18,7 @@ from precast.runtime.tasks.base import Request, Row
 __all__ = ["RECOGNISER", "FrameRecogniser"]
 
 _STAMPS = ("char", "word")
+_DECODERS = ("decoder", "decoder_kwargs")  # upstream's arguments
 _MOST = 1 << 24  # samples of a frame
 
 
@@ -41,6 +42,12 @@ class FrameRecogniser(Recogniser):
         windows = read_windows(given.pop("chunk_length_s", None), given.pop("stride_length_s", None))
         stamps = given.pop("return_timestamps", None)
         for name, value in given.items():
+            if value is not None and name in _DECODERS:
+                raise InputError(
+                    f"{name} is for beams with a language model (pyctcdecode), which nothing here searches: every "
+                    "frame is the token it is likeliest to be. Leave it out, or give the model's logits to a decoder "
+                    "yourself: model(**extractor(recording)).logits."
+                )
             if value is not None:
                 raise InputError(f"{name} is for models that write, and this one spells every frame. Leave it out.")
         if stamps is not None and stamps is not False and stamps not in _STAMPS:

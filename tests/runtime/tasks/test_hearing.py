@@ -153,6 +153,7 @@ def test_the_processor_of_speech_hears_and_writes(kind: str) -> None:
         ({"chunk_length_s": 1, "stride_length_s": 0.5}, "longer than both strides together"),
         ({"return_language": True}, "return_language is for models that write"),
         ({"num_beams": 3}, "num_beams is for models that write"),
+        ({"decoder_kwargs": {"beam_width": 9}}, "decoder_kwargs is for beams with a language model .* logits"),
     ],
 )
 def test_what_a_speller_cannot_do_is_refused(call: dict[str, Any], message: str) -> None:
