@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     from precast.runtime.processors.audio import FeatureExtractor
     from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.joint import JointProcessor
+    from precast.runtime.processors.page import PageProcessor
     from precast.runtime.processors.speech import SpeechProcessor
     from precast.runtime.processors.spelling import Spelling
     from precast.runtime.processors.text import Tokenizer
 
-    Processor: TypeAlias = Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor | JointProcessor
+    Processor: TypeAlias = (
+        Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor | JointProcessor | PageProcessor
+    )
 
 __all__ = [
     "PROCESSORS",
@@ -359,6 +362,10 @@ class AutoProcessor(_AutoProcessor["Processor"]):
         if extractor is None and found.keys() == {AutoTokenizer, AutoImageProcessor}:
             from precast.runtime.processors.joint import JointProcessor, Places
 
+            if hasattr(found[AutoTokenizer], "special_boxes"):
+                from precast.runtime.processors.page import PageProcessor
+
+                return PageProcessor(found[AutoImageProcessor], found[AutoTokenizer])
             said = places()
             joined = None if said is None else Places.from_data(said)
             return JointProcessor(found[AutoImageProcessor], found[AutoTokenizer], joined)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from support import DATA, ROOT, tiny_artifacts, tiny_captioner, tiny_seers, tiny_sounds
+from support import DATA, ROOT, tiny_artifacts, tiny_captioner, tiny_pages, tiny_seers, tiny_sounds
 from support.docs.pages import PAGES, examples
 from support.recordings import encoded, recording
 
@@ -39,6 +39,8 @@ SHELF: dict[str, Callable[[], Path]] = {
     "qa": lambda: tiny_artifacts.artifact("question-answering"),
     "choices": lambda: tiny_artifacts.artifact("multiple-choice"),
     "next": lambda: tiny_artifacts.artifact("next-sentence-prediction"),
+    "layoutlm": lambda: tiny_pages.artifact("layoutlm"),
+    "layoutlmv3": lambda: tiny_pages.artifact("layoutlmv3"),
     "llm": tiny_artifacts.language_model,
     "vit": lambda: tiny_artifacts.pictures("vit"),
     "vit-base": tiny_artifacts.picture_features,
@@ -84,6 +86,8 @@ def test_the_examples_of_a_page_run(path: Path, tmp_path: Path, monkeypatch: pyt
     if "cat.jpg" in code:
         noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / "cat.jpg")
+    if "page.png" in code:
+        tiny_pages.page()[0].save(tmp_path / "page.png")
     if "talk.wav" in code:
         (tmp_path / "talk.wav").write_bytes(encoded(recording(30_000)))
     if "sentences.txt" in code:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -49,17 +50,23 @@ def generation_arguments(
 
 
 def parameters_of(pairs: list[str]) -> dict[str, Any]:
-    """``--param KEY=VALUE``, given any number of times."""
+    """``--param KEY=VALUE``, given any number of times; a value ``@FILE`` is the JSON in a file."""
     parameters: dict[str, Any] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise typer.BadParameter(f"--param takes KEY=VALUE, such as top_k=3; received {pair!r}.")
         try:
-            parameters[name] = json.loads(value)
+            parameters[name] = json.loads(_content(value) if value.startswith("@") else value)
         except ValueError:
             parameters[name] = value
     return parameters
+
+
+def _content(value: str) -> str:
+    """What is in the file of that name; where there is none, the value is a text."""
+    path = Path(value[1:])
+    return path.read_text(encoding="utf-8") if path.is_file() else value
 
 
 def shown(text: str) -> str:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from precast.runtime.errors import ConfigError, DependencyError, InputError
+from precast.runtime.processors.page_boxes import PAGE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["PageOcr"]
 
-_PAGE = 1000
 _INSTEAD = 'Install both (pip install "precast[ocr]", and the program tesseract), or give words and boxes yourself'
 
 
@@ -55,5 +55,5 @@ class PageOcr:
         read = [(word, (x, y, x + width, y + height)) for word, x, y, width, height in places if word.strip()]
         sides = picture.size * 2
         # Cut as upstream cuts them.
-        boxes = [[int(_PAGE * (at / side)) for at, side in zip(box, sides, strict=True)] for _, box in read]
+        boxes = [[int(PAGE * (at / side)) for at, side in zip(box, sides, strict=True)] for _, box in read]
         return [word for word, _ in read], boxes

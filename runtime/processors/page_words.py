@@ -13,14 +13,10 @@ import numpy as np
 from precast.runtime import arguments
 from precast.runtime.errors import CheckpointError, InputError
 from precast.runtime.processors.encoding import BatchEncoding
+from precast.runtime.processors.page_boxes import FORM, checked_boxes, is_box
 from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["PAGE", "PageTokenizer", "SpecialBoxes", "checked_boxes", "token_boxes"]
-
-PAGE = 1000
-"""Parts that a page is wide, and as many that it is high."""
-_FORM = f"x0, y0, x1, y1 with 0 <= x0 <= x1 <= {PAGE} and 0 <= y0 <= y1 <= {PAGE}"
-_SCALED = f"Boxes are in parts of their page: int({PAGE} * x / width) and int({PAGE} * y / height) of one in pixels."
+__all__ = ["PageTokenizer", "SpecialBoxes"]
 
 Box = tuple[int, int, int, int]
 
@@ -47,11 +43,11 @@ class SpecialBoxes:
         label, first = made.get("label", -100), made.get("first", True)
         if (
             made.keys() - cls.__dataclass_fields__.keys()
-            or not all(isinstance(box, tuple) and _is_box(box) for box in boxes)
+            or not all(isinstance(box, tuple) and is_box(box) for box in boxes)
             or type(label) is not int
             or type(first) is not bool
         ):
-            raise CheckpointError(f"a special token's box is {_FORM}; tokenizer_config.json has {dict(said)!r:.200}")
+            raise CheckpointError(f"a special token's box is {FORM}; tokenizer_config.json has {dict(said)!r:.200}")
         return cls(**made)
 
     def to_json(self) -> dict[str, Any]:
@@ -152,49 +148,13 @@ class PageTokenizer(Tokenizer):
         return SpecialBoxes.from_json(self._settings.boxes)
 
 
-def token_boxes(row: Any, boxes: Sequence[Any], sep_token_id: int | None) -> list[list[int]]:
-    """Boxes of an encoded question and its page's words, where the tokenizer knows of none: a question's token is in
-    the corner, and what ends a part is at the other end of the page."""
-    made = []
-    for token, which, word in zip(row.ids, row.sequence_ids, row.word_ids, strict=True):
-        if which == 1:
-            made.append(list(boxes[word]))
-        else:
-            made.append([PAGE if token == sep_token_id else 0] * 4)
-    return made
-
-
-def checked_boxes(words: Sequence[Any], boxes: Any) -> list[list[int]]:
-    """A box for each word of one page.
-
-    Raises:
-        InputError: there are not as many, or one lies outside the page.
-    """
-    boxes = arguments.listed(boxes)
-    if not isinstance(boxes, (list, tuple)) or len(boxes) != len(words):
-        count = len(boxes) if isinstance(boxes, (list, tuple)) else type(boxes).__name__
-        raise InputError(f"Each word has one box; received {len(words)} words and {count} boxes.")
-    made = []
-    for word, box in zip(words, boxes, strict=True):
-        box = arguments.listed(box)
-        if not isinstance(box, (list, tuple)) or not _is_box(tuple(box)):
-            raise InputError(f"The box of the word {word!r:.60} is {box!r:.80}, and a box is {_FORM}. {_SCALED}")
-        made.append([int(side) for side in box])
-    return made
-
-
 def _pages(words: Any, boxes: Any, batched: bool) -> list[list[list[int]]]:
     """Boxes for each page's words."""
     if boxes is None:
-        raise InputError(f"Words of a page stand in boxes, and none are given: boxes=[...], for each word {_FORM}.")
+        raise InputError(f"Words of a page stand in boxes, and none are given: boxes=[...], for each word {FORM}.")
     if not batched:
         return [checked_boxes(words, boxes)]
     boxes = arguments.listed(boxes)
     if not isinstance(boxes, (list, tuple)) or len(boxes) != len(words):
         raise InputError(f"Each page has a list of boxes; received {len(words)} pages and {len(boxes)} lists.")
     return [checked_boxes(page, each) for page, each in zip(words, boxes, strict=True)]
-
-
-def _is_box(box: tuple[Any, ...]) -> bool:
-    whole = len(box) == 4 and all(isinstance(side, (int, np.integer)) and type(side) is not bool for side in box)
-    return whole and 0 <= box[0] <= box[2] <= PAGE and 0 <= box[1] <= box[3] <= PAGE

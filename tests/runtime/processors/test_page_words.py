@@ -76,7 +76,10 @@ def test_as_upstream(both: tuple[Any, PageTokenizer], call: dict[str, Any]) -> N
         ({"text": ["Total:", "50"], "boxes": [[0, 0, 1, 1]]}, "Each word has one box; received 2 words and 1 boxes"),
         ({"text": [["Total:"], ["50"]], "boxes": [[[0, 0, 1, 1]]]}, "received 2 pages and 1 lists"),
         ({"text": ["Total:"], "boxes": [[0, 0, 1001, 1]]}, r"box of the word 'Total:' is \[0, 0, 1001, 1\].*in pixels"),
-        ({"text": ["Total:"], "boxes": [[5, 0, 4, 1]]}, r"is \[5, 0, 4, 1\], and a box is x0, y0, x1, y1 with 0 <= x0"),
+        (
+            {"text": ["Total:"], "boxes": [[5, 0, 4, 1]]},
+            r"is \[5, 0, 4, 1\], and a box is x0, y0, x1, y1, whole numbers with 0",
+        ),
         ({"text": ["Total:"], "boxes": [[0.5, 0, 4, 1]]}, r"is \[0.5, 0, 4, 1\], and a box is"),
         ({"text": ["Total:"], "boxes": [[0, 0, 4, 1]], "word_labels": [1, 2]}, "one label for each word"),
     ],
