@@ -8,14 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from precast.export.blocks.attention import CrossAttention
 from precast.export.blocks.cache import State, Step, states_of
 from precast.export.signatures import Component, dims_of
+from precast.runtime.backends.base import Array
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.generation.among import FEATURES, ROWS
+from precast.runtime.generation.tiles import Tiles
 from precast.runtime.ports import FREE, Dim, Out, Port
 
 __all__ = [
@@ -40,12 +43,28 @@ class Joined(NamedTuple):
     Args:
         source: that component. token: the id that holds the place of one. width: H.
         count: how many of them a picture has.
+        tiles: how pictures are cut whose features stand in another order, behind one that ends their lines; None: they
+            are not. ``count`` is that of a picture of one tile then.
     """
 
     source: str
     token: int
     width: int
     count: int
+    tiles: Tiles | None = None
+
+    def processing(self) -> Mapping[str, Any]:
+        """What the runtime has to know of them."""
+        said = {"token": self.token, "count": self.count}
+        return said if self.tiles is None else {**said, "tiles": self.tiles.to_json()}
+
+    def standing(self, picture: int) -> Array:
+        """Which features stand at the places of one of several pictures that are made up; it is its own and only
+        tile."""
+        if self.tiles is None:
+            return picture * self.count + np.arange(self.count)
+        order, one = self.tiles.order(self.tiles.tile, self.tiles.tile), self.tiles.features
+        return np.where(order < 0, 0, 1 + picture * one + order % one)
 
     def ports(self, words: Port) -> tuple[Port, ...]:
         """The features, and which of them stands at each token."""
@@ -123,7 +142,7 @@ class CausalLM(Component):
 
     def processing(self) -> Mapping[str, Any]:
         """Which tokens hold the places of what is perceived."""
-        return {} if self.joined is None else {"join": {"token": self.joined.token, "count": self.joined.count}}
+        return {} if self.joined is None else {"join": self.joined.processing()}
 
     def states(self) -> Mapping[str, State]:
         """What its layers remember."""

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from precast.export.blocks.tables import fill_tables
+from precast.export.generative import Joined
 from precast.export.reference import Part
 from precast.export.signatures import Signature
 from precast.runtime.artifact import StateSpec
@@ -407,21 +408,21 @@ def _chained(
                 if port.source in given:
                     inputs[port.name] = given[port.source]
                 elif port.kind == "rows":
-                    count: int = parts[-1].module.joined.count  # type: ignore[union-attr, assignment]
-                    inputs[port.name] = _standing(rng, lengths, place == 0, count)
+                    joined: Any = parts[-1].module.joined
+                    inputs[port.name] = _standing(rng, lengths, place == 0, joined)
             name = f"{number}-{place}-{rows}x{length}-{kind}"
             made.append(Case(name, inputs, parts[-1].name, after, capacity=room))
             after, held = (name,), held + lengths
     return made
 
 
-def _standing(rng: np.random.Generator, lengths: Array, first: bool, count: int) -> Array:
-    """Which features stand at new tokens, -1 for none: in a first call those of each row in their order, ``count`` a
-    row, where all rows have room for them."""
+def _standing(rng: np.random.Generator, lengths: Array, first: bool, joined: Joined) -> Array:
+    """Which features stand at new tokens, -1 for none: in a first call those of a picture for each row, where all rows
+    have room for them."""
     rows = np.full((len(lengths), int(lengths.max())), -1, np.int64)
-    if first and int(lengths.min()) >= count:
+    if first and int(lengths.min()) >= joined.count:
         for row, length in enumerate(lengths):
-            rows[row, np.sort(rng.choice(int(length), count, replace=False))] = row * count + np.arange(count)
+            rows[row, np.sort(rng.choice(int(length), joined.count, replace=False))] = joined.standing(row)
     return rows
 
 

@@ -23,6 +23,7 @@ from precast.export.spec import hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 from precast.runtime.generation.among import FEATURES
+from precast.runtime.generation.tiles import Tiles
 from precast.runtime.ports import Out, Port
 
 __all__ = [
@@ -175,10 +176,11 @@ class Seen(Component):
         return {FEATURES: self.project(states).flatten(0, 1)}
 
 
-def joined(vision: Seen, text: InnerDecoder, token: int) -> Composite:
-    """The two, wired: features stand where tokens ``token`` are."""
+def joined(vision: Seen, text: InnerDecoder, token: int, tiles: Tiles | None = None) -> Composite:
+    """The two, wired: features stand where tokens ``token`` are; those of ``tiles`` in their order."""
     decoder = text.build()
-    decoder.joined = Joined(VISION, token, vision.width, vision.of_picture())
+    count = vision.of_picture() if tiles is None else len(tiles.order(tiles.tile, tiles.tile))
+    decoder.joined = Joined(VISION, token, vision.width, count, tiles)
     return Composite({VISION: vision, DECODER: decoder})
 
 

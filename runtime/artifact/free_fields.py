@@ -87,9 +87,13 @@ def check_free(
         _image(made.inner("image", made.data("image")))
     if "join" in made:
         # What has no pictures need not know how they stand in texts.
+        from precast.runtime.generation.tiles import Tiles
         from precast.runtime.processors.joint import Places
 
-        Places.read(made.inner("join", made.data("join")))
+        join = made.inner("join", made.data("join"))
+        Places.read(join)
+        if "tiles" in join:
+            Tiles.read(join.inner("tiles", join.data("tiles")))
     if "embedding" in made:
         _embedding(made.inner("embedding", made.data("embedding")), files)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError, InputError, listing
+from precast.runtime.generation.tiles import SIZES, Tiles
 from precast.runtime.inputs import Inputs
 from precast.runtime.ports import Dim, Port
 
@@ -27,13 +28,14 @@ class Among:
     Args:
         ports: theirs, that of the pictures first. dims: how large the named dimensions may be.
         token: the id that holds the place of a feature.
+        tiles: how pictures are cut whose features stand in another order than they are made; None: they are not.
     """
 
-    def __init__(self, ports: Sequence[Port], dims: Mapping[str, Dim], token: int) -> None:
-        self.ports = tuple(ports)
-        self.token = token
+    def __init__(self, ports: Sequence[Port], dims: Mapping[str, Dim], token: int, tiles: Tiles | None = None) -> None:
+        self.ports = tuple(ports) if tiles is None else (*ports, tiles.port)
+        self.token, self.tiles = token, tiles
         self._inputs = Inputs(self.ports, dims)
-        self._shapes = {port.name: port.shape for port in self.ports}
+        self._shapes = {port.name: port.shape for port in ports}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -47,7 +49,7 @@ class Among:
         """
         if all(value is None for value in given.values()):
             return None
-        checked = self._inputs.checked(self._each(given))
+        checked = self._inputs.checked(self.each(given))
         counts = np.array([sum(token == self.token for token in row) for row in prompts], np.int64)
         if not counts.any():
             raise InputError(
@@ -56,10 +58,17 @@ class Among:
             )
         return {**checked, COUNTS: counts}
 
-    def _each(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def placed(self, features: Array, context: Mapping[str, Array]) -> Placed:
+        """What stands among the tokens of the prompts that `read` has read."""
+        order = None
+        if self.tiles is not None:
+            order = self.tiles.orders(context[SIZES], len(context[self.ports[0].name]))
+        return Placed(self.token, features, context[COUNTS], order)
+
+    def each(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Pictures one after another, where they come by the text they belong to, [B, N, ...]: those that are zero all
         over only make all texts have as many."""
-        arrays = {name: np.asarray(value) for name, value in given.items() if value is not None}
+        arrays = {name: np.asarray(given[name]) for name in self._shapes if given.get(name) is not None}
         pictures = self.ports[0].name
         if pictures not in arrays or any(array.ndim != 1 + len(self._shapes[name]) for name, array in arrays.items()):
             return dict(given)
@@ -67,7 +76,7 @@ class Among:
         real = flat[pictures].any(axis=tuple(range(1, flat[pictures].ndim)))
         if not real.any() or any(len(array) != len(real) for array in flat.values()):
             return dict(given)
-        return {name: array[real] for name, array in flat.items()}
+        return {**given, **{name: array[real] for name, array in flat.items()}}
 
 
 class Placed:
@@ -75,22 +84,25 @@ class Placed:
 
     Args:
         token: the id that holds a place. features: [F, H] of all rows, one row's behind another's.
-        counts: how many there are in each row, [R].
+        counts: how many places there are in each row, [R].
+        order: which feature stands at each place of all rows, [P]; None: one after another.
 
     Raises:
         InputError: the rows have other places than there are features.
     """
 
-    def __init__(self, token: int, features: Array, counts: Array) -> None:
-        if int(counts.sum()) != len(features):
+    def __init__(self, token: int, features: Array, counts: Array, order: Array | None = None) -> None:
+        self._order = np.arange(len(features)) if order is None else order
+        if int(counts.sum()) != len(self._order):
             raise InputError(
                 f"the prompts have places for {int(counts.sum())} features (token {token}), and what is given beside "
-                f"them makes {len(features)}. Pass every picture whose places the text has, in its order, and no other."
+                f"them makes {len(self._order)}. Pass every picture whose places the text has, in its order, and no "
+                "other."
             )
         self.features = features
         self._token = token
         ends = np.cumsum(counts)
-        # Of each row: its first feature, how many it has, and where those stand whose tokens it holds.
+        # Of each row: its first place, how many it has, and where those are whose tokens it holds.
         self._rows: list[tuple[int, int, list[int]]] = [
             (int(end - count), int(count), []) for end, count in zip(ends, counts, strict=True)
         ]
@@ -109,7 +121,7 @@ class Placed:
             first, count, stand = self._rows[place]
             for column, token in enumerate(new if len(stand) < count else ()):
                 if token == self._token and len(stand) < count:
-                    rows[place, column] = first + len(stand)
+                    rows[place, column] = self._order[first + len(stand)]
                     stand.append(int(held) + column)
 
     def select(self, rows: Sequence[int]) -> None:

@@ -14,6 +14,7 @@ from precast.runtime.errors import ArtifactError, InputError, listing
 from precast.runtime.flow import Flow
 from precast.runtime.generation.among import COUNTS, FEATURES, ROWS, Among, Placed, token_of
 from precast.runtime.generation.sources import Encoded, Source
+from precast.runtime.generation.tiles import SIZES, tiles_of
 from precast.runtime.ports import merged
 from precast.runtime.states import RING_SLACK, STEP, Memory, conditions, takes_slots
 
@@ -43,7 +44,7 @@ class GraphEngine:
         before = [flow.parts[name].component for name in flow.before]
         joined = any(port.name == ROWS for port in component.inputs)
         self.source = _source(before) if before and not joined else None
-        self.among = _among(before, token_of(join or {}, self.vocab_size)) if joined else None
+        self.among = _among(before, join or {}, self.vocab_size) if joined else None
         self.conditions = tuple(port.name for port in conditions(component.inputs))
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         windows = [state.window for state in component.states]
@@ -82,8 +83,8 @@ class GraphEngine:
             width = next(port.shape[-1] for port in self.component.inputs if port.name == FEATURES)
             assert isinstance(width, int)
             return Placed.none(self.among.token, width, rows)
-        read, _ = self.flow.read({name: array for name, array in context.items() if name != COUNTS})
-        return Placed(self.among.token, read[FEATURES], context[COUNTS])
+        read, _ = self.flow.read({name: array for name, array in context.items() if name not in (COUNTS, SIZES)})
+        return self.among.placed(read[FEATURES], context)
 
     def encoded(self, context: Mapping[str, Array]) -> Encoded:
         """See `Engine.encoded`."""
@@ -117,10 +118,11 @@ def _source(components: Sequence[Component]) -> Source:
     return Source(ports, merged(component.dims for component in components))
 
 
-def _among(components: Sequence[Component], token: int) -> Among:
+def _among(components: Sequence[Component], join: Mapping[str, Any], vocab_size: int) -> Among:
     """What a caller may give to these."""
     ports = [port for component in components for port in component.inputs if port.source is None]
-    return Among(ports, merged(component.dims for component in components), token)
+    dims = merged(component.dims for component in components)
+    return Among(ports, dims, token_of(join, vocab_size), tiles_of(join))
 
 
 def _width(component: Component) -> int:

@@ -48,6 +48,7 @@ class LanguageModel(Model):
         for name in self.flow.before:
             wanted += [port for port in self.flow.parts[name].component.inputs if port.source is None]
         among = self._engine.among
+        wanted += [] if among is None or among.tiles is None else [among.tiles.port]
         prefix = "" if self._engine.source is None else "decoder_"
         dims = merged(self.flow.parts[name].component.dims for name in self.flow.before)
         names = {"sequence": f"{prefix}sequence", "batch": "batch"}
@@ -157,7 +158,8 @@ class LanguageModel(Model):
             )
         if inputs.get("encoder_outputs") is not None:
             return self._answered(**inputs)
-        given = self._reads.checked(inputs)
+        among = self._engine.among
+        given = self._reads.checked(inputs if among is None else among.each(inputs))
         if not self.is_encoder_decoder:
             target = given["input_ids"], given["attention_mask"]
             return self._logits(target, given.get("position_ids"), self._beside(given))

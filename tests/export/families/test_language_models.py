@@ -57,6 +57,8 @@ NO_PADDING_FED = (
 )
 # Upstream takes pictures by the text they belong to, [B, N, C, H, W].
 BY_TEXT = ("idefics2", "idefics3", "smolvlm")
+# And as a whole with tiles, [I, T, C, H, W], with the sizes that pictures had: the whole one stands for its tile too.
+BY_TILES = ("llava_next",)
 
 
 def ident(value: Any) -> str:
@@ -82,8 +84,16 @@ def alone(given: Mapping[str, Array], row: int) -> dict[str, torch.Tensor]:
     }
 
 
+def side_of(pixels: Any) -> torch.Tensor:
+    """Heights and widths of pictures, [I, 2]."""
+    return torch.tensor([pixels.shape[-2:]] * len(pixels))
+
+
 def shaped(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """One text's inputs as upstream's model takes them."""
+    if model.config.model_type in BY_TILES and "pixel_values" in inputs and inputs["pixel_values"].ndim == 4:
+        pixels = inputs["pixel_values"]
+        return {**inputs, "pixel_values": torch.stack((pixels, pixels), 1), "image_sizes": side_of(pixels)}
     if model.config.model_type not in BY_TEXT:
         return inputs
     return {name: value[None] if name.startswith("pixel") else value for name, value in inputs.items()}
@@ -250,7 +260,11 @@ def questions(ours: Reference, head: Head) -> Mapping[str, Array]:
         return {"input_ids": ids, "attention_mask": mask}
     # What a picture's tokens stand for, in front of each text.
     ids[ids == token] += 1 if token < ids.max() else -1
-    count = ours.parts[-1].module.joined.count  # type: ignore[union-attr]
+    joined: Any = ours.parts[-1].module.joined
+    count = joined.count
+    if joined.tiles is not None:
+        pixels = beside["pixel_values"]
+        beside = {"pixel_values": np.stack((pixels, pixels), 1), "image_sizes": side_of(pixels).numpy()}
     ids, mask = (np.insert(array, [0] * count, value, axis=1) for array, value in ((ids, token), (mask, 1)))
     return {"input_ids": ids, "attention_mask": mask, **beside}
 
