@@ -167,6 +167,15 @@ def _bounded_up(fields: Fields, sizes: Mapping[str, int], name: str, file: str) 
     return (step._replace(multiple=by, up=True),)  # type: ignore[call-arg]
 
 
+def _rounded(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
+    """To a shortest edge, but not beyond a longest one in the proportion of 800 to 1333; sides rounded to whole pixels,
+    and down to multiples."""
+    if "shortest_edge" not in sizes:
+        raise UnsupportedModelError(f"{file}: size is a shortest_edge here; it has {listing(sizes)}")
+    shortest = sizes["shortest_edge"]
+    return (Fit(name, shortest, int(1333 / 800 * shortest), multiple=edge(fields, "size_divisor", 32), near=True),)
+
+
 def _enlarged_by_256_over_224(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     return _plain(
         fields,
@@ -468,6 +477,15 @@ KINDS: Mapping[str, ImageKind] = {
         )
         for name, pairs in (("SuperPoint", False), ("LightGlue", True), ("SuperGlue", True))
     },
+    "ViltImageProcessor": ImageKind(
+        models=("vilt",),
+        size={"shortest_edge": 384},
+        resample=FILTERS["bicubic"],
+        square=False,
+        resized=_rounded,
+        crops=False,
+        pads=True,
+    ),
     "Swin2SRImageProcessor": ImageKind(models=("swin2sr",), made=_mirrored),
     **{
         name: ImageKind(

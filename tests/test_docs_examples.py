@@ -47,6 +47,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "detr": lambda: tiny_artifacts.detector("detr"),
     "clip": lambda: tiny_artifacts.pictures("clip"),
     "owlvit": lambda: tiny_artifacts.pictures("owlvit"),
+    "vilt": tiny_artifacts.visual_answerer,
     "llava": tiny_seers.seer,
     "captions": tiny_captioner.captioner,
     "simmim": lambda: tiny_artifacts.plain("swin", MASKED_IMAGE, encoder_stride=8),

@@ -123,7 +123,8 @@ class Fit(NamedTuple):
     """As large as bounds allow, in proportion: to a ``shortest`` edge, but no edge longer than ``longest``; or as large
     as fits into ``height`` and ``width``.
 
-    ``multiple``: edges are rounded down to a multiple of so many pixels; ``up``: or up.
+    ``multiple``: edges are rounded down to a multiple of so many pixels; ``up``: or up. ``near``: they are rounded to
+    whole pixels before, not cut.
     """
 
     filter: str
@@ -133,6 +134,7 @@ class Fit(NamedTuple):
     width: int = 0
     multiple: int = 1
     up: bool = False
+    near: bool = False
 
     @classmethod
     def read(cls, fields: Fields) -> Fit:
@@ -141,8 +143,10 @@ class Fit(NamedTuple):
         if set(sizes) not in ({"height", "width"}, {"shortest", "longest"}):
             fields.fail("", "given either shortest and longest, or height and width", sorted(sizes))
         multiple = _edge(fields, "multiple") if "multiple" in fields else 1
-        up = fields.flag("up", False)
-        return cls(fields.choice("filter", FILTERS), **sizes, multiple=multiple, up=up)
+        flags = {name: fields.flag(name, False) for name in ("up", "near")}
+        if flags["near"] and "shortest" not in sizes:
+            fields.fail("near", "said beside shortest and longest alone", True)
+        return cls(fields.choice("filter", FILTERS), **sizes, multiple=multiple, **flags)
 
     def to_json(self) -> dict[str, Any]:
         size = (
@@ -151,7 +155,7 @@ class Fit(NamedTuple):
             else {"height": self.height, "width": self.width}
         )
         steps: dict[str, Any] = {"multiple": self.multiple} if self.multiple > 1 else {}
-        steps |= {"up": True} if self.up else {}
+        steps |= {name: True for name, said in (("up", self.up), ("near", self.near)) if said}
         return {"op": "fit", **size, **steps, "filter": self.filter}
 
     def __call__(self, picture: Image) -> Image:
@@ -167,6 +171,13 @@ class Fit(NamedTuple):
         if self.up:
             free = self._replace(multiple=1, up=False)._edges(width, height)
             across, down = (-(-side // self.multiple) * self.multiple for side in free)
+            return across, down
+        if self.near:
+            scale = self.shortest / min(width, height)
+            sides = [float(self.shortest) if side == min(width, height) else scale * side for side in (width, height)]
+            if max(sides) > self.longest:
+                sides = [self.longest / max(sides) * side for side in sides]
+            across, down = (int(side + 0.5) // self.multiple * self.multiple for side in sides)
             return across, down
         if not self.shortest:
             share = min(self.height / height, self.width / width)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
+from precast.runtime import arguments
 from precast.runtime.readers.audio import AudioReader
 from precast.runtime.readers.base import Reader, Row
 from precast.runtime.readers.image import ImageReader
 from precast.runtime.readers.text import TextReader
 
-__all__ = ["HeardReader", "JointReader"]
+__all__ = ["AskedReader", "HeardReader", "JointReader"]
 
 
 class JointReader(Reader):
@@ -66,3 +67,25 @@ class HeardReader(JointReader):
     perceived = AudioReader
     parts = (*AudioReader.parts, *TextReader.parts)
     window = AudioReader.window
+
+
+class AskedReader(JointReader):
+    """Reads inputs as questions about pictures, ``{"image": ..., "question": ...}``: both are one row."""
+
+    def plain(self, inputs: Any) -> Any:
+        return arguments.listed(inputs)
+
+    def single(self, inputs: Any) -> bool:
+        return isinstance(inputs, Mapping) or not isinstance(inputs, Iterable)
+
+    def asked(self, picture: Row, encoding: Mapping[str, Any], index: int) -> Row:
+        """A picture's own row, and question ``index`` of an encoding."""
+        return {**self.text.row(encoding, index), **picture}
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+        words = self.text.collate([{name: row[name] for name in self.text.inputs if name in row} for row in rows])
+        seen = [{name: value for name, value in row.items() if name not in words} for row in rows]
+        return {**words, **self.inputs.collate(seen)}
+
+    def cost(self, row: Row) -> int:
+        return self.inputs.cost(row) + self.text.cost(row)

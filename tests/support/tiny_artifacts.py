@@ -24,6 +24,7 @@ from precast.export.heads import (
     TEXT_TO_SPECTROGRAM,
     TEXT_TO_WAVEFORM,
     UNIVERSAL_SEGMENTATION,
+    VISUAL_QUESTIONS,
     Head,
 )
 from support import oracle, trained_matcher
@@ -99,6 +100,16 @@ def pictures_checkpoint(model_type: str) -> tuple[Path, Any]:
     folder = once(f"checkpoint-{model_type}", partial(_make_pictures, model_type))
     kind = getattr(transformers, str(_last_head(model_type).facts.auto))
     return folder, kind.from_pretrained(folder, attn_implementation="eager").eval()
+
+
+def visual_answerer() -> Path:
+    """The artifact of `visual_answerer_checkpoint`. Do not change it: copy it first."""
+    return _exported("visual-answerer", _make_visual_answerer)
+
+
+def visual_answerer_checkpoint() -> Path:
+    """A tiny ViLT that knows seven answers, with what reads its inputs, every weight random. Do not change it."""
+    return once("checkpoint-visual-answerer", _make_visual_answerer)
 
 
 def segmenter(model_type: str) -> Path:
@@ -211,6 +222,17 @@ def _make_pictures(model_type: str, folder: Path) -> None:
         settings |= {"clusters": colours, "size": {"height": 8, "width": 8}}
     if model_type == "sam":
         settings |= {"size": {"longest_edge": 24}, "pad_size": {"height": 24, "width": 24}}
+    write_json(folder / "preprocessor_config.json", settings)
+
+
+def _make_visual_answerer(folder: Path) -> None:
+    wordpiece(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": 40})
+    words = len((folder / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    answers = dict(enumerate(("yes", "no", "two", "red", "a cat", "outside", "left")))
+    own = {"vocab_size": words, "max_position_embeddings": 40, "id2label": answers}
+    oracle.save_checkpoint(folder, *oracle.upstream("vilt", VISUAL_QUESTIONS, own))
+    settings = {"image_processor_type": "ViltImageProcessor", "size": {"shortest_edge": 30}, "size_divisor": 6}
     write_json(folder / "preprocessor_config.json", settings)
 
 

@@ -19,7 +19,10 @@ _PARTS = ("object-detection", "semantic-segmentation", "universal-segmentation",
 _GROUPS = (
     ("Speech and codecs made", ("text-to-waveform", "text-to-spectrogram", "vocoder", "audio-tokenization")),
     ("Sound that is heard", ("speech-seq2seq", "ctc", "audio-classification")),
-    ("Pictures with text", ("zero-shot-image-classification",)),
+    (
+        "Pictures with text",
+        ("zero-shot-image-classification", "zero-shot-object-detection", "visual-question-answering"),
+    ),
     ("Sound with text", ("zero-shot-audio-classification",)),
     ("Vision", ("image-classification",)),
     ("Objects, segments, depths, keypoints", (*_PARTS, "keypoint-detection", "keypoint-matching")),
