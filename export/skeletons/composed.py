@@ -15,6 +15,7 @@ from precast.export.families import Crossed, Family, find_family
 from precast.export.generative import EncoderPart, PerceivingPart, Seq2SeqLM
 from precast.export.head_sets.seq2seq import generation_keys
 from precast.export.heads import BASE, SEQ2SEQ_LM, SPEECH_SEQ2SEQ, Head
+from precast.export.signatures import Component
 from precast.export.spec import Spec, hf
 from precast.export.weights import Ignore, Rename, Rule, Within
 from precast.runtime.errors import ConfigError
@@ -105,15 +106,19 @@ class ComposedSpec(Spec):
         return (*self.reader.ignored("encoder"), *self.writer.ignored("decoder"))
 
 
-class _Reading(nn.Module):
-    """A text encoder whose tokens are all of the first type: ids, mask [B, T] -> states [B, T, H]."""
+class _Reading(Component):
+    """A text encoder whose tokens are all of the first type: ids, mask [B, T] -> states [B, T, H].
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        head: of its base model. bridge: to channels of the decoder, or None.
+    """
+
+    def __init__(self, head: Any, bridge: nn.Module | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.bridge = head.model, bridge
 
     def ports(self) -> tuple[Port, ...]:
-        made: tuple[Port, ...] = self.model.ports()[:2]  # type: ignore[operator]
+        made: tuple[Port, ...] = self.model.ports()[:2]
         return made
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -122,20 +127,30 @@ class _Reading(nn.Module):
 
 
 class _Hearing(_Reading):
-    """An encoder of speech: samples [B, N], mask [B, N] -> states [B, F, H], and which of them are real, [B, F]."""
+    """An encoder of speech: samples [B, N], mask [B, N] -> states [B, F, H] as wide as the decoder's, and which of them
+    are real, [B, F]."""
+
+    def __init__(self, head: Any, bridge: nn.Module | None) -> None:
+        super().__init__(head, None)
+        self._head, self.projection = (head,), bridge
+
+    def processing(self) -> Mapping[str, Any]:
+        """As its own family's."""
+        made: Mapping[str, Any] = self._head[0].processing()
+        return made
 
     def forward(self, input_values: Tensor, attention_mask: Tensor) -> Any:
         states, real, _ = self.model(input_values, attention_mask)
-        return states, real
+        return states if self.projection is None else self.projection(states), real
 
 
 def _composed(spec: ComposedSpec, part: type[EncoderPart], kind: type[_Reading] | None) -> Seq2SeqLM:
     """The model; ``kind``: what stands around the encoder's own, if anything."""
-    encoder: Any = spec.reader.family.heads[BASE](spec.reader.spec, frozenset()).model
-    if kind is not None:
-        encoder = kind(encoder)
-    if spec.bridged:
-        encoder.bridge = nn.Linear(spec.reader.size, spec.writer.size)
+    head: Any = spec.reader.family.heads[BASE](spec.reader.spec, frozenset())
+    bridge = nn.Linear(spec.reader.size, spec.writer.size) if spec.bridged else None
+    encoder: Any = head.model if kind is None else kind(head, bridge)
+    if kind is None:
+        encoder.bridge = bridge
     writer = spec.crossed.model(spec.writer.spec, spec.writer.size if spec.bridged else spec.reader.size)
     return Seq2SeqLM(
         encoder,
@@ -170,9 +185,9 @@ def _names(spec: ComposedSpec, kind: type[_Reading] | None) -> tuple[Rule, ...]:
     return (
         Within("encoder.", reader.family.weights(reader.spec)),
         *(() if kind else (Rename("encoder.model.*", "encoder.*"),)),
-        Ignore("encoder.pooler.*"),
+        *map(Ignore, ("encoder.pooler.*", "encoder.decoder.*")),  # what heads have, by themselves or tied to its words
         Within("decoder.", written, to="written."),
         Rename("written.model.*", "decoder.*"),
         *(Rename(f"written.{name}.*", f"{name}.*") for name in ("lm_head", "transform")),
-        Rename("enc_to_dec_proj.*", "encoder.bridge.*"),
+        Rename("enc_to_dec_proj.*", f"encoder.{'projection' if kind is _Hearing else 'bridge'}.*"),
     )

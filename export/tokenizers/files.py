@@ -121,6 +121,8 @@ def tokenizer_class(model_type: str, config: Mapping[str, Any], tokenizer_config
     stated = tokenizer_config.get("tokenizer_class") or config.get("tokenizer_class")
     if stated is not None and not isinstance(stated, str):
         raise CheckpointError(f"tokenizer_class is a name; tokenizer_config.json has {stated!r}")
+    if model_type == "encoder-decoder" and isinstance(config.get("encoder"), Mapping):
+        model_type = config["encoder"].get("model_type", model_type)  # of what reads
     return declared(stated) if stated else _REGISTERED.get(model_type)
 
 

@@ -17,6 +17,7 @@ from precast.export.families import find_family
 from precast.export.heads import IMAGE_TEXT, Head
 from precast.export.reference import build
 from precast.export.skeletons.encoder_decoder import TINY
+from precast.export.tokenizers.files import tokenizer_class
 from precast.runtime.errors import ConfigError, UnsupportedModelError, UnsupportedTaskError
 
 CROSSED = {"is_decoder": True, "add_cross_attention": True}
@@ -34,7 +35,11 @@ def writer(model_type: str, **keys: Any) -> dict[str, Any]:
 SEEN = side("vit", image_size=12)
 PAIRS: list[tuple[str, Head, Mapping[str, Any]]] = [
     ("vision-encoder-decoder", IMAGE_TEXT, {"encoder": side("swin"), "decoder": writer("roberta")}),
-    ("vision-encoder-decoder", IMAGE_TEXT, {"encoder": side("beit", num_hidden_layers=4), "decoder": writer("xlm-roberta")}),
+    (
+        "vision-encoder-decoder",
+        IMAGE_TEXT,
+        {"encoder": side("beit", num_hidden_layers=4), "decoder": writer("xlm-roberta")},
+    ),
     ("vision-encoder-decoder", IMAGE_TEXT, {"encoder": side("dinov2"), "decoder": writer("electra")}),
     (
         "vision-encoder-decoder",
@@ -102,3 +107,10 @@ def test_what_does_not_fit_together(keys: dict[str, Any], error: type[Exception]
     pair = {"encoder": SEEN, "decoder": writer("bert")}
     with pytest.raises(error, match=re.escape(message)):
         build({"model_type": "vision-encoder-decoder", **pair, **keys}, {}, "image-text-to-text")
+
+
+def test_the_tokenizer_is_that_of_what_reads() -> None:
+    pair = {"encoder": {"model_type": "roberta"}, "decoder": {"model_type": "gpt2"}}
+    assert tokenizer_class("encoder-decoder", pair, {}) == "RobertaTokenizer"
+    assert tokenizer_class("encoder-decoder", pair, {"tokenizer_class": "BertTokenizerFast"}) == "BertTokenizer"
+    assert tokenizer_class("vision-encoder-decoder", {"encoder": {"model_type": "vit"}}, {}) is None
