@@ -42,6 +42,7 @@ from precast.runtime.processors.image_steps import (
     Step,
     Thumbnail,
 )
+from precast.runtime.processors.image_tiles import Tiles
 
 __all__ = ["KINDS", "ImageKind", "reads_colours", "steps_of"]
 
@@ -218,6 +219,26 @@ def _nearest_colours(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, 
 
     clusters = fields.take("clusters", f"a list of 1 to {MOST_COLOURS} colours of three numbers", colours)
     return (*plain, Colours(tuple(tuple(map(float, colour)) for colour in clusters)))
+
+
+def _tiled(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """A picture as tiles and a small one of the whole."""
+    steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
+    longest = None
+    if switch(fields, "do_resize", True):
+        sizes = named_size(fields, "size", kind.size, square=False)
+        if set(sizes) != {"longest_edge"}:
+            raise UnsupportedModelError(f"{file}: size is a longest_edge here; it has {listing(sizes)}")
+        longest = sizes["longest_edge"]
+    tile = named_size(fields, "max_image_size", {"longest_edge": 364}, square=False)
+    if set(tile) != {"longest_edge"}:
+        raise UnsupportedModelError(f"{file}: max_image_size is a longest_edge here; it has {listing(tile)}")
+    split = switch(fields, "do_image_splitting", True)
+    steps.append(Tiles(_filter(fields, kind), tile["longest_edge"], longest, split))
+    steps += _rescaled(fields)
+    if switch(fields, "do_normalize", True):
+        steps.append(Normalise(*_normalisation(fields, kind)))
+    return tuple(steps)
 
 
 def _longest_padded(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
@@ -449,6 +470,18 @@ KINDS: Mapping[str, ImageKind] = {
         size={"height": 256, "width": 256},
         made=_nearest_colours,
     ),
+    **{
+        f"{name}ImageProcessor": ImageKind(
+            models=(name.lower(),),
+            size={"longest_edge": 4 * 364},
+            resample=FILTERS["lanczos"],
+            mean=_STANDARD,
+            std=_STANDARD,
+            rgb=True,
+            made=_tiled,
+        )
+        for name in ("Idefics3", "SmolVLM")
+    },
     "SamImageProcessor": ImageKind(
         models=("sam",),
         size={"longest_edge": 1024},

@@ -13,6 +13,7 @@ from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
 from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Step, pixels, read_steps
+from precast.runtime.processors.image_tiles import Grid, Tiles
 from precast.runtime.processors.model_inputs import ModelInputs
 from precast.runtime.processors.page_ocr import PageOcr
 
@@ -48,6 +49,7 @@ class ImageProcessor:
         self.ocr = None if ocr is None else PageOcr.from_data(ocr)
         self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
         self.model_input_names = [self.port] if self._pad is None else [self.port, MASK]
+        self.tiles = next((step for step in self.steps if isinstance(step, Tiles)), None)
         self.frames = any(isinstance(step, Frames) for step in self.steps)
         self.pairs = any(isinstance(step, Pairs) for step in self.steps)
 
@@ -63,7 +65,8 @@ class ImageProcessor:
         return f"ImageProcessor({', '.join(step.to_json()['op'] for step in self.steps)})"
 
     def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> ModelInputs:
-        """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays; with
+        """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays, of
+        tiles those of one picture behind those of another; with
         ``pixel_mask [N, H, W]``, 1 where a picture is and 0 where it was padded, where pictures are padded. Of frames
         ``[N, F, C, H, W]``: a list is one video, a list of lists several; and so of pairs, ``[N, 2, C, H, W]``.
 
@@ -86,7 +89,7 @@ class ImageProcessor:
         if self._pad is not None:
             padded, masks = self._pad(made)
             return ModelInputs({self.port: np.stack(padded), MASK: np.stack(masks)})
-        found = ModelInputs({self.port: self._one(made)})
+        found = ModelInputs({self.port: self._one(made) if self.tiles is None else np.concatenate(made)})
         if self.ocr is not None:
             read = [self.ocr(picture) for picture in pictures]
             found |= {"words": [words for words, _ in read], "boxes": [boxes for _, boxes in read]}
@@ -109,8 +112,17 @@ class ImageProcessor:
         return np.stack(made)
 
     def pixels(self, picture: Image) -> np.ndarray:
-        """Pixel values ``[C, H, W]`` of one picture, as it is before it is padded."""
-        return pixels(picture, self.steps)
+        """Pixel values ``[C, H, W]`` of one picture, as it is before it is padded; of tiles of it ``[T, C, H, W]``."""
+        if self.tiles is None:
+            return pixels(picture, self.steps)
+        place = self.steps.index(self.tiles)
+        for step in self.steps[:place]:
+            picture = step(picture)  # type: ignore[call-arg, arg-type, assignment] # colours, or a turn
+        return np.stack([pixels(tile, self.steps[place + 1 :]) for tile in self.tiles(picture)])
+
+    def grid(self, picture: Image) -> Grid:
+        """Rows and columns of the tiles that a picture is cut into."""
+        return Grid(0, 0) if self.tiles is None else self.tiles.grid(picture.size)
 
     def row(self, picture: Image) -> dict[str, np.ndarray]:
         """Model inputs of one picture: its pixel values, and their mask where a part of them is padding."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from precast.runtime.errors import InputError
 from precast.runtime.fields import Fields, is_number
+from precast.runtime.processors.image_tiles import Tiles
 from precast.runtime.resampling import smoothed
 
 if TYPE_CHECKING:
@@ -595,13 +596,14 @@ class Grey(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Rgb | Align | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth | Flip | Scale "
-    "| Normalise | Divide | Grey | Extend | Colours | Frames | Pairs | Pad"
+    "Rgb | Align | Tiles | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth | Flip "
+    "| Scale | Normalise | Divide | Grey | Extend | Colours | Frames | Pairs | Pad"
 )
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
     "align": Align,
+    "tiles": Tiles,
     "resize": Resize,
     "fit": Fit,
     "multiples": Multiples,

@@ -3,33 +3,74 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from precast.runtime.errors import InputError, listing
 from precast.runtime.fields import Fields, is_count
-from precast.runtime.processors.image import is_picture
+from precast.runtime.processors.image import is_picture, open_picture
+from precast.runtime.processors.image_tiles import Grid
 from precast.runtime.processors.model_inputs import ModelInputs
 
 if TYPE_CHECKING:
     from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["JointProcessor", "Places", "pictures_of"]
+__all__ = ["JointProcessor", "Places", "Spelled", "pictures_of"]
 
 _MOST = 1 << 16  # tokens of a picture
+_LONGEST = 256  # of what stands around them
 # Keys of a part of a message that is a picture, as upstream looks for it.
 _PICTURE = ("image", "url", "path", "base64")
+
+
+class Spelled(NamedTuple):
+    """What stands around the places of a picture that is cut into tiles.
+
+    Args:
+        each: in front of a tile's, with its ``{row}`` and ``{column}`` from 1. line: behind a row of tiles.
+        whole: in front of the whole picture's; ``alone``: where there are no tiles. close: behind all.
+    """
+
+    each: str
+    line: str
+    whole: str
+    alone: str
+    close: str
+
+    @classmethod
+    def read(cls, fields: Fields) -> Spelled:
+        def short(key: str) -> str:
+            rule = f"a text of at most {_LONGEST} characters"
+            made: str = fields.take(key, rule, lambda value: isinstance(value, str) and len(value) <= _LONGEST)
+            return made
+
+        return cls(*map(short, cls._fields))
+
+    def text(self, places: str, grid: Grid) -> str:
+        """Of a picture of so many tiles, each of which has ``places``."""
+        if not grid.rows:
+            return f"{self.alone}{places}{self.close}"
+        lines = [
+            "".join(
+                self.each.replace("{row}", str(row + 1)).replace("{column}", str(column + 1)) + places
+                for column in range(grid.columns)
+            )
+            for row in range(grid.rows)
+        ]
+        tiles = "".join(line + self.line for line in lines)
+        return f"{tiles}{self.whole}{places}{self.close}"
 
 
 class Places:
     """How the pictures of a text stand among its tokens: for each a placeholder, as often as it has features.
 
     Args:
-        token: its id. count: features of a picture.
+        token: its id. count: features of a picture, or of a tile of it.
+        spelled: what stands around them; None: nothing.
     """
 
-    def __init__(self, token: int, count: int) -> None:
-        self.token, self.count = token, count
+    def __init__(self, token: int, count: int, spelled: Spelled | None = None) -> None:
+        self.token, self.count, self.spelled = token, count, spelled
 
     @classmethod
     def from_data(cls, said: Mapping[str, Any]) -> Places:
@@ -41,7 +82,13 @@ class Places:
         """The same, of fields that name what is wrong."""
         rule = f"an integer from 1 to {_MOST}"
         count: int = fields.take("count", rule, lambda value: is_count(value, _MOST, least=1))
-        return cls(fields.count("token"), count)
+        said = fields.data("spelled", None) if "spelled" in fields else None
+        return cls(fields.count("token"), count, None if said is None else Spelled.read(fields.inner("spelled", said)))
+
+    def text(self, token: str, grid: Grid) -> str:
+        """What stands in a text for a picture of so many tiles."""
+        places = token * self.count
+        return places if self.spelled is None else self.spelled.text(places, grid)
 
 
 class JointProcessor:
@@ -80,7 +127,7 @@ class JointProcessor:
             raise InputError("A processor of texts and pictures needs one of them: processor(images=..., text=...).")
         if return_tensors not in (None, "np"):
             raise InputError(f"return_tensors can be 'np' here, there is no torch; received {return_tensors!r}.")
-        pictures = _listed(images)
+        pictures = [open_picture(picture) for picture in _listed(images)]
         made = ModelInputs()
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
@@ -111,8 +158,14 @@ class JointProcessor:
                 f"{token!r} where a picture stands, or use apply_chat_template, which does."
             )
         assert self.places is not None
-        written = token * self.places.count
-        return [text.replace(token, written) if isinstance(text, str) else text for text in texts]
+        grids = map(self.image_processor.grid, pictures)
+        written = []
+        for text in texts:
+            if isinstance(text, str):
+                first, *rest = text.split(token)
+                text = first + "".join(self.places.text(token, next(grids)) + part for part in rest)
+            written.append(text)
+        return written
 
     def apply_chat_template(self, conversation: Any, tokenize: bool = False, **options: Any) -> Any:
         """The prompt of a conversation whose messages may hold pictures, ``{"type": "image", "url": ...}``: as a text,

@@ -1,0 +1,125 @@
+"""Pictures as tiles, and their places in texts, against upstream's processors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from support.generation_tokenizers import tiny_tokenizer
+from support.tokenizer_samples import write_json
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+from precast.export.image_reading import read_folder
+from precast.runtime.errors import InputError
+from precast.runtime.processors.image import ImageProcessor
+from precast.runtime.processors.image_tiles import Tiles
+from precast.runtime.processors.joint import JointProcessor, Places
+from precast.runtime.processors.text import Tokenizer
+
+SIZES = ((90, 40), (40, 90), (33, 33), (200, 31), (16, 16), (5, 90), (64, 64))
+SPELLED = {
+    "each": "<fake_token_around_image><row_{row}_col_{column}>", "line": "\n",
+    "whole": "\n<fake_token_around_image><global-img>", "alone": "<fake_token_around_image><global-img>",
+    "close": "<fake_token_around_image>",
+}  # fmt: skip
+COUNT = 3
+
+
+def pictures() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in SIZES]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 32}},
+        {"size": {"longest_edge": 75}, "max_image_size": {"longest_edge": 32}, "resample": 3},
+        {"do_resize": False, "max_image_size": {"longest_edge": 24}},
+        {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 20}, "do_image_splitting": False},
+    ],
+    ids=["thirds", "odd", "as-they-are", "whole"],
+)
+@pytest.mark.parametrize("kind", [Idefics3ImageProcessorPil, SmolVLMImageProcessorPil])
+def test_tiles(kind: Any, said: dict[str, Any], tmp_path: Path) -> None:
+    """The same tiles in the same order, to the bit of what upstream's float32 gives; the same rows and columns."""
+    name = kind.__name__.removesuffix("Pil")
+    write_json(tmp_path / "preprocessor_config.json", {"image_processor_type": name, **said})
+    ours = ImageProcessor.from_data(read_folder(tmp_path, name.removesuffix("ImageProcessor").lower()))
+    theirs = kind(**said)
+    for picture in pictures():
+        if min(picture.size) < 16 and not said.get("do_resize", True):
+            continue  # upstream makes no size of it
+        wanted = theirs([[picture]], return_tensors="np", return_row_col_info=True)
+        got = ours(picture)
+        assert got.pixel_values.shape == wanted["pixel_values"].shape[1:]
+        np.testing.assert_allclose(got.pixel_values, wanted["pixel_values"][0], rtol=0, atol=1e-6)
+        assert tuple(ours.grid(picture)) == (wanted["rows"][0][0], wanted["cols"][0][0])
+        assert (wanted["pixel_attention_mask"] == 1).all()
+
+
+@given(width=st.integers(1, 400), height=st.integers(1, 400), tile=st.integers(16, 40), longest=st.integers(1, 160))
+@settings(max_examples=60, deadline=None)
+def test_a_grid_has_as_many_tiles_as_it_says(width: int, height: int, tile: int, longest: int) -> None:
+    step = Tiles("bilinear", tile, longest)
+    made = step(Image.new("RGB", (width, height)))
+    rows, columns = step.grid((width, height))
+    assert len(made) == (rows * columns + 1 if rows else 1)
+    assert {one.size for one in made} == {(tile, tile)}
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[JointProcessor, Any]:
+    folder = tmp_path_factory.mktemp("smolvlm")
+    tokenizer = tiny_tokenizer("byte_level")
+    extra = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
+    tokenizer.add_special_tokens([*extra, *(f"<row_{row}_col_{col}>" for row in range(1, 4) for col in range(1, 4))])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    write_json(
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "<pad>"},
+    )
+    said = {"size": {"longest_edge": 96}, "max_image_size": {"longest_edge": 32}}
+    write_json(folder / "preprocessor_config.json", {"image_processor_type": "Idefics3ImageProcessor", **said})
+    theirs = transformers.Idefics3Processor(
+        Idefics3ImageProcessorPil(**said), transformers.AutoTokenizer.from_pretrained(folder), image_seq_len=COUNT
+    )
+    join = {"token": tokenizer.token_to_id("<image>"), "count": COUNT, "spelled": SPELLED}
+    image = ImageProcessor.from_data(read_folder(folder, "idefics3"))
+    return JointProcessor(image, Tokenizer.from_folder(folder), Places.from_data(join)), theirs
+
+
+def test_places_of_tiles(both: tuple[JointProcessor, Any]) -> None:
+    """Ids and masks exactly upstream's, whose empty tiles are left out; of one text with two pictures, of two texts."""
+    ours, theirs = both
+    first, second, third, *_ = pictures()
+    for images, texts in (
+        ([[first]], ["<image>stop"]),
+        ([[first, third], [second]], ["<image> of <image> abc", "the <image>"]),
+    ):
+        wanted = theirs(images=images, text=texts, return_tensors="np", padding=True)
+        got = ours(images=images, text=texts)
+        for name in ("input_ids", "attention_mask"):
+            np.testing.assert_array_equal(got[name], wanted[name])
+        shown = wanted["pixel_attention_mask"].any(axis=(2, 3))
+        np.testing.assert_allclose(got["pixel_values"], wanted["pixel_values"][shown], rtol=0, atol=1e-6)
+        grids = [ours.image_processor.grid(one) for several in images for one in several]
+        tiles = sum(grid.rows * grid.columns + 1 for grid in grids)
+        assert (got["input_ids"] == ours.places.token).sum() == COUNT * tiles  # type: ignore[union-attr]
+
+
+def test_what_is_refused(both: tuple[JointProcessor, Any]) -> None:
+    ours, _ = both
+    with pytest.raises(InputError, match=r"each text has one '<image>' for each of its pictures"):
+        ours(images=[pictures()[:1], pictures()[:1]], text=["<image><image>", "a"])
+    with pytest.raises(Exception, match=r"spelled.each must be a text of at most 256 characters"):
+        Places.from_data({"token": 1, "count": 1, "spelled": {**SPELLED, "each": "a" * 257}})
+    with pytest.raises(Exception, match=r"tile must be an integer from 16 to 4096"):
+        ImageProcessor.from_data({"steps": [{"op": "tiles", "filter": "box", "tile": 1, "longest": 9, "split": True}]})
