@@ -76,6 +76,10 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
         from precast.runtime.keypoints import KeypointModel
 
         return KeypointModel(artifact, flow)
+    if artifact.reading("prompts"):
+        from precast.runtime.prompted import PromptedModel
+
+        return PromptedModel(artifact, flow)
     if artifact.reading("alignment"):
         from precast.runtime.speech import SpeechModel
 

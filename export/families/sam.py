@@ -40,6 +40,8 @@ from precast.runtime.ports import Out, Port
 __all__ = ["ABSENT", "FAMILY", "Spec"]
 
 ABSENT = -1e30
+# The outputs of the mask for prompts that leave no choice.
+_ALONE = {"iou_scores": "single_score", "pred_masks": "single_mask"}
 _EPSILON = 1e-6  # of norms of maps, whatever configs say of others
 _INERT = frozenset({"image_embedding_size", "scale", "initializer_factor"})
 # Which released checkpoints have in their parts' configs, and nothing reads.
@@ -358,7 +360,8 @@ class _FeedForward(nn.Module):
 
 class _Masks(Component):
     """A map and prompts -> {"iou_scores": [B, P, M], "pred_masks": [B, P, M, 4 * S, 4 * S]}: M masks a prompt, each of
-    another extent, and how well the model thinks it did them."""
+    another extent, and how well the model thinks it did them; and one more of each, the one for prompts that leave no
+    choice, which the runtime gives instead where it is asked for (`precast.runtime.prompted`)."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -373,8 +376,7 @@ class _Masks(Component):
         # Transposed convolutions whose windows do not overlap: each pixel becomes four, which are channels at first.
         self.upscale_conv1, self.upscale_conv2 = Convolution(size, size), Convolution(size // 4, size // 2)
         self.upscale_layer_norm = MapNorm(size // 4, _EPSILON)
-        # One more mask there is, of the whole; it is not asked for.
-        self.kernels = nn.ModuleList(_FeedForward(size, size, size // 8, 3) for _ in range(self.count))
+        self.kernels = nn.ModuleList(_FeedForward(size, size, size // 8, 3) for _ in range(self.count + 1))
         self.iou_prediction_head = _FeedForward(size, own.iou_head_hidden_dim, self.count + 1, own.iou_head_depth)
 
     def ports(self) -> tuple[Port, ...]:
@@ -389,7 +391,12 @@ class _Masks(Component):
         )
 
     def outs(self) -> tuple[Out, ...]:
-        return CATALOGUE["mask-generation"].outs
+        made = CATALOGUE["mask-generation"].outs
+        alone = (Out(_ALONE[out.name], (*out.shape[:2], 1, *out.shape[3:]), "features") for out in made)
+        return (*made, *alone)
+
+    def processing(self) -> dict[str, Any]:
+        return {"prompts": {"alone": _ALONE}}
 
     def largest(self) -> int:
         return 9
@@ -416,13 +423,13 @@ class _Masks(Component):
         grown = rows.transpose(1, 2).view(batch * prompts, size, side, side)
         grown = F.gelu(self.upscale_layer_norm(F.pixel_shuffle(self.upscale_conv1(grown), 2)))
         grown = F.gelu(F.pixel_shuffle(self.upscale_conv2(grown), 2))
-        kernels = torch.stack([made(tokens[:, 2 + number]) for number, made in enumerate(self.kernels)], dim=1)
+        kernels = torch.stack([made(tokens[:, 1 + number]) for number, made in enumerate(self.kernels)], dim=1)
         masks = kernels @ grown.view(batch * prompts, size // 8, 16 * side * side)
-        scores = self.iou_prediction_head(tokens[:, 0])[:, 1:]
-        return {
-            "iou_scores": scores.view(batch, prompts, self.count),
-            "pred_masks": masks.view(batch, prompts, self.count, 4 * side, 4 * side),
-        }
+        scores = self.iou_prediction_head(tokens[:, 0])
+        scores = scores.view(batch, prompts, self.count + 1)
+        masks = masks.view(batch, prompts, self.count + 1, 4 * side, 4 * side)
+        made = {"iou_scores": scores[:, :, 1:], "pred_masks": masks[:, :, 1:]}
+        return made | {_ALONE["iou_scores"]: scores[:, :, :1], _ALONE["pred_masks"]: masks[:, :, :1]}
 
 
 def _grown(name: str, channels: int, out: int) -> tuple[Rule, ...]:
@@ -484,11 +491,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
             for name in ("no_mask_embed", "not_a_point_embed")
         ),
         *(Rename(f"mask_decoder.{name}.weight", f"masks.{name}") for name in ("iou_token", "mask_tokens")),
-        Ignore("mask_decoder.output_hypernetworks_mlps.0.*"),
-        *(
-            Rename(f"mask_decoder.output_hypernetworks_mlps.{number + 1}.*", f"masks.kernels.{number}.*")
-            for number in range(spec.decoder.num_multimask_outputs)
-        ),
+        Rename("mask_decoder.output_hypernetworks_mlps.{}.*", "masks.kernels.{}.*"),
         Rename("mask_decoder.transformer.final_attn_token_to_image.*", "masks.final_attn.*"),
         Rename("mask_decoder.transformer.layer_norm_final_attn.*", "masks.final_norm.*"),
         Rename("mask_decoder.transformer.layers.{}.mlp.lin1.*", "masks.layers.{}.mlp.up_proj.*"),

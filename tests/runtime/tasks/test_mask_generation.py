@@ -163,6 +163,26 @@ def test_prompts_that_are_left_out_are_none(prompts: dict[str, Any]) -> None:
         np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("prompts", PROMPTS[2:5:2], ids=lambda prompts: " ".join(prompts))
+def test_one_mask_is_upstreams(prompts: dict[str, Any]) -> None:
+    _, theirs = tiny_artifacts.pictures_checkpoint("sam")
+    model = precast.load(tiny_artifacts.pictures("sam"))
+    assert model.output_names == ("iou_scores", "pred_masks", "image_embeddings")
+    pixels = model.image_processor(PHOTOGRAPHS[1])["pixel_values"]
+    given = {"pixel_values": pixels} | {
+        name: value.astype(np.int64 if name == "input_labels" else np.float32) for name, value in prompts.items()
+    }
+    found = model(**given, multimask_output=False)
+    with torch.no_grad():
+        expected = theirs(**{name: torch.from_numpy(value) for name, value in given.items()}, multimask_output=False)
+    assert list(found) == ["iou_scores", "pred_masks", "image_embeddings"]
+    for name in ("iou_scores", "pred_masks"):
+        np.testing.assert_allclose(found[name], expected[name].numpy(), rtol=0, atol=2e-5)
+    assert list(model(pixel_values=pixels[:1])) == list(model(**given)) == list(found)
+    with pytest.raises(InputError, match="multimask_output must be True or False; received 1"):
+        model(**given, multimask_output=1)
+
+
 def test_on_the_command_line(generate: Any, tmp_path: Path) -> None:
     PHOTOGRAPHS[0].save(tmp_path / "china.png")
     asked = ("--param", "points_per_crop=3", "--param", "pred_iou_thresh=0", "--param", "stability_score_thresh=0")
