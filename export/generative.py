@@ -20,6 +20,7 @@ from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.generation.among import FEATURES, ROWS
 from precast.runtime.generation.tiles import Tiles
 from precast.runtime.ports import FREE, Dim, Out, Port
+from precast.runtime.processors.joint import Spelled
 
 __all__ = [
     "ALIGNMENT",
@@ -45,6 +46,7 @@ class Joined(NamedTuple):
         count: how many of them a picture has.
         tiles: how pictures are cut whose features stand in another order, behind one that ends their lines; None: they
             are not. ``count`` is that of a picture of one tile then.
+        spelled: what stands around the places of a picture, and of each of its tiles; None: nothing.
     """
 
     source: str
@@ -52,11 +54,13 @@ class Joined(NamedTuple):
     width: int
     count: int
     tiles: Tiles | None = None
+    spelled: Spelled | None = None
 
     def processing(self) -> Mapping[str, Any]:
         """What the runtime has to know of them."""
-        said = {"token": self.token, "count": self.count}
-        return said if self.tiles is None else {**said, "tiles": self.tiles.to_json()}
+        said: dict[str, Any] = {"token": self.token, "count": self.count}
+        said |= {} if self.tiles is None else {"tiles": self.tiles.to_json()}
+        return said if self.spelled is None else {**said, "spelled": self.spelled._asdict()}
 
     def standing(self, picture: int) -> Array:
         """Which features stand at the places of one of several pictures that are made up; it is its own and only

@@ -42,7 +42,7 @@ from precast.runtime.processors.image_steps import (
     Step,
     Thumbnail,
 )
-from precast.runtime.processors.image_tiles import Tiles
+from precast.runtime.processors.image_tiles import Tiling
 
 __all__ = ["KINDS", "ImageKind", "reads_colours", "steps_of"]
 
@@ -234,7 +234,7 @@ def _tiled(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     if set(tile) != {"longest_edge"}:
         raise UnsupportedModelError(f"{file}: max_image_size is a longest_edge here; it has {listing(tile)}")
     split = switch(fields, "do_image_splitting", True)
-    steps.append(Tiles(_filter(fields, kind), tile["longest_edge"], longest, split))
+    steps.append(Tiling(_filter(fields, kind), tile["longest_edge"], longest, split))
     steps += _rescaled(fields)
     if switch(fields, "do_normalize", True):
         steps.append(Normalise(*_normalisation(fields, kind)))

@@ -16,8 +16,20 @@ from precast.export.skeletons.native import NativeSeen, NativeSpec, NativeVision
 from precast.export.spec import hf
 from precast.export.weights import Rename, Rule
 from precast.runtime.errors import ConfigError
+from precast.runtime.processors.joint import Spelled
 
 __all__ = ["FAMILY", "Spec", "VisionSpec"]
+
+
+# What its processor writes around a picture and its tiles.
+_AROUND = "<fake_token_around_image>"
+_SPELLED = Spelled(
+    each=f"{_AROUND}<row_{{row}}_col_{{column}}>",
+    line="\n",
+    whole=f"\n{_AROUND}<global-img>",
+    alone=f"{_AROUND}<global-img>",
+    close=_AROUND,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +74,8 @@ class _Connector(nn.Module):
 def _compose(spec: Spec, absent: frozenset[str]) -> nn.Module:
     vision = NativeVision(spec.vision_config, whole=False, square=True)
     count = (spec.vision_config.side // spec.scale_factor) ** 2
-    return joined(
-        NativeSeen(vision, _Connector(spec), spec.text.spec.hidden_size, count), spec.text, spec.image_token_id
-    )
+    seen = NativeSeen(vision, _Connector(spec), spec.text.spec.hidden_size, count)
+    return joined(seen, spec.text, spec.image_token_id, spelled=_SPELLED)
 
 
 def _weights(spec: Spec) -> tuple[Rule, ...]:

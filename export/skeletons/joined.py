@@ -25,6 +25,7 @@ from precast.runtime.errors import ConfigError
 from precast.runtime.generation.among import FEATURES
 from precast.runtime.generation.tiles import Tiles
 from precast.runtime.ports import Out, Port
+from precast.runtime.processors.joint import Spelled
 
 __all__ = [
     "VISION",
@@ -176,11 +177,14 @@ class Seen(Component):
         return {FEATURES: self.project(states).flatten(0, 1)}
 
 
-def joined(vision: Seen, text: InnerDecoder, token: int, tiles: Tiles | None = None) -> Composite:
-    """The two, wired: features stand where tokens ``token`` are; those of ``tiles`` in their order."""
+def joined(
+    vision: Seen, text: InnerDecoder, token: int, tiles: Tiles | None = None, spelled: Spelled | None = None
+) -> Composite:
+    """The two, wired: features stand where tokens ``token`` are, those of ``tiles`` in their order; ``spelled``: what
+    stands around them."""
     decoder = text.build()
     count = vision.of_picture() if tiles is None else len(tiles.order(tiles.tile, tiles.tile))
-    decoder.joined = Joined(VISION, token, vision.width, count, tiles)
+    decoder.joined = Joined(VISION, token, vision.width, count, tiles, spelled)
     return Composite({VISION: vision, DECODER: decoder})
 
 

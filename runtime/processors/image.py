@@ -13,7 +13,7 @@ from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
 from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Step, pixels, read_steps
-from precast.runtime.processors.image_tiles import Grid, Tiles
+from precast.runtime.processors.image_tiles import Grid, Tiling
 from precast.runtime.processors.model_inputs import ModelInputs
 from precast.runtime.processors.page_ocr import PageOcr
 
@@ -49,7 +49,7 @@ class ImageProcessor:
         self.ocr = None if ocr is None else PageOcr.from_data(ocr)
         self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
         self.model_input_names = [self.port] if self._pad is None else [self.port, MASK]
-        self.tiles = next((step for step in self.steps if isinstance(step, Tiles)), None)
+        self.tiles = next((step for step in self.steps if isinstance(step, Tiling)), None)
         self.frames = any(isinstance(step, Frames) for step in self.steps)
         self.pairs = any(isinstance(step, Pairs) for step in self.steps)
 

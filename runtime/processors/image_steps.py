@@ -14,7 +14,7 @@ import numpy as np
 
 from precast.runtime.errors import InputError
 from precast.runtime.fields import Fields, is_number
-from precast.runtime.processors.image_tiles import Tiles
+from precast.runtime.processors.image_tiles import Tiling
 from precast.runtime.resampling import smoothed
 
 if TYPE_CHECKING:
@@ -596,14 +596,14 @@ class Grey(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Rgb | Align | Tiles | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth | Flip "
+    "Rgb | Align | Tiling | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth | Flip "
     "| Scale | Normalise | Divide | Grey | Extend | Colours | Frames | Pairs | Pad"
 )
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
     "align": Align,
-    "tiles": Tiles,
+    "tiles": Tiling,
     "resize": Resize,
     "fit": Fit,
     "multiples": Multiples,

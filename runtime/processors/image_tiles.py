@@ -11,7 +11,7 @@ from precast.runtime.fields import Fields, is_count
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Grid", "Tiles"]
+__all__ = ["Grid", "Tiling"]
 
 _LARGEST = 4096  # of a side, before it is cut
 _SMALLEST, _MOST = 16, 64  # of a tile; tiles of a side
@@ -24,7 +24,7 @@ class Grid(NamedTuple):
     columns: int
 
 
-class Tiles(NamedTuple):
+class Tiling(NamedTuple):
     """Resized so that the longest edge is ``longest`` (None: as it is), made whole squares of ``tile``, and cut into
     these, row by row, with the whole picture as one more behind them; a picture no larger than one is that alone.
 
@@ -38,7 +38,7 @@ class Tiles(NamedTuple):
     split: bool = True
 
     @classmethod
-    def read(cls, fields: Fields) -> Tiles:
+    def read(cls, fields: Fields) -> Tiling:
         from precast.runtime.processors.image_steps import FILTERS
 
         tile: int = fields.take(

@@ -8,6 +8,7 @@ from typing import Any
 
 import transformers
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
 
 from precast.export.exporter import export_model
 from precast.export.families import find_family
@@ -23,6 +24,12 @@ TEMPLATE = (
     "{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}{% for part in message['content'] %}"
     "{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}</s>{% endfor %}"
     "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+# As SmolVLM's have it: parts in their order.
+TILER_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<end_of_utterance>"
+    "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
 PLACES = 4  # features of a picture of 12 x 12, patches of 6
 
@@ -50,22 +57,57 @@ def processor() -> Any:
     )
 
 
-def _make(folder: Path) -> None:
+def tiler() -> Path:
+    """The artifact of a tiny SmolVLM, which cuts pictures into tiles. Do not change it: copy it first."""
+    return once("artifact-smolvlm", partial(export_model, tiler_checkpoint()))
+
+
+def tiler_checkpoint() -> Path:
+    """Its checkpoint."""
+    return once("checkpoint-smolvlm", _make_tiler)
+
+
+def tiler_processor() -> Any:
+    """Upstream's, of the same files."""
+    source = tiler_checkpoint()
+    return transformers.Idefics3Processor(
+        Idefics3ImageProcessorPil.from_pretrained(source),
+        transformers.AutoTokenizer.from_pretrained(source),
+        image_seq_len=PLACES,
+        chat_template=TILER_TEMPLATE,
+    )
+
+
+def _words(folder: Path, special: list[str], template: str) -> Any:
     folder.mkdir()
     tokenizer = tiny_tokenizer("byte_level")
-    tokenizer.add_special_tokens(["<image>"])
+    tokenizer.add_special_tokens(special)
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(
         folder / "tokenizer_config.json",
         {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-        | {"padding_side": "left", "chat_template": TEMPLATE},
+        | {"padding_side": "left", "chat_template": template},
     )
-    size = tokenizer.get_vocab_size()
-    family = find_family("llava")
-    text = {**family.tiny["text_config"], "vocab_size": size, "pad_token_id": 1, "eos_token_id": 0}
+    write_json(folder / "generation_config.json", {"eos_token_id": 0, "pad_token_id": 1})
+    return tokenizer
+
+
+def _written(folder: Path, model_type: str, tokenizer: Any) -> None:
+    text = dict(find_family(model_type).tiny["text_config"])
+    text |= {"vocab_size": tokenizer.get_vocab_size(), "pad_token_id": 1, "eos_token_id": 0}
     overrides = {"text_config": text, "image_token_id": tokenizer.token_to_id("<image>")}
-    config, model = oracle.upstream("llava", IMAGE_TEXT, overrides)
-    oracle.save_checkpoint(folder, config, model)
+    oracle.save_checkpoint(folder, *oracle.upstream(model_type, IMAGE_TEXT, overrides))
+
+
+def _make(folder: Path) -> None:
+    _written(folder, "llava", _words(folder, ["<image>"], TEMPLATE))
     settings = {"size": {"shortest_edge": 12}, "crop_size": {"height": 12, "width": 12}}
     write_json(folder / "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor", **settings})
-    write_json(folder / "generation_config.json", {"eos_token_id": 0, "pad_token_id": 1})
+
+
+def _make_tiler(folder: Path) -> None:
+    rows = [f"<row_{row}_col_{column}>" for row in (1, 2) for column in (1, 2)]
+    special = ["<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *rows]
+    _written(folder, "smolvlm", _words(folder, special, TILER_TEMPLATE))
+    settings = {"size": {"longest_edge": 48}, "max_image_size": {"longest_edge": 24}}
+    write_json(folder / "preprocessor_config.json", {"image_processor_type": "Idefics3ImageProcessor", **settings})

@@ -19,7 +19,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from precast.export.image_reading import read_folder
 from precast.runtime.errors import InputError
 from precast.runtime.processors.image import ImageProcessor
-from precast.runtime.processors.image_tiles import Tiles
+from precast.runtime.processors.image_tiles import Tiling
 from precast.runtime.processors.joint import JointProcessor, Places
 from precast.runtime.processors.text import Tokenizer
 
@@ -68,7 +68,7 @@ def test_tiles(kind: Any, said: dict[str, Any], tmp_path: Path) -> None:
 @given(width=st.integers(1, 400), height=st.integers(1, 400), tile=st.integers(16, 40), longest=st.integers(1, 160))
 @settings(max_examples=60, deadline=None)
 def test_a_grid_has_as_many_tiles_as_it_says(width: int, height: int, tile: int, longest: int) -> None:
-    step = Tiles("bilinear", tile, longest)
+    step = Tiling("bilinear", tile, longest)
     made = step(Image.new("RGB", (width, height)))
     rows, columns = step.grid((width, height))
     assert len(made) == (rows * columns + 1 if rows else 1)

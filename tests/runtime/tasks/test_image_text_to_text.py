@@ -217,3 +217,18 @@ def test_a_talk_about_pictures(pipe: Any, pictures: list[str], tmp_path: Path) -
     artifact = str(tiny_seers.seer())
     said = good("chat", artifact, "--image", pictures[0], "--message", "stop?", "--greedy", "--max-new-tokens", "9")
     assert said == f"{first}\n"
+
+
+def test_tiles_of_pictures(pictures: list[str]) -> None:
+    """A model that cuts pictures into tiles: upstream's answers of a text with two pictures and of a chat, in a batch
+    as alone."""
+    ours = precast.pipeline("image-text-to-text", tiny_seers.tiler())
+    source, processor = str(tiny_seers.tiler_checkpoint()), tiny_seers.tiler_processor()
+    theirs = transformers.pipeline("image-text-to-text", model=source, processor=processor)
+    text = {"images": pictures[:2], "text": TWICE}
+    [wanted] = theirs(pictures[:2], text=TWICE, generate_kwargs=dict(GREEDY))
+    assert ours(text, **GREEDY) == [wanted]
+    messages = chat(pictures[1])
+    answered = theirs(text=messages, generate_kwargs=dict(GREEDY))
+    assert ours(messages, **GREEDY) == answered
+    assert ours([text, {"images": pictures[2:], "text": QUESTION}], **GREEDY)[0] == [wanted]
