@@ -14,7 +14,7 @@ import torch
 
 from precast.export import static_embedding
 from precast.export.checkpoints.checkpoint import INPUT_MODULES, Checkpoint
-from precast.export.heads import BASE, MASKED_LM
+from precast.export.heads import BASE, MASKED_LM, ZERO_SHOT_IMAGE
 from precast.runtime.embedding import ACTIVATIONS, POOLING, SPLADE
 from precast.runtime.errors import ConfigError, WeightsError, closest, listing
 from precast.runtime.fields import Document, Fields
@@ -73,6 +73,16 @@ _TRANSFORMER_TASKS: dict[str, dict[str, tuple[Any, ...]]] = {
     for task, output in (("feature-extraction", "last_hidden_state"), ("fill-mask", "logits"))
 }
 _SPLADE = "SpladePooling"
+# The module that has towers of texts and of pictures, and what its file says of them.
+_TOWERS = "CLIPModel"
+_TOWER_OUTPUTS = {kind: f"{kind}_features" for kind in ("text", "image")}
+_TOWER_KEYS: dict[str, tuple[Any, ...] | None] = {
+    "transformer_task": (BASE.task,),
+    "modality_config": (
+        {kind: {"method": f"get_{kind}_features", "method_output_name": "pooler_output"} for kind in _TOWER_OUTPUTS},
+    ),
+    "module_output_name": ("sentence_embedding",),
+}
 _SPLADE_MODES = dict(
     zip((("max", "relu"), ("sum", "relu"), ("max", "log1p_relu"), ("sum", "log1p_relu")), SPLADE, strict=True)
 )
@@ -84,8 +94,9 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
     ``{"pooling": [mode, ...], "include_prompt": bool, "dense": [{"weight", "bias", "activation"}], "normalize": bool,
     "max_seq_length": int | None, "do_lower_case": bool, "prompts": {name: text}, "default_prompt_name": str | None,
     "similarity": str | None}``, and where they are not the usual ones ``"output"`` (what is pooled: ``logits``),
-    ``"add_special_tokens"``, ``"empty"`` (``zeros``: the pooled vector of no tokens) and ``"max_active_dims"``. Dense
-    layers name the files that `read_arrays` fills.
+    ``"towers"`` (outputs that need no pooling, by what they are of: ``text``, ``image``), ``"add_special_tokens"``,
+    ``"empty"`` (``zeros``: the pooled vector of no tokens) and ``"max_active_dims"``. Dense layers name the files that
+    `read_arrays` fills.
 
     Raises:
         ConfigError: a module, or a setting of one, that is not honoured here.
@@ -102,6 +113,9 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
     data: dict[str, Any] = {"pooling": None, "include_prompt": True, "dense": [], "normalize": False}
     if kinds[0] == static_embedding.MODULE:
         data |= {"pooling": ["mean"], "add_special_tokens": False, "empty": "zeros"}
+    towers = _has_towers(checkpoint, kinds)
+    if towers:
+        data |= {"pooling": [], "towers": _TOWER_OUTPUTS}
     for kind, module in zip(kinds[1:], modules[1:], strict=True):
         if kind == "Dropout":
             continue  # nothing outside training
@@ -130,10 +144,13 @@ def read_modules(checkpoint: Checkpoint) -> dict[str, Any] | None:
         raise ConfigError(f"{checkpoint.id}: modules.json has no Pooling, so it gives tokens, not sentence embeddings.")
     if kinds[0] == static_embedding.MODULE:
         return data | _static(checkpoint) | _prompts(checkpoint)
+    if towers:
+        return data | _transformer(checkpoint, _TOWER_KEYS, kinds[0]) | _prompts(checkpoint)
     task = MASKED_LM.task if _SPLADE in kinds else BASE.task
     if kinds[0] == "MLMTransformer" and _SPLADE not in kinds:
         raise ConfigError(f"{checkpoint.id}: MLMTransformer gives logits of tokens, which only {_SPLADE} pools here.")
-    return data | _transformer(checkpoint, task, kinds[0]) | _prompts(checkpoint, sparse=_SPLADE in kinds)
+    own = _TRANSFORMER_TASKS[task]
+    return data | _transformer(checkpoint, own, kinds[0]) | _prompts(checkpoint, sparse=_SPLADE in kinds)
 
 
 def declared_task(checkpoint: Checkpoint) -> str | None:
@@ -143,6 +160,8 @@ def declared_task(checkpoint: Checkpoint) -> str | None:
     kinds = [str(module["type"]).rpartition(".")[2] for module in checkpoint.modules or ()]
     if _SPLADE in kinds:
         return MASKED_LM.task
+    if kinds and _has_towers(checkpoint, kinds):
+        return ZERO_SHOT_IMAGE.task
     embeds = "Pooling" in kinds or static_embedding.MODULE in kinds
     return BASE.task if embeds else None
 
@@ -187,6 +206,12 @@ def read_cross_encoder(checkpoint: Checkpoint) -> dict[str, Any] | None:
         if isinstance(stated, str):
             return {"activation_fn": stated} if stated.startswith("torch.") else None
     return None
+
+
+def _has_towers(checkpoint: Checkpoint, kinds: list[str]) -> bool:
+    """Whether texts and pictures are embedded, by the module's name or by what its file says."""
+    said = _module_file(checkpoint)[1].get("modality_config") if kinds[0] == "Transformer" else None
+    return kinds[0] == _TOWERS or said in (_TOWER_KEYS["modality_config"] or ())
 
 
 def _kind(checkpoint: Checkpoint, module: Mapping[str, Any]) -> str:
@@ -295,14 +320,11 @@ def _static(checkpoint: Checkpoint) -> dict[str, Any]:
     return {"max_seq_length": longest if type(longest) is int else None, "do_lower_case": False}
 
 
-def _transformer(checkpoint: Checkpoint, task: str, kind: str) -> dict[str, Any]:
-    name = next((name for name in _TRANSFORMER_FILES if checkpoint.has(name)), None)
-    config = checkpoint.read_json(name) if name else {}
-    if not isinstance(config, dict):
-        raise ConfigError(f"{checkpoint.id}: {name} must be an object; found {type(config).__name__}.")
+def _transformer(checkpoint: Checkpoint, own: Mapping[str, tuple[Any, ...] | None], kind: str) -> dict[str, Any]:
+    name, config = _module_file(checkpoint)
     if kind == "Transformer":
         config = {"transformer_task": BASE.task, **config}  # sentence-transformers' default; MLMTransformer has its own
-    known = {**_TRANSFORMER_KEYS, **_TRANSFORMER_TASKS[task]}
+    known = {**_TRANSFORMER_KEYS, **own}
     _refuse_unknown(checkpoint, str(name), config, set(known))
     for key, value in config.items():
         allowed = known[key]
@@ -315,6 +337,15 @@ def _transformer(checkpoint: Checkpoint, task: str, kind: str) -> dict[str, Any]
     if longest is not None and (type(longest) is not int or longest < 1):
         raise ConfigError(f"{checkpoint.id}: {name} must give max_seq_length as a number of tokens; found {longest!r}.")
     return {"max_seq_length": longest, "do_lower_case": bool(config.get("do_lower_case", False))}
+
+
+def _module_file(checkpoint: Checkpoint) -> tuple[str | None, dict[str, Any]]:
+    """The file of the module that reads inputs, and what it says."""
+    name = next((name for name in _TRANSFORMER_FILES if checkpoint.has(name)), None)
+    config = checkpoint.read_json(name) if name else {}
+    if not isinstance(config, dict):
+        raise ConfigError(f"{checkpoint.id}: {name} must be an object; found {type(config).__name__}.")
+    return name, config
 
 
 def _prompts(checkpoint: Checkpoint, *, sparse: bool = False) -> dict[str, Any]:

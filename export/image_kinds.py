@@ -323,7 +323,7 @@ def _fitted(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> t
 
 
 _CLIP = ImageKind(
-    models=("clip", "clip_vision_model"),
+    models=("altclip", "clip", "clip_vision_model"),
     size={"shortest_edge": 224},
     resample=FILTERS["bicubic"],
     mean=_CLIP_MEAN,
@@ -411,7 +411,7 @@ KINDS: Mapping[str, ImageKind] = {
         )
     },
     "EfficientNetImageProcessor": ImageKind(
-        models=("efficientnet",),
+        models=("align", "efficientnet"),
         size={"height": 346, "width": 346},
         resample=FILTERS["bicubic"],
         mean=_STANDARD,

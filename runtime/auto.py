@@ -586,7 +586,7 @@ def _transformer_folder(folder: Path) -> Path:
         modules = parse_value((folder / "modules.json").read_bytes())
         for module in modules:
             path = os.path.normpath(module["path"] or ".")
-            if module["type"].rpartition(".")[2] == "Transformer" and not (
+            if module["type"].rpartition(".")[2] in ("Transformer", "CLIPModel") and not (
                 os.path.isabs(path) or path.startswith("..")
             ):
                 return folder / path

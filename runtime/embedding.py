@@ -15,7 +15,9 @@ import numpy as np
 from precast.runtime import arguments, batching
 from precast.runtime.arrays import read_npy
 from precast.runtime.embedding_options import EncodeOptions, quantize, read_options
+from precast.runtime.embedding_towers import is_single, read_item
 from precast.runtime.errors import ArtifactError, InputError, UnsupportedTaskError, closest, listing
+from precast.runtime.readers.image import ImageReader
 from precast.runtime.readers.text import TextReader
 
 __all__ = [
@@ -42,7 +44,9 @@ def encode(model: Any, texts: Any = None, *positional: Any, **options: Any) -> A
     Texts longer than the model takes are cut.
 
     Args:
-        texts: one, or any iterable of them; upstream's names ``inputs`` and ``sentences`` do as well.
+        texts: one, or any iterable of them; upstream's names ``inputs`` and ``sentences`` do as well. Of a model of two
+            towers texts and pictures, in any order: a Pillow image, a picture's file or http address, a uint8 array
+            ``[H, W, 3]``, ``{"image": ...}``, ``{"text": ...}``.
         positional, options: upstream's arguments, in its order: ``prompt_name`` (one that the model brings), ``prompt``
             (put before every text), ``batch_size`` (None: as many as ``token_budget`` padded tokens hold),
             ``show_progress_bar``, or ``progress`` (also a function of how many are done, and of how many),
@@ -61,13 +65,15 @@ def encode(model: Any, texts: Any = None, *positional: Any, **options: Any) -> A
                 raise InputError(f"encode received its texts twice, by place and as {name}; give them once.")
             texts = options.pop(name)
     asked = read_options(positional, options, device=batching.device(model))
-    texts = arguments.listed(texts)
-    single = isinstance(texts, str)
-    items = _texts(texts)
+    texts = texts if head.towers else arguments.listed(texts)
+    single = is_single(texts) if head.towers else isinstance(texts, str)
+    items = ([texts] if single else _listed(texts)) if head.towers else _texts(texts)
     start = _prompt(head.settings, asked.prompt, asked.prompt_name)
+    if asked.tokens and head.towers:
+        raise InputError("This model makes one vector of each input, and none of tokens. Leave output_value out.")
     if not items and not asked.tokens and asked.stacked:
         return np.zeros((0, asked.truncate_dim or head.width), dtype=np.float32)
-    found = _embedded(model, head, items, start, asked)
+    found = (_placed if head.towers else _embedded)(model, head, items, start, asked)
     if asked.precision != "float32" and found:
         # Ranges are those of all tokens, or of all texts.
         sizes = [len(one) for one in found] if asked.tokens else [1] * len(found)
@@ -130,15 +136,43 @@ def _texts(texts: Any) -> list[str]:
     return items
 
 
+def _listed(items: Any) -> list[Any]:
+    """Texts and pictures of any iterable of them."""
+    if isinstance(items, (bytes, Mapping)) or not isinstance(items, Iterable):
+        read_item(items)
+    return list(items)
+
+
+def _placed(model: Any, head: _Head, items: list[Any], start: str, asked: EncodeOptions) -> list[Any]:
+    """One array ``[H]`` a text or a picture, in order, each by its own tower."""
+    read = [read_item(item) for item in items]
+    found: list[Any] = [None] * len(read)
+    done = 0
+    with batching.reporter(asked.progress, len(items), "encode") as report:
+        for kind in head.towers:
+            places = [place for place, (own, _) in enumerate(read) if own == kind]
+            if not places:
+                continue
+            texts = kind == "text"
+            reader: Any = head.reader if texts else head.seeing(model)
+            for window in batching.windows(places, limit=reader.window):
+                given = [read[place][1] for place in window]
+                rows = head.tokenize([start + one for one in given]) if texts else [reader.row(one) for one in given]
+                costs = [reader.cost(row) for row in rows]
+                limits = batching.limits(model, asked.token_budget)
+                for batch in batching.plan(costs, batch_size=asked.batch_size, **limits):
+                    outputs = model(**reader.collate([rows[index] for index in batch]))[head.towers[kind]]
+                    for index, vector in zip(batch, head.finished(outputs, asked), strict=True):
+                        found[window[index]] = vector
+                    done += len(batch)
+                    report(done)
+    return found
+
+
 def _embedded(model: Any, head: _Head, items: list[str], start: str, asked: EncodeOptions) -> list[Any]:
     """One array a text, in order: ``[H]``, or of its tokens ``[S_i, H]``."""
     skipped = head.prompt_length(start) if start and not head.settings.get("include_prompt", True) else 0
     found: list[Any] = []
-
-    def finished(pooled: np.ndarray) -> np.ndarray:
-        # Cut first, then normalise, so that a shortened vector has length 1 as well.
-        made = head.project(pooled)[:, : asked.truncate_dim]
-        return _unit(made) if asked.normalize else made
 
     sparse = {"cpu_budget": _SPARSE_BUDGET} if head.sparse else {}
     limits = batching.limits(model, asked.token_budget, **sparse)
@@ -150,7 +184,7 @@ def _embedded(model: Any, head: _Head, items: list[str], start: str, asked: Enco
             some = [index for index, length in enumerate(lengths) if length]
             for index in set(range(len(rows))).difference(some):
                 nothing = np.zeros((0 if asked.tokens else 1, head.pooled_width), np.float32)
-                results[index] = nothing if asked.tokens else finished(nothing)[0]
+                results[index] = nothing if asked.tokens else head.finished(nothing, asked)[0]
             done = len(rows) - len(some)
             for places in batching.plan([lengths[index] for index in some], batch_size=asked.batch_size, **limits):
                 batch = [some[place] for place in places]
@@ -161,7 +195,7 @@ def _embedded(model: Any, head: _Head, items: list[str], start: str, asked: Enco
                         tokens[place][: int(np.flatnonzero(mask[place])[-1]) + 1].copy() for place in range(len(batch))
                     ]
                 else:
-                    values = list(finished(pool(tokens, mask, head.settings["pooling"], skip=skipped)))
+                    values = list(head.finished(pool(tokens, mask, head.settings["pooling"], skip=skipped), asked))
                 for index, value in zip(batch, values, strict=True):
                     results[index] = value
                 done += len(batch)
@@ -260,11 +294,18 @@ class _Head:
         self.settings = settings
         self.sparse = settings.get("output") == "logits"
         self.output, self.names = settings.get("output") or "last_hidden_state", model.input_names
-        made = model.component.output(self.output)
-        if made is None or not isinstance(made.shape[-1], int):
-            given = listing(out.name for out in model.component.outputs)
-            raise ArtifactError(f"embeddings are made of {self.output}; this artifact gives {given}.")
-        self.token_width = made.shape[-1]
+        # Outputs that are embeddings of texts and of pictures; none: these are made of one of tokens.
+        self.towers: Mapping[str, str] = settings.get("towers") or {}
+        self._seeing: ImageReader | None = None
+        given = [out for part in model.flow.parts.values() for out in part.component.outputs]
+        if not self.towers:
+            given = list(model.component.outputs)
+        for name in self.towers.values() or (self.output,):
+            made = next((out for out in given if out.name == name), None)
+            if made is None or not isinstance(made.shape[-1], int):
+                has = listing(out.name for out in given)
+                raise ArtifactError(f"embeddings are made of {name}; this artifact gives {has}.")
+            self.token_width = made.shape[-1]
         if model.tokenizer is None:
             why = getattr(model, "why_no_tokenizer", "")
             raise InputError(f"encode needs a tokenizer, and the artifact has none{f' ({why})' if why else ''}.")
@@ -282,7 +323,7 @@ class _Head:
     @property
     def pooled_width(self) -> int:
         """Numbers in what pooling makes of the tokens."""
-        return self.token_width * len(self.settings["pooling"])
+        return self.token_width * len(self.settings["pooling"] or ("none",))
 
     def tokenize(self, texts: Sequence[str]) -> list[dict[str, np.ndarray]]:
         if self.settings.get("do_lower_case"):
@@ -300,6 +341,12 @@ class _Head:
             rows.append(row)
         return rows
 
+    def seeing(self, model: Any) -> ImageReader:
+        """What reads pictures, which a model that embeds texts alone need not have."""
+        if self._seeing is None:
+            self._seeing = ImageReader(model, task="encode")
+        return self._seeing
+
     def prompt_length(self, prompt: str) -> int:
         """Tokens a prompt takes at the start of a text, without a closing special token."""
         ids = self.tokenize([prompt])[0]["input_ids"]
@@ -311,6 +358,12 @@ class _Head:
             inputs = {name: value for name, value in inputs.items() if name != "attention_mask"}
         tokens: np.ndarray = model(**inputs)[self.output]
         return tokens.astype(np.float32, copy=False), mask
+
+    def finished(self, pooled: np.ndarray, asked: EncodeOptions) -> np.ndarray:
+        """Embeddings of what was pooled, as a call asks for them."""
+        # Cut first, then normalise, so that a shortened vector has length 1 as well.
+        made = self.project(pooled)[:, : asked.truncate_dim]
+        return _unit(made) if asked.normalize else made
 
     def project(self, pooled: np.ndarray) -> np.ndarray:
         for weight, bias, activation in self.dense:

@@ -46,6 +46,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "vit-base": tiny_artifacts.picture_features,
     "detr": lambda: tiny_artifacts.detector("detr"),
     "clip": lambda: tiny_artifacts.pictures("clip"),
+    "clip-embeddings": tiny_artifacts.towers,
     "owlvit": lambda: tiny_artifacts.pictures("owlvit"),
     "vilt": tiny_artifacts.visual_answerer,
     "llava": tiny_seers.seer,

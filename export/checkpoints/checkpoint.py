@@ -31,8 +31,9 @@ from precast.runtime.strict_json import MAX_JSON, parse_object, parse_value
 
 __all__ = ["INPUT_MODULES", "Checkpoint", "FileInfo", "StoredTensor", "TensorSource"]
 
-# sentence-transformers' modules that read texts; MLMTransformer is the old name of one for masked LMs.
-INPUT_MODULES = ("Transformer", "MLMTransformer", static_embedding.MODULE)
+# sentence-transformers' modules that read inputs; MLMTransformer is the old name of one for masked LMs, CLIPModel that
+# of one for texts and pictures.
+INPUT_MODULES = ("Transformer", "MLMTransformer", "CLIPModel", static_embedding.MODULE)
 
 
 class StoredTensor(Protocol):

@@ -18,9 +18,10 @@ from precast.export.spec import hf
 from precast.export.weights import Rename, Rule, Within
 from precast.runtime.errors import ConfigError
 
-__all__ = ["FAMILY", "Spec"]
+__all__ = ["FAMILY", "INERT", "Spec", "body", "names", "pooler"]
 
 _STEM, _TOP, _MOST = 32, 1280, 1000
+INERT = frozenset({"image_size", "batch_norm_momentum", "dropout_rate", "drop_connect_rate", "num_hidden_layers"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,8 @@ def _blocks(spec: Spec) -> Iterator[_Block]:
             channels, number = out, number + 1
 
 
-def _body(spec: Spec) -> Backbone:
+def body(spec: Spec) -> Backbone:
+    """Blocks, and what makes the last map wider."""
     act, eps, blocks = spec.hidden_act, spec.batch_norm_eps, list(_blocks(spec))
     stem = ConvNorm(spec.num_channels, spec.width(_STEM), 3, stride=2, padding=(0, 0, 1, 1), eps=eps, act=act)
     top = ConvNorm(spec.width(spec.out_channels[-1]), spec.hidden_dim, eps=eps, act=act)
@@ -120,7 +122,13 @@ class _MaxPool(nn.Module):
         return states.amax((2, 3))
 
 
-def _weights(spec: Spec) -> tuple[Rule, ...]:
+def pooler(spec: Spec) -> nn.Module:
+    """What makes one vector of the last map."""
+    return MeanPool(keep=False) if spec.pooling_type == "mean" else _MaxPool()
+
+
+def names(spec: Spec) -> tuple[Rule, ...]:
+    """Of weights."""
     block = (
         Rename("expansion.expand_conv.*", "widen.convolution.*"),
         Rename("expansion.expand_bn.*", "widen.norm.*"),
@@ -144,12 +152,12 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 FAMILY = Family(
     spec=Spec,
     heads=map_heads(
-        _body,
+        body,
         lambda spec: spec.hidden_dim,
-        lambda spec: MeanPool(keep=False) if spec.pooling_type == "mean" else _MaxPool(),
+        pooler,
     ),
-    weights=_weights,
-    inert=frozenset({"image_size", "batch_norm_momentum", "dropout_rate", "drop_connect_rate", "num_hidden_layers"}),
+    weights=names,
+    inert=INERT,
     tiny={"width_coefficient": 0.05, "depth_coefficient": 1.1, "depth_divisor": 4, "hidden_dim": 64}
     | {"in_channels": [32, 160], "out_channels": [160, 200], "kernel_sizes": [3, 5], "strides": [1, 2]}
     | {"num_block_repeats": [1, 1], "expand_ratios": [1, 2]},

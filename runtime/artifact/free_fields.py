@@ -94,6 +94,11 @@ def check_free(
         Places.read(join)
         if "tiles" in join:
             Tiles.read(join.inner("tiles", join.data("tiles")))
+    if "candidates" in made:
+        candidates = made.inner("candidates", made.data("candidates"))
+        if "scores" in candidates:
+            candidates.choice("scores", ("softmax", "sigmoid"))
+        candidates.optional_count("tokens", None, least=1)
     if "embedding" in made:
         _embedding(made.inner("embedding", made.data("embedding")), files)
 
@@ -166,7 +171,10 @@ def _term(term: Fields) -> None:
 
 def _embedding(settings: Fields, files: Mapping[str, Any]) -> None:
     modes = settings.texts("pooling")
-    if not modes:
+    towers = settings.mapping("towers", "the name of an output", is_text, {})
+    if not set(towers) <= {"text", "image"}:
+        settings.fail("towers", "outputs by what they are of, text or image", dict(towers))
+    if not modes and not towers:
         settings.fail("pooling", "a list of one way of pooling or more", list(modes))
     settings.all("dense", lambda layer: _dense(layer, files), [])
     for key in ("include_prompt", "normalize", "do_lower_case"):

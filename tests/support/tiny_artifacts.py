@@ -84,6 +84,17 @@ def pictures(model_type: str) -> Path:
     return _exported(model_type, partial(_make_pictures, model_type))
 
 
+def towers() -> Path:
+    """The artifact of `towers_checkpoint`. Do not change it: copy it first."""
+    return _exported("towers", _make_towers)
+
+
+def towers_checkpoint() -> Path:
+    """A tiny CLIP as sentence-transformers' older folders on the Hub have it: in a folder of its own. Do not change
+    it."""
+    return once("checkpoint-towers", _make_towers)
+
+
 def picture_features() -> Path:
     """The artifact of a tiny ViT without a head. Do not change it: copy it first."""
     return _exported("vit-base", _make_picture_features)
@@ -351,6 +362,12 @@ def _make_reciter(folder: Path) -> None:
         made.speech_decoder_postnet.prob_out.bias.sub_(2)
     oracle.save_checkpoint(folder, config, model)
     transformers.SpeechT5FeatureExtractor().save_pretrained(folder)  # with which it hears nothing
+
+
+def _make_towers(folder: Path) -> None:
+    _make_pictures("clip", folder / "0_CLIPModel")
+    module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}
+    write_json(folder / "modules.json", [module])
 
 
 def _make_picture_features(folder: Path) -> None:
