@@ -52,7 +52,7 @@ class OPTSpec(DecoderSpec):
 
 
 class _ProjectedEmbeddings(nn.Module):
-    """project(words(ids)) + positions, ids [B, S] -> [B, S, H]."""
+    """project(words(ids)) + positions, ids [B, S] -> [B, S, H]; what is perceived stands in place of its words."""
 
     def __init__(self, spec: OPTSpec) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class _ProjectedEmbeddings(nn.Module):
         return (words_port(self.words),)
 
     def forward(self, input_ids: Tensor, step: Step) -> Tensor:
-        x: Tensor = self.words(input_ids)
+        x = step.placed(self.words(input_ids))
         if self.project is not None:
             x = self.project(x)
         return x + self.positions(input_ids, step)
