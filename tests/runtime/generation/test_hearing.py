@@ -149,7 +149,7 @@ def test_models_of_texts_hear_nothing() -> None:
     with pytest.raises(InputError, match=r"reads texts alone; received input_features. Pass input_ids"):
         reads.generate(input_features=heard(1))
     continues = precast.load(tiny_artifacts.language_model(), threads=1)
-    with pytest.raises(InputError, match=r"continues texts and neither hears nor sees; received input_values. Pass input_ids"):
+    with pytest.raises(InputError, match=r"neither hears nor sees; received input_values. Pass input_ids"):
         continues.generate(input_values=np.zeros((1, 16)))
 
 
