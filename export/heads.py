@@ -47,6 +47,7 @@ __all__ = [
     "UNIVERSAL_SEGMENTATION",
     "VIDEO_CLASSIFICATION",
     "VISUAL_QUESTIONS",
+    "VISUAL_REASONING",
     "VOCODER",
     "VOICE_CONVERSION",
     "ZERO_SHOT_AUDIO",
@@ -120,6 +121,7 @@ DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
 KEYPOINT_DETECTION = _BY_TASK["keypoint-detection"]
 KEYPOINT_MATCHING = _BY_TASK["keypoint-matching"]
 VISUAL_QUESTIONS = _BY_TASK["visual-question-answering"]
+VISUAL_REASONING = _BY_TASK["visual-reasoning"]
 VOCODER = _BY_TASK["vocoder"]
 VOICE_CONVERSION = _BY_TASK["voice-conversion"]
 ZERO_SHOT_AUDIO = _BY_TASK["zero-shot-audio-classification"]

@@ -98,6 +98,13 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "visual-reasoning",  # for which upstream has no class that finds a model's own
+        endings=("ForVisualReasoning", "ForImagesAndTextClassification"),
+        gives="``logits``: whether what a text says of pictures is so.",
+        outs=(Out("logits", ("batch", "labels"), "logits"),),
+        metric="divergence",
+    ),
+    TaskFacts(
         "image-text-retrieval",  # for which upstream has no class that finds a model's own
         endings=("ForImageAndTextRetrieval", "ForImageTextRetrieval"),
         gives="``logits``: how well a text says what is in a picture.",
