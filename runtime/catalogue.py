@@ -226,7 +226,7 @@ _ROWS = (
         endings=("ForPreTraining",),
         auto="AutoModelForPreTraining",
         gives="``logits``, the pixels of every patch of a picture of which ``noise`` hides most, ``mask`` and "
-        "``ids_restore``.",
+        "``ids_restore``; of a video, the pixels of the patches that ``bool_masked_pos`` hides.",
         outs=(
             Out("logits", ("batch", "patches", "pixels"), "scores"),
             Out("mask", ("batch", "patches"), "number"),

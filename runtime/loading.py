@@ -76,6 +76,10 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
         from precast.runtime.keypoints import KeypointModel
 
         return KeypointModel(artifact, flow)
+    if artifact.reading("masked_patches"):
+        from precast.runtime.masked_patches import MaskedPatchesModel
+
+        return MaskedPatchesModel(artifact, flow)
     if artifact.reading("prompts"):
         from precast.runtime.prompted import PromptedModel
 

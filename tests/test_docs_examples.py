@@ -57,6 +57,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "sam": lambda: tiny_artifacts.pictures("sam"),
     "segformer": lambda: tiny_artifacts.pictures("segformer"),
     "mae": lambda: tiny_artifacts.plain("vit_mae", PRETRAINING),
+    "videomae-base": lambda: tiny_artifacts.plain("videomae", PRETRAINING),
     "maskformer": lambda: tiny_artifacts.segmenter("maskformer"),
     "superpoint": lambda: tiny_artifacts.pictures("superpoint"),
     "superglue": lambda: tiny_artifacts.pictures("superglue"),

@@ -1,10 +1,16 @@
-"""VideoMAE: ViT over tubes of a video, patches of a few frames at once. https://arxiv.org/abs/2203.12602"""
+"""VideoMAE: ViT over tubes of a video, patches of a few frames at once. https://arxiv.org/abs/2203.12602
+
+It was trained to draw those that are hidden of those that it sees; which ones these are, the runtime says by number
+(`precast.runtime.masked_patches`)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from precast.export import heads
@@ -13,11 +19,13 @@ from precast.export.blocks.patches import rows_of
 from precast.export.blocks.tables import Table
 from precast.export.families import vit
 from precast.export.image_heads import ImageFeatures, ImageModel, MeanState, VideoClassification
+from precast.export.signatures import Component
 from precast.export.skeletons.stack import stack
 from precast.export.spec import hf
-from precast.export.weights import Compute, Ignore, Rename, Rule, Within
+from precast.export.weights import Compute, Rename, Rule, Within
+from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.errors import ConfigError
-from precast.runtime.ports import Port
+from precast.runtime.ports import Dim, Out, Port
 
 __all__ = ["FAMILY", "Spec"]
 
@@ -28,6 +36,10 @@ class Spec(vit.Sizes):
     tubelet_size: int = hf(default=2)
     qv_bias: bool = hf(("qkv_bias", "qv_bias"), default=True)
     use_mean_pooling: bool = hf(default=True)
+    decoder_hidden_size: int = hf(default=384)
+    decoder_num_hidden_layers: int = hf(default=4)
+    decoder_num_attention_heads: int = hf(default=6)
+    decoder_intermediate_size: int = hf(default=1536)
 
     def __post_init__(self) -> None:
         if not 1 <= self.tubelet_size <= self.num_frames:
@@ -37,6 +49,11 @@ class Spec(vit.Sizes):
     def tubes(self) -> int:
         """How many there are one after the other; frames that fill none are not seen."""
         return self.num_frames // self.tubelet_size
+
+    @property
+    def patches(self) -> int:
+        """Of a video."""
+        return self.tubes * (self.image_size // self.patch_size) ** 2
 
 
 class _Tubes(nn.Module):
@@ -49,8 +66,7 @@ class _Tubes(nn.Module):
         self.spec, size = spec, spec.hidden_size
         channels = spec.tubelet_size * spec.num_channels
         self.projection = nn.Conv2d(channels, size, kernel_size=spec.patch_size, stride=spec.patch_size)
-        places = spec.tubes * (spec.image_size // spec.patch_size) ** 2
-        self.positions = Table((1, places, size), lambda: _waves(places, size)[None])
+        self.positions = Table((1, spec.patches, size), lambda: _waves(spec.patches, size)[None])
 
     def ports(self) -> tuple[Port, ...]:
         spec = self.spec
@@ -90,6 +106,51 @@ def _body(spec: Spec) -> ImageModel:
     return ImageModel(_Tubes(spec), stack(spec, bias=spec.qv_bias, key_bias=False, normed=not spec.use_mean_pooling))
 
 
+class _Drawn(Component):
+    """Pixels, numbers of patches that are seen [B, K], of those that are hidden [B, M] -> {"logits": the pixels of
+    these, [B, M, T * side^2 * C]}."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__()
+        self.model, self.patches, size = _body(spec), spec.patches, spec.decoder_hidden_size
+        self.embed = nn.Linear(spec.hidden_size, size, bias=False)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, size))
+        self.positions = Table((spec.patches, size), lambda: _waves(spec.patches, size))
+        own = replace(
+            spec,
+            hidden_size=size,
+            num_hidden_layers=spec.decoder_num_hidden_layers,
+            num_attention_heads=spec.decoder_num_attention_heads,
+            intermediate_size=spec.decoder_intermediate_size,
+        )
+        self.stack, self.norm = stack(own, bias=spec.qv_bias, key_bias=False, normed=False), LayerNorm(size, 1e-5)
+        self.pixels = nn.Linear(size, spec.tubelet_size * spec.patch_size**2 * spec.num_channels)
+
+    def ports(self) -> tuple[Port, ...]:
+        kinds = ("visible", "hidden")
+        numbers = (Port(f"{kind}_patches", "int64", ("batch", kind), "positions", below=self.patches) for kind in kinds)
+        return (*self.model.ports(), *numbers)
+
+    def bounds(self) -> Mapping[str, Dim]:
+        return dict.fromkeys(("visible", "hidden"), Dim(most=self.patches - 1))
+
+    def outs(self) -> tuple[Out, ...]:
+        drawn = CATALOGUE["pretraining"].outs[0]
+        return (drawn._replace(shape=("batch", "hidden", *drawn.shape[2:])),)
+
+    def processing(self) -> Mapping[str, Any]:
+        return {"masked_patches": {"patches": self.patches}}
+
+    def forward(self, pixel_values: Tensor, visible_patches: Tensor, hidden_patches: Tensor) -> dict[str, Tensor]:
+        rows = self.model.embeddings(pixel_values)
+        seen = rows.gather(1, visible_patches[:, :, None].expand(-1, -1, rows.shape[2]))
+        x = self.embed(self.model.stack(seen)) + F.embedding(visible_patches, self.positions())
+        hidden = self.mask_token + F.embedding(hidden_patches, self.positions())
+        # Those that are hidden first: how many they are says where they end.
+        drawn = self.stack(torch.cat((hidden, x), dim=1))[:, : hidden_patches.shape[1]]
+        return {"logits": self.pixels(self.norm(drawn))}
+
+
 def _base(spec: Spec, absent: frozenset[str]) -> nn.Module:
     return ImageFeatures(_body(spec), None)
 
@@ -99,16 +160,20 @@ def _classifier(spec: Spec, absent: frozenset[str]) -> nn.Module:
     return VideoClassification(_body(spec), nn.Linear(spec.hidden_size, spec.labels), pooler)
 
 
+_DRAWING = "decoder.decoder_layers.{}."
+
+
 def _weights(spec: Spec) -> tuple[Rule, ...]:
     projection = "model.embeddings.projection.weight"
     shape = (spec.hidden_size, spec.tubelet_size * spec.num_channels, spec.patch_size, spec.patch_size)
     biases = tuple(Rename(f"attention.attention.{key}_bias", f"attention.{key}_proj.bias") for key in "qv")
     return (
         Rename("videomae.*", "*"),
-        # What only the training of the encoder needs.
-        Ignore("encoder_to_decoder.*"),
-        Ignore("mask_token"),
-        Within("encoder.layer.{}.", biases),  # as transformers 4 names them
+        *(Within(layers, biases) for layers in ("encoder.layer.{}.", _DRAWING)),  # as transformers 4 names them
+        vit.layer_names(_DRAWING, "stack.layers.{}."),
+        Rename("encoder_to_decoder.*", "embed.*"),
+        Rename("decoder.norm.*", "norm.*"),
+        Rename("decoder.head.*", "pixels.*"),
         *vit.model_names("videomae"),
         Compute((projection,), projection, shape, lambda kernels: kernels.transpose(1, 2).reshape(shape)),
         Rename("fc_norm.*", "pooler.norm.*"),
@@ -118,16 +183,17 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
 FAMILY = replace(
     vit.FAMILY,
     spec=Spec,
-    heads={heads.BASE: _base, heads.VIDEO_CLASSIFICATION: _classifier},
+    heads={
+        heads.BASE: _base,
+        heads.PRETRAINING: lambda spec, absent: _Drawn(spec),
+        heads.VIDEO_CLASSIFICATION: _classifier,
+    },
     weights=_weights,
     optional=(),
-    inert=frozenset(
-        """decoder_hidden_size decoder_intermediate_size decoder_num_attention_heads decoder_num_hidden_layers
-        norm_pix_loss""".split()
-    ),
-    refused={"ForPreTraining": "an encoder with what training alone needs: the encoder is task='feature-extraction'"},
+    inert=frozenset({"norm_pix_loss"}),
     tiny={key: value for key, value in vit.FAMILY.tiny.items() if key != "pooler_output_size"}
-    | {"num_frames": 4, "image_size": 12},
+    | {"num_frames": 4, "image_size": 12, "decoder_hidden_size": 20, "decoder_num_hidden_layers": 1}
+    | {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 24},
     variations=(
         # Odd sizes: 3 heads of 7 channels, 7 frames in tubes of 3, no biases, one channel.
         {"hidden_size": 21, "num_hidden_layers": 1, "num_attention_heads": 3, "intermediate_size": 37}

@@ -368,11 +368,31 @@ def test_sizes_that_make_no_model_are_refused(model_type: str, values: dict[str,
 
 
 def test_what_only_training_makes_is_no_head() -> None:
-    for name, model_type, values in (
-        ("VideoMAEForPreTraining", "videomae", {**TINY, "image_size": 12, "patch_size": 6, "num_frames": 4}),
-        ("ImageGPTForCausalImageModeling", "imagegpt", {"n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": 33}),
-    ):
-        config, model = made(name, model_type, **values)
-        with pytest.raises(UnsupportedTaskError, match=rf"{name} is .*task='feature-extraction'"):
-            build(config, sources(model))
-        assert build(config, sources(model), "feature-extraction").signature.outputs == ("last_hidden_state",)
+    name, values = "ImageGPTForCausalImageModeling", {"n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": 33}
+    config, model = made(name, "imagegpt", **values)
+    with pytest.raises(UnsupportedTaskError, match=rf"{name} is .*task='feature-extraction'"):
+        build(config, sources(model))
+    assert build(config, sources(model), "feature-extraction").signature.outputs == ("last_hidden_state",)
+
+
+@pytest.mark.parametrize("index", range(2))
+def test_hidden_patches_of_a_video_are_drawn_as_upstream_draws_them(index: int) -> None:
+    """Of the odd sizes whole patches and tubes, with which upstream compares what it draws."""
+    changed = {**find_family("videomae").variations[0], "image_size": 15, "num_frames": 6} if index else {}
+    config, narrow = upstream("videomae", PRETRAINING, changed, seed=index)
+    model: Any = widened(narrow)
+    for module in (model, model.videomae.embeddings):  # float32 numbers, whatever the model's are
+        module.position_embeddings = module.position_embeddings.float().double()
+    ours = build(config, sources(model), dtype=torch.float64)
+    assert ours.head is PRETRAINING and ours.ignored == ()
+    encoder = build(config, sources(model), "feature-extraction", dtype=torch.float64)
+    assert encoder.ignored and all(name.startswith(("decoder.", "encoder_to", "mask_")) for name in encoder.ignored)
+    rng, patches = np.random.default_rng(index), ours.signature.ports[1].below
+    shape = [2 if isinstance(size, str) else size for size in ours.signature.ports[0].shape]
+    pixels = torch.from_numpy(rng.standard_normal(shape))
+    for count in (1, 5, patches - 1):
+        mask = torch.from_numpy(rng.permuted(np.arange(patches)[None].repeat(2, 0) < count, axis=1))
+        seen, hidden = (torch.nonzero(which)[:, 1].view(2, -1) for which in (~mask, mask))
+        with float64():
+            expected = model(pixels, bool_masked_pos=mask).logits
+        assert apart(ours.model(pixels, seen, hidden)["logits"], expected) <= 1
