@@ -10,7 +10,7 @@ from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.processors.image import ImageProcessor
 from precast.runtime.processors.model_inputs import ModelInputs
-from precast.runtime.processors.page_words import PageTokenizer
+from precast.runtime.processors.text import PageTokenizer
 
 __all__ = ["PageProcessor"]
 

@@ -4,7 +4,7 @@ Calls and results are those of transformers' ``LayoutLMv3Tokenizer``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,9 +14,8 @@ from precast.runtime import arguments
 from precast.runtime.errors import CheckpointError, InputError
 from precast.runtime.processors.encoding import BatchEncoding
 from precast.runtime.processors.page_boxes import FORM, checked_boxes, is_box
-from precast.runtime.processors.text import Tokenizer
 
-__all__ = ["PageTokenizer", "SpecialBoxes"]
+__all__ = ["SpecialBoxes", "encode_words"]
 
 Box = tuple[int, int, int, int]
 
@@ -54,98 +53,87 @@ class SpecialBoxes:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-class PageTokenizer(Tokenizer):
-    """A tokenizer of words that stand on pages: it takes lists of words, never texts, and ``boxes`` for them."""
+def encode_words(
+    plain: Callable[..., BatchEncoding],
+    special: SpecialBoxes,
+    ids: Mapping[int, Box],
+    text: Any,
+    text_pair: Any,
+    boxes: Any,
+    word_labels: Any,
+    *,
+    return_overflowing_tokens: bool,
+    return_offsets_mapping: bool,
+    return_tensors: str | None,
+    **options: Any,
+) -> BatchEncoding:
+    """The words of pages as `PageTokenizer` takes them.
 
-    def __call__(  # type: ignore[override]
-        self,
-        text: str | Sequence[Any],
-        text_pair: Sequence[Any] | None = None,
-        boxes: Sequence[Any] | None = None,
-        word_labels: Sequence[Any] | None = None,
-        *,
-        return_overflowing_tokens: bool = False,
-        return_offsets_mapping: bool = False,
-        return_tensors: str | None = None,
-        is_split_into_words: bool = True,
-        **options: Any,
-    ) -> BatchEncoding:
-        """Encode the words of a page, or of several; other options as any tokenizer's.
-
-        Args:
-            text: a list of words, or of such lists; with ``text_pair``, a question, or a list of them.
-            text_pair: the words, where ``text`` asks of them.
-            boxes: x0, y0, x1, y1 of each word, in parts of its page, which is 1000 wide and high.
-            word_labels: a number for each word; tokens get them as ``labels``.
-
-        Raises:
-            InputError: words without boxes, not as many boxes as words, a box outside the page.
-        """
-        text, text_pair = arguments.listed(text), arguments.listed(text_pair)
-        batched = isinstance(text, (list, tuple)) and (
-            text_pair is not None or (len(text) > 0 and isinstance(text[0], (list, tuple)))
+    Args:
+        plain: encodes lists of words. ids: boxes of special tokens by their number.
+    """
+    text, text_pair = arguments.listed(text), arguments.listed(text_pair)
+    paired = text_pair is not None
+    batched = isinstance(text, (list, tuple)) and (paired or (len(text) > 0 and isinstance(text[0], (list, tuple))))
+    words = text_pair if paired else text
+    if not isinstance(words, (list, tuple)):
+        raise InputError(
+            "Words of a page are a list of texts (or a list of such lists, one for each page); received "
+            f"{type(words).__name__}: {words!r:.80}. Cut a text into words, and give the box of each: boxes=[...]."
         )
-        words = text if text_pair is None else text_pair
-        if not isinstance(words, (list, tuple)):
-            raise InputError(
-                "Words of a page are a list of texts (or a list of such lists, one for each page); received "
-                f"{type(words).__name__}: {words!r:.80}. Cut a text into words, and give the box of each: boxes=[...]."
-            )
-        pages = _pages(words, boxes, batched)
-        labels = None if word_labels is None else (list(word_labels) if batched else [word_labels])
-        if labels is not None and [len(each) for each in labels] != [len(each) for each in pages]:
-            raise InputError("There is one label for each word; received another number of word_labels than of words.")
-        if text_pair is not None:
-            split = [each.split() if isinstance(each, str) else each for each in (text if batched else [text])]
-            text = split if batched else split[0]
-        encoding = super().__call__(
-            text,
-            text_pair,
-            is_split_into_words=True,
-            return_overflowing_tokens=return_overflowing_tokens,
-            return_offsets_mapping=True,
-            return_tensors=return_tensors,
-            **options,
-        )
-        rows = encoding.encodings
-        assert rows is not None, "texts were encoded"
-        owners = encoding["overflow_to_sample_mapping"] if return_overflowing_tokens else range(len(rows))
-        data = {name: value for name, value in encoding.items() if return_offsets_mapping or name != "offset_mapping"}
-        made: dict[str, list[Any]] = {}
-        paired = text_pair is not None
-        made["bbox"] = [self._boxes(row, pages[owner], paired) for row, owner in zip(rows, owners, strict=True)]
-        if labels is not None:
-            made["labels"] = [self._labels(row, labels[owner]) for row, owner in zip(rows, owners, strict=True)]
-        for name, value in made.items():
-            if return_tensors is not None:
-                data[name] = np.array(value, np.int64)
-            else:
-                data[name] = value if batched or return_overflowing_tokens else value[0]
-        return BatchEncoding(data, rows)
+    pages = _pages(words, boxes, batched)
+    labels = None if word_labels is None else (list(word_labels) if batched else [word_labels])
+    if labels is not None and [len(each) for each in labels] != [len(each) for each in pages]:
+        raise InputError("There is one label for each word; received another number of word_labels than of words.")
+    if paired:
+        split = [each.split() if isinstance(each, str) else each for each in (text if batched else [text])]
+        text = split if batched else split[0]
+    encoding = plain(
+        text,
+        text_pair,
+        is_split_into_words=True,
+        return_overflowing_tokens=return_overflowing_tokens,
+        return_offsets_mapping=True,
+        return_tensors=return_tensors,
+        **options,
+    )
+    rows = encoding.encodings
+    assert rows is not None, "texts were encoded"
+    owners = encoding["overflow_to_sample_mapping"] if return_overflowing_tokens else range(len(rows))
+    data = {name: value for name, value in encoding.items() if return_offsets_mapping or name != "offset_mapping"}
+    made: dict[str, list[Any]] = {}
+    made["bbox"] = [
+        _boxes(row, pages[owner], special, ids, paired=paired) for row, owner in zip(rows, owners, strict=True)
+    ]
+    if labels is not None:
+        made["labels"] = [_labels(row, labels[owner], special) for row, owner in zip(rows, owners, strict=True)]
+    for name, value in made.items():
+        if return_tensors is not None:
+            data[name] = np.array(value, np.int64)
+        else:
+            data[name] = value if batched or return_overflowing_tokens else value[0]
+    return BatchEncoding(data, rows)
 
-    def _boxes(self, row: Any, boxes: Sequence[Any], paired: bool) -> list[list[int]]:
-        special = self.special_boxes
-        by_id = {self.pad_token_id: special.pad, self.sep_token_id: special.sep, self.cls_token_id: special.cls}
-        made: list[Any] = []
-        for token, which, word in zip(row.ids, row.sequence_ids, row.word_ids, strict=True):
-            if word is None:
-                made.append(by_id.get(token, special.sep))
-            else:
-                made.append(special.pad if paired and which == 0 else boxes[word])
-        return [list(box) for box in made]
 
-    def _labels(self, row: Any, labels: Sequence[int]) -> list[int]:
-        special, before, made = self.special_boxes, None, []
-        for word in row.word_ids:
-            said = word is not None and not (special.first and word == before)
-            made.append(labels[word] if said else special.label)
-            before = word
-        return made
+def _boxes(
+    row: Any, boxes: Sequence[Any], special: SpecialBoxes, ids: Mapping[int, Box], *, paired: bool
+) -> list[list[int]]:
+    made: list[Any] = []
+    for token, which, word in zip(row.ids, row.sequence_ids, row.word_ids, strict=True):
+        if word is None:
+            made.append(ids.get(token, special.sep))
+        else:
+            made.append(special.pad if paired and which == 0 else boxes[word])
+    return [list(box) for box in made]
 
-    @property
-    def special_boxes(self) -> SpecialBoxes:
-        """Boxes of tokens that are no word's."""
-        return SpecialBoxes.from_json(self._settings.boxes)
+
+def _labels(row: Any, labels: Sequence[int], special: SpecialBoxes) -> list[int]:
+    before, made = None, []
+    for word in row.word_ids:
+        said = word is not None and not (special.first and word == before)
+        made.append(labels[word] if said else special.label)
+        before = word
+    return made
 
 
 def _pages(words: Any, boxes: Any, batched: bool) -> list[list[list[int]]]:

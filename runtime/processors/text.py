@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import AddedToken, Encoding, normalizers, pre_tokenizers, processors
@@ -45,22 +45,15 @@ from precast.runtime.processors.tokenizer_settings import (
 )
 from precast.runtime.processors.vocabulary import Vocabulary, as_lists, is_refusal, serialised
 
-__all__ = ["Tokenizer", "parse_backend"]
+if TYPE_CHECKING:
+    from precast.runtime.processors.page_words import SpecialBoxes
+
+__all__ = ["PageTokenizer", "Tokenizer", "parse_backend"]
 
 _TRUNCATIONS = ("longest_first", "only_first", "only_second")
 _PADDINGS = ("longest", "max_length")
 _VARIANTS = 32  # backends kept, one a truncation setting; each costs its added tokens, the vocabulary is shared
 _LARGE = int(1e20)  # upstream: a model_max_length above this means "none stated"
-
-
-def _made(kind: type[Tokenizer], backend: Backend, settings: Settings) -> Tokenizer:
-    """Of that class, or of the one that knows of boxes."""
-    if settings.boxes is not None:
-        from precast.runtime.processors.page_words import PageTokenizer, SpecialBoxes
-
-        settings.boxes = SpecialBoxes.from_json(settings.boxes).to_json()
-        kind = PageTokenizer
-    return kind(backend, settings)
 
 
 def parse_backend(data: bytes, name: str = "tokenizer.json") -> Backend:
@@ -518,6 +511,65 @@ class Tokenizer(Vocabulary):
                     raise
                 self._plain_types = False
         return self._plain_types
+
+
+class PageTokenizer(Tokenizer):
+    """A tokenizer of words that stand on pages: it takes lists of words, never texts, and ``boxes`` for them. Calls and
+    results are those of transformers' ``LayoutLMv3Tokenizer``."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        text: str | Sequence[Any],
+        text_pair: Sequence[Any] | None = None,
+        boxes: Sequence[Any] | None = None,
+        word_labels: Sequence[Any] | None = None,
+        *,
+        return_overflowing_tokens: bool = False,
+        return_offsets_mapping: bool = False,
+        return_tensors: str | None = None,
+        is_split_into_words: bool = True,
+        **options: Any,
+    ) -> BatchEncoding:
+        """Encode the words of a page, or of several; other options as any tokenizer's.
+
+        :param text: a list of words, or of such lists; with ``text_pair``, a question, or a list of them.
+        :param text_pair: the words, where ``text`` asks of them.
+        :param boxes: x0, y0, x1, y1 of each word, in parts of its page, which is 1000 wide and high.
+        :param word_labels: a number for each word; tokens get them as ``labels``.
+        :raises InputError: words without boxes, not as many boxes as words, a box outside the page."""
+        from precast.runtime.processors.page_words import encode_words
+
+        special = self.special_boxes
+        by_id = {self.pad_token_id: special.pad, self.sep_token_id: special.sep, self.cls_token_id: special.cls}
+        return encode_words(
+            super().__call__,
+            special,
+            by_id,
+            text,
+            text_pair,
+            boxes,
+            word_labels,
+            return_overflowing_tokens=return_overflowing_tokens,
+            return_offsets_mapping=return_offsets_mapping,
+            return_tensors=return_tensors,
+            **options,
+        )
+
+    @cached_property
+    def special_boxes(self) -> SpecialBoxes:
+        """Boxes of tokens that are no word's."""
+        from precast.runtime.processors.page_words import SpecialBoxes
+
+        return SpecialBoxes.from_json(self._settings.boxes)
+
+
+def _made(kind: type[Tokenizer], backend: Backend, settings: Settings) -> Tokenizer:
+    """Of that class, or of the one that knows of boxes."""
+    if settings.boxes is None:
+        return kind(backend, settings)
+    made = PageTokenizer(backend, settings)
+    settings.boxes = made.special_boxes.to_json()
+    return made
 
 
 def _adjust(backend: Backend, kwargs: Mapping[str, Any]) -> None:

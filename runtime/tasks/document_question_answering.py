@@ -171,7 +171,7 @@ class DocumentQuestionAnswering(Task[PageReader]):
 
 def _best_spans(start: np.ndarray, end: np.ndarray, longest: int, count: int) -> Iterator[tuple[int, int, float]]:
     """The ``count`` likeliest spans of at most ``longest`` tokens, the best first: (first, last, score)."""
-    scores = np.tril(np.triu(start[:, None] * end[None]), longest - 1)
+    scores = np.tril(np.triu(start[:, None] * end[None]), min(longest, len(end)) - 1)
     flat = scores.reshape(-1)
     if count == 1:
         places = np.array([flat.argmax()])

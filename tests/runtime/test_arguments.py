@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import tiny_artifacts, tiny_sounds
+from support import tiny_artifacts, tiny_pages, tiny_sounds
 from support.recordings import recording
 
 import precast
@@ -173,6 +173,8 @@ def test_tasks(task: str, decoder: Any) -> None:
         model: Any = precast.load(tiny_artifacts.picture_features())
     elif task == "object-detection":
         model = precast.load(tiny_artifacts.detector("yolos"))
+    elif task == "document-question-answering":
+        model = precast.load(tiny_pages.artifact("layoutlm"))
     elif task == "text-to-audio":
         model = precast.load(tiny_artifacts.speaker())
     elif task in ("audio-classification", "automatic-speech-recognition"):
@@ -191,6 +193,8 @@ def test_tasks(task: str, decoder: Any) -> None:
         text = [text] * 20
     if task == "keypoint-matching":
         text = [text] * 2
+    if task == "document-question-answering":
+        text = {"question": "Who?", "word_boxes": tiny_pages.word_boxes()}
     if task == "text-generation":
         extra = {"max_new_tokens": 2}
     if task == "mask-generation":

@@ -13,8 +13,7 @@ from support.tokenizer_samples import byte_level, write_json
 from precast import AutoTokenizer
 from precast.export.tokenizers.files import runtime_files
 from precast.runtime.errors import CheckpointError, InputError
-from precast.runtime.processors.page_words import PageTokenizer
-from precast.runtime.processors.text import Tokenizer
+from precast.runtime.processors.text import PageTokenizer, Tokenizer
 
 WORDS = [["Invoice", "number:", "12-345", "tokenization"], ["Total", "50%"]]
 BOXES = [
