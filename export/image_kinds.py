@@ -34,11 +34,13 @@ from precast.runtime.processors.image_steps import (
     Normalise,
     Pad,
     Pairs,
+    Patches,
     Resize,
     Rgb,
     Scale,
     Smooth,
     Square,
+    Standardise,
     Step,
     Thumbnail,
 )
@@ -286,6 +288,22 @@ def _page(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def _patched(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """A picture as patches, as many as there are places for."""
+    if switch(fields, "is_vqa", False):
+        raise UnsupportedModelError(
+            f"{file} asks for is_vqa: what is asked of a picture is written above it, in a font that no checkpoint "
+            "holds. Write it there, and make flattened_patches of that by the processor of a checkpoint without is_vqa"
+        )
+    steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
+    if switch(fields, "do_normalize", True):
+        steps.append(Standardise())
+    sizes = named_size(fields, "patch_size", {"height": 16, "width": 16}, square=True)
+    if set(sizes) != {"height", "width"}:
+        raise UnsupportedModelError(f"{file}: patch_size is a height and a width, and it has {listing(sizes)}")
+    return (*steps, Patches(edge(fields, "max_patches", 2048), sizes["height"], sizes["width"]))
+
+
 def _squared(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
     """A picture in the corner of a square, which is blurred where it becomes smaller."""
     if switch(fields, "do_center_crop", False):
@@ -375,6 +393,7 @@ KINDS: Mapping[str, ImageKind] = {
         mean=_STANDARD,
         std=_STANDARD,
     ),
+    "Pix2StructImageProcessor": ImageKind(models=("pix2struct",), rgb=True, made=_patched),
     "DonutImageProcessor": ImageKind(models=("donut-swin",), size={"height": 2560, "width": 1920}, made=_page),
     "CLIPImageProcessor": _CLIP,
     "LayoutLMv3ImageProcessor": ImageKind(models=("layoutlmv3",), size={"height": 224, "width": 224}, reads=True),

@@ -52,7 +52,7 @@ def write_processing(
     if reference.parts[-1].signature.states:
         processing |= _generation(checkpoint, config, writer)
     files: dict[str, bytes] = {}
-    text, image = (_port(reference, kind) for kind in ("ids", "pixels"))
+    text, image = _port(reference, "ids"), _port(reference, "pixels") or _port(reference, "patches")
     pixels_by_number = text is not None and image is None and reads_colours(reference.model_type)
     if pixels_by_number:
         text, image = None, text

@@ -47,7 +47,9 @@ class Inputs:
         self._dims = dims
         self._hidden = hidden
         self._pages = [port for port in ports if port.kind == "boxes" and port.below is not None]
-        self._bounds = [(port.name, port.below) for port in ports if port.below is not None and port.kind != "boxes"]
+        self._patches = [port for port in ports if port.kind == "patches"]
+        placed = (*self._pages, *self._patches)
+        self._bounds = [(port.name, port.below) for port in ports if port.below is not None and port not in placed]
         self._finite = tuple(port.name for port in ports if port.kind in FINITE)
         self._masks = tuple(port.name for port in ports if port.kind == "mask")
         self._pixel_masks = tuple(port.name for port in ports if port.kind == "pixel_mask")
@@ -131,8 +133,9 @@ class Inputs:
                 )
         for name, least in self._sample_masks:
             if name in checked and (real := (checked[name] != 0).sum(axis=-1)).min() < least:
+                whole, parts = ("picture", "patches") if self._patches else ("recording", "samples")
                 raise InputError(
-                    f"every recording has {least} samples at least; the {name} of row {int(real.argmin())} leaves "
+                    f"every {whole} has {least} {parts} at least; the {name} of row {int(real.argmin())} leaves "
                     f"{int(real.min())}."
                 )
         if self._hidden:
@@ -145,6 +148,9 @@ class Inputs:
         for port in self._pages:
             if port.name in checked:
                 _check_boxes(port, checked[port.name])
+        for port in self._patches:
+            if port.name in checked:
+                _check_places(port, checked[port.name])
         if len(checked) < len(self._ports):
             if self._prompts:
                 sizes = self._prompted(dict(sizes))
@@ -296,6 +302,19 @@ def _check_boxes(port: Port, boxes: Array) -> None:
             f"{port.name} of token {word} of row {row} is {box}, and a box is x0, y0, x1, y1 with "
             f"0 <= x0 <= x1 <= {most} and 0 <= y0 <= y1 <= {most}, in parts of its page: {most} are all of its width, "
             "and all of its height."
+        )
+
+
+def _check_places(port: Port, patches: Array) -> None:
+    """Patches [B, P, 2 + D] begin with their row and their column, which are whole numbers."""
+    assert port.below is not None
+    places = patches[..., :2]
+    right = (places >= 0) & (places < port.below) & (places == np.floor(places))
+    if not right.all():
+        row, patch, side = np.argwhere(~right)[0]
+        raise InputError(
+            f"{port.name} of patch {patch} of row {row} begin with its row and its column, whole numbers from 0 to "
+            f"{port.below - 1}; received {places[row, patch, side]:g}. The image processor makes them."
         )
 
 

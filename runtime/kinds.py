@@ -83,6 +83,13 @@ def _normal(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) ->
     return rng.standard_normal(sizes, dtype=np.float32)
 
 
+def _patches(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
+    """Rows and columns are counted from 1."""
+    made = _normal(rng, sizes, port, padding)
+    made[..., :2] = rng.integers(1, port.below or 2, size=(*sizes[:-1], 2))
+    return made
+
+
 def _quiet(rng: Rng, sizes: Sizes, port: Port, padding: str, least: int = 1) -> Array:
     return 0.1 * _normal(rng, sizes, port, padding)
 
@@ -129,6 +136,7 @@ KINDS: Mapping[str, Kind] = {
     "waveform": Kind(_quiet, _sounds),
     "sample_mask": Kind(_sample_mask),
     "features": Kind(_normal),
+    "patches": Kind(_patches),
     "boxes": Kind(_boxes),
     "points": Kind(_points),
     "state": Kind(_zeros),

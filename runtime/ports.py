@@ -29,6 +29,7 @@ KINDS: Mapping[str, str] = {
     "waveform": "sample",
     "sample_mask": "sample",
     "features": "feature",
+    "patches": "patch",
     "boxes": "box",
     "points": "point",
     "state": "state",
@@ -38,7 +39,7 @@ KINDS: Mapping[str, str] = {
     "scores": "score",
 }
 # Kinds of which NaN and infinity are refused.
-FINITE = frozenset(("pixels", "waveform", "features", "boxes", "points"))
+FINITE = frozenset(("pixels", "waveform", "features", "patches", "boxes", "points"))
 # Kinds of prompts, which a call may leave out: one that is not there then has the size 1 where nothing says another.
 OPTIONAL = frozenset(("points", "boxes"))
 # Kinds that readers of formats before 1.3 knew under the names of their inputs.
@@ -56,7 +57,8 @@ class Port(NamedTuple):
         shape: a dimension is a size, or a name for a size known at run time: ``("batch", 384)``.
         kind: one of `KINDS`, or nothing where it is not known.
         default: stands for it where it is left out; None: it must be given.
-        below: ids, types and positions are 0 to ``below - 1``, and so are the sides of boxes, left and top first.
+        below: ids, types and positions are 0 to ``below - 1``, and so are the sides of boxes, left and top first, and
+            rows and columns of patches, which are in front of their pixels.
         source: what fills it unless the caller does: the component whose output has its name, or
             ``component.name``, where an output or an input of that component is called otherwise.
     """

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["banded", "bicubic", "bilinear", "bilinear_weights", "likeliest", "nearest", "smallest_integers", "smoothed"]
+__all__ = ["antialiased", "banded", "bicubic", "bilinear", "bilinear_weights", "likeliest", "nearest", "smallest_integers", "smoothed"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -99,6 +99,26 @@ def smoothed(values: Array, size: int) -> Array:
         for place, weight in zip(places[rows].T, weights[rows].T, strict=True):
             total += values[place] * weight.reshape(-1, *[1] * (values.ndim - 1))
         made[rows] = total
+    return made
+
+
+def antialiased(values: Array, size: int) -> Array:
+    """[N, ...] -> [size, ...]: each new place is a mean of all old ones that a triangle around it covers, which is as
+    wide as two old places, or as two new ones where these are wider. As torch rounds it, in float32."""
+    count = len(values)
+    scale = np.float32(count / size)
+    wide = max(scale, np.float32(1))
+    centres = (np.float64(scale) * (np.arange(size) + 0.5)).astype(np.float32)
+    first = np.maximum((centres - wide + 0.5).astype(np.int64), 0)
+    behind = np.minimum((centres + wide + 0.5).astype(np.int64), count)
+    made = np.zeros((size, *values.shape[1:]), np.float32)
+    taps = first[:, None] + np.arange(int((behind - first).max()))
+    apart = (((taps.astype(np.float32) - centres[:, None]) + 0.5) * (np.float32(1) / wide)).astype(np.float32)
+    weights = np.where(taps < behind[:, None], np.maximum(np.float32(1) - np.abs(apart), np.float32(0)), np.float32(0))
+    weights /= weights.sum(axis=1, keepdims=True, dtype=np.float32)
+    places = np.minimum(taps, count - 1)
+    for place, weight in zip(places.T, weights.T, strict=True):
+        made += values[place] * weight.reshape(-1, *[1] * (values.ndim - 1))
     return made
 
 

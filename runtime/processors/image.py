@@ -12,7 +12,7 @@ import numpy as np
 from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
-from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Step, pixels, read_steps
+from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Patches, Step, pixels, read_steps
 from precast.runtime.processors.image_tiles import Grid, Tiling
 from precast.runtime.processors.model_inputs import ModelInputs
 from precast.runtime.processors.page_ocr import PageOcr
@@ -44,11 +44,14 @@ class ImageProcessor:
     ) -> None:
         self.steps = tuple(steps)
         numbered = any(isinstance(step, Colours) for step in self.steps)
-        self.port = port if port is not None else "input_ids" if numbered else "pixel_values"
+        self._patches = any(isinstance(step, Patches) for step in self.steps)
+        usual = "input_ids" if numbered else "flattened_patches" if self._patches else "pixel_values"
+        self.port = port if port is not None else usual
         self.detection, self.segmentation = detection, segmentation
         self.ocr = None if ocr is None else PageOcr.from_data(ocr)
         self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
         self.model_input_names = [self.port] if self._pad is None else [self.port, MASK]
+        self.model_input_names += ["attention_mask"] if self._patches else []
         self.tiles = next((step for step in self.steps if isinstance(step, Tiling)), None)
         self.frames = any(isinstance(step, Frames) for step in self.steps)
         self.pairs = any(isinstance(step, Pairs) for step in self.steps)
@@ -68,7 +71,8 @@ class ImageProcessor:
         """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays, of
         tiles those of one picture behind those of another; with
         ``pixel_mask [N, H, W]``, 1 where a picture is and 0 where it was padded, where pictures are padded. Of frames
-        ``[N, F, C, H, W]``: a list is one video, a list of lists several; and so of pairs, ``[N, 2, C, H, W]``.
+        ``[N, F, C, H, W]``: a list is one video, a list of lists several; and so of pairs, ``[N, 2, C, H, W]``. Of
+        patches ``flattened_patches [N, P, 2 + D]`` and their ``attention_mask [N, P]``.
 
         Raises:
             InputError: something is no picture, or they differ in size; or an argument is unknown.
@@ -90,6 +94,8 @@ class ImageProcessor:
             padded, masks = self._pad(made)
             return ModelInputs({self.port: np.stack(padded), MASK: np.stack(masks)})
         found = ModelInputs({self.port: self._one(made) if self.tiles is None else np.concatenate(made)})
+        if self._patches:
+            found["attention_mask"] = _real(found[self.port])
         if self.ocr is not None:
             read = [self.ocr(picture) for picture in pictures]
             found |= {"words": [words for words, _ in read], "boxes": [boxes for _, boxes in read]}
@@ -127,10 +133,18 @@ class ImageProcessor:
     def row(self, picture: Image) -> dict[str, np.ndarray]:
         """Model inputs of one picture: its pixel values, and their mask where a part of them is padding."""
         made = self.pixels(picture)
+        if self._patches:
+            return {self.port: made, "attention_mask": _real(made)}
         if self._pad is None or not self._pad.height:
             return {self.port: made}
         [padded], [mask] = self._pad([made])
         return {self.port: padded, MASK: mask}
+
+
+def _real(patches: np.ndarray) -> np.ndarray:
+    """Which patches [..., P, 2 + D] are there: a row's number is 1 at least."""
+    real: np.ndarray = (patches[..., 0] != 0).astype(np.int64)
+    return real
 
 
 def is_picture(value: Any) -> bool:

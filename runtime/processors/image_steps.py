@@ -15,7 +15,7 @@ import numpy as np
 from precast.runtime.errors import InputError
 from precast.runtime.fields import Fields, is_number
 from precast.runtime.processors.image_tiles import Tiling
-from precast.runtime.resampling import smoothed
+from precast.runtime.resampling import antialiased, smoothed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,11 +41,13 @@ __all__ = [
     "Normalise",
     "Pad",
     "Pairs",
+    "Patches",
     "Resize",
     "Rgb",
     "Scale",
     "Smooth",
     "Square",
+    "Standardise",
     "Step",
     "Thumbnail",
     "pixels",
@@ -524,6 +526,66 @@ class Extend(NamedTuple):
         return np.pad(picture, [(0, self.height - height), (0, self.width - width), (0, 0)])
 
 
+class Standardise(NamedTuple):
+    """Mean 0 and deviation 1 over all numbers of a picture: ``(x - mean) / max(deviation, 1 / sqrt(numbers))``."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Standardise:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "standardise"}
+
+    def __call__(self, picture: Array) -> Array:
+        """In float32."""
+        values = picture.astype(np.float32)
+        mean, deviation = values.mean(dtype=np.float64), values.std(dtype=np.float64)
+        made: Array = (values - np.float32(mean)) / np.float32(max(deviation, values.size**-0.5))
+        return made
+
+
+class Patches(NamedTuple):
+    """At the size of which as many whole patches of ``height`` and ``width`` as may be, ``most`` at most, cover a
+    picture in proportion; and these, row by row, each behind its row and its column, which are counted from 1. What is
+    left up to ``most`` are zeros. https://arxiv.org/abs/2210.03347"""
+
+    most: int
+    height: int
+    width: int
+
+    @classmethod
+    def read(cls, fields: Fields) -> Patches:
+        return cls(_edge(fields, "most"), _edge(fields, "height"), _edge(fields, "width"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "patches", "most": self.most, "height": self.height, "width": self.width}
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of a picture's patches."""
+        scale = (self.most * (self.height / height) * (self.width / width)) ** 0.5
+        down, across = scale * height / self.height, scale * width / self.width
+        return max(min(int(down), self.most), 1), max(min(int(across), self.most), 1)
+
+    def __call__(self, values: Array) -> Array:
+        """Numbers [H, W, C] -> float32 [most, 2 + height * width * C]."""
+        rows, columns = self.grid(*values.shape[:2])
+        size, channels = (columns * self.width, rows * self.height), values.shape[2]
+        if max(size) > MOST_EDGE:
+            raise InputError(
+                f"A picture of {values.shape[1]} x {values.shape[0]} would become one of {size[0]} x {size[1]}, where "
+                f"{MOST_EDGE} pixels are the most. Cut it."
+            )
+        resized = antialiased(values.astype(np.float32, copy=False).swapaxes(0, 1), size[0])
+        resized = antialiased(resized.swapaxes(0, 1), size[1])
+        grid = resized.reshape(rows, self.height, columns, self.width, channels)
+        pixels = grid.transpose(0, 2, 1, 3, 4).reshape(rows * columns, -1)
+        made = np.zeros((self.most, 2 + pixels.shape[1]), np.float32)
+        made[: len(pixels), 0] = np.repeat(np.arange(rows), columns) + 1
+        made[: len(pixels), 1] = np.tile(np.arange(columns), rows) + 1
+        made[: len(pixels), 2:] = pixels
+        return made
+
+
 class Colours(NamedTuple):
     """The number of the nearest of some colours, pixel by pixel."""
 
@@ -597,7 +659,7 @@ class Grey(NamedTuple):
 
 Step: TypeAlias = (
     "Rgb | Align | Tiling | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth | Flip "
-    "| Scale | Normalise | Divide | Grey | Extend | Colours | Frames | Pairs | Pad"
+    "| Scale | Normalise | Divide | Standardise | Grey | Extend | Patches | Colours | Frames | Pairs | Pad"
 )
 
 STEPS: Mapping[str, type[Any]] = {
@@ -617,8 +679,10 @@ STEPS: Mapping[str, type[Any]] = {
     "scale": Scale,
     "normalise": Normalise,
     "divide": Divide,
+    "standardise": Standardise,
     "grey": Grey,
     "extend": Extend,
+    "patches": Patches,
     "colours": Colours,
     "frames": Frames,
     "pairs": Pairs,
@@ -643,33 +707,33 @@ def read_steps(fields: Fields) -> tuple[Step, ...]:
 
 def pixels(picture: Image, steps: Sequence[Step]) -> Array:
     """Pixel values [C, H, W] of a picture, not padded: float32, or uint8 where no step makes numbers of it; of
-    `Colours` their numbers [H * W].
+    `Colours` their numbers [H * W], and of `Patches` those.
 
     Raises:
         InputError: the picture has other channels than the steps are for.
     """
     numbers: list[Scale | Normalise | Divide] = []
     array: Array | None = None
-    behind: list[Grey | Extend] = []
-    colours: Colours | None = None
+    behind: list[Grey | Extend | Standardise] = []
+    last: Colours | Patches | None = None
     for step in steps:
         if isinstance(step, (Scale, Normalise, Divide)):
             numbers.append(step)
         elif isinstance(step, (Crop, Mirror, Centre, Square, Smooth, Flip)):
             array = step(_array(picture) if array is None else array)
-        elif isinstance(step, (Grey, Extend)):
+        elif isinstance(step, (Grey, Extend, Standardise)):
             behind.append(step)
-        elif isinstance(step, Colours):
-            colours = step
+        elif isinstance(step, (Colours, Patches)):
+            last = step
         elif not isinstance(step, (Frames, Pairs, Pad)):
             picture = step(picture)
     array = _array(picture) if array is None else array
     if numbers:
         array = _looked_up(array, numbers) if array.dtype == np.uint8 else _worked_out(array, numbers)
-    for last in behind:
-        array = last(array)
-    if colours is not None:
-        return colours(array)
+    for step in behind:
+        array = step(array)
+    if last is not None:
+        return last(array)
     return np.ascontiguousarray(np.moveaxis(array, -1, 0))
 
 

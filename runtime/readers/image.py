@@ -62,7 +62,7 @@ class ImageReader(Reader):
 
     def cost(self, row: Row) -> int:
         values = row[self.image_processor.port]
-        if values.ndim == 1:  # numbers of colours, as many as tokens
+        if values.ndim < 3:  # numbers of colours, as many as tokens, or patches
             return len(values)
         height, width = values.shape[1:]
         return max(1, int(height * width) // PATCH)

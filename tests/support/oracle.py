@@ -85,7 +85,8 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
                 lengths.copy_((1 + 0.2 * noise) * (directions.shape[0] / directions.shape[-1] if few else 1) ** 0.5)
             if hasattr(module, "key_value_proj_dim"):
                 # T5 scales no scores: its queries are small instead, in upstream's initial weights too.
-                module.q.weight.mul_(module.key_value_proj_dim**-0.5)  # type: ignore[union-attr, operator]
+                query: Any = module.q if hasattr(module, "q") else module.query
+                query.weight.mul_(module.key_value_proj_dim**-0.5)  # type: ignore[operator]
             if hasattr(module, "wi_0"):
                 module.wo.weight.mul_(0.5)  # type: ignore[union-attr, operator] # products of gates are larger
             if hasattr(module, "A_log"):

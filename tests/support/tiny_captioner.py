@@ -13,7 +13,7 @@ from support.generation_tokenizers import tiny_tokenizer
 from support.tokenizer_samples import write_json
 from support.workers import once
 
-__all__ = ["TASK", "captioner", "checkpoint"]
+__all__ = ["TASK", "captioner", "checkpoint", "screen_checkpoint", "screen_reader"]
 
 TASK = "<s_task>"
 
@@ -28,7 +28,18 @@ def checkpoint() -> Path:
     return once("checkpoint-captioner", _make)
 
 
-def _make(folder: Path) -> None:
+def screen_reader() -> Path:
+    """The artifact of a tiny Pix2Struct. Do not change it: copy it first."""
+    return once("artifact-screen-reader", partial(export_model, screen_checkpoint()))
+
+
+def screen_checkpoint() -> Path:
+    """Its checkpoint."""
+    return once("checkpoint-screen-reader", _make_screen_reader)
+
+
+def _tokenizer(folder: Path) -> int:
+    """How many tokens there are."""
     folder.mkdir()
     tokenizer = tiny_tokenizer("byte_level")
     tokenizer.add_special_tokens([TASK])
@@ -37,10 +48,24 @@ def _make(folder: Path) -> None:
         folder / "tokenizer_config.json",
         {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"},
     )
-    tiny = find_family("vision-encoder-decoder").tiny
-    decoder = {**tiny["decoder"], "vocab_size": tokenizer.get_vocab_size(), "max_position_embeddings": 40}
+    write_json(folder / "generation_config.json", {"decoder_start_token_id": 2, "eos_token_id": 0, "pad_token_id": 1})
+    size: int = tokenizer.get_vocab_size()
+    return size
+
+
+def _make(folder: Path) -> None:
+    size, tiny = _tokenizer(folder), find_family("vision-encoder-decoder").tiny
+    decoder = {**tiny["decoder"], "vocab_size": size, "max_position_embeddings": 40}
     config, model = oracle.upstream("vision-encoder-decoder", IMAGE_TEXT, {"decoder": decoder})
     oracle.save_checkpoint(folder, config, model)
     settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 12, "width": 12}}
     write_json(folder / "preprocessor_config.json", settings)
-    write_json(folder / "generation_config.json", {"decoder_start_token_id": 2, "eos_token_id": 0, "pad_token_id": 1})
+
+
+def _make_screen_reader(folder: Path) -> None:
+    size, tiny = _tokenizer(folder), find_family("pix2struct").tiny
+    text = {**tiny["text_config"], "vocab_size": size}
+    config, model = oracle.upstream("pix2struct", IMAGE_TEXT, {"text_config": text})
+    oracle.save_checkpoint(folder, config, model)
+    settings = {"image_processor_type": "Pix2StructImageProcessor", "max_patches": 12, "patch_size": 2}
+    write_json(folder / "preprocessor_config.json", settings)

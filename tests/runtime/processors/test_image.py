@@ -606,7 +606,7 @@ def test_two_pictures_are_one_input_together(name: str, settings: dict[str, Any]
 def test_colours_are_upstreams() -> None:
     rng = np.random.default_rng(0)
     settings: dict[str, Any] = {"clusters": (2 * rng.random((64, 3)) - 1).tolist(), "size": {"height": 12, "width": 9}}
-    apart = {f"{name}ImageProcessor" for name in ("Donut", "Idefics3", "ImageGPT", "Owlv2", "SmolVLM")}  # test_tiles.py
+    apart = {f"{name}ImageProcessor" for name in ("Donut", "Idefics3", "ImageGPT", "Owlv2", "Pix2Struct", "SmolVLM")}  # test_tiles.py
     assert set(KINDS) == {*UPSTREAM, *PAIRS, *apart}
     for more in ({}, {"do_normalize": False, "resample": 3}):
         theirs = ImageGPTImageProcessorPil(**settings, **more)

@@ -1,4 +1,4 @@
-"""Pages on a sheet as Donut's image processor lays them, to the bit."""
+"""Pages on a sheet as Donut's image processor lays them, to the bit; and cut into patches as Pix2Struct's does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from transformers.models.donut.image_processing_pil_donut import DonutImageProcessorPil
+from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
 from precast.export.image_reading import image_steps
 from precast.export.processor_files import FILES
@@ -71,3 +72,44 @@ def test_what_does_not_fit_is_said() -> None:
         ours(**sheet, do_center_crop=True)
     with pytest.raises(UnsupportedModelError, match="size is a height and a width here; it has shortest_edge"):
         ours(size={"shortest_edge": 20})
+
+
+def patches(**settings: Any) -> ImageProcessor:
+    named = {"image_processor_type": "Pix2StructImageProcessor", **settings}
+    steps = [step.to_json() for step in image_steps({FILES[1]: named}.get, "pix2struct")]
+    return ImageProcessor.from_data(json.loads(json.dumps({"steps": steps})))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_patches": 64},
+        {"max_patches": 100, "patch_size": {"height": 7, "width": 5}, "do_normalize": False},
+        {"max_patches": 3, "patch_size": 9},
+    ],
+    ids=json.dumps,
+)
+def test_patches_are_upstreams(settings: dict[str, Any]) -> None:
+    """Places and masks exactly, numbers within 1e-6 of the largest."""
+    theirs, mine = Pix2StructImageProcessorPil(**settings), patches(**settings)
+    for width, height in (*SIZES, (1, 1), (900, 2)):
+        given = picture(width, height)
+        expected, found = theirs(given, return_tensors="np"), mine(given)
+        wanted, got = expected["flattened_patches"], found["flattened_patches"]
+        assert got.shape == wanted.shape and got.dtype == wanted.dtype
+        np.testing.assert_array_equal(got[..., :2], wanted[..., :2])
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+        np.testing.assert_array_equal(found["attention_mask"], expected["attention_mask"])
+
+
+def test_patches_that_cannot_be_are_refused() -> None:
+    with pytest.raises(
+        UnsupportedModelError, match="what is asked of a picture is written above it, in a font that no"
+    ):
+        patches(is_vqa=True)
+    with pytest.raises(UnsupportedModelError, match="patch_size is a height and a width, and it has shortest_edge"):
+        patches(patch_size={"shortest_edge": 16})
+    with pytest.raises(
+        InputError, match=r"A picture of 2000 x 1 would become one of .*, where 16384 pixels are the most"
+    ):
+        patches(max_patches=2000)(picture(2000, 1))

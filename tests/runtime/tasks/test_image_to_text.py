@@ -12,6 +12,7 @@ import transformers
 from PIL import Image
 from support import tiny_captioner, tiny_seers
 from support.command_line import good
+from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 import precast
@@ -62,6 +63,24 @@ def test_texts_are_upstreams(pipe: Any, upstream: Any, pictures: list[str], more
     assert pipe(pictures, **arguments) == expected
     assert pipe(images=pictures[0], generate_kwargs=arguments) == expected[0]
     assert pipe(pictures, batch_size=1, **arguments) == expected
+
+
+def test_screens_are_read_as_upstreams(pictures: list[str]) -> None:
+    """Pictures of any size, as patches; several in a batch."""
+    source = tiny_captioner.screen_checkpoint()
+    model = transformers.Pix2StructForConditionalGeneration.from_pretrained(source).eval()
+    processor, tokenizer = (
+        kind.from_pretrained(source) for kind in (Pix2StructImageProcessorPil, transformers.AutoTokenizer)
+    )
+    opened = [Image.open(picture).convert("RGB") for picture in pictures]
+    with torch.no_grad():
+        made = model.generate(**processor(opened, return_tensors="pt"), **GREEDY)
+    expected = [[{"generated_text": tokenizer.decode(row, skip_special_tokens=True)}] for row in made]
+    pipe = precast.pipeline("image-to-text", tiny_captioner.screen_reader())
+    assert pipe(pictures, **GREEDY) == expected
+    assert pipe(pictures[1], **GREEDY) == expected[1]
+    with pytest.raises(InputError, match=r"flattened_patches of patch 0 of row 0 begin with its row and its column"):
+        precast.load(tiny_captioner.screen_reader()).generate(flattened_patches=np.full((1, 2, 14), 0.5, np.float32))
 
 
 def test_a_prompt_is_what_texts_begin_with(pipe: Any, upstream: Any, pictures: list[str]) -> None:
