@@ -14,6 +14,7 @@ from precast.export.image_settings import edge, is_edge, named_size
 from precast.export.settings import switch, value_or
 from precast.runtime.errors import UnsupportedModelError, listing
 from precast.runtime.fields import Fields, is_number
+from precast.runtime.generation.tiles import Tiles as Cut
 from precast.runtime.processors.image_steps import (
     FILTERS,
     MOST_CHANNELS,
@@ -44,7 +45,7 @@ from precast.runtime.processors.image_steps import (
     Step,
     Thumbnail,
 )
-from precast.runtime.processors.image_tiles import Tiling
+from precast.runtime.processors.image_tiles import Fitted, Tiling
 
 __all__ = ["KINDS", "ImageKind", "reads_colours", "steps_of"]
 
@@ -237,6 +238,27 @@ def _tiled(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
         raise UnsupportedModelError(f"{file}: max_image_size is a longest_edge here; it has {listing(tile)}")
     split = switch(fields, "do_image_splitting", True)
     steps.append(Tiling(_filter(fields, kind), tile["longest_edge"], longest, split))
+    steps += _rescaled(fields)
+    if switch(fields, "do_normalize", True):
+        steps.append(Normalise(*_normalisation(fields, kind)))
+    return tuple(steps)
+
+
+def _in_sizes(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """A picture as a whole and in tiles of the best of a few sizes."""
+    steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
+    sizes = named_size(fields, "size", kind.size, square=False)
+    crop = named_size(fields, "crop_size", kind.crop, square=True)
+    tile = crop.get("height", 0)
+    if set(sizes.values()) | set(crop.values()) != {tile} or not switch(fields, "do_resize", True):
+        raise UnsupportedModelError(
+            f"{file}: tiles are squares of the size that the whole picture gets here; it has {dict(sizes)} and "
+            f"crop_size {dict(crop)}"
+        )
+    usual = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    rule = f"a list of pairs of multiples of {tile}"
+    cut = value_or(fields, "image_grid_pinpoints", rule, lambda value: Cut.are_sizes(value, tile), usual)
+    steps.append(Fitted(_filter(fields, kind), tile, tuple((height, width) for height, width in cut)))
     steps += _rescaled(fields)
     if switch(fields, "do_normalize", True):
         steps.append(Normalise(*_normalisation(fields, kind)))
@@ -501,6 +523,9 @@ KINDS: Mapping[str, ImageKind] = {
         )
         for name in ("Idefics3", "SmolVLM")
     },
+    "LlavaNextImageProcessor": replace(
+        _CLIP, models=("llava_next",), crop={"height": 224, "width": 224}, rgb=True, made=_in_sizes
+    ),
     "SamImageProcessor": ImageKind(
         models=("sam",),
         size={"longest_edge": 1024},

@@ -12,8 +12,9 @@ import numpy as np
 from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
+from precast.runtime.generation.tiles import SIZES
 from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Patches, Step, pixels, read_steps
-from precast.runtime.processors.image_tiles import Grid, Tiling
+from precast.runtime.processors.image_tiles import Fitted, Grid, Tiling
 from precast.runtime.processors.model_inputs import ModelInputs
 from precast.runtime.processors.page_ocr import PageOcr
 
@@ -52,7 +53,9 @@ class ImageProcessor:
         self._pad = next((step for step in self.steps if isinstance(step, Pad)), None)
         self.model_input_names = [self.port] if self._pad is None else [self.port, MASK]
         self.model_input_names += ["attention_mask"] if self._patches else []
-        self.tiles = next((step for step in self.steps if isinstance(step, Tiling)), None)
+        self.tiles = next((step for step in self.steps if isinstance(step, (Tiling, Fitted))), None)
+        if isinstance(self.tiles, Fitted):
+            self.model_input_names = [self.port, SIZES]
         self.frames = any(isinstance(step, Frames) for step in self.steps)
         self.pairs = any(isinstance(step, Pairs) for step in self.steps)
 
@@ -96,6 +99,8 @@ class ImageProcessor:
         found = ModelInputs({self.port: self._one(made) if self.tiles is None else np.concatenate(made)})
         if self._patches:
             found["attention_mask"] = _real(found[self.port])
+        if isinstance(self.tiles, Fitted):
+            found[SIZES] = np.array([(picture.height, picture.width) for picture in pictures], np.int64)
         if self.ocr is not None:
             read = [self.ocr(picture) for picture in pictures]
             found |= {"words": [words for words, _ in read], "boxes": [boxes for _, boxes in read]}
@@ -128,7 +133,7 @@ class ImageProcessor:
 
     def grid(self, picture: Image) -> Grid:
         """Rows and columns of the tiles that a picture is cut into."""
-        return Grid(0, 0) if self.tiles is None else self.tiles.grid(picture.size)
+        return self.tiles.grid(picture.size) if isinstance(self.tiles, Tiling) else Grid(0, 0)
 
     def row(self, picture: Image) -> dict[str, np.ndarray]:
         """Model inputs of one picture: its pixel values, and their mask where a part of them is padding."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from precast.runtime.errors import InputError
 from precast.runtime.fields import Fields, is_number
-from precast.runtime.processors.image_tiles import Tiling
+from precast.runtime.processors.image_tiles import Fitted, Tiling
 from precast.runtime.resampling import antialiased, smoothed
 
 if TYPE_CHECKING:
@@ -658,14 +658,15 @@ class Grey(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Rgb | Align | Tiling | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth | Flip "
-    "| Scale | Normalise | Divide | Standardise | Grey | Extend | Patches | Colours | Frames | Pairs | Pad"
+    "Rgb | Align | Tiling | Fitted | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth "
+    "| Flip | Scale | Normalise | Divide | Standardise | Grey | Extend | Patches | Colours | Frames | Pairs | Pad"
 )
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
     "align": Align,
     "tiles": Tiling,
+    "fitted": Fitted,
     "resize": Resize,
     "fit": Fit,
     "multiples": Multiples,

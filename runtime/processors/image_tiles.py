@@ -7,11 +7,12 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from precast.runtime.fields import Fields, is_count
+from precast.runtime.generation.tiles import Tiles as Cut
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Grid", "Tiling"]
+__all__ = ["Fitted", "Grid", "Tiling"]
 
 _LARGEST = 4096  # of a side, before it is cut
 _SMALLEST, _MOST = 16, 64  # of a tile; tiles of a side
@@ -107,3 +108,47 @@ class Tiling(NamedTuple):
             height = math.ceil(height / self.tile) * self.tile
             width = math.ceil(int(height * share) / self.tile) * self.tile
         return max(width, self.tile), max(height, self.tile)
+
+
+class Fitted(NamedTuple):
+    """The whole picture as a square of ``tile``, and behind it the tiles, row by row, of the picture in its own
+    proportions in the middle of the best of a few sizes. https://llava-vl.github.io/blog/2024-01-30-llava-next/"""
+
+    filter: str
+    tile: int
+    sizes: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def read(cls, fields: Fields) -> Fitted:
+        from precast.runtime.processors.image_steps import FILTERS
+
+        rule = f"an integer from 1 to {_LARGEST}"
+        tile: int = fields.take("tile", rule, lambda v: is_count(v, _LARGEST, least=1))
+        rule = f"1 to {_MOST} pairs of multiples of {tile}, each at most {_LARGEST}"
+        sizes = fields.take("sizes", rule, lambda value: cls._are_sizes(value, tile))
+        return cls(fields.choice("filter", FILTERS), tile, tuple((height, width) for height, width in sizes))
+
+    @staticmethod
+    def _are_sizes(value: Any, tile: int) -> bool:
+        return Cut.are_sizes(value, tile) and len(value) <= _MOST and max(map(max, value)) <= _LARGEST
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "fitted", "filter": self.filter, "tile": self.tile, "sizes": [list(size) for size in self.sizes]}
+
+    def __call__(self, picture: Image) -> list[Image]:
+        from PIL import Image
+
+        from precast.runtime.processors.image_steps import FILTERS
+
+        width, height = picture.size
+        down, across = Cut(self.tile, 1, self.sizes).best(height, width)
+        if across / width < down / height:
+            size = across, min(math.ceil(height * (across / width)), down)
+        else:
+            size = min(math.ceil(width * (down / height)), across), down
+        filter_ = FILTERS[self.filter]
+        sheet = Image.new(picture.mode, (across, down))
+        sheet.paste(picture.resize(size, resample=filter_), ((across - size[0]) // 2, (down - size[1]) // 2))
+        places = [(top, left) for top in range(0, down, self.tile) for left in range(0, across, self.tile)]
+        tiles = [sheet.crop((left, top, left + self.tile, top + self.tile)) for top, left in places]
+        return [picture.resize((self.tile, self.tile), resample=filter_), *tiles]

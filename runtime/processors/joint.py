@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from precast.runtime.errors import InputError, listing
 from precast.runtime.fields import Fields, is_count
+from precast.runtime.generation.tiles import Tiles
 from precast.runtime.processors.image import is_picture, open_picture
 from precast.runtime.processors.image_tiles import Grid
 from precast.runtime.processors.model_inputs import ModelInputs
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from precast.runtime.processors.image import ImageProcessor
     from precast.runtime.processors.text import Tokenizer
 
@@ -66,11 +69,12 @@ class Places:
 
     Args:
         token: its id. count: features of a picture, or of a tile of it.
-        spelled: what stands around them; None: nothing.
+        spelled: what stands around them; None: nothing. tiles: of pictures that are fitted into sizes, how these are
+            cut: then a picture has as many as its own size makes.
     """
 
-    def __init__(self, token: int, count: int, spelled: Spelled | None = None) -> None:
-        self.token, self.count, self.spelled = token, count, spelled
+    def __init__(self, token: int, count: int, spelled: Spelled | None = None, tiles: Tiles | None = None) -> None:
+        self.token, self.count, self.spelled, self.tiles = token, count, spelled, tiles
 
     @classmethod
     def from_data(cls, said: Mapping[str, Any]) -> Places:
@@ -83,10 +87,15 @@ class Places:
         rule = f"an integer from 1 to {_MOST}"
         count: int = fields.take("count", rule, lambda value: is_count(value, _MOST, least=1))
         said = fields.data("spelled", None) if "spelled" in fields else None
-        return cls(fields.count("token"), count, None if said is None else Spelled.read(fields.inner("spelled", said)))
+        spelled = None if said is None else Spelled.read(fields.inner("spelled", said))
+        cut = fields.data("tiles", None) if "tiles" in fields else None
+        tiles = None if cut is None else Tiles.read(fields.inner("tiles", cut))
+        return cls(fields.count("token"), count, spelled, tiles)
 
-    def text(self, token: str, grid: Grid) -> str:
-        """What stands in a text for a picture of so many tiles."""
+    def text(self, token: str, picture: Image, grid: Grid) -> str:
+        """What stands in a text for a picture, of so many tiles."""
+        if self.tiles is not None:
+            return token * len(self.tiles.order(picture.height, picture.width))
         places = token * self.count
         return places if self.spelled is None else self.spelled.text(places, grid)
 
@@ -158,12 +167,12 @@ class JointProcessor:
                 f"{token!r} where a picture stands, or use apply_chat_template, which does."
             )
         assert self.places is not None
-        grids = map(self.image_processor.grid, pictures)
+        texts_of = (self.places.text(token, picture, self.image_processor.grid(picture)) for picture in pictures)
         written = []
         for text in texts:
             if isinstance(text, str):
                 first, *rest = text.split(token)
-                text = first + "".join(self.places.text(token, next(grids)) + part for part in rest)
+                text = first + "".join(next(texts_of) + part for part in rest)
             written.append(text)
         return written
 

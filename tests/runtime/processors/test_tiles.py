@@ -14,10 +14,11 @@ from PIL import Image
 from support.generation_tokenizers import tiny_tokenizer
 from support.tokenizer_samples import write_json
 from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from precast.export.image_reading import read_folder
-from precast.runtime.errors import InputError
+from precast.runtime.errors import InputError, PrecastError
 from precast.runtime.processors.image import ImageProcessor
 from precast.runtime.processors.image_tiles import Tiling
 from precast.runtime.processors.joint import JointProcessor, Places
@@ -115,11 +116,62 @@ def test_places_of_tiles(both: tuple[JointProcessor, Any]) -> None:
         assert (got["input_ids"] == ours.places.token).sum() == COUNT * tiles  # type: ignore[union-attr]
 
 
+FITTED = {
+    "size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16},
+    "image_grid_pinpoints": [[16, 32], [32, 16], [32, 32], [48, 16], [16, 48]],
+}  # fmt: skip
+
+
+def test_fitted_pictures(tmp_path: Path) -> None:
+    """The whole and the tiles of each picture as upstream's, whose empty ones are left out, and how large each was; as
+    many places in a text as upstream writes."""
+    write_json(tmp_path / "preprocessor_config.json", {"image_processor_type": "LlavaNextImageProcessor", **FITTED})
+    ours = ImageProcessor.from_data(read_folder(tmp_path, "llava_next"))
+    theirs = LlavaNextImageProcessorPil(**FITTED)
+    wanted = theirs(pictures(), return_tensors="np")
+    got = ours(pictures())
+    shown = wanted["pixel_values"].any(axis=(2, 3, 4))
+    np.testing.assert_allclose(got["pixel_values"], wanted["pixel_values"][shown], rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(got["image_sizes"], wanted["image_sizes"])
+
+    tokenizer = tiny_tokenizer("byte_level")
+    tokenizer.add_special_tokens(["<image>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    names = {"eos_token": "</s>", "pad_token": "<pad>"}
+    write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
+    upstream = transformers.LlavaNextProcessor(
+        theirs, transformers.AutoTokenizer.from_pretrained(tmp_path), 4, "default", num_additional_image_tokens=1
+    )
+    tiles = {"tile": 16, "side": 4, "sizes": FITTED["image_grid_pinpoints"]}
+    join = {"token": tokenizer.token_to_id("<image>"), "count": 1, "tiles": tiles}
+    mine = JointProcessor(ours, Tokenizer.from_folder(tmp_path), Places.from_data(join))
+    for picture in pictures():
+        text = ["a <image> of"]
+        np.testing.assert_array_equal(
+            mine(picture, text)["input_ids"], upstream(images=picture, text=text, return_tensors="np")["input_ids"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"crop_size": {"height": 8, "width": 8}}, "tiles are squares of the size that the whole picture gets"),
+        ({"do_resize": False}, "tiles are squares of the size that the whole picture gets"),
+        ({"image_grid_pinpoints": [[16, 20]]}, "image_grid_pinpoints must be a list of pairs of multiples of 16"),
+    ],
+)
+def test_what_is_not_fitted(said: dict[str, Any], message: str, tmp_path: Path) -> None:
+    stated = {"image_processor_type": "LlavaNextImageProcessor", **FITTED, **said}
+    write_json(tmp_path / "preprocessor_config.json", stated)
+    with pytest.raises(PrecastError, match=message):
+        read_folder(tmp_path, "llava_next")
+
+
 def test_what_is_refused(both: tuple[JointProcessor, Any]) -> None:
     ours, _ = both
     with pytest.raises(InputError, match=r"each text has one '<image>' for each of its pictures"):
         ours(images=[pictures()[:1], pictures()[:1]], text=["<image><image>", "a"])
-    with pytest.raises(Exception, match=r"spelled.each must be a text of at most 256 characters"):
+    with pytest.raises(PrecastError, match=r"spelled.each must be a text of at most 256 characters"):
         Places.from_data({"token": 1, "count": 1, "spelled": {**SPELLED, "each": "a" * 257}})
-    with pytest.raises(Exception, match=r"tile must be an integer from 16 to 4096"):
+    with pytest.raises(PrecastError, match=r"tile must be an integer from 16 to 4096"):
         ImageProcessor.from_data({"steps": [{"op": "tiles", "filter": "box", "tile": 1, "longest": 9, "split": True}]})
