@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -185,7 +186,7 @@ def _speech(recording: str | None, out: str | None, seconds: float, threads: int
         peak = size_text(cost["peak_memory_bytes"])
         write(f"Whisper tiny.en: exported in {cost['seconds']:.0f} s, peak memory {peak}, verified.\n")
     rows = [(_span(chunk["timestamp"]), chunk["text"].strip()) for chunk in said["chunks"]]
-    table(("seconds", "said"), rows, title=source, numbers=(0,))
+    table(("seconds", "said"), rows, title=Path(source).name, numbers=(0,))
     spread = f"{taken.median:.2f} s ({taken.low:.2f} - {taken.high:.2f})" if short else f"{taken.median:.1f} s"
     write(
         f"\n{length:.1f} s of sound in {spread}: {length / taken.median:.1f} times as fast as it was said, from "
