@@ -361,11 +361,7 @@ def _generation(config: Mapping[str, Any], stated: dict[str, Any], tokens: Mappi
     fields = Fields(stated, document=Document("config.json", ConfigError, _ADVICE), lenient=True)
 
     def ids(name: str) -> list[int]:
-        rule = "a list of token ids"
-        found: list[int] = fields.take(
-            name, rule, lambda value: isinstance(value, list) and all(map(is_count, value)), []
-        )
-        return found
+        return fields.take(name, "a list of token ids, or null", _are_ids, None) or []
 
     heads = fields.take("alignment_heads", "a list of pairs [layer, head], or null", _are_heads, None)
     multilingual = config["vocab_size"] >= _MULTILINGUAL
@@ -391,6 +387,10 @@ def _generation(config: Mapping[str, Any], stated: dict[str, Any], tokens: Mappi
         made["lang_to_id"] = {name: number for name, number in tokens.items() if begun < number < first}
         made["task_to_id"] = {name.strip("<|>"): tokens[name] for name in sorted(asked)}
     return made
+
+
+def _are_ids(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(is_count, value)))
 
 
 def _are_heads(value: Any) -> bool:

@@ -87,6 +87,13 @@ def test_languages_and_tasks(folder: Path, source: Path, monkeypatch: pytest.Mon
     }
 
 
+def test_null_says_nothing(folder: Path) -> None:
+    keys = ("alignment_heads", "lang_ids", "suppress_ids", "suppress_ids_begin")
+    (folder / "config.json").write_text(json.dumps(dict.fromkeys(keys)))
+    told = open_checkpoint(folder).read_json("generation_config.json")
+    assert told["suppress_tokens"] == told["begin_suppress_tokens"] == [] and "alignment_heads" not in told
+
+
 def test_a_feature_extractor_that_lies_there_is_the_models(folder: Path, source: Path) -> None:
     (folder / "preprocessor_config.json").write_text('{"feature_extractor_type": "Mine"}')
     found = open_checkpoint(folder)
