@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import transformers
-from support import doubles, tiny_artifacts, tiny_pages
+from support import doubles, tiny_artifacts, tiny_pages, trained_reader
 from support.command_line import good, refused
 from transformers.pipelines.document_question_answering import DocumentQuestionAnsweringPipeline
 
@@ -155,3 +155,19 @@ def test_at_the_keyboard(both: tuple[Any, Any], tmp_path: Path) -> None:
     )
     assert "needs what is asked of the page: --question TEXT" in refused(*command, *given[:2])
     assert "received str: '@no.json'" in refused(*command, *given[2:], "--param", "word_boxes=@no.json")
+
+
+def test_answers_are_right(tmp_path: Path) -> None:
+    """Of a model that was taught to find them: which word is where is known only by its box."""
+    ask = precast.pipeline(
+        "document-question-answering", precast.export_model(trained_reader.reader(), tmp_path / "out")
+    )
+    found, right = [], []
+    for seed in range(1000, 1012):  # unseen
+        picture, placed = trained_reader.page(seed)
+        words, boxes, corners = zip(*placed, strict=True)
+        asked = [f"What is at the {rows} {columns}?" for rows, columns in corners]
+        for said in (words, words[1:] + words[:1]):  # in their places, and each in another's
+            found += [answers[0]["answer"] for answers in ask(picture, asked, list(zip(said, boxes, strict=True)))]
+            right += said
+    assert len(found) == 96 and sum(map(str.__eq__, found, right)) >= 94
