@@ -50,7 +50,8 @@ def write_processing(
     _write_json(writer, "config.json", config)
     processing: dict[str, Any] = {}
     if reference.parts[-1].signature.states:
-        processing |= _generation(checkpoint, config, writer)
+        generates = reference.family.generates(reference.spec)
+        processing |= _generation(checkpoint, config, writer, generates)
     files: dict[str, bytes] = {}
     text, image = _port(reference, "ids"), _port(reference, "pixels") or _port(reference, "patches")
     pixels_by_number = text is not None and image is None and reads_colours(reference.model_type)
@@ -89,9 +90,16 @@ def write_processing(
     return processing, files
 
 
-def _generation(checkpoint: Checkpoint, config: Mapping[str, Any], writer: ArtifactWriter) -> dict[str, Any]:
-    """Write generation_config.json, read as `generate` will read it: an artifact cannot be mended afterwards."""
+def _generation(
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    writer: ArtifactWriter,
+    generates: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write generation_config.json, read as `generate` will read it: an artifact cannot be mended afterwards; with what
+    ``generates`` says in place of what stands there."""
     stated = checkpoint.read_json("generation_config.json")
+    stated = {**(stated or {}), **generates} if generates else stated
     GenerationConfig.check_checkpoint(stated, config)
     if stated is None:
         return {}

@@ -81,6 +81,7 @@ class Family:
             queries too, or where a window leaves them nothing to see.
         inert: keys of config.json that this family knows not to matter.
         generation: keys of config.json that only `generate` reads, and what upstream takes where they are absent.
+        generates: what upstream's `generate` of this family takes of a spec, whatever generation_config.json says.
         unloaded: patterns of tensors in checkpoints that upstream's classes do not load; recorded. Any other name that
             no rule explains is an error.
         body: makes its network of maps, or of patches, for a spec, to stand inside others' models
@@ -101,6 +102,7 @@ class Family:
     optional: tuple[str, ...] = ()
     inert: frozenset[str] = field(default_factory=frozenset)
     generation: Mapping[str, Any] = field(default_factory=dict)
+    generates: Callable[[Any], Mapping[str, Any]] = lambda spec: {}
     unloaded: tuple[str, ...] = LOSSES
     refused: Mapping[str, str] = field(default_factory=dict)
     model_type: str | None = None

@@ -136,8 +136,8 @@ class Placed:
                 stand.pop()
 
 
-def token_of(described: Mapping[str, Any], vocab_size: int) -> int:
-    """The placeholder that a manifest names.
+def token_of(described: Mapping[str, Any], vocab_size: int, name: str = "join") -> int:
+    """The token that a manifest names under ``processing.name``: a placeholder, or what a text starts with.
 
     Raises:
         ArtifactError: it names none, or one that the model does not know.
@@ -145,7 +145,6 @@ def token_of(described: Mapping[str, Any], vocab_size: int) -> int:
     token = described.get("token")
     if not isinstance(token, int) or isinstance(token, bool) or not 0 <= token < vocab_size:
         raise ArtifactError(
-            f"processing.join.token must be an id below {vocab_size}, at which features stand; got {token!r}. "
-            "Export it again."
+            f"processing.{name}.token must be an id below {vocab_size}; got {token!r}. Export it again."
         )
     return token

@@ -16,7 +16,7 @@ from precast.runtime.generation.constraints import build_constraint
 from precast.runtime.generation.conversation import Conversation
 from precast.runtime.generation.engine import Engine
 from precast.runtime.generation.loop import Control
-from precast.runtime.generation.prompts import Prompts, read_decoder_prompts, read_prompts
+from precast.runtime.generation.prompts import Prompts, begun_with, read_decoder_prompts, read_prompts
 from precast.runtime.generation.results import FinishReason, GenerateOutput
 from precast.runtime.generation.sources import PERCEIVED, Conditions, Encoded
 from precast.runtime.generation.speech import ASKED, Speech
@@ -113,6 +113,9 @@ def prepare(
     if isinstance(inputs, Mapping):
         raise InputError("What a tokenizer gives is passed as keywords: generate(**inputs), not generate(inputs).")
     config = _merged(model, generation_config, arguments)
+    if engine.prompt_start is not None and input_ids is not None and decoder_input_ids is None:
+        texts = read_prompts(input_ids, attention_mask, vocab_size=engine.vocab_size, pad=config.pad_token_id)
+        decoder_input_ids, input_ids, attention_mask = begun_with(engine.prompt_start, texts), None, None
     given = _given(engine, inputs, input_ids, perceived)
     unknown: list[int] = []
     if engine.source is not None:

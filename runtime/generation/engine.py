@@ -58,6 +58,8 @@ class Engine(Protocol):
     """What its sessions are conditioned on; None: on nothing."""
     among: Among | None
     """What may stand among the tokens of a prompt; None: nothing."""
+    prompt_start: int | None
+    """Where texts beside what it perceives are what its answers begin with: the token these start with."""
     max_length: int | None
     """Most tokens a row may hold, prompt included; None: unbounded."""
 

@@ -32,9 +32,13 @@ class GraphEngine:
     Args:
         flow: the loaded decoder, and in front of it what it reads.
         join: what the manifest says of tokens that hold places (``processing.join``), where there are any.
+        prompt: what it says of texts that answers begin with (``processing.prompt``), where these may be given as
+            ``input_ids``.
     """
 
-    def __init__(self, flow: Flow, join: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, flow: Flow, join: Mapping[str, Any] | None = None, prompt: Mapping[str, Any] | None = None
+    ) -> None:
         self.flow = flow
         self.component, variant, self.decoder = flow.parts[flow.last]
         self.layout: Mapping[str, Any] = variant.state
@@ -45,6 +49,7 @@ class GraphEngine:
         joined = any(port.name == ROWS for port in component.inputs)
         self.source = _source(before) if before and not joined else None
         self.among = _among(before, join or {}, self.vocab_size) if joined else None
+        self.prompt_start = token_of(prompt, self.vocab_size, "prompt") if prompt else None
         self.conditions = tuple(port.name for port in conditions(component.inputs))
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
         windows = [state.window for state in component.states]

@@ -35,7 +35,7 @@ class LanguageModel(Model):
         super().__init__(artifact, flow)
         self._later, self._lock = later, Lock()
         self._alignment: Part | None = None
-        self._engine = GraphEngine(flow, artifact.reading("join"))
+        self._engine = GraphEngine(flow, artifact.reading("join"), artifact.reading("prompt"))
         self._reads, self._answers = self._taken()
         self.input_names = self._reads.names
         self._leading = "input_ids" if self._engine.among is not None else self.input_names[0]

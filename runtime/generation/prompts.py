@@ -11,7 +11,7 @@ import numpy as np
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import InputError
 
-__all__ = ["Prompts", "read_decoder_prompts", "read_prompts"]
+__all__ = ["Prompts", "begun_with", "read_decoder_prompts", "read_prompts"]
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,12 @@ def read_prompts(
             f"column {column}. Was the text tokenized for another model?"
         )
     return Prompts(ids, [row[keep].tolist() for row, keep in zip(ids, kept, strict=True)], kept.astype(np.int64))
+
+
+def begun_with(first: int, prompts: Prompts) -> list[list[int]]:
+    """What answers begin with that continue texts, as a tokenizer of encoders writes these: ``first`` stands in place
+    of what it puts in front of each, and what it puts behind is no part of it."""
+    return [[first, *row[1:-1]] for row in prompts.rows]
 
 
 def read_decoder_prompts(

@@ -98,6 +98,7 @@ class TorchEngine:
         self.rollback, self.max_length = rollback, max_length
         self.vocab_size = int(model.config.vocab_size)
         self.among = None
+        self.prompt_start = None
         self.source = _text(self.vocab_size) if model.config.is_encoder_decoder else None
         self.feeds: list[list[int]] = []
         self.opened = 0

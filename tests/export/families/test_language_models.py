@@ -62,6 +62,8 @@ BY_TEXT = ("idefics2", "idefics3", "smolvlm")
 BY_TILES = ("llava_next",)
 # It looks at a picture whatever the text has, and has a loop of its own around its language model's.
 QUERYING = ("blip-2", "instructblip")
+# Its own loop knows itself what texts begin and end with.
+CAPTIONS = ("blip",)
 
 
 def ident(value: Any) -> str:
@@ -85,6 +87,16 @@ def alone(given: Mapping[str, Array], row: int) -> dict[str, torch.Tensor]:
         "input_ids": torch.tensor(given["input_ids"][row][given["attention_mask"][row].astype(bool)])[None],
         **beside,
     }
+
+
+def called(model: Any, given: dict[str, torch.Tensor], **options: Any) -> Any:
+    """What upstream makes of a whole text; of a caption what its decoder does, of which the whole model says little."""
+    if model.config.model_type not in CAPTIONS:
+        return model(**given, **options, use_cache=False)
+    states = model.vision_model(given["pixel_values"]).last_hidden_state
+    made = model.text_decoder(given["decoder_input_ids"], encoder_hidden_states=states, use_cache=False, **options)
+    made.encoder_last_hidden_state = states
+    return made
 
 
 def side_of(pixels: Any) -> torch.Tensor:
@@ -206,7 +218,7 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
         for row in range(len(chain.rows)):
             given = shaped(model, chain.inputs(row, model_type in QUERYING))
             with float64():
-                expected = model(**given, output_hidden_states=True, use_cache=False)
+                expected = called(model, given, output_hidden_states=True)
             expected = getattr(expected, "language_model_outputs", expected)
             for case, outputs, states in chain.calls:
                 for name, got, want in _pairs(model_type, case, outputs, states, expected, row):
@@ -285,6 +297,10 @@ FROM_PADDING = ("camembert", "roberta", "xlm-roberta")
 
 def upstream_tokens(model: Any, head: Head, given: Mapping[str, Array], **arguments: Any) -> list[list[int]]:
     """Upstream's new tokens of each question, one at a time and without padding."""
+    if model.config.model_type in CAPTIONS:
+        arguments = {
+            name: value for name, value in arguments.items() if name not in (*SPECIAL, "decoder_start_token_id")
+        }
     found = []
     for row in range(len(next(iter(given.values())))):
         inputs = alone(given, row)
@@ -294,7 +310,8 @@ def upstream_tokens(model: Any, head: Head, given: Mapping[str, Array], **argume
             places = torch.arange(inputs["input_ids"].shape[1])[None]
             inputs["position_ids"] = places + model.config.pad_token_id + 1
         with torch.no_grad():
-            loop = model.generate if model.config.model_type in QUERYING else partial(GenerationMixin.generate, model)
+            own = model.config.model_type in (*QUERYING, *CAPTIONS)
+            loop = model.generate if own else partial(GenerationMixin.generate, model)
             out = loop(**shaped(model, inputs), **arguments)[0].tolist()
         found.append(out[inputs["input_ids"].shape[1] :] if continues(head, inputs) else out)
     return found
@@ -332,7 +349,7 @@ class Greedy:
                 inputs["decoder_input_ids"] = fed
                 made = made[1:]  # what it starts with is given
             with float64():
-                logits = self._model(**shaped(self._model, inputs), use_cache=False).logits[0, -len(made) :]
+                logits = called(self._model, shaped(self._model, inputs)).logits[0, -len(made) :]
             logits[:, self._never] = -torch.inf
             chosen = logits.gather(1, torch.tensor(made)[:, None])[:, 0]
             self._margins[key] = (logits.max(dim=1).values - chosen).tolist()
@@ -369,7 +386,8 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
     cases = with_places(ours, parity.generation_cases(ours.parts, chains=chains, longest=LONGEST, least=LEAST))
     recorded = parity.record(ours.parts, cases)
     given = questions(ours, head)
-    start = {} if continues(head, given) else {"decoder_start_token_id": 0}
+    first = model.config.text_config.bos_token_id if model_type in CAPTIONS else 0
+    start = {} if continues(head, given) else {"decoder_start_token_id": first}
     token = token_of(ours)
     # A place of a picture that is made up has no picture, and upstream's call of a whole text would look for one.
     never = [] if token is None else [token]
