@@ -181,6 +181,29 @@ class Row(SoundRow):
         return self is other
 
 
+def test_what_an_address_holds_is_fetched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    contents = {"http://a/talk.flac": encoded(recording(900), format="FLAC"), "http://a/notes": b"Once upon a time"}
+
+    def fetched(address: str, *, noun: str) -> bytes:
+        asked.append(address)
+        return contents[address]
+
+    monkeypatch.setattr(audio, "fetched", fetched)
+    for given_ in ("http://a/talk.flac", {"path": "http://a/talk.flac"}):
+        asked.clear()
+        kept = audio.at_hand(given_)
+        for _ in range(2):
+            np.testing.assert_array_equal(
+                open_recording(kept, RATE), open_recording(contents["http://a/talk.flac"], RATE)
+            )
+        assert asked == ["http://a/talk.flac"]
+    with pytest.raises(InputError, match="'http://a/notes' is no recording"):
+        open_recording(audio.at_hand("http://a/notes"), RATE)
+    sound = recording(9)
+    assert audio.at_hand(sound) is sound and audio.at_hand("talk.wav") == "talk.wav"
+
+
 def test_one_that_becomes_shorter_is_named() -> None:
     lengths = iter((3000, 2000))
     features = PassingFeatures(lambda: MEL.levels([recording(next(lengths))]))
