@@ -23,13 +23,21 @@ _GROUPS = (
         "Pictures with text",
         ("zero-shot-image-classification", "zero-shot-object-detection", "visual-question-answering"),
     ),
+    ("Pictures written about", ("image-text-to-text",)),
     ("Sound with text", ("zero-shot-audio-classification",)),
     ("Vision", ("image-classification",)),
     ("Objects, segments, depths, keypoints", (*_PARTS, "keypoint-detection", "keypoint-matching")),
     ("Videos, and pictures drawn", ("video-classification", "image-to-image", "pretraining")),
     ("Encoder-decoders of text", ("text2text-generation",)),
+    ("Text encoders", ("fill-mask",)),
     ("Language models", ("text-generation",)),
-    ("Text encoders", ("fill-mask", "text-classification", "token-classification", "question-answering")),
+    ("Text encoders", ("text-classification", "token-classification", "question-answering")),
+)
+# As a reader looks for them.
+_SHOWN = (
+    *("Text encoders", "Language models", "Encoder-decoders of text", "Vision", "Objects, segments, depths, keypoints"),
+    *("Videos, and pictures drawn", "Pictures with text", "Pictures written about", "Sound that is heard"),
+    *("Speech and codecs made", "Sound with text"),
 )
 
 
@@ -66,8 +74,7 @@ def _groups() -> dict[str, list[str]]:
             first = next(task for task in head_tasks()[::-1] if task in tasks)
             title = first.replace("-", " ").capitalize()
         found.setdefault(title, []).append(name)
-    order = [*reversed([title for title, _ in _GROUPS])]
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    return dict(sorted(found.items(), key=lambda item: _SHOWN.index(item[0]) if item[0] in _SHOWN else len(_SHOWN)))
 
 
 def groups() -> str:
