@@ -26,18 +26,23 @@ class SpeechProcessor:
     def __repr__(self) -> str:
         return f"SpeechProcessor({self.feature_extractor!r}, {self.tokenizer!r})"
 
-    def __call__(self, audio: Any = None, **options: Any) -> ModelInputs:
-        """What the model hears of a recording, or a list of them; options as of `FeatureExtractor`.
+    def __call__(self, audio: Any = None, *, text: Any = None, **options: Any) -> ModelInputs:
+        """What the model hears of a recording, or a list of them, options as of `FeatureExtractor`; or the tokens of a
+        ``text``, or a list of them, options as of `Tokenizer`.
 
         Raises:
-            InputError: there is no recording; or as a feature extractor does.
+            InputError: there is neither, or both, or nothing here makes tokens of texts; or as these do.
         """
-        if audio is None:
+        if (audio is None) == (text is None):
             raise InputError(
-                "This processor hears recordings: processor(audio). Texts are read by processor.tokenizer, and written "
-                "by processor.batch_decode."
+                "This processor hears recordings, processor(audio), or reads texts, processor(text=...), and writes "
+                f"texts by processor.batch_decode; received {'neither' if audio is None else 'both'}."
             )
-        return self.feature_extractor(audio, **options)
+        if text is None:
+            return self.feature_extractor(audio, **options)
+        if not callable(self.tokenizer):
+            raise InputError("This processor reads no texts: its vocabulary spells what is heard. Give it recordings.")
+        return self.tokenizer(text, **options)
 
     def decode(self, token_ids: Any, **options: Any) -> str:
         """The text of one recording's tokens, [T]."""

@@ -138,8 +138,15 @@ def test_the_processor_of_speech_hears_and_writes(kind: str) -> None:
             np.testing.assert_allclose(values, theirs_, rtol=0, atol=1e-4)
         assert found.batch_decode(ids) == expected.batch_decode(ids)
         assert found.decode(ids[0]) == expected.decode(ids[0])
-        with pytest.raises(InputError, match="This processor hears recordings"):
+        with pytest.raises(InputError, match=r"This processor hears recordings.* received neither"):
             found()
+        with pytest.raises(InputError, match="received both"):
+            found(sound, text="a")
+        if kind == "writer":
+            assert found(text="hello")["input_ids"] == found.tokenizer("hello")["input_ids"]
+        else:
+            with pytest.raises(InputError, match="This processor reads no texts: its vocabulary spells"):
+                found(text="hello")
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,9 @@ def test_on_the_command_line(convert: Any, vocoder: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(levels / 32767, expected, rtol=0, atol=1e-4)
     (tmp_path / "talk.txt").write_text("This is no recording.")
     assert "talk.txt" in refused("run", "voice-conversion", artifact, tmp_path / "talk.txt", *given)
+    said = ["run", "text-to-speech", tiny_artifacts.reciter(), "So it is", *given, "--save", tmp_path / "read.wav"]
+    good(*said)
+    assert (tmp_path / "read.wav").stat().st_size > 100
 
 
 # What is written of what is heard
@@ -149,6 +152,22 @@ def test_what_is_written_is_upstreams(call: dict[str, Any]) -> None:
     found = ours(sounds, **call)
     assert found == [theirs(sound.copy(), **call) for sound in sounds]
     assert len({one["text"] for one in found}) == 3
+
+
+def test_the_processor_hears_writes_and_reads() -> None:
+    sound = SOUNDS[1]
+    theirs = transformers.SpeechT5Processor.from_pretrained(tiny_sounds.listener_checkpoint())
+    for place in (tiny_sounds.listener(), tiny_sounds.listener_checkpoint()):
+        ours = precast.AutoProcessor.from_pretrained(place)
+        expected = theirs(audio=sound, sampling_rate=RATE, return_tensors="np")
+        found = ours(audio=sound, sampling_rate=RATE)
+        for name, values in expected.items():
+            np.testing.assert_allclose(found[name], values, rtol=0, atol=1e-6)
+        assert ours(text="so it is")["input_ids"] == theirs(text="so it is")["input_ids"]
+        ids = theirs(text=["so it is", "no"])["input_ids"]
+        assert ours.batch_decode(ids, skip_special_tokens=True) == theirs.batch_decode(ids, skip_special_tokens=True)
+    model = precast.AutoModelForSpeechSeq2Seq.from_pretrained(tiny_sounds.listener())
+    assert model.generate(**found, max_new_tokens=4).shape[0] == 1
 
 
 def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
