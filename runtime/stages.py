@@ -378,8 +378,9 @@ def _drawn(logits: Array, draw: Callable[[tuple[int, ...]], Array]) -> Array:
     """A code [B, S] of each place's probabilities, [B, S, V]."""
     weights = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
     mass = weights.cumsum(axis=-1)
-    chosen: Array = (mass < draw(logits.shape[:2])[..., None] * mass[..., -1:]).sum(axis=-1)
-    return np.minimum(chosen, logits.shape[-1] - 1)
+    below = mass < draw(logits.shape[:2])[..., None] * mass[..., -1:]
+    chosen: Array = below.sum(axis=-1).clip(max=logits.shape[-1] - 1)
+    return chosen
 
 
 def _count(fields: Fields, key: str, default: int) -> int:

@@ -42,6 +42,7 @@ from precast.runtime.ports import Dim, Out, Port
 
 __all__ = ["FAMILY", "Spec"]
 
+_TIED = frozenset({"tie_word_embeddings"})  # of the whole, and of a codec, which have no words
 _EPSILON = 1e-5  # torch's own, whatever configs say
 _FRAMES = 64  # of the longest recording that parity tries
 
@@ -98,7 +99,7 @@ class Spec(PlainSpec):
     semantic: GPTSpec = hf("semantic_config", default={}, spec=GPTSpec)
     coarse: GPTSpec = hf("coarse_acoustics_config", default={}, spec=GPTSpec)
     fine: FineSpec = hf("fine_acoustics_config", default={}, spec=FineSpec)
-    codec: CodecSpec = hf("codec_config", default={}, spec=CodecSpec, inert=encodec.FAMILY.inert)
+    codec: CodecSpec = hf("codec_config", default={}, spec=CodecSpec, inert=encodec.FAMILY.inert | _TIED)
 
     def __post_init__(self) -> None:
         if self.codec.quantizers < self.fine.n_codes_total:
@@ -287,6 +288,7 @@ FAMILY = Family(
     spec=Spec,
     heads={heads.TEXT_TO_WAVEFORM: _compose},
     weights=_weights,
+    inert=_TIED,
     tiny={
         "semantic_config": {**_GPT_TINY, "input_vocab_size": 67, "output_vocab_size": 24},
         "coarse_acoustics_config": {**_GPT_TINY, "num_layers": 1, "input_vocab_size": 47, "output_vocab_size": 47},
