@@ -40,6 +40,7 @@ __all__ = [
     "SEMANTIC_SEGMENTATION",
     "SEQ2SEQ_LM",
     "SEQUENCE_CLASSIFICATION",
+    "SPEECH_CANDIDATES",
     "SPEECH_SEQ2SEQ",
     "TEXT_TO_SPECTROGRAM",
     "TEXT_TO_WAVEFORM",
@@ -103,6 +104,7 @@ AUDIO_FRAMES = _BY_TASK["audio-frame-classification"]
 AUDIO_TOKENIZATION = _BY_TASK["audio-tokenization"]
 AUDIO_XVECTOR = _BY_TASK["audio-xvector"]
 CTC = _BY_TASK["ctc"]
+SPEECH_CANDIDATES = _BY_TASK["speech-candidates"]
 SPEECH_SEQ2SEQ = _BY_TASK["speech-seq2seq"]
 TEXT_TO_SPECTROGRAM = _BY_TASK["text-to-spectrogram"]
 TEXT_TO_WAVEFORM = _BY_TASK["text-to-waveform"]

@@ -72,6 +72,8 @@ def write_processing(
     for part in reference.parts:
         if isinstance(part.module, Component):
             processing |= part.module.processing()
+    if "ranked" in processing:
+        processing |= _generation(checkpoint, config, writer)
     if "stages" in processing:
         processing |= stages(processing["stages"], checkpoint, writer)
         _write_json(writer, "generation_config.json", checkpoint.read_json("generation_config.json"))

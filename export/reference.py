@@ -114,8 +114,13 @@ def _declared(family: Family, config: Mapping[str, Any]) -> Head | None:
     return None
 
 
+_ENDING = re.compile(
+    r"(ModelForConditionalGeneration|For[A-Z]\w*|LMHeadModel|MTModel|EncoderDecoderModel|Model|WithHifiGan|HifiGan)$"
+)
+
+
 def _ending(architecture: Any) -> str:
-    match = re.search(r"(For[A-Z]\w*|LMHeadModel|MTModel|EncoderDecoderModel|Model|WithHifiGan|HifiGan)$", str(architecture))
+    match = _ENDING.search(str(architecture))
     return match.group(1) if match else ""
 
 

@@ -360,6 +360,16 @@ _ROWS = (
         outs=(Out("spectrogram", ("batch", "spoken", "bins"), "scores"),),
     ),
     TaskFacts(
+        "speech-candidates",  # for which upstream has no class but the model's own
+        endings=("ModelForConditionalGeneration",),
+        gives="``generate(...)``: speech tokens of a text in the voice of a recording; and how well candidates of them "
+        "go with texts.",
+        outs=(
+            Out("logits_per_speech", ("candidates", "texts"), "logits"),
+            Out("logits_per_text", ("texts", "candidates"), "logits"),
+        ),
+    ),
+    TaskFacts(
         "vocoder",  # for which upstream has no class that finds a model's own
         endings=("HifiGan",),
         gives="``waveform`` of a ``spectrogram``.",

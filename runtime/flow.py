@@ -38,8 +38,8 @@ def in_order(components: Mapping[str, Component], last: str) -> tuple[str, ...]:
 def needed(artifact: Artifact, last: str) -> tuple[str, ...]:
     """The components that ``last`` needs: also those whose outputs the runtime sets out for it."""
     first = artifact.reading("alignment").get("component")
-    kind = "stages" if artifact.reading("stages") else "frames"
-    named = [first] if first is not None else artifact.reading(kind).get("components", [])
+    kinds = [artifact.reading(kind).get("components", []) for kind in ("frames", "stages", "ranked")]
+    named = [first] if first is not None else next(filter(None, kinds), [])
     before = [artifact.component(str(name)).name for name in (named if isinstance(named, list) else [named])]
     return tuple(dict.fromkeys(part for name in (*before, last) for part in in_order(artifact.components, name)))
 

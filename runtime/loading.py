@@ -92,6 +92,10 @@ def _loaded(artifact: Artifact, target: str, index: str, *, threads: int | None,
         from precast.runtime.staged_speech import StagedSpeechModel
 
         return StagedSpeechModel(artifact, flow)
+    if artifact.reading("ranked"):
+        from precast.runtime.speech_candidates import SpeechCandidates
+
+        return SpeechCandidates(artifact, flow)
     if artifact.reading("frames"):
         from precast.runtime.spectrogram import SpectrogramModel
 

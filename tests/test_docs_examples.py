@@ -25,6 +25,7 @@ from precast.export.heads import (
     AUDIO_XVECTOR,
     MASKED_IMAGE,
     PRETRAINING,
+    SPEECH_CANDIDATES,
     TEXT_TO_SPECTROGRAM,
     VOCODER,
 )
@@ -63,6 +64,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "superglue": lambda: tiny_artifacts.pictures("superglue"),
     "glpn": lambda: tiny_artifacts.pictures("glpn"),
     "bark": tiny_artifacts.storyteller,
+    "clvp": lambda: tiny_artifacts.plain("clvp", SPEECH_CANDIDATES),
     "mms": tiny_artifacts.speaker,
     "whisper": tiny_sounds.writer,
     "wav2vec2": tiny_sounds.speller,

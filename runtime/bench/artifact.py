@@ -209,7 +209,7 @@ class _Feeds:
 
 
 def _feeds(artifact: Artifact, new_tokens: int) -> _Feeds:
-    if artifact.reading("stages"):
+    if artifact.reading("stages") or artifact.reading("ranked"):
         raise InputError(
             f"{artifact.path} speaks in stages, each as long as the one before makes it, and bench times no such call "
             "so far. Time model.generate."

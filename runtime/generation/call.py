@@ -111,7 +111,7 @@ class Call:
         self.control = Control(self.control.max_time, cancelled)
         if self.unknown:
             self._find_languages()
-        width = max(len(row) for row in self.prompts.rows)
+        width = max(len(row) for row in (self.prompts.rows if self.fed is None else self.fed))
         capacity = width + self.budget
         with self.conversation.claimed() if self.conversation is not None else nullcontext():
             history = History(self.prompts.rows, room=capacity)

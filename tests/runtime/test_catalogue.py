@@ -20,13 +20,14 @@ UNJUDGED = {
     "audio-tokenization",
     "keypoint-detection",
     "keypoint-matching",
+    "speech-candidates",
     "text-to-spectrogram",
     "text-to-waveform",
     "vocoder",
     "voice-conversion",
 }
 # Heads of which upstream has no class that finds a model's own.
-NAMELESS = {"vocoder", "voice-conversion"}
+NAMELESS = {"speech-candidates", "vocoder", "voice-conversion"}
 
 
 def test_pipelines_have_a_row_and_rows_are_of_use() -> None:

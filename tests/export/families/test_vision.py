@@ -26,6 +26,7 @@ from precast.export.heads import (
     MASKED_IMAGE,
     PRETRAINING,
     SEQ2SEQ_LM,
+    SPEECH_CANDIDATES,
     SPEECH_SEQ2SEQ,
     TEXT_TO_SPECTROGRAM,
     TEXT_TO_WAVEFORM,
@@ -54,11 +55,12 @@ EVERY = [
 CONFIGS = [(name, head, index) for name, head in EVERY for index in range(1 + len(find_family(name).variations))]
 
 # What comes out is chosen or laid out between their components, by the runtime, or is what upstream calls for one after
-# the other: test_keypoints.py, test_speech.py and test_codecs.py have them.
+# the other: test_keypoints.py, test_speech.py, test_stages.py, test_candidates.py and test_codecs.py have them.
 BETWEEN = (
     AUDIO_TOKENIZATION,
     KEYPOINT_DETECTION,
     KEYPOINT_MATCHING,
+    SPEECH_CANDIDATES,
     TEXT_TO_SPECTROGRAM,
     TEXT_TO_WAVEFORM,
     VOCODER,
