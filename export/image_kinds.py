@@ -180,6 +180,23 @@ def _rounded(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> 
     return (Fit(name, shortest, int(1333 / 800 * shortest), multiple=edge(fields, "size_divisor", 32), near=True),)
 
 
+def _cut_to_squares(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
+    """The middle of a picture, as large as all are: the mask that goes with it shows all of it, and nothing reads it."""
+    steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
+    if switch(fields, "do_resize", True):
+        sizes = named_size(fields, "size", kind.size, square=False)
+        steps += _rounded(fields, sizes, _filter(fields, kind), file)
+    if not switch(fields, "do_center_crop", True):
+        raise UnsupportedModelError(f"{file} asks for no do_center_crop, and its model reads squares")
+    side = named_size(fields, "crop_size", kind.crop, square=False)
+    if set(side) != {"shortest_edge"}:
+        raise UnsupportedModelError(f"{file}: crop_size is a shortest_edge here; it has {listing(side)}")
+    steps += [Crop(*(2 * [side["shortest_edge"]])), *_rescaled(fields)]
+    if switch(fields, "do_normalize", True):
+        steps.append(Normalise(*_normalisation(fields, kind)))
+    return tuple(steps)
+
+
 def _enlarged_by_256_over_224(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> tuple[_Resized, ...]:
     return _plain(
         fields,
@@ -554,6 +571,14 @@ KINDS: Mapping[str, ImageKind] = {
         )
         for name, pairs in (("SuperPoint", False), ("LightGlue", True), ("SuperGlue", True))
     },
+    "BridgeTowerImageProcessor": replace(
+        _CLIP,
+        models=("bridgetower",),
+        size={"shortest_edge": 288},
+        rgb=False,
+        crop={"shortest_edge": 288},
+        made=_cut_to_squares,
+    ),
     "ViltImageProcessor": ImageKind(
         models=("vilt",),
         size={"shortest_edge": 384},

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.embeddings import mask_port
-from precast.export.blocks.norms import LayerNorm
 from precast.export.families import Family, LabelSpec
 from precast.export.families.lxmert import regions_ports
 from precast.export.signatures import Component

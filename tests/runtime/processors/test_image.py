@@ -16,6 +16,7 @@ from support import tiny_artifacts
 from support.tokenizer_samples import write_json
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.bridgetower.image_processing_pil_bridgetower import BridgeTowerImageProcessorPil
 from transformers.models.chinese_clip.image_processing_pil_chinese_clip import ChineseCLIPImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.conditional_detr.image_processing_pil_conditional_detr import ConditionalDetrImageProcessorPil
@@ -69,6 +70,7 @@ UPSTREAM: dict[str, Any] = {
     "BeitImageProcessor": BeitImageProcessorPil,
     "BitImageProcessor": BitImageProcessorPil,
     "ChineseCLIPImageProcessor": ChineseCLIPImageProcessorPil,
+    "BridgeTowerImageProcessor": BridgeTowerImageProcessorPil,
     "CLIPImageProcessor": CLIPImageProcessorPil,
     "ConvNextImageProcessor": ConvNextImageProcessorPil,
     "DeiTImageProcessor": DeiTImageProcessorPil,
@@ -172,6 +174,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
         )
     ],
     ("Mask2FormerImageProcessor", {"size": {"shortest_edge": 50, "longest_edge": 70}, "size_divisor": 8}),
+    ("BridgeTowerImageProcessor", {"size": {"shortest_edge": 61}, "crop_size": {"shortest_edge": 70}}),
     ("ViltImageProcessor", {"size": {"shortest_edge": 61}, "size_divisor": 4, "resample": 2, "do_pad": False}),
     ("RTDetrImageProcessor", {"size": {"height": 37, "width": 23}, "do_normalize": True, "do_pad": True}),
     (
@@ -211,9 +214,15 @@ def test_pixels_are_upstreams(name: str, settings: dict[str, Any]) -> None:
             continue
         given_ = picture(width, height, seed=number)
         longest = dict(theirs.size or {}).get("longest_edge")
-        if name.startswith("Vilt") and max(width, height) / min(width, height) > 15:  # fewer pixels than size_divisor
+        if (
+            name.startswith(("Vilt", "Bridge")) and max(width, height) / min(width, height) > 15
+        ):  # fewer pixels than size_divisor
             longest = 16
-        if name.startswith(("Yolos", "Vilt")) and longest and longest * min(width, height) / max(width, height) < 16:
+        if (
+            name.startswith(("Yolos", "Vilt", "Bridge"))
+            and longest
+            and longest * min(width, height) / max(width, height) < 16
+        ):
             with pytest.raises(InputError, match=r"would become one of .* Cut it"):
                 mine(given_)
             continue
@@ -225,7 +234,8 @@ def test_pixels_are_upstreams(name: str, settings: dict[str, Any]) -> None:
             continue
         found = mine(given_)
         # Sizes that upstream's post-processing is told later are no model's input.
-        assert set(found) == set(expected) - {"original_sizes", "reshaped_input_sizes"}
+        unread = {"original_sizes", "reshaped_input_sizes", *(["pixel_mask"] if name.startswith("Bridge") else [])}
+        assert set(found) == set(expected) - unread
         for key, value in found.items():
             assert value.dtype == expected[key].dtype and value.shape == expected[key].shape
             np.testing.assert_array_equal(value, expected[key], err_msg=f"{key} of {width} x {height}")
