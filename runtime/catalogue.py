@@ -387,7 +387,7 @@ _ROWS = (
         outs=(Out("spectrogram", ("batch", "spoken", "bins"), "scores"),),
         aliases=("speech-to-speech",),
     ),
-    TaskFacts("document-question-answering", served_by=("question-answering",)),
+    TaskFacts("document-question-answering", served_by=("question-answering", "image-text-to-text")),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),
 )

@@ -108,7 +108,7 @@ def pipeline(
     if tokenizer is not None:
         defaults["tokenizer"] = tokenizer
     defaults |= _readers(image_processor=(image_processor, "pixels"), feature_extractor=(feature_extractor, "heard"))
-    return kind(model, **{**kind.implied(task), **defaults})
+    return kind.serving(model)(model, **{**kind.implied(task), **defaults})
 
 
 def _readers(**given: tuple[Any, str]) -> dict[str, Any]:

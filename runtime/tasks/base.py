@@ -117,6 +117,11 @@ class Task(Generic[Reads]):
         raise NotImplementedError
 
     @classmethod
+    def serving(cls, model: Any) -> type[Task[Any]]:
+        """What serves a model: this class, or another one where the model does the task in another way."""
+        return cls
+
+    @classmethod
     def implied(cls, asked: str) -> dict[str, Any]:
         """Parameters that are in the name a pipeline was asked for by: those of "translation_en_to_de"."""
         return {}

@@ -37,6 +37,14 @@ class DocumentQuestionAnswering(Task[PageReader]):
     beside = ("question",)
     too_long = "Lower max_seq_len."
 
+    @classmethod
+    def serving(cls, model: Any) -> type[Task[Any]]:
+        if "image-text-to-text" not in model.tasks:
+            return cls
+        from precast.runtime.tasks._written_answers import WrittenAnswers
+
+        return WrittenAnswers
+
     def __init__(self, model: Any, **defaults: Any) -> None:
         super().__init__(model, **defaults)
         if self.reader.boxes is None:

@@ -13,9 +13,19 @@ from support.generation_tokenizers import tiny_tokenizer
 from support.tokenizer_samples import write_json
 from support.workers import once
 
-__all__ = ["TASK", "captioner", "checkpoint", "screen_checkpoint", "screen_reader"]
+__all__ = [
+    "TASK",
+    "captioner",
+    "checkpoint",
+    "page_checkpoint",
+    "page_reader",
+    "screen_checkpoint",
+    "screen_reader",
+]
 
 TASK = "<s_task>"
+# Donut's, of questions to pages.
+ASKED = ("<s_docvqa>", "<s_question>", "</s_question>", "<s_answer>", "</s_answer>")
 
 
 def captioner() -> Path:
@@ -38,11 +48,21 @@ def screen_checkpoint() -> Path:
     return once("checkpoint-screen-reader", _make_screen_reader)
 
 
-def _tokenizer(folder: Path) -> int:
+def page_reader() -> Path:
+    """The artifact of a tiny Donut. Do not change it: copy it first."""
+    return once("artifact-page-reader", partial(export_model, page_checkpoint()))
+
+
+def page_checkpoint() -> Path:
+    """Its checkpoint."""
+    return once("checkpoint-page-reader", _make_page_reader)
+
+
+def _tokenizer(folder: Path, special: tuple[str, ...] = (TASK,)) -> int:
     """How many tokens there are."""
     folder.mkdir()
     tokenizer = tiny_tokenizer("byte_level")
-    tokenizer.add_special_tokens([TASK])
+    tokenizer.add_special_tokens(list(special))
     tokenizer.save(str(folder / "tokenizer.json"))
     write_json(
         folder / "tokenizer_config.json",
@@ -68,4 +88,13 @@ def _make_screen_reader(folder: Path) -> None:
     config, model = oracle.upstream("pix2struct", IMAGE_TEXT, {"text_config": text})
     oracle.save_checkpoint(folder, config, model)
     settings = {"image_processor_type": "Pix2StructImageProcessor", "max_patches": 12, "patch_size": 2}
+    write_json(folder / "preprocessor_config.json", settings)
+
+
+def _make_page_reader(folder: Path) -> None:
+    size, tiny = _tokenizer(folder, ASKED), find_family("vision-encoder-decoder").variations[0]
+    decoder = {**tiny["decoder"], "vocab_size": size, "max_position_embeddings": 80}
+    config, model = oracle.upstream("vision-encoder-decoder", IMAGE_TEXT, {**tiny, "decoder": decoder})
+    oracle.save_checkpoint(folder, config, model)
+    settings = {"image_processor_type": "DonutImageProcessor", "size": {"height": 40, "width": 28}}
     write_json(folder / "preprocessor_config.json", settings)
