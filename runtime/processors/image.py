@@ -103,7 +103,8 @@ class ImageProcessor:
             found[SIZES] = np.array([(picture.height, picture.width) for picture in pictures], np.int64)
         if self.ocr is not None:
             read = [self.ocr(picture) for picture in pictures]
-            found |= {"words": [words for words, _ in read], "boxes": [boxes for _, boxes in read]}
+            said: dict[str, Any] = {"words": [words for words, _ in read], "boxes": [boxes for _, boxes in read]}
+            found |= said
         return found
 
     def _stacked(self, video: Any) -> np.ndarray:

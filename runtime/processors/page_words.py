@@ -37,7 +37,9 @@ class SpecialBoxes:
         :raises CheckpointError: it says something else."""
         if not isinstance(said, Mapping):
             raise CheckpointError(f"boxes of special tokens are a table; tokenizer_config.json has {said!r:.80}")
-        made = {name: tuple(said[name]) if isinstance(said[name], list) else said[name] for name in said}
+        made: dict[str, Any] = {
+            name: tuple(said[name]) if isinstance(said[name], list) else said[name] for name in said
+        }
         boxes = [made.get(name, (0, 0, 0, 0)) for name in ("cls", "sep", "pad")]
         label, first = made.get("label", -100), made.get("first", True)
         if (
@@ -56,7 +58,7 @@ class SpecialBoxes:
 def encode_words(
     plain: Callable[..., BatchEncoding],
     special: SpecialBoxes,
-    ids: Mapping[int, Box],
+    ids: Mapping[int | None, Box],
     text: Any,
     text_pair: Any,
     boxes: Any,
@@ -116,7 +118,7 @@ def encode_words(
 
 
 def _boxes(
-    row: Any, boxes: Sequence[Any], special: SpecialBoxes, ids: Mapping[int, Box], *, paired: bool
+    row: Any, boxes: Sequence[Any], special: SpecialBoxes, ids: Mapping[int | None, Box], *, paired: bool
 ) -> list[list[int]]:
     made: list[Any] = []
     for token, which, word in zip(row.ids, row.sequence_ids, row.word_ids, strict=True):

@@ -517,7 +517,7 @@ class PageTokenizer(Tokenizer):
     """A tokenizer of words that stand on pages: it takes lists of words, never texts, and ``boxes`` for them. Calls and
     results are those of transformers' ``LayoutLMv3Tokenizer``."""
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         text: str | Sequence[Any],
         text_pair: Sequence[Any] | None = None,

@@ -55,15 +55,18 @@ class DocumentQuestionAnswering(Task[PageReader]):
         if self.tokenizer.padding_side != "right":
             raise InputError(f"{self.name} reads a question before its page: padding_side of its tokenizer is 'right'.")
 
-    def __call__(self, image: Any = None, question: Any = None, word_boxes: Any = None, **parameters: Any) -> Any:
+    def __call__(
+        self, inputs: Any = None, question: Any = None, word_boxes: Any = None, *, image: Any = None, **parameters: Any
+    ) -> Any:
+        inputs = image if inputs is None else inputs
         if question is None:
-            if image is None:
+            if inputs is None:
                 raise InputError(f"{self.name} takes {_FORMS}.")
             if word_boxes is not None:
                 parameters["word_boxes"] = word_boxes
-            return super().__call__(image, **parameters)
+            return super().__call__(inputs, **parameters)
         asked = arguments.listed(question)
-        page = {"image": image} if word_boxes is None else {"image": image, "word_boxes": word_boxes}
+        page = {"image": inputs} if word_boxes is None else {"image": inputs, "word_boxes": word_boxes}
         if isinstance(asked, (list, tuple)):
             return super().__call__([{"question": one, **page} for one in asked], **parameters)
         return super().__call__({"question": asked, **page}, **parameters)
@@ -103,7 +106,7 @@ class DocumentQuestionAnswering(Task[PageReader]):
         for name, text in (("lang", lang), ("tesseract_config", tesseract_config)):
             if text is not None:
                 arguments.text(name, text)
-        given = {
+        given: dict[str, Any] = {
             "word_boxes": word_boxes,
             "top_k": top_k,
             "doc_stride": doc_stride,
