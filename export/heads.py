@@ -36,6 +36,7 @@ __all__ = [
     "NEXT_SENTENCE",
     "OBJECT_DETECTION",
     "PRETRAINING",
+    "PROMPTED_SEGMENTATION",
     "QUESTION_ANSWERING",
     "SEMANTIC_SEGMENTATION",
     "SEQ2SEQ_LM",
@@ -118,6 +119,7 @@ PRETRAINING = _BY_TASK["pretraining"]
 MASK_GENERATION = _BY_TASK["mask-generation"]
 VIDEO_CLASSIFICATION = _BY_TASK["video-classification"]
 SEMANTIC_SEGMENTATION = _BY_TASK["semantic-segmentation"]
+PROMPTED_SEGMENTATION = _BY_TASK["prompted-segmentation"]
 UNIVERSAL_SEGMENTATION = _BY_TASK["universal-segmentation"]
 DEPTH_ESTIMATION = _BY_TASK["depth-estimation"]
 KEYPOINT_DETECTION = _BY_TASK["keypoint-detection"]

@@ -411,7 +411,7 @@ _OWL = replace(
 
 KINDS: Mapping[str, ImageKind] = {
     "ViTImageProcessor": ImageKind(
-        models=("vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2", "mgp-str", "trocr"),
+        models=("clipseg", "vit", "vit_msn", "vit_mae", "ijepa", "swin", "swinv2", "mgp-str", "trocr"),
         size={"height": 224, "width": 224},
         resample=FILTERS["bilinear"],
         mean=_STANDARD,

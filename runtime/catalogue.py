@@ -185,6 +185,13 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "prompted-segmentation",  # for which upstream has no class that finds a model's own
+        endings=("ForImageSegmentation",),
+        gives="``logits`` of every pixel of a picture, how much it is what a text beside it says.",
+        outs=(Out("logits", ("images", "rows", "columns"), "scores"),),
+        metric="maps",
+    ),
+    TaskFacts(
         "zero-shot-audio-classification",  # whose models upstream's AutoModel makes, and no other class
         endings=("Model",),
         gives="``logits_per_audio`` and ``logits_per_text`` of recordings and texts, and the embeddings of both.",

@@ -12,6 +12,7 @@ from precast.export import heads
 from precast.export.blocks.activations import Activation, activation
 from precast.export.blocks.norms import LayerNorm
 from precast.export.blocks.patches import Patches
+from precast.export.blocks.resample import Bicubic
 from precast.export.families import Family
 from precast.export.image_heads import ImageFeatures, ImageModel
 from precast.export.skeletons.stack import stack
@@ -51,10 +52,11 @@ class _FirstNormed(nn.Module):
         return self.norm(states[:, 0])
 
 
-def body(spec: Spec) -> ImageModel:
-    """Layers over patches and a class token; no norm ends them."""
-    size = spec.hidden_size
-    patches = Patches(size, image=spec.image_size, patch=spec.patch_size, channels=spec.num_channels, bias=False)
+def body(spec: Spec, *, free: bool = False) -> ImageModel:
+    """Layers over patches and a class token; no norm ends them. ``free``: pictures have any size."""
+    size, image, patch = spec.hidden_size, spec.image_size, spec.patch_size
+    resize = Bicubic(image // patch) if free else None
+    patches = Patches(size, image=image, patch=patch, channels=spec.num_channels, bias=False, resize=resize)
     return ImageModel(patches, stack(spec, normed=False), before=LayerNorm(size, spec.layer_norm_eps))
 
 

@@ -25,6 +25,7 @@ from precast.export.heads import (
     KEYPOINT_MATCHING,
     MASKED_IMAGE,
     PRETRAINING,
+    PROMPTED_SEGMENTATION,
     SEQ2SEQ_LM,
     SPEECH_CANDIDATES,
     SPEECH_SEQ2SEQ,
@@ -72,6 +73,10 @@ ALONE = [item for item in CONFIGS if item[1] not in BETWEEN and item[:2] != ("vi
 READ = ("char", "bpe", "wp")  # as what MGP-STR reads a text
 # Of pictures whose size a call may choose, for strides to leave something of: an odd one and an even one.
 LARGER = ((1, 75, "none"), (2, 64, "right"))
+
+
+# And of those that upstream takes squares of alone: even heights, of which the width is the same.
+SQUARE = ((1, 8, "none"), (3, 30, "right"), (2, 64, "none"))
 
 
 def any_size(parts: Sequence[Part]) -> bool:
@@ -143,12 +148,16 @@ def test_reference_equals_upstream(model_type: str, head: Head, index: int) -> N
     ours = build(config, sources(model), dtype=torch.float64)
     end = config.get("text_config", {}).get("eos_token_id")
     rng = np.random.default_rng(index)
-    for shape in ((1, 1, "none"), (3, 7, "right"), (2, 9, "none"), *(LARGER if any_size(ours.parts) else ())):
+    shapes = ((1, 1, "none"), (3, 7, "right"), (2, 9, "none"), *(LARGER if any_size(ours.parts) else ()))
+    for shape in SQUARE if head is PROMPTED_SEGMENTATION else shapes:
         cases = [
             case
             for part in ours.parts
             if part.signature.given
-            for case in parity.cases(part.signature, shapes=(shape,), seed=1, component=part.name)[:1]
+            # Texts beside large pictures are as long as they may be.
+            for case in parity.cases(
+                part.signature, shapes=(shape, (shape[0], 9, shape[2])), seed=1, component=part.name
+            )[:1]
         ]
         inputs = {
             name: value.double() if value.is_floating_point() else value
