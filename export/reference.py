@@ -115,7 +115,7 @@ def _declared(family: Family, config: Mapping[str, Any]) -> Head | None:
 
 
 _ENDING = re.compile(
-    r"(ModelForConditionalGeneration|For[A-Z]\w*|LMHeadModel|MTModel|EncoderDecoderModel|Model|WithHifiGan|HifiGan)$"
+    r"(ModelForConditionalGeneration|For[A-Z]\w*|LMHeadModel|MTModel|EncoderDecoderModel|GenerationDecoder|GenerationEncoder|Model|WithHifiGan|HifiGan)$"
 )
 
 

@@ -42,7 +42,7 @@ _TEXT = ("batch", "sequence")
 _ROWS = (
     TaskFacts(
         "feature-extraction",
-        endings=("Model", "ForSceneTextRecognition"),  # which upstream's AutoModel makes of its models, too
+        endings=("Model", "ForSceneTextRecognition", "GenerationEncoder"),  # what upstream's AutoModel makes
         auto="AutoModel",
         gives="The encoder itself: ``last_hidden_state`` and, where there is one, ``pooler_output``.",
         outs=(
@@ -128,7 +128,7 @@ _ROWS = (
     ),
     TaskFacts(
         "text-generation",
-        endings=("ForCausalLM", "LMHeadModel"),
+        endings=("ForCausalLM", "LMHeadModel", "GenerationDecoder"),
         auto="AutoModelForCausalLM",
         gives="A decoder: ``generate(...)``, and ``logits`` over the vocabulary at every position.",
         outs=(Out("logits", ("batch", "kept", "vocabulary"), "logits"),),

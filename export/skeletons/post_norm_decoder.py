@@ -74,19 +74,25 @@ def _layer(spec: EncoderSpec, source: int | None) -> nn.Module:
 
 
 def causal_lm(
-    spec: Any, source: int | None = None, *, positions: nn.Module | None = None, act: Activation | None = None
+    spec: Any,
+    source: int | None = None,
+    *,
+    positions: nn.Module | None = None,
+    act: Activation | None = None,
+    plain: bool = False,
 ) -> CausalLM:
     """The language model.
 
     Args:
         source: channels of an encoder's states that its layers attend to; None: there is none.
         positions: in place of a table of all of them, in the form of a decoder's.
-        act: of the head; None: the layers'.
+        act: of the head; None: the layers'. plain: the head is a projection alone.
     """
     places = PlacedPositions(spec.max_position_embeddings, spec.words_size) if positions is None else positions
     layers = [_layer(spec, source) for _ in range(spec.num_hidden_layers)]
     body = Decoder(embeddings=_Embeddings(spec, places), layers=layers, norm=None)
-    return CausalLM(body, nn.Linear(spec.words_size, spec.vocab_size), transform=transform(spec, act))
+    made = None if plain else transform(spec, act)
+    return CausalLM(body, nn.Linear(spec.words_size, spec.vocab_size), transform=made)
 
 
 def causal_head(made: Any = causal_lm) -> Mapping[heads.Head, Part]:
