@@ -117,6 +117,14 @@ def _is_share(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < 1
 
 
+def _rank(value: Any) -> int:
+    """Dimensions of what may be an array; 0 of lists that are none."""
+    try:
+        return np.ndim(value)
+    except ValueError:
+        return 0
+
+
 class SpectrogramModel(Model):
     """A model that says a spectrogram frame by frame; made by `precast.load`. ``seed`` decides which units of its first
     layers are left out, which they are whenever it speaks."""
@@ -192,7 +200,7 @@ class SpectrogramModel(Model):
             )
         if voice is None:
             voice = np.zeros((1, self._voice), np.float32)
-        if np.ndim(voice) == 2 and len(voice) == 1 and said is not None and np.ndim(said) == 2:
+        if _rank(voice) == 2 and len(voice) == 1 and _rank(said) == 2:
             voice = np.repeat(voice, len(said), axis=0)
         return {**inputs, "speaker_embeddings": voice}
 

@@ -13,6 +13,7 @@ from support import tiny_artifacts, tiny_pages, tiny_sounds
 from support.recordings import recording
 
 import precast
+from precast.export.heads import VOCODER
 from precast.runtime import similarity
 from precast.runtime.errors import PrecastError
 from precast.runtime.generation.config_values import RULES
@@ -177,6 +178,8 @@ def test_tasks(task: str, decoder: Any) -> None:
         model = precast.load(tiny_pages.artifact("layoutlm"))
     elif task == "text-to-audio":
         model = precast.load(tiny_artifacts.speaker())
+    elif task == "voice-conversion":
+        model = precast.load(tiny_sounds.converter())
     elif task in ("audio-classification", "automatic-speech-recognition"):
         model = precast.load(tiny_sounds.classifier("wav2vec2") if "class" in task else tiny_sounds.speller())
     elif task in pictures:
@@ -199,7 +202,12 @@ def test_tasks(task: str, decoder: Any) -> None:
         extra = {"max_new_tokens": 2}
     if task == "mask-generation":
         extra = {"points_per_crop": 3}  # a thousand points a call are the default
-    answer = precast.pipeline(task, model)
+    beside: dict[str, Any] = {}
+    if task == "voice-conversion":
+        text = recording(500)
+        extra = {"speaker_embeddings": np.ones((1, 7), np.float32), "forward_params": {"maxlenratio": 1.0}}
+        beside = {"vocoder": tiny_artifacts.plain("speecht5_hifigan", VOCODER)}
+    answer = precast.pipeline(task, model, **beside)
     own = names_of(answer.check)
 
     def call(inputs: Any = text, **parameters: Any) -> Any:
