@@ -14,7 +14,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.kinds import sample
 from precast.runtime.parity import Case
 from precast.runtime.ports import FINITE, Port
-from precast.runtime.processors.text import Tokenizer
+from precast.runtime.processors.text import PageTokenizer, Tokenizer
 
 __all__ = ["generated", "kept_positions", "made_up", "natural", "perceives"]
 
@@ -35,6 +35,7 @@ _PIECE = 24
 _PASSAGES, _LONGEST_CALL = 4, 256
 _CALL = 512  # tokens of a call
 _PICTURES, _PICTURES_A_CALL = 24, 8
+_LINE = 12  # words of a line, and lines of a page
 _PROMPTS = 2  # of a picture, each of so many points
 _FREE_SIZE = 64  # of a picture whose size may be chosen, and frames of a recording
 _FREE_SAMPLES = 16_000  # of a recording
@@ -88,8 +89,16 @@ def _tokens(tokenizer: Mapping[str, bytes], vocab: int, longest: int, texts: Seq
         rng = np.random.default_rng(7)
         return [rng.integers(0, vocab, size=min(longest, _LONGEST)).tolist() for _ in range(_TEXTS)]
     encode = Tokenizer.from_files(dict(tokenizer))
-    rows = ([token for token in encode(text)["input_ids"] if token < vocab] for text in texts)
+    rows = ([token for token in _encoded(encode, text) if token < vocab] for text in texts)
     return [row[:longest] for row in rows if len(row) >= min(16, longest)]
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids of a text; of what reads words on pages, those of its words."""
+    if not isinstance(tokenizer, PageTokenizer):
+        return list(tokenizer(text)["input_ids"])
+    words = text.split()
+    return list(tokenizer(words, boxes=[(0, 0, 0, 0)] * len(words))["input_ids"])
 
 
 def _joined() -> Iterator[str]:
@@ -160,15 +169,21 @@ def _calls(component: Component, tokenizer: Mapping[str, bytes], single: bool) -
         tokens = np.array([row[:length] for row in some], dtype=np.int64)
         tokens = tokens if choices == 1 else tokens.reshape(-1, choices, length)
         sizes = dict(zip(map(str, ids.shape), tokens.shape, strict=True))
-        inputs = {
-            port.name: np.full(
-                [_size(component, dim, sizes) for dim in port.shape],
-                1 if port.kind == "mask" else port.default or 0,
-                port.dtype,
-            )
-            for port in component.given
-        }
+        inputs = {port.name: _beside(component, port, sizes) for port in component.given}
         yield Case(f"text-{number}", {**inputs, ids.name: tokens}, component.name)
+
+
+def _beside(component: Component, port: Port, sizes: Mapping[str, int]) -> Array:
+    """An input beside ids, of so many rows and tokens: words stand on their page in lines, and are seen there."""
+    shape = [_size(component, dim, sizes) for dim in port.shape]
+    if port.kind == "pixels":
+        return _perceived(np.random.default_rng(7), component, port, shape[0])
+    if port.kind == "boxes" and port.below is not None:
+        line, place = np.divmod(np.arange(shape[-2]), _LINE)
+        x, y = place / _LINE, (line % _LINE) / _LINE
+        boxes = np.stack((x, y, x + 0.8 / _LINE, y + 0.5 / _LINE), axis=-1) * (port.below - 1)
+        return np.broadcast_to(boxes, shape).astype(port.dtype)
+    return np.full(shape, 1 if port.kind == "mask" else port.default or 0, port.dtype)
 
 
 def _towers(components: Mapping[str, Component], tokenizer: Mapping[str, bytes], ends: Ends) -> Iterator[Case]:
