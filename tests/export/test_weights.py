@@ -23,6 +23,7 @@ from precast.export.weights import (
     Split,
     Tie,
     Transpose,
+    Unless,
     WeightNorm,
     Within,
     rename,
@@ -105,6 +106,12 @@ def test_transpose_and_fold_change_values_of_what_matches() -> None:
 def test_tied_weights_are_one_under_either_name(stored: dict[str, torch.Tensor]) -> None:
     table = rename({name: TensorSource(tensor) for name, tensor in stored.items()}, (Tie("target", "source"),))
     assert table["target"] is table["source"]
+
+
+def test_a_rule_may_be_for_checkpoints_without_a_tensor() -> None:
+    rule = Unless("words", Merge(("k", "v"), "both"))
+    assert set(mapped((rule,), k=A, v=B)) == {"both"}
+    assert set(mapped((rule,), k=A, v=B, words=C)) == {"k", "v", "words"}
 
 
 def test_two_different_tensors_are_not_tied() -> None:
