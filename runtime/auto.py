@@ -32,7 +32,7 @@ from precast.runtime.errors import (
     closest,
     listing,
 )
-from precast.runtime.hub_names import looks_like_hub_id
+from precast.runtime.hub_names import VOICES, looks_like_hub_id
 from precast.runtime.strict_json import parse_value
 
 if TYPE_CHECKING:
@@ -44,9 +44,16 @@ if TYPE_CHECKING:
     from precast.runtime.processors.speech import SpeechProcessor
     from precast.runtime.processors.spelling import Spelling
     from precast.runtime.processors.text import Tokenizer
+    from precast.runtime.processors.voices import VoiceProcessor
 
     Processor: TypeAlias = (
-        Tokenizer | ImageProcessor | FeatureExtractor | SpeechProcessor | JointProcessor | PageProcessor
+        Tokenizer
+        | ImageProcessor
+        | FeatureExtractor
+        | SpeechProcessor
+        | JointProcessor
+        | PageProcessor
+        | VoiceProcessor
     )
 
 __all__ = [
@@ -294,6 +301,14 @@ class _Spellings(_AutoProcessor["Spelling"]):
         return Spelling.from_data(said)
 
 
+def _spoken(tokenizer: Tokenizer, said: Mapping[str, Any], read: Callable[[str], bytes]) -> VoiceProcessor:
+    """What reads texts, and the voices to say them in."""
+    from precast.runtime.processors.voices import VoiceProcessor, voices
+
+    name = said.get("voices")
+    return VoiceProcessor(tokenizer, {} if name is None else voices(read(str(name)), str(name)))
+
+
 # Keys of config.json by which a model has pictures among the tokens of a text.
 _PLACEHOLDERS = ("image_token_id", "image_token_index")
 
@@ -301,19 +316,25 @@ _PLACEHOLDERS = ("image_token_id", "image_token_index")
 class AutoProcessor(_AutoProcessor["Processor"]):
     """What reads the inputs of an artifact or a checkpoint: of a model of texts its tokenizer, of one of pictures its
     image processor, of one of both the two in one; of one of recordings its feature extractor, with what makes texts of
-    what it says."""
+    what it says; of an artifact that speaks in stages its tokenizer with its voices."""
 
-    _patterns = tuple(dict.fromkeys((*AutoTokenizer._patterns, *AutoImageProcessor._patterns)))
+    _patterns = tuple(dict.fromkeys((*AutoTokenizer._patterns, *AutoImageProcessor._patterns, f"{VOICES}.npz")))
 
     @classmethod
     def _of_listing(cls, folder: Path) -> Processor:
         said = parse((folder / MANIFEST_NAME).read_bytes()).processing
+        if "stages" in said:
+            return _spoken(AutoTokenizer._of_listing(folder), said["stages"], lambda name: (folder / name).read_bytes())
         texts, source = "files" in said.get("text", {}), os.fspath(folder)
         return cls._one(source, lambda kind: kind._of_listing(folder), texts, places=lambda: said.get("join"))
 
     @classmethod
     def _of_artifact(cls, artifact: Artifact) -> Processor:
         source = os.fspath(artifact.path)
+        if artifact.reading("stages"):
+            said = artifact.reading("stages")
+            reads = AutoTokenizer._of_artifact(artifact)
+            return _spoken(reads, said, lambda name: artifact.read_bytes(name, digest=True))
         places = lambda: artifact.reading("join") or None  # noqa: E731
         return cls._one(source, lambda kind: kind._of_artifact(artifact), places=places)
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from precast.runtime import arguments
-from precast.runtime.arrays import read_npz
 from precast.runtime.artifact import Artifact
 from precast.runtime.backends.base import Array
-from precast.runtime.errors import ArtifactError, InputError, closest, listing
+from precast.runtime.errors import ArtifactError, InputError, listing
 from precast.runtime.fields import Fields
 from precast.runtime.flow import Flow
 from precast.runtime.generation.call import Call
@@ -24,6 +23,7 @@ from precast.runtime.generation.prompts import Prompts
 from precast.runtime.inputs import Inputs
 from precast.runtime.model import Model, Outputs
 from precast.runtime.ports import Port
+from precast.runtime.processors.voices import found, voices
 from precast.runtime.stages import VOICE, Rules, Sizes, Voice
 
 __all__ = ["StagedSpeechModel"]
@@ -87,13 +87,7 @@ class StagedSpeechModel(Model):
 
     @cached_property
     def _brought(self) -> dict[str, dict[str, Array]]:
-        if self._voices is None:
-            return {}
-        found: dict[str, dict[str, Array]] = {}
-        for key, array in read_npz(self.artifact.read_bytes(self._voices), self._voices).items():
-            name, _, part = key.rpartition("|")
-            found.setdefault(name, {})[part] = array
-        return found
+        return {} if self._voices is None else voices(self.artifact.read_bytes(self._voices), self._voices)
 
     def __call__(self, *positional: Any, **options: Any) -> Outputs:
         """``waveform [B, samples]``, as long as the longest of its texts, and ``sequence_lengths [B]``, how many of the
@@ -228,13 +222,7 @@ class StagedSpeechModel(Model):
         """The voice of that name, or of these arrays."""
         if given is None:
             return None
-        if isinstance(given, str):
-            if given not in self._brought:
-                near = closest(given, self._brought)
-                has = f"it has {len(self._brought)}: {listing(self.voices, 6)}" if self._brought else "it has none"
-                raise InputError(f"voice {given!r} is none of this artifact's; {has}. {near}".rstrip())
-            given = self._brought[given]
-        parts = arguments.mapping("history_prompt", given)
+        parts = found(given, self._brought if isinstance(given, str) else {})
         lacking = [name for name in VOICE if name not in parts]
         if lacking:
             raise InputError(f"a voice consists of {listing(VOICE)}; received one without {listing(lacking)}.")

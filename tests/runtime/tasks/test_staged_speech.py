@@ -103,6 +103,24 @@ def test_a_pipeline_is_upstreams(model: Any, theirs: Any, processor: Any) -> Non
         np.testing.assert_array_equal(one["audio"], alone["audio"])
 
 
+def test_a_processor_is_upstreams(model: Any, processor: Any) -> None:
+    found = precast.AutoProcessor.from_pretrained(tiny_artifacts.storyteller())
+    assert {*found.available_voice_presets, "missing"} == {*processor.available_voice_presets}
+    for options in ({}, {"voice_preset": "de_speaker_3", "max_length": 60}):
+        for texts in (TEXTS[0], TEXTS):
+            ours, expected = found(texts, **options), processor(texts, **options)
+            assert ours.keys() == expected.keys() and ours["input_ids"].shape[1] == options.get("max_length", 256)
+            for name in ("input_ids", "attention_mask"):
+                np.testing.assert_array_equal(ours[name], expected[name])
+            for part, array in ours.get("history_prompt", {}).items():
+                np.testing.assert_array_equal(array, expected["history_prompt"][part])
+    spoken = model.generate(**found(TEXTS[0], "de_speaker_3"), **GREEDY)
+    ids = model.tokenizer(TEXTS[0], add_special_tokens=False, return_tensors="np")["input_ids"]
+    np.testing.assert_array_equal(spoken, model.generate(ids, voice_preset="de_speaker_3", **GREEDY))
+    with pytest.raises(InputError, match="voice 'en' is none of this artifact's"):
+        found("Hello", "en")
+
+
 def test_a_seed_is_one_saying(model: Any) -> None:
     """As the checkpoint says it is drawn, in every stage."""
     ids = model.tokenizer(TEXTS[0], add_special_tokens=False, return_tensors="np")["input_ids"]
