@@ -124,7 +124,7 @@ def data_of(
         single = not any("sequence" in out.shape for out in answers)
         files = artifact.reading("text").get("files") or ()
         tokenizer = {name: artifact.read_bytes(name) for name in files}
-        cases = made_up(components, tokenizer, single=single)
+        cases = made_up(components, tokenizer, single=single, join=_join(artifact))
         evaluation = EvaluationSet.over(metric, answers, cases, run, text=natural(components, tokenizer))
         return Data(cases, evaluation, loss, None, None, "made up", len(cases))
     measured, judging = samples.samples[0::2], samples.samples[1::2]
@@ -208,10 +208,11 @@ def _generated(model: Model, components: Mapping[str, Component], samples: Seque
     last = list(components.values())[-1]
     if last.vocab_size is None:
         raise InputError("quantize: the model generates, and reads no tokens.")
-    if perceives(components):
+    join = _join(model.artifact)
+    if perceives(components) and join is None:
         raise InputError(
-            "quantize: samples for a model that writes what it hears are not read yet. Leave data out: they are then "
-            "made up."
+            "quantize: samples for a model that writes what it hears or sees are not read yet. Leave data out: they "
+            "are then made up."
         )
     longest = min(_LONGEST, last.longest or _LONGEST)
     if all(map(_is_arrays, samples)):
@@ -235,5 +236,10 @@ def _generated(model: Model, components: Mapping[str, Component], samples: Seque
     return [
         case
         for number, row in enumerate(rows)
-        for case in generated(components, number, [int(token) for token in row[:longest]], kept)
+        for case in generated(components, number, [int(token) for token in row[:longest]], kept, join)
     ]
+
+
+def _join(artifact: Artifact) -> Mapping[str, Any] | None:
+    """How pictures stand among the tokens of texts, where they do."""
+    return artifact.reading("join") or None

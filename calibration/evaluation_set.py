@@ -19,7 +19,7 @@ __all__ = ["EvaluationSet", "Run", "answers_of"]
 # Every case in order, with its outputs.
 Run = Callable[[Sequence[Case]], Iterable[tuple[Case, Mapping[str, Array]]]]
 
-_BY_TOKEN = ("input_ids", "position_ids")
+_BY_TOKEN = ("input_ids", "position_ids", "feature_rows")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from precast.calibration.corpus import PASSAGES
 from precast.runtime.artifact import Component
 from precast.runtime.backends.base import Array
+from precast.runtime.generation.among import ROWS
+from precast.runtime.generation.tiles import tiles_of
 from precast.runtime.kinds import sample
 from precast.runtime.parity import Case
 from precast.runtime.ports import FINITE, Port
@@ -42,12 +45,18 @@ _FREE_SAMPLES = 16_000  # of a recording
 
 
 def made_up(
-    components: Mapping[str, Component], tokenizer: Mapping[str, bytes], *, single: bool, ends: Ends = _NO_ENDS
+    components: Mapping[str, Component],
+    tokenizer: Mapping[str, bytes],
+    *,
+    single: bool,
+    ends: Ends = _NO_ENDS,
+    join: Mapping[str, Any] | None = None,
 ) -> list[Case]:
     """Calls of a model of these components, in running order; ``tokenizer`` are its files, none where it has none.
 
     Args:
         single: a text has one answer, and not one for each of its tokens.
+        join: how pictures stand among the tokens of its texts (``processing.join`` of a manifest), where they do.
     """
     last = list(components.values())[-1]
     if last.states:
@@ -55,7 +64,7 @@ def made_up(
         texts = _HEARD if perceives(components) else _TEXTS
         rows = _tokens(tokenizer, vocab, longest, [passage for passage, _ in PASSAGES])[:texts]
         kept = kept_positions(len(rows), vocab)
-        return [case for number, row in enumerate(rows) for case in generated(components, number, row, kept)]
+        return [case for number, row in enumerate(rows) for case in generated(components, number, row, kept, join)]
     if len(components) > 1:
         return list(_towers(components, tokenizer, ends))
     return list(_calls(last, tokenizer, single=single))
@@ -113,10 +122,21 @@ def _pieces() -> Iterator[str]:
         yield " ".join(words[start : start + _PIECE])
 
 
-def generated(components: Mapping[str, Component], number: int, row: Sequence[int], kept: int) -> list[Case]:
+def generated(
+    components: Mapping[str, Component],
+    number: int,
+    row: Sequence[int],
+    kept: int,
+    join: Mapping[str, Any] | None = None,
+) -> list[Case]:
     """A text for what generates: one call, and that of the encoder in front where there is one; logits at ``kept``
-    positions of it."""
+    positions of it. Where pictures stand among tokens, one is in front of the text, if the model has room for it."""
     *before, last = components.values()
+    pictures, standing = _standing(join)
+    if last.longest is not None and len(standing) + len(row) > last.longest:
+        standing = standing[:0]
+    if join is not None:
+        row = [int(join["token"])] * len(standing) + list(row)
     ids = np.array([row], dtype=np.int64)
     count = len(row)
     wanted: Array = np.unique(np.linspace(min(4, count - 1), count - 1, kept).astype(np.int64))[None]
@@ -128,6 +148,9 @@ def generated(components: Mapping[str, Component], number: int, row: Sequence[in
     }
     if last.input("position_ids") is not None:
         inputs["position_ids"] = np.arange(count)[None]
+    if join is not None:
+        inputs[ROWS] = np.full((1, count), -1, np.int64)
+        inputs[ROWS][0, : len(standing)] = standing
     name = f"text-{number}"
     if not before:
         return [Case(name, inputs, last.name, capacity=count)]
@@ -136,11 +159,22 @@ def generated(components: Mapping[str, Component], number: int, row: Sequence[in
         source = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     else:
         rng = np.random.default_rng(number)
-        source = {port.name: _perceived(rng, reader, port, 1) for port in reader.given}
+        source = {port.name: _perceived(rng, reader, port, pictures) for port in reader.given}
     read = {f"{reader.name}.{key}": array for key, array in source.items()}
     inputs |= {port.name: read[port.source] for port in last.inputs if port.source in read}
     first = Case(f"{name}-source", source, reader.name)
     return [first, Case(name, inputs, last.name, (first.name,), capacity=count)]
+
+
+def _standing(join: Mapping[str, Any] | None) -> tuple[int, Array]:
+    """How many pictures make the features of one, and which of them stand at its places."""
+    if join is None:
+        return 1, np.zeros(0, np.int64)
+    tiles = tiles_of(join)
+    if tiles is None:
+        return 1, np.arange(int(join["count"]))
+    count = tiles.count(tiles.tile, tiles.tile)
+    return count, tiles.orders(np.array([[tiles.tile, tiles.tile]]), count)
 
 
 def _calls(component: Component, tokenizer: Mapping[str, bytes], single: bool) -> Iterator[Case]:

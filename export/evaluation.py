@@ -8,6 +8,7 @@ from precast.calibration.evaluation_set import EvaluationSet, answers_of
 from precast.calibration.made_up import made_up, natural
 from precast.export.parity import ReferenceRunner, successors
 from precast.export.reference import Part
+from precast.export.signatures import Component as WithPorts
 from precast.runtime.artifact import Component
 from precast.runtime.metrics import Metric
 
@@ -28,12 +29,14 @@ def evaluation_set(parts: Sequence[Part], tokenizer: Mapping[str, bytes], metric
         for said in (part.signature,)
     }
     answers = answers_of(components[parts[-1].name], metric)
+    last = parts[-1].module
+    assert isinstance(last, WithPorts)
     single = not any("sequence" in out.shape for out in answers)
     ends = {part.name: part.signature.ends for part in parts}
     return EvaluationSet.over(
         metric,
         answers,
-        made_up(components, tokenizer, single=single, ends=ends),
+        made_up(components, tokenizer, single=single, ends=ends, join=last.processing().get("join")),
         ReferenceRunner(parts).through,
         text=natural(components, tokenizer),
     )

@@ -88,12 +88,16 @@ def _first_use(path: Any, summary: Mapping[str, Any]) -> str:
     if any("missing" in said for said in summary["reads"].values()):
         return without  # a task needs all its readers
     if "image" in summary["reads"]:
+        from precast.runtime.artifact import Artifact
         from precast.runtime.tasks import TASKS
 
-        labels = ' --candidate-labels "cat,dog"' if "text" in summary["reads"] else ""
-        return (
-            f"precast run {task} {path} cat.jpg{labels}" if task in TASKS and task != "feature-extraction" else without
-        )
+        if task == "image-text-to-text" and not Artifact.open(path, check="size").reading("join"):
+            task = "image-to-text"  # what writes of a picture alone
+        if task not in TASKS or task == "feature-extraction":
+            return without
+        more = ' --question "What is this?"' if "question" in TASKS[task].beside else ""
+        more = ' --candidate-labels "cat,dog"' if task.startswith("zero-shot") else more
+        return f"precast run {task} {path} cat.jpg{more}"
     if task in ("text-generation", "fill-mask"):
         from precast.runtime.auto import AutoTokenizer
 

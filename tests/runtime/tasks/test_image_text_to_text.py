@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from support import tiny_artifacts, tiny_seers
 from support.command_line import good, misused, refused
 
 import precast
+from precast.runtime.artifact import Artifact
 from precast.runtime.cli.chat import Talk
 from precast.runtime.errors import InputError
 from precast.runtime.generation.conversation import Conversation
@@ -232,3 +234,22 @@ def test_tiles_of_pictures(pictures: list[str]) -> None:
     answered = theirs(text=messages, generate_kwargs=dict(GREEDY))
     assert ours(messages, **GREEDY) == answered
     assert ours([text, {"images": pictures[2:], "text": QUESTION}], **GREEDY)[0] == [wanted]
+
+
+def test_low_precision(pictures: list[str], tmp_path: Path) -> None:
+    """The decoder's weights in 8 bits, by an export and by `quantize`: judged behind pictures that are made up, and
+    still the same answers here."""
+    made = precast.export_model(tiny_seers.checkpoint(), tmp_path / "exported", precision="int8")
+    copied = shutil.copytree(tiny_seers.seer(), tmp_path / "copied")
+    precast.quantize(copied, precision="int8")
+    [wanted] = precast.pipeline("image-text-to-text", tiny_seers.seer())(pictures[0], text=QUESTION, **GREEDY)
+    for path in (made, copied):
+        [variant] = {
+            name
+            for name in Artifact.open(path).components["decoder"].variants
+            if "int8" in name and "native" not in name
+        }
+        model = precast.load(path, variant=variant)
+        judged = model.variant.parity["divergence"]
+        assert judged["kl_mean"] < 0.02 and not judged["text"]
+        assert precast.pipeline("image-text-to-text", model)(pictures[0], text=QUESTION, **GREEDY) == [wanted]
