@@ -14,6 +14,7 @@ import numpy as np
 
 from precast.runtime.errors import InputError
 from precast.runtime.fields import Fields, is_number
+from precast.runtime.processors.image_filters import FILTERS
 from precast.runtime.processors.image_tiles import Fitted, Tiling
 from precast.runtime.resampling import antialiased, smoothed
 
@@ -54,8 +55,6 @@ __all__ = [
     "read_steps",
 ]
 
-# Pillow's numbers of the ways to resample.
-FILTERS: Mapping[str, int] = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 MOST_EDGE = 1 << 14  # pixels of an edge: a picture of more is no model's
 MOST_CHANNELS = 16
 MOST_COLOURS = 1 << 16

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from precast.runtime.fields import Fields, is_count
 from precast.runtime.generation.tiles import Tiles as Cut
+from precast.runtime.processors.image_filters import FILTERS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,8 +41,6 @@ class Tiling(NamedTuple):
 
     @classmethod
     def read(cls, fields: Fields) -> Tiling:
-        from precast.runtime.processors.image_steps import FILTERS
-
         tile: int = fields.take(
             "tile", f"an integer from {_SMALLEST} to {_LARGEST}", lambda v: is_count(v, _LARGEST, least=_SMALLEST)
         )
@@ -80,8 +79,6 @@ class Tiling(NamedTuple):
         return [*tiles, self._to(picture, square)]
 
     def _to(self, picture: Image, size: tuple[int, int]) -> Image:
-        from precast.runtime.processors.image_steps import FILTERS
-
         return picture.resize(size, resample=FILTERS[self.filter])
 
     def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -120,8 +117,6 @@ class Fitted(NamedTuple):
 
     @classmethod
     def read(cls, fields: Fields) -> Fitted:
-        from precast.runtime.processors.image_steps import FILTERS
-
         rule = f"an integer from 1 to {_LARGEST}"
         tile: int = fields.take("tile", rule, lambda v: is_count(v, _LARGEST, least=1))
         rule = f"1 to {_MOST} pairs of multiples of {tile}, each at most {_LARGEST}"
@@ -137,8 +132,6 @@ class Fitted(NamedTuple):
 
     def __call__(self, picture: Image) -> list[Image]:
         from PIL import Image
-
-        from precast.runtime.processors.image_steps import FILTERS
 
         width, height = picture.size
         down, across = Cut(self.tile, 1, self.sizes).best(height, width)
