@@ -30,6 +30,7 @@ class Spec(EncoderDecoderSpec):
 
 FAMILY = replace(
     bart.FAMILY,
+    crossed=None,
     spec=Spec,
     heads=heads_of(pre_norm=True, normed=False),
     weights=names,

@@ -40,6 +40,7 @@ class _Embeddings(TokenEmbeddings):
 
 FAMILY = replace(
     bart.FAMILY,
+    crossed=None,
     model_type="blenderbot-small",
     spec=Spec,
     heads=seq2seq(encoder=encoder, decoder=partial(decoder, embeddings=_Embeddings), lm_head=lm_head),

@@ -87,6 +87,7 @@ def _weights(spec: CTRLSpec) -> tuple[Rule, ...]:
 
 FAMILY = replace(
     gpt2.FAMILY,
+    crossed=None,
     spec=CTRLSpec,
     heads=causal_heads(_layers, embeddings=_embeddings, norm=layer_norm, lm_head=biased_lm_head),
     weights=_weights,

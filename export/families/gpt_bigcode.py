@@ -37,6 +37,7 @@ def _weights(spec: GPTBigCodeSpec) -> tuple[Rule, ...]:
 
 FAMILY = replace(
     gpt2.FAMILY,
+    crossed=None,
     spec=GPTBigCodeSpec,
     weights=_weights,
     # Which number type softmax has, how a cache is kept, how the tokens of the first configs were run.

@@ -82,6 +82,7 @@ def _weights(spec: M2M100Spec) -> tuple[Rule, ...]:
 
 FAMILY = replace(
     bart.FAMILY,
+    crossed=None,
     spec=M2M100Spec,
     heads=seq2seq(encoder=encoder, decoder=decoder),
     weights=_weights,

@@ -40,6 +40,7 @@ _APART = {"share_encoder_decoder_embeddings": False}
 
 FAMILY = replace(
     bart.FAMILY,
+    crossed=None,
     spec=Spec,
     heads=heads_of(pre_norm=False, normed=False),
     weights=names,

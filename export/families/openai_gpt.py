@@ -53,6 +53,7 @@ def _weights(spec: OpenAIGPTSpec) -> tuple[Rule, ...]:
 
 FAMILY = replace(
     gpt2.FAMILY,
+    crossed=None,
     model_type="openai-gpt",
     spec=OpenAIGPTSpec,
     heads=causal_heads(_layers, embeddings=placed, norm=lambda spec: None),

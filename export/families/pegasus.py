@@ -12,6 +12,7 @@ __all__ = ["FAMILY"]
 
 FAMILY = replace(
     bart.FAMILY,
+    crossed=None,
     heads=heads_of(pre_norm=True, normed=False),
     weights=names,
     optional=(*bart.FAMILY.optional, *TABLES),

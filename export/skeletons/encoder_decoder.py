@@ -224,12 +224,12 @@ SIDE_NAMES: tuple[Rule, ...] = (
 )
 
 
-def names(spec: EncoderDecoderSpec) -> tuple[Rule, ...]:
-    """From a checkpoint to the model."""
+def names(spec: EncoderDecoderSpec, beside: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+    """From a checkpoint to the model; ``beside``: patterns of weights of further heads."""
     tied, target = spec.tie_word_embeddings, spec.target_vocab_size
     apart = (*((Tie("lm_head.weight", WORDS),) if tied else ()), Ignore("shared.weight"))
     return (
-        Prefixed("model", beside=("lm_head.*", "final_logits_bias")),
+        Prefixed("model", beside=("lm_head.*", "final_logits_bias", *beside)),
         IgnoreZeros("final_logits_bias", (1, target)),
         Flatten("final_logits_bias"),
         Rename("final_logits_bias", LOGITS_BIAS),

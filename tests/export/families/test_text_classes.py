@@ -1,0 +1,64 @@
+"""T0 to T3: labels of texts by models that write, against upstream, float64 and the gates of PARITY.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.lowering import lower
+from support.oracle import apart, float64, sources, upstream, widened
+
+from precast.export import parity
+from precast.export.families import find_family, model_types
+from precast.export.heads import BASE, SEQUENCE_CLASSIFICATION
+from precast.export.reference import build
+from precast.runtime.gates import gate
+from precast.runtime.parity import compare
+
+EVERY = [
+    name
+    for name in model_types()
+    if SEQUENCE_CLASSIFICATION in find_family(name).heads and BASE not in find_family(name).heads
+]
+CONFIGS = [(name, index) for name in EVERY for index in range(1 + len(find_family(name).variations))]
+# Of one length each: upstream reads what is behind a text's end in one row and not in another.
+SHAPES = ((1, 1, "none"), (2, 2, "none"), (3, 9, "none"), (2, 64, "none"))
+
+
+@pytest.mark.parametrize(("model_type", "index"), CONFIGS)
+def test_reference_equals_upstream(model_type: str, index: int) -> None:
+    """Texts that end in one token of that kind, padded behind it or not."""
+    family = find_family(model_type)
+    overrides = {**(family.variations[index - 1] if index else {}), "num_labels": 3}
+    config, narrow = upstream(model_type, SEQUENCE_CLASSIFICATION, overrides, seed=index)
+    model: Any = widened(narrow)
+    ours = build(config, sources(model), dtype=torch.float64)
+    [end], padding = ours.signature.ends.values(), int(config["pad_token_id"])
+    for case in parity.cases(ours.signature, shapes=SHAPES, seed=1):
+        ids, mask = case.inputs["input_ids"], case.inputs["attention_mask"]
+        ids[(ids == end) | (ids == padding)] += 3
+        ids[:, -1] = end
+        if ids.shape[1] > 2:  # the first text is shorter
+            ids[0, -3:], mask[0, -2:] = (end, padding, padding), 0
+        given = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        with torch.no_grad():
+            got = ours.model(**given)["logits"]
+            garbage = torch.from_numpy(np.where(mask == 0, 5, ids))
+            same = ours.model(garbage, given["attention_mask"])["logits"]
+        with float64():
+            expected = model(**given).logits
+        assert apart(got, expected) <= 1, case.name
+        assert torch.equal(got, same), case.name
+
+
+@pytest.mark.parametrize("model_type", EVERY)
+def test_graphs_equal_reference(model_type: str, tmp_path: Path) -> None:
+    """Each dialect unoptimised and each recipe, within P0 and P1."""
+    config, model = upstream(model_type, SEQUENCE_CLASSIFICATION)
+    ours = build(config, sources(model))
+    recorded = parity.record(ours.parts, parity.cases_for(ours.parts))
+    for lowered in lower(ours.parts, tmp_path, f"{model_type} {SEQUENCE_CLASSIFICATION.task}"):
+        gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
