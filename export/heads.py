@@ -55,6 +55,7 @@ __all__ = [
     "ZERO_SHOT_AUDIO",
     "ZERO_SHOT_IMAGE",
     "ZERO_SHOT_OBJECTS",
+    "ZERO_SHOT_VIDEO",
     "ClassifierHead",
     "EncoderWithHead",
     "FeatureExtraction",
@@ -130,6 +131,7 @@ VOCODER = _BY_TASK["vocoder"]
 VOICE_CONVERSION = _BY_TASK["voice-conversion"]
 ZERO_SHOT_AUDIO = _BY_TASK["zero-shot-audio-classification"]
 ZERO_SHOT_IMAGE = _BY_TASK["zero-shot-image-classification"]
+ZERO_SHOT_VIDEO = _BY_TASK["zero-shot-video-classification"]
 ZERO_SHOT_OBJECTS = _BY_TASK["zero-shot-object-detection"]
 
 

@@ -202,6 +202,16 @@ _ROWS = (
         metric="divergence",
     ),
     TaskFacts(
+        "zero-shot-video-classification",  # whose models upstream's AutoModel makes, and no other class
+        endings=("Model",),
+        gives="``logits_per_video`` and ``logits_per_text`` of videos and texts, and the embeddings of both.",
+        outs=(
+            Out("logits_per_video", ("videos", "texts"), "logits"),
+            Out("logits_per_text", ("texts", "videos"), "logits"),
+        ),
+        metric="divergence",
+    ),
+    TaskFacts(
         "mask-generation",
         endings=("Model",),
         auto="AutoModelForMaskGeneration",

@@ -29,6 +29,7 @@ from precast.export.heads import (
     SPEECH_CANDIDATES,
     TEXT_TO_SPECTROGRAM,
     VOCODER,
+    ZERO_SHOT_VIDEO,
 )
 
 # What a page calls an artifact -> where a tiny one is. Made on first use; those of earlier formats are there already.
@@ -50,6 +51,7 @@ SHELF: dict[str, Callable[[], Path]] = {
     "clip": lambda: tiny_artifacts.pictures("clip"),
     "clip-embeddings": tiny_artifacts.towers,
     "clipseg": lambda: tiny_artifacts.plain("clipseg", PROMPTED_SEGMENTATION),
+    "xclip": lambda: tiny_artifacts.plain("xclip", ZERO_SHOT_VIDEO),
     "owlvit": lambda: tiny_artifacts.pictures("owlvit"),
     "vilt": tiny_artifacts.visual_answerer,
     "llava": tiny_seers.seer,

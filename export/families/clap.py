@@ -123,7 +123,7 @@ class _Square(nn.Module):
         place = self.shares() * last.to(x.dtype)
         first = place.floor()
         away, near = place - first, first.to(torch.int64)
-        x = sum(  # type: ignore[assignment]
+        x = sum(
             x.index_select(2, torch.minimum((near + step).clamp(min=0), last))
             * self.cubic.kernel(away - step).unsqueeze(1)
             for step in (-1, 0, 1, 2)

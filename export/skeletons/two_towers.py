@@ -69,7 +69,12 @@ class TextFeatures(heads.FeatureExtraction):
         return _ends(self.pooler)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        bbox: Tensor | None = None,
+        pixel_values: Tensor | None = None,
     ) -> dict[str, Tensor]:
         states = self.model(input_ids, attention_mask, token_type_ids)
         return {"last_hidden_state": states, "pooler_output": _pooled(self.pooler, states, input_ids, attention_mask)}

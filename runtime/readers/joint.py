@@ -37,28 +37,34 @@ class JointReader(Reader):
         **processor: Any,
     ) -> None:
         super().__init__(model, task=task, too_long=too_long)
-        self.inputs = self.perceived(model, task=task, **processor)
+        self.inputs: Any = self.perceived(model, task=task, **processor)
         self.text = TextReader(model, task=task, too_long=too_long, tokenizer=tokenizer)
-        self.image_processor, self.tokenizer = getattr(self.inputs, "image_processor", None), self.text.tokenizer
+        self.image_processor: Any = getattr(self.inputs, "image_processor", None)
+        self.tokenizer = self.text.tokenizer
 
     def plain(self, inputs: Any) -> Any:
         return self.inputs.plain(inputs)
 
     def single(self, inputs: Any) -> bool:
-        return self.inputs.single(inputs)
+        one: bool = self.inputs.single(inputs)
+        return one
 
     def row(self, item: Any) -> Row:
         """One picture, or one recording, as model inputs."""
-        return self.inputs.row(item)
+        row: Row = self.inputs.row(item)
+        return row
 
     def collate(self, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-        return self.inputs.collate(rows)
+        batch: dict[str, np.ndarray] = self.inputs.collate(rows)
+        return batch
 
     def cost(self, row: Row) -> int:
-        return self.inputs.cost(row)
+        cost: int = self.inputs.cost(row)
+        return cost
 
     def group(self, row: Row) -> Hashable:
-        return self.inputs.group(row)
+        group: Hashable = self.inputs.group(row)
+        return group
 
 
 class HeardReader(JointReader):

@@ -21,7 +21,10 @@ _GROUPS = (
     ("Sound that is heard", ("speech-seq2seq", "ctc", "audio-classification")),
     (
         "Pictures with text",
-        ("zero-shot-image-classification", "zero-shot-object-detection", "visual-question-answering"),
+        (
+            *("zero-shot-image-classification", "zero-shot-object-detection", "visual-question-answering"),
+            *("zero-shot-video-classification", "prompted-segmentation"),
+        ),
     ),
     ("Pictures written about", ("image-text-to-text",)),
     ("Sound with text", ("zero-shot-audio-classification",)),
