@@ -23,17 +23,19 @@ from precast.runtime.processors.audio_steps import (
     FilterBank,
     Frames,
     Length,
+    LogBands,
     LogMel,
     MelDecibels,
     Normalise,
     Standardise,
     Step,
+    are_norms,
 )
 
 __all__ = ["KINDS", "AudioKind", "rate_of"]
 
 _MOST_SECONDS = 3600  # that a model hears at once
-_WHISPER_HIGHEST = 8000.0  # Hz of its filters, whatever the rate
+_WHISPER_HIGHEST = _CANDIDATES_HIGHEST = 8000.0  # Hz of their filters, whatever the rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,17 @@ def _clap(fields: Fields, rate: int) -> tuple[Step, ...]:
     )
 
 
+def _candidates(fields: Fields, rate: int) -> tuple[Step, ...]:
+    seconds = _whole(fields, "default_audio_length", 6, most=_MOST_SECONDS)
+    bins = _whole(fields, "feature_size", 80, most=MOST_BINS)
+    rule = f"a list of {bins} numbers other than 0, or null"
+    norms = value_or(fields, "mel_norms", rule, lambda v: are_norms(v, bins), [])
+    window = _whole(fields, "n_fft", 1024, most=MOST_FFT)
+    step = _whole(fields, "hop_length", 256, most=MOST_FFT)
+    bands = LogBands(bins, window, step, rate, _CANDIDATES_HIGHEST, tuple(map(float, norms)))
+    return Length(seconds * rate), bands
+
+
 def _centred(fields: Fields, rate: int) -> tuple[Step, ...]:
     _undithered(fields)
     bank = FilterBank(_whole(fields, "num_mel_bins", 80, most=MOST_BINS), "povey", float(1 << 15), rate)
@@ -153,6 +166,7 @@ KINDS: Mapping[str, AudioKind] = {
     ),
     "WhisperFeatureExtractor": AudioKind(models=("whisper",), steps=_whisper, port="input_features"),
     "ClapFeatureExtractor": AudioKind(models=("clap",), steps=_clap, port="input_features", rate=48000),
+    "ClvpFeatureExtractor": AudioKind(models=("clvp",), steps=_candidates, port="input_features", rate=22050),
     "ASTFeatureExtractor": AudioKind(models=("audio-spectrogram-transformer",), steps=_spectrogram),
     "Speech2TextFeatureExtractor": AudioKind(
         models=("speech_to_text",), steps=_centred, port="input_features", masked=True

@@ -31,11 +31,13 @@ __all__ = [
     "FilterBank",
     "Frames",
     "Length",
+    "LogBands",
     "LogMel",
     "MelDecibels",
     "Normalise",
     "Standardise",
     "Step",
+    "are_norms",
     "heard",
     "read_steps",
 ]
@@ -47,6 +49,7 @@ MOST_FRAMES = 1 << 20
 MOST_BINS = 1 << 10
 MOST_FFT = 1 << 14
 _LEAST_POWER = 1e-10
+_LEAST_BAND = 1e-5  # of a mel band
 _EPSILON = 1e-7
 
 # Kaldi's frames at any rate: https://kaldi-asr.org/doc/structkaldi_1_1FrameExtractionOptions.html
@@ -250,6 +253,61 @@ class MelDecibels(NamedTuple):
         return made
 
 
+class LogBands(NamedTuple):
+    """A spectrogram ``[bins, frames]``: the natural log of the power in ``bins`` mel bands up to ``highest`` Hz, of
+    windows of ``window`` samples every ``step``, over the ``norms`` of the bands. https://arxiv.org/abs/2305.07243
+
+    ``rate``: of the recording; ``norms``: a number a band, or none.
+    """
+
+    bins: int
+    window: int
+    step: int
+    rate: int
+    highest: float
+    norms: tuple[float, ...] = ()
+
+    @classmethod
+    def read(cls, fields: Fields) -> LogBands:
+        bins = _whole(fields, "bins", MOST_BINS)
+        rule = f"a list of {bins} numbers other than 0, or of none"
+        norms = fields.take("norms", rule, lambda v: are_norms(v, bins), [])
+        return cls(
+            bins,
+            _whole(fields, "window", MOST_FFT),
+            _whole(fields, "step", MOST_FFT),
+            _whole(fields, "rate", MOST_SAMPLES),
+            _above_0(fields, "highest"),
+            tuple(map(float, norms)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "log_bands", **self._asdict(), "norms": list(self.norms)}
+
+    def __call__(self, sound: Array) -> Array:
+        side = self.window // 2
+        if len(sound) <= side:
+            raise InputError(
+                f"A recording has more than {side} samples here, half of what one frame is made of; received "
+                f"{len(sound)}. Give a longer one."
+            )
+        window = np.hanning(self.window + 1)[:-1]
+        padded = np.pad(sound.astype(np.float64), side, mode="reflect")
+        bank = _even_htk_bank(self.bins, side + 1, self.rate, self.highest)
+        frames = 1 + (len(padded) - self.window) // self.step
+        norms = np.array(self.norms) if self.norms else np.ones(self.bins)
+        made = np.empty((self.bins, frames), np.float32)
+        for start, block in _blocks(padded, self.window, self.step, frames):
+            power = np.abs(np.fft.rfft(block * window)) ** 2
+            made[:, start : start + len(block)] = (np.log(np.maximum(power @ bank, _LEAST_BAND)) / norms).T
+        return made
+
+
+def are_norms(value: Any, bins: int) -> bool:
+    """Whether these are what bands are divided by, or nothing."""
+    return isinstance(value, list) and len(value) in (0, bins) and all(is_number(one) and one for one in value)
+
+
 class FilterBank(NamedTuple):
     """Kaldi's filter banks ``[frames, bins]``: the log of the power in ``bins`` mel bands from 20 Hz on, of frames of
     400 samples every 160, each without its mean and with its high frequencies raised.
@@ -392,7 +450,8 @@ class Normalise(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Length | Fill | Standardise | LogMel | MelDecibels | FilterBank | Centre | Frames | Channels | Normalise"
+    "Length | Fill | Standardise | LogMel | MelDecibels | LogBands | FilterBank | Centre | Frames | Channels "
+    "| Normalise"
 )
 
 STEPS: Mapping[str, type[Any]] = {
@@ -401,6 +460,7 @@ STEPS: Mapping[str, type[Any]] = {
     "standardise": Standardise,
     "log_mel": LogMel,
     "mel_decibels": MelDecibels,
+    "log_bands": LogBands,
     "filter_bank": FilterBank,
     "centre": Centre,
     "frames": Frames,
@@ -420,7 +480,7 @@ def read_steps(fields: Fields) -> tuple[Step, ...]:
     names = [step.to_json()["op"] for step in steps]
     if any(_ORDER.index(one) >= _ORDER.index(other) for one, other in pairwise(names)):
         fields.fail("steps", f"in the order {', '.join(_ORDER)}, each once", names)
-    spectra = [name for name in names if name in ("log_mel", "mel_decibels", "filter_bank")]
+    spectra = [name for name in names if name in ("log_mel", "mel_decibels", "log_bands", "filter_bank")]
     needs = {"centre", "frames"}.intersection(names)
     if len(spectra) > 1 or (needs and spectra != ["filter_bank"]):
         fields.fail("steps", "one spectrum at most, and filter_bank where frames are counted or centred", names)
@@ -486,6 +546,14 @@ def _htk_bank(bins: int, bands: int, rate: int, highest: float, lowest: float = 
     first, last = (2595 * np.log10(1 + hertz / 700) for hertz in (lowest, highest))
     edges = 700 * (10 ** (np.linspace(first, last, bins + 2) / 2595) - 1)
     return _triangles(np.linspace(0, rate // 2, bands), edges)
+
+
+@lru_cache(maxsize=8)
+def _even_htk_bank(bins: int, bands: int, rate: int, highest: float) -> Array:
+    """The same from 0 on, each filter of area 1."""
+    edges = 700 * (10 ** (np.linspace(0.0, 2595 * np.log10(1 + highest / 700), bins + 2) / 2595) - 1)
+    made: Array = _htk_bank(bins, bands, rate, highest) * (2 / (edges[2:] - edges[:-2]))
+    return made
 
 
 SCALES: Mapping[str, Callable[[int, int, int, float, float], Array]] = {"slaney": _slaney_bank, "htk": _htk_bank}

@@ -31,6 +31,8 @@ def checkpoint(folder: Path) -> None:
         model.speech_decoder_model.lm_head.bias[33] += 2  # type: ignore[union-attr, operator, index] # it ends
     oracle.save_checkpoint(folder, config, model)
     write_json(folder / "generation_config.json", SAID)
+    heard = {"feature_extractor_type": "ClvpFeatureExtractor", "feature_size": 9, "default_audio_length": 1}
+    write_json(folder / "preprocessor_config.json", heard)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,9 @@ def test_what_is_said_differs(model: Any) -> None:
     assert first.tobytes() == again.tobytes() != other.tobytes()
     several = model.generate(ids[1:2], heard(), num_return_sequences=3)
     assert several.logits_per_text.shape == (1, 3) and len({row.tobytes() for row in several.speech_ids}) > 1
+    recording = np.random.default_rng(2).standard_normal(30_000, np.float32)
+    features = model.feature_extractor(recording, sampling_rate=22050)
+    assert model.generate(ids[1:2], **features, max_new_tokens=3).logits_per_text.shape == (1, 1)
     report: Any = precast.verify(model.path)
     assert {entry["status"] for entry in report["variants"].values()} == {"verified"}
 

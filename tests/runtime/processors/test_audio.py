@@ -15,6 +15,7 @@ from support.tokenizer_samples import write_json
 from transformers import (
     ASTFeatureExtractor,
     ClapFeatureExtractor,
+    ClvpFeatureExtractor,
     Speech2TextFeatureExtractor,
     SpeechT5FeatureExtractor,
     Wav2Vec2FeatureExtractor,
@@ -33,6 +34,7 @@ from precast.runtime.processors.audio_resampling import resampled, resampled_blo
 RATE = 16000
 UPSTREAM: dict[str, Any] = {
     "ASTFeatureExtractor": ASTFeatureExtractor,
+    "ClvpFeatureExtractor": ClvpFeatureExtractor,
     "Speech2TextFeatureExtractor": Speech2TextFeatureExtractor,
     "SpeechT5FeatureExtractor": SpeechT5FeatureExtractor,
     "Wav2Vec2FeatureExtractor": Wav2Vec2FeatureExtractor,
@@ -56,6 +58,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("Speech2TextFeatureExtractor", {"num_mel_bins": 41, "feature_size": 41, "normalize_vars": False}),
     ("Speech2TextFeatureExtractor", {"do_ceptral_normalize": False}),
     ("SpeechT5FeatureExtractor", {"do_normalize": True}),
+    ("ClvpFeatureExtractor", {"mel_norms": [1.5 - number / 100 for number in range(80)], "default_audio_length": 2}),
+    ("ClvpFeatureExtractor", {"feature_size": 23, "n_fft": 512, "hop_length": 200, "sampling_rate": 16000}),
 ]
 
 
