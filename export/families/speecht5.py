@@ -152,7 +152,7 @@ FAMILY = Family(
     generation=generation_keys(pad=1, bos=0, eos=2, decoder_start=2),
     tiny={
         "vocab_size": 31, "hidden_size": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20,
-        "encoder_max_relative_position": 4, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 22,
+        "encoder_max_relative_position": 4, "decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 22,
         "num_mel_bins": 9, "speech_decoder_prenet_units": 11, "speaker_embedding_dim": 7, "max_speech_positions": 60,
         "speech_decoder_postnet_layers": 2, "speech_decoder_postnet_units": 13, "max_text_positions": 64,
         "conv_dim": [8, 10], "conv_stride": [10, 16], "conv_kernel": [14, 18], "num_conv_pos_embeddings": 6,
@@ -160,7 +160,7 @@ FAMILY = Family(
     },
     variations=(
         {
-            "hidden_size": 18, "encoder_layers": 1, "encoder_attention_heads": 3, "decoder_layers": 1,
+            "hidden_size": 18, "encoder_layers": 1, "encoder_attention_heads": 3, "decoder_layers": 2,
             "hidden_act": "relu", "decoder_attention_heads": 1, "speech_decoder_prenet_layers": 1,
             "speech_decoder_prenet_dropout": 0.25, "reduction_factor": 3, "speech_decoder_postnet_layers": 1,
             "speech_decoder_postnet_kernel": 3, "layer_norm_eps": 1e-4, "max_text_positions": 33,

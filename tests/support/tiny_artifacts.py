@@ -354,7 +354,7 @@ def _make_reciter(folder: Path) -> None:
     ids = {"bos_id": 0, "pad_id": 1, "eos_id": 2, "unk_id": 3}
     sentencepiece_model(folder, "spm_char.model", model_type="char", **ids)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "SpeechT5Tokenizer"})
-    own = {"vocab_size": 200, "max_text_positions": 100, "max_speech_positions": 300}
+    own = {"vocab_size": 200, "max_text_positions": 100, "max_speech_positions": 300, "decoder_layers": 2}
     config, model = oracle.upstream("speecht5", TEXT_TO_SPECTROGRAM, own)
     made: Any = model
     with torch.no_grad():  # texts that are longer are said for longer

@@ -217,7 +217,8 @@ def _make_listener(folder: Path) -> None:
     sentencepiece_model(folder, "spm_char.model", model_type="char", **ids)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "SpeechT5Tokenizer"})
     pieces = len(transformers.SpeechT5Tokenizer.from_pretrained(folder))
-    config, model = oracle.upstream("speecht5", SPEECH_SEQ2SEQ, {"vocab_size": pieces, "max_text_positions": 300})
+    own = {"vocab_size": pieces, "max_text_positions": 300, "decoder_layers": 2}
+    config, model = oracle.upstream("speecht5", SPEECH_SEQ2SEQ, own)
     with torch.no_grad():  # so that what comes next depends on what came before
         for name, value in model.named_parameters():
             if "decoder" in name and value.ndim == 2:
@@ -227,6 +228,6 @@ def _make_listener(folder: Path) -> None:
 
 
 def _make_converter(folder: Path) -> None:
-    config, model = oracle.upstream("speecht5", VOICE_CONVERSION, {"max_speech_positions": 300})
+    config, model = oracle.upstream("speecht5", VOICE_CONVERSION, {"max_speech_positions": 300, "decoder_layers": 2})
     oracle.save_checkpoint(folder, config, model)
     transformers.SpeechT5FeatureExtractor().save_pretrained(folder)
