@@ -18,6 +18,7 @@ from precast.export.signatures import Component, dims_of
 from precast.runtime.backends.base import Array
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.generation.among import FEATURES, ROWS
+from precast.runtime.generation.grids import AXES, Grids
 from precast.runtime.generation.tiles import Tiles
 from precast.runtime.ports import FREE, Dim, Out, Port
 from precast.runtime.processors.joint import Spelled
@@ -47,6 +48,9 @@ class Joined(NamedTuple):
         tiles: how pictures are cut whose features stand in another order, behind one that ends their lines; None: they
             are not. ``count`` is that of a picture of one tile then.
         spelled: what stands around the places of a picture, and of each of its tiles; None: nothing.
+        grids: how pictures of any size are patches, whose features have places in height and width; None: they have one
+            size. ``count`` is that of the smallest then, unless `of` says which.
+        grid: rows and columns of a picture's features.
     """
 
     source: str
@@ -55,11 +59,22 @@ class Joined(NamedTuple):
     count: int
     tiles: Tiles | None = None
     spelled: Spelled | None = None
+    grids: Grids | None = None
+    grid: tuple[int, int] = (1, 1)
+
+    def of(self, given: Mapping[str, Array]) -> Joined:
+        """For pictures that are given to the component, by its name and the port's."""
+        if self.grids is None:
+            return self
+        height, width = given[f"{self.source}.pixel_values"].shape[-2:]
+        grid = height // self.grids.unit, width // self.grids.unit
+        return self._replace(count=grid[0] * grid[1], grid=grid)
 
     def processing(self) -> Mapping[str, Any]:
         """What the runtime has to know of them."""
         said: dict[str, Any] = {"token": self.token, "count": self.count}
         said |= {} if self.tiles is None else {"tiles": self.tiles.to_json()}
+        said |= {} if self.grids is None else {"grid": self.grids.to_json()}
         return said if self.spelled is None else {**said, "spelled": self.spelled._asdict()}
 
     def standing(self, picture: int) -> Array:
@@ -125,7 +140,8 @@ class CausalLM(Component):
         ]
         if self.positions:
             longest = self.dims().get("sequence", FREE).most
-            made.append(Port("position_ids", "int64", words.shape, "positions", below=longest))
+            axes = () if self.joined is None or self.joined.grids is None else (AXES,)
+            made.append(Port("position_ids", "int64", (*words.shape, *axes), "positions", below=longest))
         if self.joined is not None:
             made += self.joined.ports(words)
         encoder = self.reader()

@@ -23,6 +23,7 @@ from precast.export.signatures import Signature
 from precast.runtime.artifact import StateSpec
 from precast.runtime.backends.base import Array
 from precast.runtime.gates import EAGER, LEAST, measure
+from precast.runtime.generation.grids import walked
 from precast.runtime.kinds import absent, edges, sample
 from precast.runtime.parity import Case, Recorded, finished
 from precast.runtime.ports import OPTIONAL, Port
@@ -385,7 +386,7 @@ def _chained(
         free = [str(dim) for port in own.once for dim in port.shape[1:]]
         sizes = {"batch": rows} | {dim: own.dim(dim).at(7) or 1 for dim in free}
         conditions = {port.name: sample(rng, port, sizes) for port in own.once}
-        held = np.zeros(rows, dtype=np.int64)
+        held, stood = np.zeros(rows, dtype=np.int64), list[list[tuple[int, int, int]]]()
         # More than its tokens need; once, as much as any text of the model's may.
         room = (sum(calls) if number else longest) + 8
         for place, length in enumerate(calls):
@@ -408,8 +409,14 @@ def _chained(
                 if port.source in given:
                     inputs[port.name] = given[port.source]
                 elif port.kind == "rows":
-                    joined: Any = parts[-1].module.joined
+                    joined: Any = parts[-1].module.joined.of(given)  # type: ignore[operator, union-attr]
                     inputs[port.name] = _standing(rng, lengths, place == 0, joined)
+                    if joined.grids is not None:
+                        stood = _stood(inputs[port.name], joined) if place == 0 else stood
+                        walks = [
+                            walked(past, length, stands) for past, stands in zip(held.tolist(), stood, strict=True)
+                        ]
+                        inputs["position_ids"] = np.minimum(np.stack(walks), longest - 1)
             name = f"{number}-{place}-{rows}x{length}-{kind}"
             made.append(Case(name, inputs, parts[-1].name, after, capacity=room))
             after, held = (name,), held + lengths
@@ -422,8 +429,16 @@ def _standing(rng: np.random.Generator, lengths: Array, first: bool, joined: Joi
     rows = np.full((len(lengths), int(lengths.max())), -1, np.int64)
     if first and int(lengths.min()) >= joined.count:
         for row, length in enumerate(lengths):
-            rows[row, np.sort(rng.choice(int(length), joined.count, replace=False))] = joined.standing(row)
+            places = np.sort(rng.choice(int(length), joined.count, replace=False))
+            if joined.grids is not None:  # one behind another
+                places = int(places[0]) % (int(length) - joined.count + 1) + np.arange(joined.count)
+            rows[row, places] = joined.standing(row)
     return rows
+
+
+def _stood(rows: Array, joined: Joined) -> list[list[tuple[int, int, int]]]:
+    """Where the picture of each row stands, with the rows and columns of its features."""
+    return [[(int((row >= 0).argmax()), *joined.grid)] if (row >= 0).any() else [] for row in rows]
 
 
 def _widen(value: Any) -> Any:

@@ -87,6 +87,7 @@ def check_free(
         _image(made.inner("image", made.data("image")))
     if "join" in made:
         # What has no pictures need not know how they stand in texts.
+        from precast.runtime.generation.grids import Grids
         from precast.runtime.generation.tiles import Tiles
         from precast.runtime.processors.joint import Places
 
@@ -94,6 +95,8 @@ def check_free(
         Places.read(join)
         if "tiles" in join:
             Tiles.read(join.inner("tiles", join.data("tiles")))
+        if "grid" in join:
+            Grids.read(join.inner("grid", join.data("grid")))
     if "candidates" in made:
         candidates = made.inner("candidates", made.data("candidates"))
         if "scores" in candidates:

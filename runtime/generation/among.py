@@ -10,6 +10,7 @@ import numpy as np
 
 from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError, InputError, listing
+from precast.runtime.generation.grids import GRID, KINDS, Grids, walked
 from precast.runtime.generation.tiles import SIZES, Tiles
 from precast.runtime.inputs import Inputs
 from precast.runtime.ports import Dim, Port
@@ -29,17 +30,28 @@ class Among:
         ports: theirs, that of the pictures first. dims: how large the named dimensions may be.
         token: the id that holds the place of a feature.
         tiles: how pictures are cut whose features stand in another order than they are made; None: they are not.
+        grids: how pictures of any size are patches; None: they have one size.
     """
 
-    def __init__(self, ports: Sequence[Port], dims: Mapping[str, Dim], token: int, tiles: Tiles | None = None) -> None:
+    def __init__(
+        self,
+        ports: Sequence[Port],
+        dims: Mapping[str, Dim],
+        token: int,
+        tiles: Tiles | None = None,
+        grids: Grids | None = None,
+    ) -> None:
         self.ports = tuple(ports) if tiles is None else (*ports, tiles.port)
-        self.token, self.tiles = token, tiles
+        self.token, self.tiles, self.grids = token, tiles, grids
+        if grids is not None:
+            self.ports, dims = grids.ports, {}
         self._inputs = Inputs(self.ports, dims)
+        self._beside = () if grids is None else (KINDS,)
         self._shapes = {port.name: port.shape for port in ports}
 
     @property
     def names(self) -> tuple[str, ...]:
-        return self._inputs.names
+        return (*self._inputs.names, *self._beside)
 
     def read(self, prompts: Sequence[Sequence[int]], given: Mapping[str, Any]) -> dict[str, Array] | None:
         """What a session is conditioned on; None: no prompt has anything among its tokens.
@@ -47,9 +59,11 @@ class Among:
         Raises:
             InputError: it is not what the model takes, or no prompt has a place for it.
         """
-        if all(value is None for value in given.values()):
+        if all(value is None for name, value in given.items() if name not in self._beside):
             return None
         checked = self._inputs.checked(self.each(given))
+        if self.grids is not None:
+            self.grids.check(checked[GRID], len(checked[self.ports[0].name]))
         counts = np.array([sum(token == self.token for token in row) for row in prompts], np.int64)
         if not counts.any():
             raise InputError(
@@ -63,11 +77,17 @@ class Among:
         order = None
         if self.tiles is not None:
             order = self.tiles.orders(context[SIZES], len(context[self.ports[0].name]))
-        return Placed(self.token, features, context[COUNTS], order)
+        grids = None if self.grids is None else self.grids.features(context[GRID])
+        return Placed(self.token, features, context[COUNTS], order, grids)
 
     def each(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Pictures one after another, where they come by the text they belong to, [B, N, ...]: those that are zero all
-        over only make all texts have as many."""
+        over only make all texts have as many. And pictures of one size, [N, C, H, W], as patches."""
+        given = {name: value for name, value in given.items() if name not in self._beside}
+        if self.grids is not None:
+            pictures = given.get(self.ports[0].name)
+            whole = pictures is not None and np.ndim(pictures) == 4
+            return {**given, **self.grids.patches(np.asarray(pictures))} if whole else given
         arrays = {name: np.asarray(given[name]) for name in self._shapes if given.get(name) is not None}
         pictures = self.ports[0].name
         if pictures not in arrays or any(array.ndim != 1 + len(self._shapes[name]) for name, array in arrays.items()):
@@ -86,12 +106,20 @@ class Placed:
         token: the id that holds a place. features: [F, H] of all rows, one row's behind another's.
         counts: how many places there are in each row, [R].
         order: which feature stands at each place of all rows, [P]; None: one after another.
+        grids: rows and columns of each picture's features, where these have places in height and width.
 
     Raises:
         InputError: the rows have other places than there are features.
     """
 
-    def __init__(self, token: int, features: Array, counts: Array, order: Array | None = None) -> None:
+    def __init__(
+        self,
+        token: int,
+        features: Array,
+        counts: Array,
+        order: Array | None = None,
+        grids: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         self._order = np.arange(len(features)) if order is None else order
         if int(counts.sum()) != len(self._order):
             raise InputError(
@@ -106,6 +134,16 @@ class Placed:
         self._rows: list[tuple[int, int, list[int]]] = [
             (int(end - count), int(count), []) for end, count in zip(ends, counts, strict=True)
         ]
+        # Of each picture by its first place.
+        sizes = () if grids is None else grids
+        starts = np.cumsum([0, *(rows * columns for rows, columns in sizes)])[:-1].tolist()
+        self._grids = [(start, rows, columns) for start, (rows, columns) in zip(starts, sizes, strict=True)]
+        if grids is not None and not {0, *ends.tolist()} <= {*starts, len(self._order)}:
+            raise InputError(
+                f"the prompts have {counts.tolist()} places (token {token}), and pictures of "
+                f"{[rows * columns for rows, columns in sizes]} features do not end with them. Each text has all "
+                "places of its own pictures."
+            )
 
     @classmethod
     def none(cls, token: int, width: int, rows: int) -> Placed:
@@ -123,6 +161,21 @@ class Placed:
                 if token == self._token and len(stand) < count:
                     rows[place, column] = self._order[first + len(stand)]
                     stand.append(int(held) + column)
+
+    def positions(self, lengths: Sequence[int], new: int) -> Array:
+        """Of so many tokens of each row behind ``lengths``, in time, height and width, [R, S, 3]; after `fill`."""
+        return np.stack(
+            [walked(int(held), new, self._stands(row)) for row, held in zip(self._rows, lengths, strict=True)]
+        )
+
+    def _stands(self, row: tuple[int, int, list[int]]) -> list[tuple[int, int, int]]:
+        """Which token the first place of each picture of a row is, and the rows and columns of its features."""
+        first, _, stand = row
+        return [
+            (stand[start - first], rows, columns)
+            for start, rows, columns in self._grids
+            if first <= start < first + len(stand)
+        ]
 
     def select(self, rows: Sequence[int]) -> None:
         """New row ``i`` continues old row ``rows[i]``."""

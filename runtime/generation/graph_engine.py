@@ -13,6 +13,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.errors import ArtifactError, InputError, listing
 from precast.runtime.flow import Flow
 from precast.runtime.generation.among import COUNTS, FEATURES, ROWS, Among, Placed, token_of
+from precast.runtime.generation.grids import grids_of
 from precast.runtime.generation.sources import Encoded, Source
 from precast.runtime.generation.tiles import SIZES, tiles_of
 from precast.runtime.ports import merged
@@ -52,6 +53,8 @@ class GraphEngine:
         self.prompt_start = token_of(prompt, self.vocab_size, "prompt") if prompt else None
         self.conditions = tuple(port.name for port in conditions(component.inputs))
         self.with_positions = any(spec.name == "position_ids" for spec in component.inputs)
+        # Of a position: its time, height and width, where that is more than a number.
+        self.axes = next((spec.shape[2:] for spec in component.inputs if spec.name == "position_ids"), ())
         windows = [state.window for state in component.states]
         remembered = {state.input for state in component.states}
         slots = [takes_slots(spec) for spec in component.inputs if spec.name in remembered]
@@ -88,6 +91,11 @@ class GraphEngine:
             width = next(port.shape[-1] for port in self.component.inputs if port.name == FEATURES)
             assert isinstance(width, int)
             return Placed.none(self.among.token, width, rows)
+        if self.among.grids is not None:
+            pixels, grid = (context[port.name] for port in self.among.ports)
+            pictures = self.among.grids.pictures(pixels, grid)
+            made = [self.flow.read({self.among.ports[0].name: each})[0][FEATURES] for each in pictures]
+            return self.among.placed(np.concatenate(made), context)
         read, _ = self.flow.read({name: array for name, array in context.items() if name not in (COUNTS, SIZES)})
         return self.among.placed(read[FEATURES], context)
 
@@ -127,7 +135,7 @@ def _among(components: Sequence[Component], join: Mapping[str, Any], vocab_size:
     """What a caller may give to these."""
     ports = [port for component in components for port in component.inputs if port.source is None]
     dims = merged(component.dims for component in components)
-    return Among(ports, dims, token_of(join, vocab_size), tiles_of(join))
+    return Among(ports, dims, token_of(join, vocab_size), tiles_of(join), grids_of(join))
 
 
 def _width(component: Component) -> int:
@@ -237,13 +245,18 @@ class GraphSession:
         call.past[:] = self.lengths
         call.lengths[:] = counts
         if call.positions is not None:
-            if positions is None:
+            if positions is None and self._engine.axes:
+                assert self._placed is not None
+                call.positions[:] = self._placed.positions(self.lengths.tolist(), width)
+                if self._engine.max_length is not None:
+                    np.minimum(call.positions, self._engine.max_length - 1, out=call.positions)
+            elif positions is None:
                 np.add(self.lengths[:, None], np.arange(width), out=call.positions)
                 if self._engine.max_length is not None:
                     # Padding may lie beyond the last position there is; real tokens were checked.
                     np.minimum(call.positions, self._engine.max_length - 1, out=call.positions)
             else:
-                call.positions[:] = positions
+                call.positions[:] = positions[..., None] if self._engine.axes else positions
         np.add(call.lengths[:, None], np.arange(-keep, 0), out=call.wanted)
         np.maximum(call.wanted, 0, out=call.wanted)
         call.run()
@@ -270,7 +283,7 @@ class GraphSession:
             "logit_positions": np.zeros((rows, keep), np.int64),
         }
         if self._engine.with_positions:
-            integers["position_ids"] = np.zeros((rows, width), np.int64)
+            integers["position_ids"] = np.zeros((rows, width, *self._engine.axes), np.int64)  # type: ignore[arg-type]
         beside = dict(self._context)
         if self._placed is not None:
             integers[ROWS] = np.full((rows, width), -1, np.int64)

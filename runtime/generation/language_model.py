@@ -45,10 +45,10 @@ class LanguageModel(Model):
         """What whole texts are given as: the counts that calls of the graphs need are made of masks. And of these what
         a decoder takes behind its encoder."""
         wanted: list[Port] = []
-        for name in self.flow.before:
-            wanted += [port for port in self.flow.parts[name].component.inputs if port.source is None]
         among = self._engine.among
-        wanted += [] if among is None or among.tiles is None else [among.tiles.port]
+        for name in self.flow.before if among is None else ():
+            wanted += [port for port in self.flow.parts[name].component.inputs if port.source is None]
+        wanted += () if among is None else among.ports
         prefix = "" if self._engine.source is None else "decoder_"
         dims = merged(self.flow.parts[name].component.dims for name in self.flow.before)
         names = {"sequence": f"{prefix}sequence", "batch": "batch"}

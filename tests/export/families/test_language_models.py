@@ -27,6 +27,7 @@ from precast.runtime.backends.base import Array
 from precast.runtime.gates import LEAST, gate
 from precast.runtime.generation.api import generate
 from precast.runtime.generation.graph_engine import GraphEngine
+from precast.runtime.generation.grids import Grids
 from precast.runtime.parity import Case, compare
 
 GENERATING = (CAUSAL_LM, SEQ2SEQ_LM, SPEECH_SEQ2SEQ, IMAGE_TEXT)
@@ -60,6 +61,8 @@ NO_PADDING_FED = (
 BY_TEXT = ("idefics2", "idefics3", "smolvlm")
 # And as a whole with tiles, [I, T, C, H, W], with the sizes that pictures had: the whole one stands for its tile too.
 BY_TILES = ("llava_next",)
+# And as patches of pictures of any size, with how many each has, and with which tokens stand for them.
+BY_PATCHES = ("qwen2_vl",)
 # It looks at a picture whatever the text has, and has a loop of its own around its language model's.
 QUERYING = ("blip-2", "instructblip")
 # Its own loop knows itself what texts begin and end with.
@@ -109,6 +112,16 @@ def shaped(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     if model.config.model_type in BY_TILES and "pixel_values" in inputs and inputs["pixel_values"].ndim == 4:
         pixels = inputs["pixel_values"]
         return {**inputs, "pixel_values": torch.stack((pixels, pixels), 1), "image_sizes": side_of(pixels)}
+    if model.config.model_type in BY_PATCHES and "pixel_values" in inputs:
+        own, config = model.config.vision_config, model.config
+        grids = Grids(own.patch_size, own.spatial_merge_size, own.in_channels, own.temporal_patch_size)
+        given = grids.patches(inputs["pixel_values"].numpy())
+        kinds = (inputs["input_ids"] == config.image_token_id).long()
+        return {
+            **inputs,
+            **{name: torch.from_numpy(array) for name, array in given.items()},
+            "mm_token_type_ids": kinds,
+        }
     if model.config.model_type not in BY_TEXT:
         return inputs
     return {name: value[None] if name.startswith("pixel") else value for name, value in inputs.items()}
@@ -278,6 +291,7 @@ def questions(ours: Reference, head: Head) -> Mapping[str, Array]:
     # What a picture's tokens stand for, in front of each text.
     ids[ids == token] += 1 if token < ids.max() else -1
     joined: Any = ours.parts[-1].module.joined
+    joined = joined.of({f"{joined.source}.{name}": array for name, array in beside.items()})
     count = joined.count
     if joined.tiles is not None:
         pixels = beside["pixel_values"]
