@@ -146,7 +146,7 @@ class Prefixed(Rule):
     of the base class lack it, and upstream loads them into every class."""
 
     prefix: str
-    beside: tuple[str, ...] = ("lm_head.*",)
+    beside: tuple[str, ...] = ("lm_head.*", "score.*")
 
     def apply(self, table: dict[str, Lazy]) -> dict[str, Lazy]:
         whole = [_regex(pattern) for pattern in (f"{self.prefix}.*", *self.beside)]

@@ -134,7 +134,7 @@ class CachedSelfAttention(Stateful):
         if self.positions is not None:
             query, key = self.positions(query, self.heads, step), self.positions(key, self.kv_heads, step)
         if step.whole:
-            return self.o_proj(self._whole(query, key, value))
+            return self.o_proj(self._whole(query, key, value, step.shown))
         context, keys, values = cached_attention(
             query,
             key,
@@ -154,12 +154,12 @@ class CachedSelfAttention(Stateful):
         step.write(self, "value", values)
         return self.o_proj(context)
 
-    def _whole(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _whole(self, query: Tensor, key: Tensor, value: Tensor, shown: Tensor | None) -> Tensor:
         """Of whole texts, what is behind whose last token nobody reads."""
         window = (-1, -1) if self.window is None else (self.window - 1, 0)
         return attention(
-            query, key, value, heads=self.heads, kv_heads=self.kv_heads, scale=self.scale, causal=True, window=window,
-            softcap=self.softcap,
+            query, key, value, mask=shown, heads=self.heads, kv_heads=self.kv_heads, scale=self.scale, causal=True,
+            window=window, softcap=self.softcap,
         )  # fmt: skip
 
     @staticmethod

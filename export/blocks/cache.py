@@ -67,7 +67,8 @@ class Step:
         encoder_mask: [B, T] int64, 1 for a position of the encoder that may be seen.
         conditions: what a session is given once, by input name.
         features: [F, H] of what is perceived. feature_rows: [B, S] int64, which of them stands at each token, or -1.
-        whole: the new tokens are whole texts: nothing is remembered.
+        whole: the new tokens are whole texts: nothing is remembered. shown: [B, S] int64, which of them are no padding;
+            None: all, or what padding there is stands behind them.
         asked: where attentions over an encoder leave their queries, in order; None: nobody wants them.
     """
 
@@ -81,6 +82,7 @@ class Step:
     features: Tensor | None = None
     feature_rows: Tensor | None = None
     whole: bool = False
+    shown: Tensor | None = None
     asked: list[Tensor] | None = None
     present: dict[str, Tensor] = field(default_factory=dict)
     _memo: dict[Any, Any] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class GemmaSpec(llama.RelativeSpec):
 FAMILY = replace(
     llama.FAMILY,
     spec=GemmaSpec,
-    heads=causal_heads(llama.layers, embeddings=scaled_words),
+    heads=causal_heads(llama.layers, embeddings=scaled_words, classes=True),
     weights=lambda spec: llama.weights(spec, Fold("*norm.weight", add=1.0)),
     tiny={**llama.FAMILY.tiny, "num_key_value_heads": 1, "head_dim": 16},
     variations=(

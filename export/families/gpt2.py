@@ -109,7 +109,7 @@ _heads = partial(causal_heads, embeddings=placed, norm=layer_norm)
 
 FAMILY = Family(
     spec=GPT2Spec,
-    heads=_heads(_layers),
+    heads=_heads(_layers, classes=True),
     weights=_weights,
     crossed=Crossed(_crossed, weights=lambda spec: (Rename("transformer.*", "*"), *_CROSS_NAMES, *_weights(spec))),
     final_norm=True,

@@ -101,7 +101,7 @@ PARTIAL = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "par
 
 FAMILY = Family(
     spec=GPTNeoXSpec,
-    heads=causal_heads(_layers, norm=layer_norm),
+    heads=causal_heads(_layers, norm=layer_norm, classes=True),
     weights=weights,
     final_norm=True,
     inert=frozenset({"hidden_dropout"}),

@@ -100,7 +100,7 @@ _SCALED = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "orig
 
 FAMILY = Family(
     spec=LlamaSpec,
-    heads=causal_heads(layers),
+    heads=causal_heads(layers, classes=True),
     weights=weights,
     final_norm=True,
     tiny={**TINY, "num_key_value_heads": 2, "intermediate_size": 48, "pad_token_id": 0},

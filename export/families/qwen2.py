@@ -38,7 +38,7 @@ _YARN = {"rope_type": "yarn", "rope_theta": 300.0, "factor": 4.0, "original_max_
 FAMILY = replace(
     llama.FAMILY,
     spec=Qwen2Spec,
-    heads=causal_heads(lambda spec: llama.layers(spec, qkv_bias=True)),
+    heads=causal_heads(lambda spec: llama.layers(spec, qkv_bias=True), classes=True),
     tiny={**llama.FAMILY.tiny, "tie_word_embeddings": True},
     variations=(
         # A window on the upper layer, YaRN, a head of its own.

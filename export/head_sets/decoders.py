@@ -20,6 +20,7 @@ from precast.export.blocks.norms import LayerNorm, Norm, RMSNorm
 from precast.export.blocks.rope import Rope, rope
 from precast.export.families import TextSpec
 from precast.export.generative import CausalLM
+from precast.export.head_sets.read_by_decoders import read_once
 from precast.export.skeletons.decoder import Decoder, DecoderLayer, TokenEmbeddings
 from precast.export.spec import hf
 from precast.export.weights import Alternate, Merge, Rename, Rule, Stack, Tie
@@ -190,12 +191,14 @@ def causal_heads(
     norm: Callable[[Any], Norm | None] = rms_norm,
     bias: Callable[[Any], nn.Module | None] = lambda spec: None,
     lm_head: Callable[[Any], nn.Linear] = _lm_head,
+    classes: bool = False,
     **options: Callable[[Any], Any],
 ) -> Mapping[heads.Head, Callable[[Any, frozenset[str]], nn.Module]]:
     """The heads of a decoder of these ``layers``.
 
     Args:
         norm: after the last layer. bias: what all layers share of the positions.
+        classes: upstream has a classifier of texts, too.
         options: of `CausalLM`, as functions of the spec too.
     """
 
@@ -205,7 +208,7 @@ def causal_heads(
     def causal_lm(spec: Any, absent: frozenset[str]) -> CausalLM:
         return CausalLM(body(spec), lm_head(spec), **{name: made(spec) for name, made in options.items()})
 
-    return {heads.CAUSAL_LM: causal_lm}
+    return {heads.CAUSAL_LM: causal_lm, **(read_once(body) if classes else {})}
 
 
 _LAYER = "model.layers.{}."

@@ -290,14 +290,14 @@ def test_weights_that_are_not_finite(checkpoint: Path, tmp_path: Path, out: Path
     [
         (
             "llama",
-            ["LlamaForSequenceClassification"],
+            ["LlamaForTokenClassification"],
             UnsupportedTaskError,
-            r"^LlamaForSequenceClassification is made for task 'text-classification', which is not exported of "
-            r"model_type 'llama' so far; its tasks here: text-generation\.$",
+            r"^LlamaForTokenClassification is made for task 'token-classification', which is not exported of "
+            r"model_type 'llama' so far; its tasks here: text-generation, text-classification\.$",
         ),
         ("gpt2", ["GPT2ForTokenClassification"], UnsupportedTaskError, r"is made for task 'token-classification'"),
         ("llama", ["LlamaForPoetry"], ConfigError, r"it is LlamaForPoetry, which is for no task known here\. If they"),
-        ("llama", None, ConfigError, r"what its weights are for, and it is not there\. .*\(text-generation\), name it"),
+        ("llama", None, ConfigError, r"what its weights are for, and it is not there\. .*\(text-generation, text-classification\), name it"),
     ],
 )
 def test_architectures_that_are_not_exported(
