@@ -89,6 +89,7 @@ _TEXT = {"max_position_embeddings": 62, "type_vocab_size": 1, "project_dim": 20}
 FAMILY = replace(
     clip.FAMILY,
     spec=Spec,
+    inert=clip.FAMILY.inert | {"num_layers"},  # which the released one says, and nothing reads
     heads={heads.ZERO_SHOT_IMAGE: _compose},
     weights=_weights,
     tiny={"text_config": {**post_norm.TINY, **_TEXT}, "vision_config": clip_vision_model.TINY, "projection_dim": 24},

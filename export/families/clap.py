@@ -34,7 +34,14 @@ __all__ = ["FAMILY", "AudioSpec", "Spec", "TextSpec"]
 
 _NORM = 1e-5  # epsilon of the norms outside of layers, whatever that of layers is
 _INERT = frozenset({"initializer_factor", "model_type", "projection_dim", "projection_hidden_act", "drop_path_rate"})
-_INERT |= {"num_classes", "fusion_num_hidden_layers", "num_hidden_layers", "bos_token_id", "eos_token_id"}
+_INERT |= {
+    "num_classes",
+    "fusion_hidden_size",
+    "fusion_num_hidden_layers",
+    "num_hidden_layers",
+    "bos_token_id",
+    "eos_token_id",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,3 +107,23 @@ def test_of_two_keys_the_first_that_is_not_null_counts() -> None:
     assert (spec.text.hidden_size, spec.text.eos_token_id, spec.vision.patch_size) == (16, 49407, 14)
     with pytest.raises(ConfigError, match=r"'text_config_dict\.type_vocab_size' = 3 is not honoured"):
         family.read({**both, "text_config_dict": {"type_vocab_size": 3}})
+
+
+# What released checkpoints say beside sizes.
+RELEASED: dict[str, dict[str, Any]] = {
+    "altclip": {"text_config": {"pooler_fn": "cls", "position_embedding_type": "absolute"}, "num_layers": 3},
+    "chinese_clip": {"text_config": {"use_cache": True}, "vision_config_dict": {"patch_size": 16}},
+    "clap": {
+        "text_config": {"fusion_hidden_size": 768, "fusion_num_hidden_layers": 2, "projection_hidden_act": "relu"},
+        "audio_config": {"num_classes": 527, "drop_path_rate": 0.0, "fusion_type": None, "patch_stride": [4, 4]},
+        "hidden_size": 768,
+    },
+    "clipseg": {"decoder_hidden_act": "quick_gelu", "use_complex_transposed_convolution": True},
+    "siglip": {"vision_config": {"image_size": 384, "patch_size": 14}, "initializer_factor": 1.0},
+    "xclip": {"prompt_alpha": 0.1, "prompt_projection_dropout": 0.0, "vision_config": {"drop_path_rate": 0.0}},
+}
+
+
+@pytest.mark.parametrize("model_type", RELEASED)
+def test_towers_read_what_is_released(model_type: str) -> None:
+    find_family(model_type).read({**RELEASED[model_type], "model_type": model_type})
