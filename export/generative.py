@@ -44,19 +44,19 @@ class Joined(NamedTuple):
 
     Args:
         source: that component. token: the id that holds the place of one. width: H.
-        count: how many of them a picture has.
+        places: how many of them a picture has.
         tiles: how pictures are cut whose features stand in another order, behind one that ends their lines; None: they
-            are not. ``count`` is that of a picture of one tile then.
+            are not. ``places`` are those of a picture of one tile then.
         spelled: what stands around the places of a picture, and of each of its tiles; None: nothing.
         grids: how pictures of any size are patches, whose features have places in height and width; None: they have one
-            size. ``count`` is that of the smallest then, unless `of` says which.
+            size. ``places`` are those of the smallest then, unless `of` says which.
         grid: rows and columns of a picture's features.
     """
 
     source: str
     token: int
     width: int
-    count: int
+    places: int
     tiles: Tiles | None = None
     spelled: Spelled | None = None
     grids: Grids | None = None
@@ -68,11 +68,11 @@ class Joined(NamedTuple):
             return self
         height, width = given[f"{self.source}.pixel_values"].shape[-2:]
         grid = height // self.grids.unit, width // self.grids.unit
-        return self._replace(count=grid[0] * grid[1], grid=grid)
+        return self._replace(places=grid[0] * grid[1], grid=grid)
 
     def processing(self) -> Mapping[str, Any]:
         """What the runtime has to know of them."""
-        said: dict[str, Any] = {"token": self.token, "count": self.count}
+        said: dict[str, Any] = {"token": self.token, "count": self.places}
         said |= {} if self.tiles is None else {"tiles": self.tiles.to_json()}
         said |= {} if self.grids is None else {"grid": self.grids.to_json()}
         return said if self.spelled is None else {**said, "spelled": self.spelled._asdict()}
@@ -81,7 +81,7 @@ class Joined(NamedTuple):
         """Which features stand at the places of one of several pictures that are made up; it is its own and only
         tile."""
         if self.tiles is None:
-            return picture * self.count + np.arange(self.count)
+            return picture * self.places + np.arange(self.places)
         order, one = self.tiles.order(self.tiles.tile, self.tiles.tile), self.tiles.features
         return np.where(order < 0, 0, 1 + picture * one + order % one)
 

@@ -427,11 +427,11 @@ def _standing(rng: np.random.Generator, lengths: Array, first: bool, joined: Joi
     """Which features stand at new tokens, -1 for none: in a first call those of a picture for each row, where all rows
     have room for them."""
     rows = np.full((len(lengths), int(lengths.max())), -1, np.int64)
-    if first and int(lengths.min()) >= joined.count:
+    if first and int(lengths.min()) >= joined.places:
         for row, length in enumerate(lengths):
-            places = np.sort(rng.choice(int(length), joined.count, replace=False))
+            places = np.sort(rng.choice(int(length), joined.places, replace=False))
             if joined.grids is not None:  # one behind another
-                places = int(places[0]) % (int(length) - joined.count + 1) + np.arange(joined.count)
+                places = int(places[0]) % (int(length) - joined.places + 1) + np.arange(joined.places)
             rows[row, places] = joined.standing(row)
     return rows
 

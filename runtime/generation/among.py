@@ -93,7 +93,7 @@ class Among:
         if pictures not in arrays or any(array.ndim != 1 + len(self._shapes[name]) for name, array in arrays.items()):
             return dict(given)
         flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in arrays.items()}
-        real = flat[pictures].any(axis=tuple(range(1, flat[pictures].ndim)))
+        real = np.asarray(flat[pictures].any(axis=tuple(range(1, flat[pictures].ndim))))
         if not real.any() or any(len(array) != len(real) for array in flat.values()):
             return dict(given)
         return {**given, **{name: array[real] for name, array in flat.items()}}

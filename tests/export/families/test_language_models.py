@@ -62,7 +62,7 @@ BY_TEXT = ("idefics2", "idefics3", "smolvlm")
 # And as a whole with tiles, [I, T, C, H, W], with the sizes that pictures had: the whole one stands for its tile too.
 BY_TILES = ("llava_next",)
 # And as patches of pictures of any size, with how many each has, and with which tokens stand for them.
-BY_PATCHES = ("qwen2_vl",)
+BY_PATCHES = ("qwen2_5_vl", "qwen2_vl")
 # It looks at a picture whatever the text has, and has a loop of its own around its language model's.
 QUERYING = ("blip-2", "instructblip")
 # Its own loop knows itself what texts begin and end with.
@@ -292,7 +292,7 @@ def questions(ours: Reference, head: Head) -> Mapping[str, Array]:
     ids[ids == token] += 1 if token < ids.max() else -1
     joined: Any = ours.parts[-1].module.joined
     joined = joined.of({f"{joined.source}.{name}": array for name, array in beside.items()})
-    count = joined.count
+    count = joined.places
     if joined.tiles is not None:
         pixels = beside["pixel_values"]
         beside = {"pixel_values": np.stack((pixels, pixels), 1), "image_sizes": side_of(pixels).numpy()}
