@@ -22,6 +22,17 @@ TINY_T5 = {**t5.FAMILY.tiny, "model_type": "t5"}
         ("llava_next", {"image_grid_pinpoints": [[12, 18]]}, "must be pairs of multiples of vision_config's 'image_si"),
         ("idefics3", {"scale_factor": 3}, "'scale_factor' 3 must divide the 4 patches of a picture's side"),
         ("idefics2", {"perceiver_config": {"num_key_value_heads": 3}}, "'resampler_n_heads' 16 must be a multiple of"),
+        (
+            "qwen2_vl",
+            {"text_config": {"num_attention_heads": 32}},
+            r"mrope_section' \[16, 24, 24\] must be parts of the",
+        ),
+        (
+            "qwen2_vl",
+            {"vision_config": {"hidden_size": 16}},
+            "features have 16 channels, and must have the decoder's 32",
+        ),
+        ("qwen2_5_vl", {"vision_config": {"window_size": 20}}, "window_size' 20 must be 28 or more"),
         ("smolvlm", {"vision_config": {"patch_size": 300}}, "'vision_config.patch_size' 300 must be 1 to 'image_size'"),
     ],
 )
@@ -38,3 +49,16 @@ def test_keys_of_a_class_that_the_decoder_once_had_are_read_by_nobody() -> None:
     text = {**family.tiny["text_config"], **said, "pixel_shuffle_factor": 4}
     read: Any = family.read({**family.tiny, "text_config": text})
     assert read.text.spec == family.read(family.tiny).text.spec  # type: ignore[attr-defined]
+
+
+def test_older_files_say_of_the_decoder_beside_what_sees() -> None:
+    """As Qwen2-VL's checkpoints have it, with their kind of rotary positions."""
+    family = find_family("qwen2_vl")
+    rope = {"type": "mrope", "mrope_section": [1, 1, 2]}
+    text = {key: value for key, value in family.tiny["text_config"].items() if key != "rope_parameters"}
+    old = {**text, "rope_scaling": rope, "rope_theta": 300.0, "use_sliding_window": False, "sliding_window": 32768}
+    read: Any = family.read({**old, "vision_config": {**family.tiny["vision_config"], "in_chans": 3}})
+    new: Any = family.read(family.tiny)
+    assert read.text.spec.rope == new.text.spec.rope and read.text.spec.sections == (1, 1, 2)
+    assert read.vision_config == new.vision_config
+    assert not family.ignored(family.tiny, new)
