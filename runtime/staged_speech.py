@@ -66,6 +66,7 @@ class StagedSpeechModel(Model):
                 f"has {listing(flow.parts)}. Export it again."
             )
         self.sampling_rate, self._hop = own.count("sampling_rate"), own.count("hop")
+        self._causal = own.flag("causal")
         sizes = Sizes.read(own.inner("sizes", own.data("sizes")))
         self._voices = own.optional_text("voices", None)
         own.close()
@@ -158,14 +159,18 @@ class StagedSpeechModel(Model):
         least = self.component.dim("frames").least
 
         def waveform(row: int | None, count: int = codes.shape[-1]) -> Array:
-            if count < least:
+            if not count or (count < least and not self._causal):
                 raise InputError(
-                    f"the model says {count} frames of this text, and a waveform is made of {least} at least. Give a "
-                    "longer text, or a seed."
+                    f"a waveform is made of {least if count else 1} frames at least, and the model says {count} of "
+                    "this text. Give a longer text, or a seed."
                 )
             part = codes if row is None else codes[row : row + 1, :, :count]
-            made: Array = self.flow.run({"audio_codes": np.ascontiguousarray(part)})["waveform"]
-            return made
+            # Behind what is too short to be mirrored there is nothing.
+            part = np.pad(part, ((0, 0), (0, 0), (0, max(0, least - count))))
+            mask = np.ones((len(part), part.shape[2]), np.int64)
+            mask[:, count:] = 0
+            made: Array = self.flow.run({"audio_codes": part, "frame_mask": mask})["waveform"]
+            return made[:, : count * self._hop]
 
         return waveform, frames
 

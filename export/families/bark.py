@@ -196,7 +196,8 @@ class _Fine(Component):
 
 
 class _Codec(Component):
-    """Codes of all codebooks [B, C, F] -> {"waveform": [B, S]}, all samples of all frames."""
+    """Codes of all codebooks [B, C, F] -> {"waveform": [B, S]}, all samples of all frames; those that a mask [B, F]
+    hides are nothing, as upstream has what is behind a recording that is too short to be mirrored."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()
@@ -207,7 +208,8 @@ class _Codec(Component):
 
     def ports(self) -> tuple[Port, ...]:
         count, codes, _ = self.codebooks.tables.shape
-        return (Port("audio_codes", "int64", ("batch", count, "frames"), "codes", below=codes),)
+        own = Port("audio_codes", "int64", ("batch", count, "frames"), "codes", below=codes)
+        return own, Port("frame_mask", "int64", ("batch", "frames"), "mask", default=1)
 
     def outs(self) -> tuple[Out, ...]:
         return CATALOGUE["text-to-waveform"].outs
@@ -226,11 +228,14 @@ class _Codec(Component):
         }
         sizes["fine"].append(own.fine.n_codes_total)
         sizes |= {"given": own.fine.n_codes_given, "codes": own.codec.codebook_size}
-        said = {"components": ["semantic", "coarse", "fine"], "sizes": sizes}
-        return {"stages": said | {"hop": own.codec.hop, "sampling_rate": own.codec.sampling_rate}}
+        said: dict[str, Any] = {"components": ["semantic", "coarse", "fine"], "sizes": sizes}
+        said |= {"hop": own.codec.hop, "sampling_rate": own.codec.sampling_rate}
+        # Nothing is seen of what is behind.
+        return {"stages": said | {"causal": own.codec.use_causal_conv and own.codec.trim_right_ratio == 1}}
 
-    def forward(self, audio_codes: Tensor) -> dict[str, Tensor]:
-        return {"waveform": self.layers(self.codebooks.decoded(audio_codes))[:, 0]}
+    def forward(self, audio_codes: Tensor, frame_mask: Tensor) -> dict[str, Tensor]:
+        x = self.codebooks.decoded(audio_codes)
+        return {"waveform": self.layers(x * frame_mask[:, None].to(x.dtype))[:, 0]}
 
 
 def _compose(spec: Spec, absent: frozenset[str]) -> nn.Module:

@@ -98,4 +98,5 @@ class VoiceProcessor:
 
     def decode(self, *given: Any, **options: Any) -> str:
         """As the tokenizer."""
-        return self.tokenizer.decode(*given, **options)
+        text: str = self.tokenizer.decode(*given, **options)
+        return text
