@@ -3,7 +3,6 @@ without, and its masked-LM head as one of the next token. https://arxiv.org/abs/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +94,7 @@ def causal_lm(
     return CausalLM(body, nn.Linear(spec.words_size, spec.vocab_size), transform=made)
 
 
-def causal_head(made: Any = causal_lm) -> Mapping[heads.Head, Part]:
+def causal_head(made: Any = causal_lm) -> dict[heads.Head, Part]:
     """Beside those of the encoder; ``made``: of a spec, in place of BERT's."""
     return {heads.CAUSAL_LM: lambda spec, absent: made(spec)}
 

@@ -30,7 +30,7 @@ class ImageReader(Reader):
         InputError: there is no image processor.
     """
 
-    parts = ("image_processor",)
+    parts: ClassVar[tuple[str, ...]] = ("image_processor",)
     window = 32  # a picture of 224 x 224 takes 600 kB
     together: ClassVar[int] = 1
     """Files that are one input of a command line."""

@@ -48,7 +48,7 @@ class ImageToText(GenerationTask):
     """
 
     name = "image-to-text"
-    reads = WritingReader
+    reads = WritingReader  # type: ignore[assignment]
     usual = {"max_new_tokens": 256}  # noqa: RUF012 - read only
     reader: WritingReader  # type: ignore[assignment]
 
