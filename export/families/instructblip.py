@@ -35,7 +35,8 @@ class _Seen(Seen):
         return {"instruction": Dim(most=self.longest)}
 
     def of_picture(self) -> int:
-        return int(self.project.queries.shape[1])  # type: ignore[union-attr]
+        queries: Tensor = self.project.queries  # type: ignore[assignment]
+        return queries.shape[1]
 
     def forward(  # type: ignore[override]
         self, pixel_values: Tensor, qformer_input_ids: Tensor, qformer_attention_mask: Tensor

@@ -283,7 +283,7 @@ class GraphSession:
             "logit_positions": np.zeros((rows, keep), np.int64),
         }
         if self._engine.with_positions:
-            integers["position_ids"] = np.zeros((rows, width, *self._engine.axes), np.int64)  # type: ignore[arg-type]
+            integers["position_ids"] = np.zeros((rows, width, *self._engine.axes), np.int64)
         beside = dict(self._context)
         if self._placed is not None:
             integers[ROWS] = np.full((rows, width), -1, np.int64)

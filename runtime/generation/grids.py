@@ -69,14 +69,19 @@ class Grids:
         return [(height // self.merge, width // self.merge) for _, height, width in grid.tolist()]
 
     def patches(self, pictures: Array) -> dict[str, Array]:
-        """Pictures of one size, [N, C, H, W], as `ports` have them."""
+        """Pictures of one size, [N, C, H, W], as `ports` have them; raises InputError where they are no whole features."""
         count, channels, height, width = pictures.shape
+        if channels != self.channels or not height * width or height % self.unit or width % self.unit:
+            raise InputError(
+                f"pixel_values are pictures of {self.channels} channels, whose sides are multiples of {self.unit}, or "
+                f"patches of pictures with {GRID} beside them; received shape {list(pictures.shape)}."
+            )
         rows, columns = height // self.unit, width // self.unit
         split = pictures.reshape(count, channels, rows, self.merge, self.patch, columns, self.merge, self.patch)
         ordered = split.transpose(0, 2, 5, 3, 6, 1, 4, 7)[..., None, :, :]
         whole = np.broadcast_to(ordered, (*ordered.shape[:-3], self.frames, self.patch, self.patch))
         grid = np.array([[1, rows * self.merge, columns * self.merge]] * count, np.int64)
-        return {"pixel_values": whole.reshape(-1, self.ports[0].shape[-1]), GRID: grid}  # type: ignore[call-overload]
+        return {"pixel_values": whole.reshape(-1, self.channels * self.frames * self.patch**2), GRID: grid}
 
     def check(self, grid: Array, patches: int) -> None:
         """Raises InputError where pictures have no such patches."""

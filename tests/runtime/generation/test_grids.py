@@ -91,6 +91,8 @@ def test_what_is_no_patches_of_pictures_is_refused(upstream: dict[str, np.ndarra
     assert shifted is not None
     with pytest.raises(InputError, match=r"have \[4, 10\] places .* of \[3, 3, 8\] features do not end with them"):
         among.placed(np.zeros((14, 4), np.float32), shifted)
+    with pytest.raises(InputError, match="whose sides are multiples of 8"):
+        among.read([[9]], {"pixel_values": np.zeros((1, 3, 8, 12), np.float32)})
     with pytest.raises(InputError, match="'image_grid_thw' is needed"):
         among.read([[9]], {"pixel_values": upstream["pixel_values"]})
     with pytest.raises(ArtifactError, match=r"grid\.merge must be an integer from 1"):
