@@ -192,7 +192,8 @@ class SpectrogramModel(Model):
 
     def _voiced(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """With a voice for each row: one stands for all; of a recording in nobody's, as upstream, it is zeros."""
-        voice, said = inputs.get("speaker_embeddings"), inputs.get(self._leading)
+        voice: Any = inputs.get("speaker_embeddings")
+        said: Any = inputs.get(self._leading)
         if voice is None and not self._hears:
             raise InputError(
                 "input 'speaker_embeddings' is needed: the voice to speak in, as a speaker verification model makes it "

@@ -166,7 +166,8 @@ class Seen(Component):
     def of_picture(self) -> int:
         """How many features one picture has, of models of one size."""
         with torch.device("meta"), torch.no_grad():
-            return int(self(*(torch.empty(1, *port.shape[1:]) for port in self.ports()))[FEATURES].shape[0])
+            sizes: list[Any] = [port.shape[1:] for port in self.ports()]
+            return int(self(*(torch.empty(1, *size) for size in sizes))[FEATURES].shape[0])
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
         if self.layers:

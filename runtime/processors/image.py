@@ -128,8 +128,9 @@ class ImageProcessor:
         if self.tiles is None:
             return pixels(picture, self.steps)
         place = self.steps.index(self.tiles)
-        for step in self.steps[:place]:
-            picture = step(picture)  # type: ignore[call-arg, arg-type, assignment] # colours, or a turn
+        before: Sequence[Any] = self.steps[:place]  # of pictures alone: colours, or a turn
+        for step in before:
+            picture = step(picture)
         return np.stack([pixels(tile, self.steps[place + 1 :]) for tile in self.tiles(picture)])
 
     def grid(self, picture: Image) -> Grid:

@@ -42,7 +42,8 @@ class SpeechProcessor:
             return self.feature_extractor(audio, **options)
         if not callable(self.tokenizer):
             raise InputError("This processor reads no texts: its vocabulary spells what is heard. Give it recordings.")
-        return self.tokenizer(text, **options)
+        made: ModelInputs = self.tokenizer(text, **options)  # type: ignore[assignment] # upstream's own, by name too
+        return made
 
     def decode(self, token_ids: Any, **options: Any) -> str:
         """The text of one recording's tokens, [T]."""

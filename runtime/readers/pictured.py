@@ -25,7 +25,7 @@ class PicturedReader(PromptReader):
         InputError: there is no image processor, or no tokenizer.
     """
 
-    parts = ("image_processor", "tokenizer")
+    parts = ("image_processor", "tokenizer")  # type: ignore[assignment] # of a tuple of any length
     perceived = ImageReader
     together = 1
     window = ImageReader.window
@@ -47,7 +47,7 @@ class PicturedReader(PromptReader):
             pictures = [self._open(each) for each in pictures_of(item.messages)]
             text = self.joint.apply_chat_template(item.messages, **template)
             bos = self.tokenizer.bos_token
-            options = {"add_special_tokens": not (bos is not None and text.startswith(bos))}
+            options: dict[str, Any] = {"add_special_tokens": not (bos is not None and text.startswith(bos))}
         elif isinstance(item, Mapping) and isinstance(item.get("text"), str):
             given = item.get("images", item.get("image"))
             several = given if isinstance(given, (list, tuple)) else [] if given is None else [given]

@@ -410,8 +410,8 @@ def test_an_image_processor_on_the_hub(server: HubServer, home: Path) -> None:
     for name in ("org/seen", "org/cast"):
         found = precast.AutoImageProcessor.from_pretrained(name)
         np.testing.assert_array_equal(found(picture).pixel_values, expected)
-        with pytest.raises(InputError, match="reads several kinds of inputs, and nothing here reads them"):
-            precast.AutoProcessor.from_pretrained(name)
+        both = precast.AutoProcessor.from_pretrained(name)(images=picture, text="a cat")
+        np.testing.assert_array_equal(both.pixel_values, expected)
     server.repos["org/sights"] = Repo({"main": files(tiny_artifacts.pictures("vit"))})
     assert isinstance(precast.AutoProcessor.from_pretrained("org/sights"), type(found))
     fetched = [line for line in server.log if "/resolve/" in line]
