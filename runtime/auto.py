@@ -502,7 +502,9 @@ class AutoModel:
 
     @classmethod
     def _checked(cls, model: Model, source: PathLike) -> Model:
-        made = cls.task in model.tasks or (
+        facts = CATALOGUE[cls.task]
+        served = (cls.task,) if facts.endings else facts.served_by
+        made = any(task in model.tasks for task in served) or (
             cls is AutoModel and any("Model" in CATALOGUE[task].endings for task in model.tasks if task in CATALOGUE)
         )
         if not made:

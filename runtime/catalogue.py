@@ -20,7 +20,8 @@ class TaskFacts(NamedTuple):
 
     Args:
         endings: of upstream's class names in config.json's ``architectures``; none: no head is made for this task.
-        auto: upstream's ``AutoModel`` class for it. gives: what its models return, for that class's documentation.
+        auto: upstream's ``AutoModel`` class for it, or for what it is ``served_by`` where no head is its own. gives: what
+            its models return, for that class's documentation.
         outs: outputs of the head; a checkpoint may lack the last ones.
         aliases: other names of the task; ``*`` matches anything.
         served_by: tasks whose artifacts do this one as well as its own, the best first.
@@ -404,7 +405,13 @@ _ROWS = (
         outs=(Out("spectrogram", ("batch", "spoken", "bins"), "scores"),),
         aliases=("speech-to-speech",),
     ),
-    TaskFacts("document-question-answering", served_by=("question-answering", "image-text-to-text")),
+    TaskFacts(
+        "document-question-answering",
+        auto="AutoModelForDocumentQuestionAnswering",
+        gives="What answers questions to pages: ``start_logits`` and ``end_logits`` of the answer among the words of "
+        "one, or ``generate(...)`` where answers are written.",
+        served_by=("question-answering", "image-text-to-text"),
+    ),
     TaskFacts("summarization", served_by=("text2text-generation",)),
     TaskFacts("translation", aliases=("translation_*_to_*",), served_by=("text2text-generation",)),
 )

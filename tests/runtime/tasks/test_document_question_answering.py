@@ -132,6 +132,14 @@ def test_what_is_no_page(both: tuple[Any, Any], given: dict[str, Any], message: 
         both[1](**given)
 
 
+def test_the_auto_class_finds_them(both: tuple[Any, Any]) -> None:
+    kind: Any = precast.AutoModelForDocumentQuestionAnswering
+    model = kind.from_pretrained(both[1].model.path)
+    assert "bbox" in model.input_names and model.output_names == ("start_logits", "end_logits")
+    with pytest.raises(UnsupportedTaskError, match="needs an artifact exported for document-question-answering"):
+        kind.from_pretrained(tiny_artifacts.artifact("text-classification"))
+
+
 def test_models_of_texts_alone_are_told_from_models_of_pages() -> None:
     with pytest.raises(UnsupportedTaskError, match=r"reads texts alone. Ask for question-answering"):
         precast.pipeline("document-question-answering", tiny_artifacts.artifact("question-answering"))
