@@ -39,7 +39,10 @@ _causal_lm = partial(causal_lm, plain=True)
 FAMILY = Family(
     model_type="bert-generation",
     spec=Spec,
-    heads=encoder_heads(body, transform=transform, pooler=None, only=(heads.BASE,)) | causal_head(_causal_lm),
+    heads={
+        **encoder_heads(body, transform=transform, pooler=None, only=(heads.BASE,)),
+        **causal_head(_causal_lm),
+    },
     weights=lambda spec: (
         *names("bert"),
         Rename("lm_head.decoder.*", "decoder.*"),

@@ -46,10 +46,12 @@ class _Spec(CausalSpec, Spec):
 FAMILY = replace(
     bert.FAMILY,
     spec=_Spec,
-    heads=encoder_heads(
-        body, transform=partial(transform, act=gelu), pooler=None, text=first_token(gelu), choice=summarised
-    )
-    | causal_head(_causal_lm),
+    heads={
+        **encoder_heads(
+            body, transform=partial(transform, act=gelu), pooler=None, text=first_token(gelu), choice=summarised
+        ),
+        **causal_head(_causal_lm),
+    },
     weights=lambda spec: (
         *names("electra"),
         Ignore("discriminator_predictions.*"),  # a head of pretraining only

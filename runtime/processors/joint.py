@@ -186,7 +186,8 @@ class JointProcessor:
         Raises:
             InputError: a picture is no picture; or as a tokenizer does.
         """
-        asked: dict[str, Any] = {name: options.pop(name) for name in ("return_tensors", "return_dict", "padding") if name in options}
+        own = ("return_tensors", "return_dict", "padding")
+        asked: dict[str, Any] = {name: options.pop(name) for name in own if name in options}
         several = isinstance(conversation, (list, tuple)) and bool(conversation)
         several = several and isinstance(conversation[0], (list, tuple))
         chats = conversation if several else [conversation]
