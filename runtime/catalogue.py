@@ -20,8 +20,8 @@ class TaskFacts(NamedTuple):
 
     Args:
         endings: of upstream's class names in config.json's ``architectures``; none: no head is made for this task.
-        auto: upstream's ``AutoModel`` class for it, or for what it is ``served_by`` where no head is its own. gives: what
-            its models return, for that class's documentation.
+        auto: upstream's ``AutoModel`` class for it, or for what it is ``served_by`` where no head is its own. gives:
+            what its models return, for that class's documentation.
         outs: outputs of the head; a checkpoint may lack the last ones.
         aliases: other names of the task; ``*`` matches anything.
         served_by: tasks whose artifacts do this one as well as its own, the best first.
