@@ -69,7 +69,11 @@ class Grids:
         return [(height // self.merge, width // self.merge) for _, height, width in grid.tolist()]
 
     def patches(self, pictures: Array) -> dict[str, Array]:
-        """Pictures of one size, [N, C, H, W], as `ports` have them; raises InputError where they are no whole features."""
+        """Pictures of one size, [N, C, H, W], as `ports` have them.
+
+        Raises:
+            InputError: they are no whole features.
+        """
         count, channels, height, width = pictures.shape
         if channels != self.channels or not height * width or height % self.unit or width % self.unit:
             raise InputError(
