@@ -70,6 +70,7 @@ _REGISTERED = {
     "opt": "GPT2Tokenizer",
     "pegasus": "PegasusTokenizer",
     "roberta": "RobertaTokenizer",
+    "siglip": "SiglipTokenizer",
     "speecht5": "SpeechT5Tokenizer",
     "t5": "T5Tokenizer",
     "umt5": "T5Tokenizer",

@@ -6,12 +6,14 @@ as transformers 4 did: the checkpoints were trained with it. A tokenizer.json is
 
 from __future__ import annotations
 
+import re
+import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tokenizers import AddedToken, Regex, decoders, normalizers, processors
+from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from precast.export.tokenizers.kinds import Arguments, Kind, Vocabulary, existing, number_of
@@ -83,6 +85,26 @@ def _construct_spoken(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
             "out with Python code. Export the model without its tokenizer and pass token ids"
         )
     return _construct(vocabulary, arguments)
+
+
+_PUNCTUATION = f"[{re.escape(string.punctuation)}]"
+
+
+def _construct_siglip(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
+    """Texts without punctuation, in small letters. What stands behind a special token inside a text begins with a
+    space, as the text itself does, and not as upstream has it."""
+    backend = _construct(vocabulary, arguments)
+    assert vocabulary.source is not None
+    plain = [normalizers.Lowercase()] if arguments["do_lower_case"] else []
+    plain += [
+        normalizers.Replace(SPACE, " "),
+        normalizers.Replace(Regex(_PUNCTUATION), ""),
+        normalizers.Replace(Regex(r"\s+"), " "),
+        normalizers.Strip(),
+    ]
+    backend.normalizer = normalizers.Sequence([*plain, *vocabulary.source.normalizers()])
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=False)
+    return backend
 
 
 def _plain(source: SentencePiece, stated: Arguments) -> Pieces:
@@ -319,6 +341,12 @@ def _prepare_languages(languages: Sequence[str]) -> Callable[[dict[str, Any]], N
     return prepare
 
 
+def _prepare_siglip(arguments: dict[str, Any]) -> None:
+    for name in ("eos_token", "unk_token", "pad_token"):
+        if isinstance(arguments[name], str):
+            arguments[name] = AddedToken(arguments[name], lstrip=True, rstrip=True, normalized=False, special=True)
+
+
 def _prepare_xglm(arguments: dict[str, Any]) -> None:
     _with_extra(arguments, [f"<madeupword{i}>" for i in range(7)])
 
@@ -390,6 +418,16 @@ SEQUENCE_KINDS: dict[str, Kind] = {
         finish=_finish_xglm,
         arguments={name: token for name, token in _ANGLES.items() if name != "mask_token"},
         prepare=_prepare_xglm,
+        keep=True,
+    ),
+    "SiglipTokenizer": Kind(
+        model="Unigram",
+        read=_reads("spiece.model", _plain),
+        construct=_construct_siglip,
+        finish=_finish_eos,
+        arguments={"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+        | {"model_max_length": 64, "do_lower_case": True},
+        prepare=_prepare_siglip,
         keep=True,
     ),
     "SpeechT5Tokenizer": Kind(

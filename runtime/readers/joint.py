@@ -94,4 +94,5 @@ class AskedReader(JointReader):
         return {**words, **self.inputs.collate(seen)}
 
     def cost(self, row: Row) -> int:
-        return self.inputs.cost(row) + self.text.cost(row)
+        seen: int = self.inputs.cost(row)
+        return seen + self.text.cost(row)

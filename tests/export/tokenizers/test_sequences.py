@@ -20,7 +20,7 @@ from support.tokenizer_samples import (
     tokenizer,
     write_json,
 )
-from transformers import AutoTokenizer, M2M100Tokenizer, MarianTokenizer
+from transformers import AutoTokenizer, M2M100Tokenizer, MarianTokenizer, SiglipTokenizer
 
 from precast.export.tokenizers.files import runtime_files
 from precast.export.tokenizers.languages import M2M100, MBART, MBART50, NLLB, WMT21
@@ -350,3 +350,17 @@ def test_a_file_of_other_languages(fairseq: Path, tmp_path: Path) -> None:
     assert again.src_lang == "ro_RO"
     with pytest.raises(CheckpointError, match=r"src_lang must be a language of the tokenizer; got 'en_XX'"):
         tokenizer(tmp_path / "saved", "mbart", tokenizer_class="MBartTokenizer", src_lang="en_XX")
+
+
+@pytest.mark.filterwarnings("ignore:Token indices sequence length")
+def test_siglip(t5: Path, tmp_path: Path) -> None:
+    """Small letters without punctuation; upstream's own class runs sentencepiece."""
+    folder = copied(t5, tmp_path)
+    write_json(folder / "tokenizer_config.json", {"tokenizer_class": "SiglipTokenizer"})
+    mine, theirs = tokenizer(folder, "siglip"), SiglipTokenizer.from_pretrained(folder)
+    for text in [*ORDINARY, "This is a photo of a CAT, isn't it?", "...", "a.b  c", " . leading"]:
+        assert mine(text)["input_ids"] == theirs(text)["input_ids"], text
+    options = {"padding": "max_length", "max_length": 9, "truncation": True}
+    for text in ("a cat", "a cat " * 9):
+        assert dict(mine(text, **options)) == dict(theirs(text, **options))
+    assert mine.model_max_length == theirs.model_max_length == 64
