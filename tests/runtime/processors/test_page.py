@@ -15,6 +15,7 @@ from support import tiny_pages
 from support.tokenizer_samples import write_json
 
 import precast
+from precast.export.heads import TOKEN_CLASSIFICATION
 from precast.runtime.errors import InputError
 from precast.runtime.processors.page import PageProcessor
 
@@ -59,15 +60,24 @@ def test_as_upstream(both: tuple[Any, PageProcessor], call: dict[str, Any]) -> N
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
-def test_what_is_made_goes_into_the_model(both: tuple[Any, PageProcessor]) -> None:
-    folder, model = tiny_pages.checkpoint("layoutlmv3"), precast.load(tiny_pages.artifact("layoutlmv3"))
-    words, boxes = WORDS[:8], BOXES[:8]
-    inputs = both[1](tiny_pages.page()[0], "What is it?", words, boxes=boxes)
+def test_words_are_labelled() -> None:
+    """Token classification, by processor and model: a label for each token, and so for each word."""
+    given = "layoutlmv3", TOKEN_CLASSIFICATION
+    folder, path = tiny_pages.checkpoint(*given), tiny_pages.artifact(*given)
+    kinds: Any = precast
+    model = kinds.AutoModelForTokenClassification.from_pretrained(path)
+    processor: Any = kinds.AutoProcessor.from_pretrained(path)
+    picture, words, boxes = tiny_pages.page()[0], WORDS[:8], BOXES[:8]
+    inputs = processor(picture, words, boxes=boxes)
     found = model(**inputs)
-    kind = transformers.AutoModelForQuestionAnswering
+    kind = transformers.AutoModelForTokenClassification
     theirs = kind.from_pretrained(folder, attn_implementation="eager").eval()
-    expected = theirs(**both[0](tiny_pages.page()[0], "What is it?", words, boxes=boxes, return_tensors="pt"))
-    np.testing.assert_allclose(found.start_logits, expected.start_logits.detach(), rtol=0, atol=2e-4)
+    reader = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder)
+    both = transformers.LayoutLMv3Processor(reader, tokenizer)
+    expected = theirs(**both(picture, words, boxes=boxes, return_tensors="pt")).logits.detach().numpy()
+    assert found.logits.shape == (*inputs["input_ids"].shape, 2)
+    np.testing.assert_allclose(found.logits, expected, rtol=0, atol=2e-4)
     with pytest.raises(InputError, match="input 'pixel_values' is needed"):
         model(**{name: value for name, value in inputs.items() if name != "pixel_values"})
     with pytest.raises(InputError, match=r"bbox of token 0 of row 0 is \[0, 0, 1001, 0\], and a box is x0, y0, x1, y1"):
