@@ -30,6 +30,7 @@ from precast.runtime.processors.image_steps import (
     Flip,
     Frames,
     Grey,
+    Header,
     Mirror,
     Multiples,
     Normalise,
@@ -328,13 +329,10 @@ def _page(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
 
 
 def _patched(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
-    """A picture as patches, as many as there are places for."""
-    if switch(fields, "is_vqa", False):
-        raise UnsupportedModelError(
-            f"{file} asks for is_vqa: what is asked of a picture is written above it, in a font that no checkpoint "
-            "holds. Write it there, and make flattened_patches of that by the processor of a checkpoint without is_vqa"
-        )
+    """A picture as patches, as many as there are places for; below what is asked of it, where the model reads that."""
     steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
+    if switch(fields, "is_vqa", False):
+        steps.append(Header())
     if switch(fields, "do_normalize", True):
         steps.append(Standardise())
     sizes = named_size(fields, "patch_size", {"height": 16, "width": 16}, square=True)

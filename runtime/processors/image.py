@@ -13,7 +13,18 @@ from precast.runtime.errors import DependencyError, InputError
 from precast.runtime.fetching import fetched, is_address
 from precast.runtime.fields import Fields
 from precast.runtime.generation.tiles import SIZES
-from precast.runtime.processors.image_steps import Colours, Frames, Pad, Pairs, Patches, Step, pixels, read_steps
+from precast.runtime.processors.header import written_above
+from precast.runtime.processors.image_steps import (
+    Colours,
+    Frames,
+    Header,
+    Pad,
+    Pairs,
+    Patches,
+    Step,
+    pixels,
+    read_steps,
+)
 from precast.runtime.processors.image_tiles import Fitted, Grid, Tiling
 from precast.runtime.processors.model_inputs import ModelInputs
 from precast.runtime.processors.page_ocr import PageOcr
@@ -58,6 +69,7 @@ class ImageProcessor:
             self.model_input_names = [self.port, SIZES]
         self.frames = any(isinstance(step, Frames) for step in self.steps)
         self.pairs = any(isinstance(step, Pairs) for step in self.steps)
+        self.header = any(isinstance(step, Header) for step in self.steps)
 
     @classmethod
     def from_data(cls, said: Mapping[str, Any]) -> ImageProcessor:
@@ -70,17 +82,31 @@ class ImageProcessor:
     def __repr__(self) -> str:
         return f"ImageProcessor({', '.join(step.to_json()['op'] for step in self.steps)})"
 
-    def __call__(self, images: Any, return_tensors: str | None = None, **unknown: Any) -> ModelInputs:
+    def __call__(
+        self,
+        images: Any,
+        return_tensors: str | None = None,
+        *,
+        header_text: str | None = None,
+        font_path: str | os.PathLike[str] | None = None,
+        **unknown: Any,
+    ) -> ModelInputs:
         """``pixel_values [N, C, H, W]`` of one picture or a list of them: files, Pillow's images, or uint8 arrays, of
         tiles those of one picture behind those of another; with
         ``pixel_mask [N, H, W]``, 1 where a picture is and 0 where it was padded, where pictures are padded. Of frames
         ``[N, F, C, H, W]``: a list is one video, a list of lists several; and so of pairs, ``[N, 2, C, H, W]``. Of
         patches ``flattened_patches [N, P, 2 + D]`` and their ``attention_mask [N, P]``.
 
+        Args:
+            header_text, font_path: what is written above each picture, and a TrueType font for it, where a model reads
+                what is asked there.
+
         Raises:
             InputError: something is no picture, or they differ in size; or an argument is unknown.
         """
-        for name in unknown:
+        above = {"header_text": header_text, "font_path": font_path}
+        strange = [] if self.header else [name for name, value in above.items() if value is not None]
+        for name in (*unknown, *strange):
             raise InputError(f"Steps are the artifact's own and take no arguments; received {name}. Leave it out.")
         if return_tensors not in (None, "np"):
             raise InputError(f"return_tensors can be 'np' here, there is no torch; received {return_tensors!r}.")
@@ -92,6 +118,8 @@ class ImageProcessor:
             made = [self._stacked(video) for video in together]
         else:
             pictures = [open_picture(one) for one in given]
+            if header_text is not None:
+                pictures = [self.written(picture, header_text, font_path) for picture in pictures]
             made = [self.pixels(picture) for picture in pictures]
         if self._pad is not None:
             padded, masks = self._pad(made)
@@ -106,6 +134,19 @@ class ImageProcessor:
             said: dict[str, Any] = {"words": [words for words, _ in read], "boxes": [boxes for _, boxes in read]}
             found |= said
         return found
+
+    def written(self, picture: Image, text: str, font: str | os.PathLike[str] | None) -> Image:
+        """A picture below a text.
+
+        Raises:
+            InputError: there is no font, or no text.
+        """
+        if font is None:
+            raise InputError(
+                "What is asked of a picture is written above it, in a TrueType font that no checkpoint holds: give its "
+                "file beside the text. Pix2Struct was trained with Arial."
+            )
+        return written_above(picture, text, font)
 
     def _stacked(self, video: Any) -> np.ndarray:
         if self.pairs and len(video) != 2:

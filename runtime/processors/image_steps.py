@@ -14,6 +14,7 @@ import numpy as np
 
 from precast.runtime.errors import InputError
 from precast.runtime.fields import Fields, is_number
+from precast.runtime.processors.header import WRITTEN
 from precast.runtime.processors.image_filters import FILTERS
 from precast.runtime.processors.image_tiles import Fitted, Tiling
 from precast.runtime.resampling import antialiased, smoothed
@@ -37,6 +38,7 @@ __all__ = [
     "Flip",
     "Frames",
     "Grey",
+    "Header",
     "Mirror",
     "Multiples",
     "Normalise",
@@ -79,6 +81,26 @@ class Rgb(NamedTuple):
             over = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", over.size, (255, 255, 255, 255)), over)
         return picture.convert("RGB")
+
+
+class Header(NamedTuple):
+    """A text is to stand above the picture (`precast.runtime.processors.header`): without one it is refused."""
+
+    @classmethod
+    def read(cls, fields: Fields) -> Header:
+        return cls()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"op": "header"}
+
+    def __call__(self, picture: Image) -> Image:
+        if WRITTEN not in picture.info:
+            raise InputError(
+                "This model reads what is asked of a picture above it, in a TrueType font that no checkpoint holds: "
+                "give the text and the font's file, header_text and font_path of an image processor, or prompt and "
+                "font of a pipeline. Pix2Struct was trained with Arial."
+            )
+        return picture
 
 
 class Resize(NamedTuple):
@@ -657,12 +679,14 @@ class Grey(NamedTuple):
 
 
 Step: TypeAlias = (
-    "Rgb | Align | Tiling | Fitted | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square | Smooth "
-    "| Flip | Scale | Normalise | Divide | Standardise | Grey | Extend | Patches | Colours | Frames | Pairs | Pad"
+    "Rgb | Header | Align | Tiling | Fitted | Resize | Fit | Multiples | Thumbnail | Crop | Mirror | Centre | Square "
+    "| Smooth | Flip | Scale | Normalise | Divide | Standardise | Grey | Extend | Patches | Colours | Frames | Pairs "
+    "| Pad"
 )
 
 STEPS: Mapping[str, type[Any]] = {
     "rgb": Rgb,
+    "header": Header,
     "align": Align,
     "tiles": Tiling,
     "fitted": Fitted,

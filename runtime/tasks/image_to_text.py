@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from precast.runtime import arguments
 from precast.runtime.errors import InputError
+from precast.runtime.processors.image import open_picture
 from precast.runtime.readers.image import ImageReader
 from precast.runtime.tasks._generation import GenerationTask
 from precast.runtime.tasks.base import Request, Row
@@ -43,7 +45,8 @@ class ImageToText(GenerationTask):
     """A picture -> ``[{"generated_text": ...}]``, one a return.
 
     ``prompt`` is what texts begin with; one that begins with a special token, as those of Donut's tasks do, takes the
-    place of the token that they start with otherwise. Stops after 256 tokens unless the checkpoint or the call says
+    place of the token that they start with otherwise. Models that read what is asked of a picture above it, as DePlot
+    and MatCha do, find it there, in a TrueType ``font``. Stops after 256 tokens unless the checkpoint or the call says
     otherwise, as upstream does.
     """
 
@@ -71,6 +74,7 @@ class ImageToText(GenerationTask):
         self,
         *,
         prompt: str | None = None,
+        font: str | os.PathLike[str] | None = None,
         clean_up_tokenization_spaces: bool | None = None,
         skip_special_tokens: bool | None = None,
         generate_kwargs: Mapping[str, Any] | None = None,
@@ -81,8 +85,12 @@ class ImageToText(GenerationTask):
         if twice:
             raise InputError(f"{twice[0]} is given in generate_kwargs and beside it: give one of them.")
         checked = self.arguments({**given, **generation})
-        if prompt is not None:
+        if prompt is not None and self.image_processor.header:
+            checked["above"] = arguments.text("prompt", prompt)
+        elif prompt is not None:
             checked["begun"] = self._begun(arguments.text("prompt", prompt))
+        if font is not None:
+            checked["font"] = arguments.path("font", font)
         for name, flag in (("clean", clean_up_tokenization_spaces), ("skip_special_tokens", skip_special_tokens)):
             if flag is not None:
                 checked[name] = flag
@@ -96,6 +104,9 @@ class ImageToText(GenerationTask):
         return found
 
     def prepare(self, items: Sequence[Any], parameters: Mapping[str, Any]) -> list[Request]:
+        if "above" in parameters:
+            written, text, font = self.image_processor.written, parameters["above"], parameters.get("font")
+            items = [written(open_picture(item, upright=True), text, font) for item in items]
         return [Request([row]) for row in self.numbered([self.reader.row(item) for item in items], parameters)]
 
     def call_arguments(self, rows: Sequence[Row], parameters: Mapping[str, Any]) -> dict[str, Any]:

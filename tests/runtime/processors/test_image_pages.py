@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 from transformers.models.donut.image_processing_pil_donut import DonutImageProcessorPil
 from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
 
@@ -103,13 +104,32 @@ def test_patches_are_upstreams(settings: dict[str, Any]) -> None:
 
 
 def test_patches_that_cannot_be_are_refused() -> None:
-    with pytest.raises(
-        UnsupportedModelError, match="what is asked of a picture is written above it, in a font that no"
-    ):
-        patches(is_vqa=True)
     with pytest.raises(UnsupportedModelError, match="patch_size is a height and a width, and it has shortest_edge"):
         patches(patch_size={"shortest_edge": 16})
     with pytest.raises(
         InputError, match=r"A picture of 2000 x 1 would become one of .*, where 16384 pixels are the most"
     ):
         patches(max_patches=2000)(picture(2000, 1))
+
+
+def test_what_is_asked_stands_above_the_picture(tmp_path: Path) -> None:
+    """In lines of 80 characters: as wide as the wider of the two."""
+    font = tmp_path / "font.ttf"
+    font.write_bytes(ImageFont.load_default(36).font_bytes)  # type: ignore[union-attr] # Pillow's own
+    theirs, mine = Pix2StructImageProcessorPil(max_patches=60), patches(is_vqa=True, max_patches=60)
+    for text, (width, height) in (("What is this?", (900, 300)), ("A long question, " * 9, (61, 40))):
+        given = picture(width, height)
+        above = theirs.render_header(np.asarray(given).transpose(2, 0, 1), text, font_path=str(font))
+        wanted = theirs(Image.fromarray(above.transpose(1, 2, 0)), return_tensors="np")["flattened_patches"]
+        found = mine(given, header_text=text, font_path=font)
+        np.testing.assert_allclose(found["flattened_patches"], wanted, rtol=0, atol=1e-6 * np.abs(wanted).max())
+    with pytest.raises(InputError, match="This model reads what is asked of a picture above it, in a TrueType font"):
+        mine(given)
+    with pytest.raises(InputError, match="in a TrueType font that no checkpoint holds: give its file beside the text"):
+        mine(given, header_text="What is this?")
+    with pytest.raises(InputError, match="is no TrueType font that can be read"):
+        mine(given, header_text="What is this?", font_path=__file__)
+    with pytest.raises(InputError, match="take no arguments; received header_text"):
+        patches()(given, header_text="What is this?")
+    with pytest.raises(InputError, match="is a text, and this one is empty"):
+        mine(given, header_text=" ", font_path=font)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from PIL import Image
+from PIL import Image, ImageFont
 from support import tiny_captioner, tiny_seers
 from support.command_line import good
 from transformers.models.pix2struct.image_processing_pil_pix2struct import Pix2StructImageProcessorPil
@@ -17,6 +18,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 import precast
 from precast.runtime.errors import InputError
+from precast.runtime.processors.header import written_above
+from precast.runtime.processors.image import ImageProcessor
 
 GREEDY = {"max_new_tokens": 9, "do_sample": False}
 
@@ -81,6 +84,20 @@ def test_screens_are_read_as_upstreams(pictures: list[str]) -> None:
     assert pipe(pictures[1], **GREEDY) == expected[1]
     with pytest.raises(InputError, match=r"flattened_patches of patch 0 of row 0 begin with its row and its column"):
         precast.load(tiny_captioner.screen_reader()).generate(flattened_patches=np.full((1, 2, 14), 0.5, np.float32))
+
+
+def test_what_is_asked_may_stand_above_the_picture(pictures: list[str], tmp_path: Path) -> None:
+    """Where the image processor says so; the text itself begins as ever."""
+    font = tmp_path / "font.ttf"
+    font.write_bytes(ImageFont.load_default(36).font_bytes)  # type: ignore[union-attr] # Pillow's own
+    plain = precast.pipeline("image-to-text", tiny_captioner.screen_reader())
+    steps = [step.to_json() for step in plain.image_processor.steps]
+    processor = ImageProcessor.from_data({"steps": [steps[0], {"op": "header"}, *steps[1:]]})
+    asking = precast.pipeline("image-to-text", tiny_captioner.screen_reader(), image_processor=processor)
+    below = [written_above(Image.open(picture).convert("RGB"), "stop?", font) for picture in pictures]
+    assert asking(pictures, prompt="stop?", font=font, **GREEDY) == plain(below, **GREEDY)
+    with pytest.raises(InputError, match="give its file beside the text"):
+        asking(pictures, prompt="stop?")
 
 
 def test_a_prompt_is_what_texts_begin_with(pipe: Any, upstream: Any, pictures: list[str]) -> None:
