@@ -70,7 +70,7 @@ class VisionSpec(Base):
 # Training; and what configs of the first releases have beside, and nothing reads.
 _UNREAD = frozenset(
     """dropout_rate initializer_factor layer_norm_bias hidden_act image_size patch_size num_channels projection_dim
-    relative_attention_num_buckets relative_attention_max_distance mlp_bias encoder_hidden_size""".split()
+    relative_attention_num_buckets relative_attention_max_distance intermediate_size encoder_hidden_size""".split()
 )
 
 
