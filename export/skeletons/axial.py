@@ -38,7 +38,7 @@ from precast.runtime.ports import Dim, Port
 __all__ = ["INERT", "AxialSpec", "GridSpec", "compose", "layer", "weights"]
 
 # Tokens that stand for what this does not read, or around what it does.
-INERT = frozenset({"video_token_id", "vision_start_token_id", "vision_end_token_id", "vision_token_id"})
+INERT = frozenset({"video_token_id", "vision_start_token_id", "vision_end_token_id"})
 
 
 @dataclass(frozen=True, kw_only=True)
