@@ -23,6 +23,10 @@ def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
+def _relu2(x: Tensor) -> Tensor:
+    return F.relu(x).square()
+
+
 def _relu6(x: Tensor) -> Tensor:
     return x.clamp(0, 6)
 
@@ -37,6 +41,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "quick_gelu": _quick_gelu,
     "mish": F.mish,
     "relu": F.relu,
+    "relu2": _relu2,
     "relu6": _relu6,
     "sigmoid": torch.sigmoid,
     "silu": F.silu,

@@ -62,3 +62,14 @@ def test_older_files_say_of_the_decoder_beside_what_sees() -> None:
     assert read.text.spec.rope == new.text.spec.rope and read.text.spec.sections == (1, 1, 2)
     assert read.vision_config == new.vision_config
     assert not family.ignored(family.tiny, new)
+
+
+def test_older_files_of_fuyu_say_of_the_decoder_beside_the_patches() -> None:
+    family = find_family("fuyu")
+    text = {
+        key: value for key, value in family.tiny["text_config"].items() if key not in ("model_type", "pad_token_id")
+    }
+    old = {**text, "patch_size": 4, "image_token_id": 98, "image_size": 300, "rope_theta": 25000.0}
+    read: Any = family.read(old)
+    assert read.text.spec.rope.theta == 25000.0 and read.text.spec.rope.size == 4
+    assert read.text.spec.hidden_size == 32
