@@ -112,7 +112,7 @@ def _weights(spec: GPTNeoSpec) -> tuple[Rule, ...]:
 
 FAMILY = Family(
     spec=GPTNeoSpec,
-    heads=causal_heads(_layers, embeddings=placed, norm=layer_norm),
+    heads=causal_heads(_layers, embeddings=placed, norm=layer_norm, classes=True),
     weights=_weights,
     final_norm=True,
     inert=SUMMARY_KEYS | {"embed_dropout", "resid_dropout"},

@@ -85,7 +85,7 @@ def weights(spec: GPTJSpec) -> tuple[Rule, ...]:
 
 FAMILY = Family(
     spec=GPTJSpec,
-    heads=causal_heads(_layers, norm=layer_norm, lm_head=biased_lm_head),
+    heads=causal_heads(_layers, norm=layer_norm, lm_head=biased_lm_head, classes=True),
     weights=lambda spec: (*weights(spec), *names("h.{}", attention="attn")),
     final_norm=True,
     inert=GPT_KEYS,

@@ -36,7 +36,7 @@ def _weights(spec: MixtralSpec) -> tuple[Rule, ...]:
 FAMILY = replace(
     llama.FAMILY,
     spec=MixtralSpec,
-    heads=causal_heads(lambda spec: llama.layers(spec, mlp=experts)),
+    heads=causal_heads(lambda spec: llama.layers(spec, mlp=experts), classes=True),
     weights=_weights,
     inert=frozenset({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"}),
     tiny={**llama.FAMILY.tiny, "intermediate_size": 24, "num_local_experts": 4},
