@@ -297,9 +297,8 @@ class _Head:
         # Outputs that are embeddings of texts and of pictures; none: these are made of one of tokens.
         self.towers: Mapping[str, str] = settings.get("towers") or {}
         self._seeing: ImageReader | None = None
-        given = [out for part in model.flow.parts.values() for out in part.component.outputs]
-        if not self.towers:
-            given = list(model.component.outputs)
+        parts = [part.component for part in model.flow.parts.values()] if self.towers else [model.component]
+        given = [out for part in parts for out in part.outputs]
         for name in self.towers.values() or (self.output,):
             made = next((out for out in given if out.name == name), None)
             if made is None or not isinstance(made.shape[-1], int):

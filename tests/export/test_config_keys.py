@@ -52,11 +52,11 @@ def test_keys_nobody_knows_are_ignored_and_named(model_type: str) -> None:
     family = find_family(model_type)
     config = {"model_type": model_type, **family.tiny}
     spec = family.read(config)
-    noted = {**config, **NOTES, "audio_config": None}
+    noted = {**config, **NOTES, "asr_config": None}
     assert family.read(noted) == spec
-    assert family.ignored(noted, spec) == tuple(sorted([*NOTES, "audio_config"]))
-    with pytest.raises(ConfigError, match=r"^'audio_config' = \{\} is not honoured here, and might change the"):
-        family.read({**config, "audio_config": {}})
+    assert family.ignored(noted, spec) == tuple(sorted([*NOTES, "asr_config"]))
+    with pytest.raises(ConfigError, match=r"^'asr_config' = \{\} is not honoured here, and might change the"):
+        family.read({**config, "asr_config": {}})
 
 
 def test_a_missing_key_is_found_in_what_would_be_ignored() -> None:
