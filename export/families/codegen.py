@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from precast.export.families import gptj
 from precast.export.head_sets.decoders import QKV
+from precast.export.heads import CAUSAL_LM
 from precast.export.weights import Rule, Split
 from precast.runtime.errors import ConfigError
 
@@ -36,6 +37,7 @@ def _weights(spec: CodeGenSpec) -> tuple[Rule, ...]:
 FAMILY = replace(
     gptj.FAMILY,
     spec=CodeGenSpec,
+    heads={CAUSAL_LM: gptj.FAMILY.heads[CAUSAL_LM]},  # upstream has no classifier of it
     weights=_weights,
     variations=(
         # 8 heads of 6 channels, all of them turned, another width, a tied head.
