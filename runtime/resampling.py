@@ -10,7 +10,17 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-__all__ = ["antialiased", "banded", "bicubic", "bilinear", "bilinear_weights", "likeliest", "nearest", "smallest_integers", "smoothed"]
+__all__ = [
+    "antialiased",
+    "banded",
+    "bicubic",
+    "bilinear",
+    "bilinear_weights",
+    "likeliest",
+    "nearest",
+    "smallest_integers",
+    "smoothed",
+]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
