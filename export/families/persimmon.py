@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
@@ -45,8 +46,8 @@ def _layers(spec: Spec) -> list[nn.Module]:
     def norm() -> LayerNorm | None:
         return LayerNorm(spec.size, spec.layer_norm_eps) if spec.qk_layernorm else None
 
-    made = {"norm": layer_norm, "mlp": mlp, "bias": True, "positions": positions}
-    return [layer(spec, **made, query_norm=norm(), key_norm=norm()) for _ in range(spec.num_hidden_layers)]
+    made = partial(layer, spec, norm=layer_norm, mlp=mlp, bias=True, positions=positions)
+    return [made(query_norm=norm(), key_norm=norm()) for _ in range(spec.num_hidden_layers)]
 
 
 _NAMES = names(
