@@ -182,7 +182,7 @@ def _rounded(fields: Fields, sizes: Mapping[str, int], name: str, file: str) -> 
 
 
 def _cut_to_squares(fields: Fields, kind: ImageKind, file: str) -> tuple[Step, ...]:
-    """The middle of a picture, as large as all are: the mask that goes with it shows all of it, and nothing reads it."""
+    """The middle of a picture, as large as all are: the mask that goes with it shows all of it, and is not read."""
     steps: list[Step] = [Rgb()] if switch(fields, "do_convert_rgb", kind.rgb) else []
     if switch(fields, "do_resize", True):
         sizes = named_size(fields, "size", kind.size, square=False)

@@ -52,8 +52,8 @@ class Spec(Base):
     @property
     def encoder(self) -> EncoderSpec:
         """The sizes of words and layers, which are BERT's."""
-        names = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act")
-        names += ("max_position_embeddings", "type_vocab_size")
+        names = ["vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "hidden_act"]
+        names += ["max_position_embeddings", "type_vocab_size"]
         return EncoderSpec(**{name: getattr(self, name) for name in names}, layer_norm_eps=_NORM)
 
 

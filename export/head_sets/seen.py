@@ -92,4 +92,4 @@ class Seen(Component):
         pixel_mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         states = self.model(input_ids, attention_mask, token_type_ids, pixel_values, pixel_mask)
-        return self.head(states, attention_mask)  # type: ignore[no-any-return]
+        return self.head(states, attention_mask)

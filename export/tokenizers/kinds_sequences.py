@@ -95,7 +95,7 @@ def _construct_siglip(vocabulary: Vocabulary, arguments: Arguments) -> Backend:
     space, as the text itself does, and not as upstream has it."""
     backend = _construct(vocabulary, arguments)
     assert vocabulary.source is not None
-    plain = [normalizers.Lowercase()] if arguments["do_lower_case"] else []
+    plain: list[Any] = [normalizers.Lowercase()] if arguments["do_lower_case"] else []
     plain += [
         normalizers.Replace(SPACE, " "),
         normalizers.Replace(Regex(_PUNCTUATION), ""),

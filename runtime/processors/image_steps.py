@@ -163,7 +163,7 @@ class Fit(NamedTuple):
     @classmethod
     def read(cls, fields: Fields) -> Fit:
         names = ("shortest", "longest", "height", "width")
-        sizes = {name: _edge(fields, name) for name in names if name in fields}
+        sizes: dict[str, Any] = {name: _edge(fields, name) for name in names if name in fields}
         if set(sizes) not in ({"height", "width"}, {"shortest", "longest"}):
             fields.fail("", "given either shortest and longest, or height and width", sorted(sizes))
         multiple = _edge(fields, "multiple") if "multiple" in fields else 1

@@ -37,7 +37,9 @@ class VisualQuestionAnswering(Task[AskedReader]):
     beside = ("question",)
     too_long = "Shorten the question, or cut it: truncation=True."
 
-    def __call__(self, image: Any = None, question: Any = None, **parameters: Any) -> Any:
+    def __call__(  # type: ignore[override] # as upstream calls its first argument
+        self, image: Any = None, question: Any = None, **parameters: Any
+    ) -> Any:
         if image is None:
             raise InputError(f"{self.name} needs a picture to ask about: {_FORMS}.")
         pictures, questions = self.reader.inputs.plain(image), arguments.listed(question)
@@ -85,7 +87,7 @@ class VisualQuestionAnswering(Task[AskedReader]):
         requests = []
         for index, (picture, _) in enumerate(pairs):
             # Each item is held while this runs, so that what is the same picture has the same number.
-            key = picture if isinstance(picture, (str, bytes, os.PathLike)) else id(picture)
+            key: Hashable = picture if isinstance(picture, (str, bytes, os.PathLike)) else id(picture)
             if key not in read:
                 read[key] = self.reader.row(picture)
             requests.append(Request([self.reader.asked(read[key], encoding, index)]))

@@ -95,7 +95,7 @@ class ZeroShotObjectDetection(Task[JointReader]):
         requests = []
         for item in items:
             picture, labels = self._item(item, parameters.get("labels"))
-            key = picture if isinstance(picture, (str, bytes, os.PathLike)) else id(picture)
+            key: Hashable = picture if isinstance(picture, (str, bytes, os.PathLike)) else id(picture)
             if key not in read:
                 read[key] = self.reader.inputs.sized_row(picture)
             row = _AskedRow(read[key])
@@ -131,13 +131,13 @@ class ZeroShotObjectDetection(Task[JointReader]):
         [row] = request.rows
         assert isinstance(row, _AskedRow), "rows are made by `prepare`"
         height, width = row.size
-        results = []
+        results: list[dict[str, Any]] = []
         for label, (logits, boxes) in zip(row.labels, kept[0], strict=True):
             found = self._detection.of_one(logits, boxes, (width, height)).above(parameters.get("threshold", _USUAL))
             for score, _, corners in zip(*found, strict=True):
                 box = dict(zip(EDGES, map(int, corners), strict=True))
                 results.append({"score": float(score), "label": label, "box": box})
-        results.sort(key=lambda result: -result["score"])
+        results.sort(key=lambda result: result["score"], reverse=True)
         return results[: parameters.get("top_k") or None]
 
     @staticmethod
