@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from support import oracle, tiny_artifacts
 from support.trained_classifier import classifier
+from support.workers import once
 
 import precast
 from precast.calibration.corpus import PASSAGES
@@ -36,10 +37,19 @@ def copied(source: Path, folder: Path) -> Path:
 
 
 def exported(folder: Path, model_type: str, head: Head, dtype: torch.dtype | None = None, **overrides: Any) -> Path:
-    config, model = oracle.upstream(model_type, head, overrides)
-    oracle.calm(model)
-    source = oracle.save_checkpoint(folder / "checkpoint", config, model if dtype is None else model.to(dtype))
-    return export_model(source, folder / "artifact")
+    """The artifact of a calm tiny checkpoint, which stands beside it: a copy of what is exported once."""
+
+    def make(made: Path) -> None:
+        config, model = oracle.upstream(model_type, head, overrides)
+        oracle.calm(model)
+        source = oracle.save_checkpoint(made / "checkpoint", config, model if dtype is None else model.to(dtype))
+        export_model(source, made / "artifact")
+
+    name = "-".join(
+        ["calm", model_type, head.task, str(dtype), *(f"{key}-{value}" for key, value in overrides.items())]
+    )
+    shutil.copytree(once(name, make), folder, dirs_exist_ok=True)
+    return folder / "artifact"
 
 
 def variants_of(path: Path) -> dict[str, Any]:
