@@ -358,6 +358,8 @@ def _chained(
     vocab = parts[-1].signature.vocab_size
     made: list[Case] = []
     shared: dict[tuple[str, int], Case] = {}
+    whole = [[length or longest for length in calls] for _, calls, _ in chains]
+    most_first = max((calls[0] for calls in whole if sum(calls) <= longest), default=0)
     for number, (rows, calls, kind) in enumerate(chains):
         calls = tuple(length or longest for length in calls)
         if sum(calls) > longest:
@@ -410,7 +412,7 @@ def _chained(
                     inputs[port.name] = given[port.source]
                 elif port.kind == "rows":
                     joined: Any = parts[-1].module.joined.of(given)  # type: ignore[operator, union-attr]
-                    inputs[port.name] = _standing(rng, lengths, place == 0, joined)
+                    inputs[port.name] = _standing(rng, lengths, place == 0, joined, part=joined.places > most_first)
                     if joined.grids is not None:
                         stood = _stood(inputs[port.name], joined) if place == 0 else stood
                         walks = [
@@ -423,9 +425,9 @@ def _chained(
     return made
 
 
-def _standing(rng: np.random.Generator, lengths: Array, first: bool, joined: Joined) -> Array:
+def _standing(rng: np.random.Generator, lengths: Array, first: bool, joined: Joined, *, part: bool) -> Array:
     """Which features stand at new tokens, -1 for none: in a first call those of a picture for each row, where all rows
-    have room for them."""
+    have room for them; ``part``: no call has, and each holds as many of them as leave room for words."""
     rows = np.full((len(lengths), int(lengths.max())), -1, np.int64)
     if first and int(lengths.min()) >= joined.places:
         for row, length in enumerate(lengths):
@@ -433,6 +435,10 @@ def _standing(rng: np.random.Generator, lengths: Array, first: bool, joined: Joi
             if joined.grids is not None:  # one behind another
                 places = int(places[0]) % (int(length) - joined.places + 1) + np.arange(joined.places)
             rows[row, places] = joined.standing(row)
+    elif first and part and joined.grids is None:
+        some = np.linspace(0, joined.places - 1, 3 * int(lengths.min()) // 4).astype(np.int64)
+        for row, length in enumerate(lengths):
+            rows[row, np.sort(rng.choice(int(length), len(some), replace=False))] = joined.standing(row)[some]
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from precast.export.families import find_family
 from precast.export.heads import (
     CAUSAL_LM,
     IMAGE_CLASSIFICATION,
+    IMAGE_TEXT,
     NEXT_SENTENCE,
     QUESTION_ANSWERING,
     SEQ2SEQ_LM,
@@ -241,3 +243,24 @@ def test_other_orders_of_a_sum_are_the_same_sum() -> None:
     for order in orders:
         assert order.keys() == first.keys() and order != first
         assert all(first[key] / 20 < error < 20 * first[key] for key, error in order.items()), (order, first)
+
+
+def test_pictures_larger_than_any_call_stand_in_part() -> None:
+    """Of a picture with more places than a call has tokens some features are seen all the same, by every prompt of more
+    than a token."""
+    config, model = upstream("llava", IMAGE_TEXT)
+    parts = build(config, sources(model)).parts
+    decoder: Any = parts[-1].module
+    whole = [case.inputs["feature_rows"] for case in parity.generation_cases(parts) if "lengths" in case.inputs]
+    assert max((rows >= 0).sum(axis=1).max() for rows in whole) == decoder.joined.places
+    decoder.joined = decoder.joined._replace(places=576)
+    prompts = [
+        case.inputs
+        for case in parity.generation_cases(parts)
+        if "lengths" in case.inputs and not case.inputs["past_lengths"].any() and case.inputs["lengths"].min() > 1
+    ]
+    assert prompts
+    for inputs in prompts:
+        seen = inputs["feature_rows"]
+        assert ((seen >= 0).sum(axis=1) == 3 * inputs["lengths"].min() // 4).all()
+        assert all(row[row >= 0].tolist() == sorted(set(row[row >= 0].tolist())) for row in seen)
