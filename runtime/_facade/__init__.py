@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     AutoModelForCTC = AutoModel
     AutoModelForCausalLM = AutoModel
     AutoModelForDepthEstimation = AutoModel
+    AutoModelForDocumentQuestionAnswering = AutoModel
     AutoModelForImageClassification = AutoModel
+    AutoModelForImageTextToText = AutoModel
     AutoModelForImageToImage = AutoModel
     AutoModelForKeypointDetection = AutoModel
     AutoModelForKeypointMatching = AutoModel
@@ -53,7 +55,9 @@ if TYPE_CHECKING:
     AutoModelForTokenClassification = AutoModel
     AutoModelForUniversalSegmentation = AutoModel
     AutoModelForVideoClassification = AutoModel
+    AutoModelForVisualQuestionAnswering = AutoModel
     AutoModelForZeroShotImageClassification = AutoModel
+    AutoModelForZeroShotObjectDetection = AutoModel
     # end
 
 _HOME = {
