@@ -610,6 +610,7 @@ KINDS: Mapping[str, ImageKind] = {
     "YolosImageProcessor": replace(_DETR, models=("yolos",), resized=partial(_bounded, multiple=16)),
     "DetrImageProcessor": _DETR,
     "ConditionalDetrImageProcessor": replace(_DETR, models=("conditional_detr",), detection=_BEST_100),
+    "GroundingDinoImageProcessor": replace(_DETR, models=("grounding-dino",), detection={"scores": "sigmoid"}),
     "DeformableDetrImageProcessor": replace(_DETR, models=("deformable_detr",), detection=_BEST_100),
     "RTDetrImageProcessor": replace(
         _DETR,

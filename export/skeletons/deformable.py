@@ -21,6 +21,9 @@ from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Dim, Port, merged
 
 __all__ = [
+    "EDGE",
+    "SIDE",
+    "WHOLE",
     "BoxDecoder",
     "BoxDetection",
     "LearnedObjects",
@@ -34,11 +37,11 @@ __all__ = [
 ]
 
 # What is that close to a picture's edge is proposed by no place.
-_EDGE = 0.01
+EDGE = 0.01
 # The sides of a proposal in the first map.
-_SIDE = 0.05
+SIDE = 0.05
 # A logit of which the share is 1 in every type, whatever is added to it: all of the picture.
-_WHOLE = 1e4
+WHOLE = 1e4
 # The logarithm of a share, and of what is left of it, is no less where a box moves.
 _LEAST = math.log(1e-5)
 
@@ -128,11 +131,11 @@ class Proposals(nn.Module):
     def forward(self, rows: Tensor, maps: Levels) -> tuple[Tensor, Tensor]:
         """Rows [B, S, H] of ``maps`` -> states [B, Q, H] of the places and logits of their boxes [B, Q, 4], the
         likeliest first."""
-        anchors = maps.anchors(_SIDE)
-        inside = torch.logical_and(anchors.amin(-1) > _EDGE, anchors.amax(-1) < 1 - _EDGE)
+        anchors = maps.anchors(SIDE)
+        inside = torch.logical_and(anchors.amin(-1) > EDGE, anchors.amax(-1) < 1 - EDGE)
         if maps.shown is not None:
             inside = torch.logical_and(inside, maps.shown > 0)
-        logits = torch.where(inside[..., None], torch.log(anchors / (-anchors + 1)), _WHOLE)
+        logits = torch.where(inside[..., None], torch.log(anchors / (-anchors + 1)), WHOLE)
         states = self.norm(self.projection(rows * inside[..., None].to(rows.dtype)))
         best = self.score(self.classifier(states)).topk(self.count, dim=1).indices[..., None]
         chosen = states.gather(1, best.expand(-1, -1, states.shape[-1]))

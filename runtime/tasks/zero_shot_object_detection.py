@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from precast.runtime import arguments
@@ -32,7 +32,8 @@ class ZeroShotObjectDetection(Task[JointReader]):
     object whose score is above ``threshold`` (0.1), the surest first, ``top_k`` of them at most; pixels of the picture.
 
     A set of labels is encoded once, however many pictures it is looked for in, and a picture of a call once, however
-    many sets are.
+    many sets are; but by models whose words and places look at each other from the first layer on: these read each
+    label with each picture.
     """
 
     name = "zero-shot-object-detection"
@@ -42,6 +43,8 @@ class ZeroShotObjectDetection(Task[JointReader]):
     def __init__(self, model: Any, **defaults: Any) -> None:
         super().__init__(model, **defaults)
         self._texts = EncodedTexts(model, self.reader.text)
+        # A model of one component reads each text with each picture.
+        self._apart = bool(model.flow.before)
         self._detection = Detection.of(self.reader.image_processor, self.name)
 
     def __call__(
@@ -111,7 +114,8 @@ class ZeroShotObjectDetection(Task[JointReader]):
         pictures = [known.setdefault(id(row[port]), len(known)) for row in rows]
         if len(known) < len(rows):
             batch = self.reader.collate([rows[pictures.index(number)] for number in range(len(known))])
-        made = {name: value for name, value in self.model(**batch).items() if name in self.model.input_names}
+        read = self.model(**batch) if self._apart else batch
+        made = {name: value for name, value in read.items() if name in self.model.input_names}
         sets: dict[tuple[str, ...], list[int]] = {}
         for place, row in enumerate(rows):
             assert isinstance(row, _AskedRow), "rows are made by `prepare`"
@@ -119,10 +123,23 @@ class ZeroShotObjectDetection(Task[JointReader]):
         found: list[Any] = [None] * len(rows)
         for labels, places in sets.items():
             asked = {name: value[[pictures[place] for place in places]] for name, value in made.items()}
-            outputs = self.model(**asked, **self._texts(labels))
-            for place, logits, boxes in zip(places, outputs["logits"], outputs["pred_boxes"], strict=True):
-                found[place] = [(logits[:, text], boxes) for text in range(len(labels))]
+            for place, answers in zip(places, self._answers(asked, labels, len(places)), strict=True):
+                found[place] = answers
         return {"found": found}
+
+    def _answers(self, asked: Mapping[str, Any], labels: tuple[str, ...], count: int) -> Iterable[list[Any]]:
+        """For each of ``count`` pictures, of each label logits and boxes."""
+        if self._apart:
+            outputs = self.model(**asked, **self._texts(labels))
+            for logits, boxes in zip(outputs["logits"], outputs["pred_boxes"], strict=True):
+                yield [(logits[:, text], boxes) for text in range(len(labels))]
+            return
+        reader, found = self.reader.text, []
+        for row in reader.rows(reader.encode(labels, {})):
+            outputs = self.model(**asked, **reader.collate([row] * count))
+            found.append(list(zip(outputs["logits"], outputs["pred_boxes"], strict=True)))
+        for place in range(count):
+            yield [answers[place] for answers in found]
 
     def keep(self, outputs: Mapping[str, Any], index: int, span: slice, row: Row) -> Any:
         return outputs["found"][index]

@@ -195,7 +195,7 @@ def _last_head(model_type: str) -> Head:
 
 def _make_pictures(model_type: str, folder: Path) -> None:
     overrides: dict[str, Any] = {}
-    if model_type in ("clip", "siglip", "chinese_clip", "owlvit", "owlv2"):
+    if model_type in ("clip", "siglip", "chinese_clip", "owlvit", "owlv2", "grounding-dino"):
         wordpiece(folder, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
         longest = 64 if model_type == "siglip" else 60
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "BertTokenizer", "model_max_length": longest})
@@ -210,16 +210,20 @@ def _make_pictures(model_type: str, folder: Path) -> None:
     config, model = oracle.upstream(model_type, _last_head(model_type), overrides)
     if matches:
         trained_matcher.planted(model)
+    if model_type == "grounding-dino":
+        oracle.calm(model)
     oracle.save_checkpoint(folder, config, model)
     kinds = {"vit": "ViTImageProcessor", "clip": "CLIPImageProcessor", "resnet": "ConvNextImageProcessor"}
     kinds |= {"siglip": "SiglipImageProcessor", "chinese_clip": "ChineseCLIPImageProcessor"}
     kinds |= {"swin2sr": "Swin2SRImageProcessor", "videomae": "VideoMAEImageProcessor"}
     kinds |= {"timesformer": "VideoMAEImageProcessor", "sam": "SamImageProcessor"}
     kinds |= {"imagegpt": "ImageGPTImageProcessor", "owlvit": "OwlViTImageProcessor", "owlv2": "Owlv2ImageProcessor"}
+    kinds["grounding-dino"] = "GroundingDinoImageProcessor"
     kinds |= {f"super{name.lower()}": f"Super{name}ImageProcessor" for name in ("Point", "Glue")}
     kinds["lightglue"] = "LightGlueImageProcessor"
     kinds |= {"segformer": "SegformerImageProcessor", "glpn": "GLPNImageProcessor"}
     sizes = {name: {"shortest_edge": 33} for name in ("clip", "chinese_clip")}
+    sizes["grounding-dino"] = {"shortest_edge": 40, "longest_edge": 60}
     sizes |= {"resnet": {"shortest_edge": 30}, "segformer": {"height": 70, "width": 90}}
     size = sizes.get(model_type, {"height": 30, "width": 30})
     if matches:

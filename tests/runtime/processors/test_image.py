@@ -27,6 +27,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 from transformers.models.dpt.image_processing_pil_dpt import DPTImageProcessorPil
 from transformers.models.efficientnet.image_processing_pil_efficientnet import EfficientNetImageProcessorPil
 from transformers.models.glpn.image_processing_pil_glpn import GLPNImageProcessorPil
+from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 from transformers.models.imagegpt.image_processing_pil_imagegpt import ImageGPTImageProcessorPil
 from transformers.models.layoutlmv3.image_processing_pil_layoutlmv3 import LayoutLMv3ImageProcessorPil
 from transformers.models.levit.image_processing_pil_levit import LevitImageProcessorPil
@@ -65,6 +66,7 @@ UPSTREAM: dict[str, Any] = {
     "ConditionalDetrImageProcessor": ConditionalDetrImageProcessorPil,
     "DeformableDetrImageProcessor": DeformableDetrImageProcessorPil,
     "DetrImageProcessor": DetrImageProcessorPil,
+    "GroundingDinoImageProcessor": GroundingDinoImageProcessorPil,
     "RTDetrImageProcessor": RTDetrImageProcessorPil,
     "YolosImageProcessor": YolosImageProcessorPil,
     "BeitImageProcessor": BeitImageProcessorPil,
