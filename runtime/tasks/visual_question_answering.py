@@ -87,7 +87,7 @@ class VisualQuestionAnswering(Task[AskedReader]):
         requests = []
         for index, (picture, _) in enumerate(pairs):
             # Each item is held while this runs, so that what is the same picture has the same number.
-            key: Hashable = picture if isinstance(picture, (str, bytes, os.PathLike)) else id(picture)
+            key: Any = picture if isinstance(picture, (str, bytes, os.PathLike)) else id(picture)
             if key not in read:
                 read[key] = self.reader.row(picture)
             requests.append(Request([self.reader.asked(read[key], encoding, index)]))

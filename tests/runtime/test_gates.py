@@ -285,3 +285,14 @@ def test_a_replay_in_low_precision_is_held_to_its_export() -> None:
     replayed("int8", measured(far, eager, out=STATES), exported, "v")
     with pytest.raises(ParityError, match="last_hidden_state 0: not finite"):
         replayed("int8", measured(np.full_like(far, np.nan), eager, out=STATES), exported, "v")
+
+
+def test_what_is_infinite_alike_is_no_number_to_compare() -> None:
+    """Logits of tokens that are none: the others are compared, and infinity elsewhere or of another sign is an error."""
+    out = Out("logits", ("batch", "tokens"), "logits")
+    exact = np.array([[1.0, 2.0, -np.inf, -np.inf]])
+    reference = exact.astype(np.float32)
+    found = measure(out, "case", reference + np.float32([[1e-3, 0, 0, 0]]), reference, exact)
+    assert found.max_abs == pytest.approx(1e-3, rel=1e-3) and found.scale == 2
+    for wrong in ([[1, 2, -np.inf, np.inf]], [[1, 2, -np.inf, 3]], [[1, -np.inf, 2, -np.inf]]):
+        assert measure(out, "case", np.float32(wrong), reference, exact).max_abs == float("inf")
