@@ -98,7 +98,7 @@ class ZeroShotObjectDetection(Task[JointReader]):
         requests = []
         for item in items:
             picture, labels = self._item(item, parameters.get("labels"))
-            key: Hashable = picture if isinstance(picture, (str, bytes, os.PathLike)) else id(picture)
+            key: Any = picture if isinstance(picture, (str, bytes, os.PathLike)) else id(picture)
             if key not in read:
                 read[key] = self.reader.inputs.sized_row(picture)
             row = _AskedRow(read[key])

@@ -288,7 +288,7 @@ def test_a_replay_in_low_precision_is_held_to_its_export() -> None:
 
 
 def test_what_is_infinite_alike_is_no_number_to_compare() -> None:
-    """Logits of tokens that are none: the others are compared, and infinity elsewhere or of another sign is an error."""
+    """Logits of tokens that are none: others are compared, and infinity elsewhere or of another sign is an error."""
     out = Out("logits", ("batch", "tokens"), "logits")
     exact = np.array([[1.0, 2.0, -np.inf, -np.inf]])
     reference = exact.astype(np.float32)
