@@ -296,3 +296,5 @@ def test_what_is_infinite_alike_is_no_number_to_compare() -> None:
     assert found.max_abs == pytest.approx(1e-3, rel=1e-3) and found.scale == 2
     for wrong in ([[1, 2, -np.inf, np.inf]], [[1, 2, -np.inf, 3]], [[1, -np.inf, 2, -np.inf]]):
         assert measure(out, "case", np.float32(wrong), reference, exact).max_abs == float("inf")
+    none = np.array([[1.0, 2.0, np.nan, -np.inf]])
+    assert measure(out, "case", none.astype(np.float32), none.astype(np.float32), none).max_abs == float("inf")
