@@ -194,7 +194,5 @@ def test_a_broken_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"tokenizer.model is not a sentencepiece model, or is cut short"):
         tokenizer(tmp_path, "llama")
     (tmp_path / "tokenizer.model").write_bytes(b"")
-    with pytest.raises(
-        CheckpointError, match=r"BPE or characters with pieces; its model_type is 1, and it has 0"
-    ):
+    with pytest.raises(CheckpointError, match=r"BPE or characters with pieces; its model_type is 1, and it has 0"):
         tokenizer(tmp_path, "llama")
