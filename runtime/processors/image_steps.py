@@ -750,7 +750,7 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
         elif isinstance(step, (Colours, Patches)):
             last = step
         elif not isinstance(step, (Frames, Pairs, Pad)):
-            picture = step(picture)  # type: ignore[assignment] # tiles are cut before these
+            picture = step(picture)
     array = _array(picture) if array is None else array
     if numbers:
         array = _looked_up(array, numbers) if array.dtype == np.uint8 else _worked_out(array, numbers)
