@@ -750,7 +750,8 @@ def pixels(picture: Image, steps: Sequence[Step]) -> Array:
         elif isinstance(step, (Colours, Patches)):
             last = step
         elif not isinstance(step, (Frames, Pairs, Pad)):
-            picture = step(picture)
+            one: Any = step  # tiles are cut before this
+            picture = one(picture)
     array = _array(picture) if array is None else array
     if numbers:
         array = _looked_up(array, numbers) if array.dtype == np.uint8 else _worked_out(array, numbers)
