@@ -35,7 +35,7 @@ from precast.export.skeletons.deformable import (
 from precast.export.skeletons.detector import EncoderLayer, PlacedAttention
 from precast.export.skeletons.post_norm import EMBEDDING_NAMES, TINY, layer, layer_names
 from precast.export.spec import hf
-from precast.export.weights import Ignore, Rename, Rule, Tie, Within
+from precast.export.weights import Ignore, Prefixed, Rename, Rule, Tie, Within
 from precast.runtime.catalogue import CATALOGUE
 from precast.runtime.errors import ConfigError
 from precast.runtime.ports import Dim, Out, Port
@@ -354,6 +354,7 @@ def _weights(spec: Spec) -> tuple[Rule, ...]:
         Rename("deformable_layer.*", "rows.*"),
     )
     return (
+        Prefixed("model", beside=("bbox_embed.*",)),
         *(Tie(f"bbox_embed.{number}.{name}", f"model.decoder.bbox_embed.{number}.{name}") for number, name in every),
         *(Tie(f"bbox_embed.{number}.{name}", f"bbox_embed.0.{name}") for number, name in every if number and shared),
         Ignore("model.decoder.bbox_embed.*"),
