@@ -354,7 +354,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
 class _Guesser:
     """An engine whose logits are random, and the same after the same tokens."""
 
-    max_length = source = among = None
+    max_length = source = among = prompt_start = None
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size

@@ -419,7 +419,7 @@ def test_settings_of_the_wrong_type_are_refused(settings: Any, message: str) -> 
         ([{"op": "normalise", "mean": [1], "std": [1, 1]}], "std must be 1 numbers, as many as mean has"),
         ([{"op": "fit", "shortest": 3, "filter": "box"}], "given either shortest and longest, or height and width"),
         ([{"op": "pad", "height": 3}], "given both height and width, or neither"),
-        ([{"op": "scale", "by": 1}, {"op": "rgb"}], "steps must be in the order rgb, align, tiles, fitted, "),
+        ([{"op": "scale", "by": 1}, {"op": "rgb"}], "steps must be in the order rgb, header, align, tiles, "),
         ([{"op": "scale", "by": 1}, {"op": "scale", "by": 1}], "steps must be in the order"),
         ("resize", "steps must be a list"),
         ([3], r"steps\[0\] must be an object"),
