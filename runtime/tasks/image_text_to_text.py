@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from precast.runtime import arguments
 from precast.runtime.errors import InputError
 from precast.runtime.readers.chat import Chat
 from precast.runtime.readers.pictured import PicturedReader
@@ -106,7 +107,7 @@ class ImageTextToText(GenerationTask):
     ) -> dict[str, Any]:
         if return_tensors and return_full_text is not None:
             raise InputError("return_full_text is about text and return_tensors asks for ids: give one of them.")
-        given = dict(generate_kwargs or {})
+        given = {} if generate_kwargs is None else dict(arguments.mapping("generate_kwargs", generate_kwargs))
         twice = sorted(given.keys() & generation.keys())
         if twice:
             raise InputError(f"{twice[0]} is given in generate_kwargs and beside it: give one of them.")

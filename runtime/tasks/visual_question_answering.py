@@ -106,7 +106,7 @@ class VisualQuestionAnswering(Task[AskedReader]):
         """Inputs that bring their questions: one of them, a list, or a stream."""
         if isinstance(inputs, (Mapping, list, tuple)):
             return inputs
-        if is_picture(inputs) or not isinstance(inputs, Iterable):
+        if is_picture(inputs) or isinstance(inputs, (str, np.ndarray)) or not isinstance(inputs, Iterable):
             raise InputError(f"{self.name} needs a question about the picture: {_FORMS}.")
         found: Iterator[Any] = iter(inputs)
         return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import tiny_artifacts, tiny_pages, tiny_sounds
+from support import tiny_artifacts, tiny_captioner, tiny_pages, tiny_seers, tiny_sounds
 from support.recordings import recording
 
 import precast
@@ -169,6 +169,9 @@ def test_tasks(task: str, decoder: Any) -> None:
     served = others.get(task, task)
     pictures = {"image-classification": "vit", "zero-shot-image-classification": "clip", "image-to-image": "swin2sr"}
     pictures |= {"image-segmentation": "segformer", "depth-estimation": "glpn", "mask-generation": "sam"}
+    pictures |= {"zero-shot-object-detection": "owlvit"}
+    made = {"image-text-to-text": tiny_seers.seer, "image-to-text": tiny_captioner.captioner}
+    made |= {"visual-question-answering": tiny_artifacts.visual_answerer}
     pictures |= {"video-classification": "videomae", "keypoint-matching": "superglue"}
     if task == "image-feature-extraction":
         model: Any = precast.load(tiny_artifacts.picture_features())
@@ -176,6 +179,10 @@ def test_tasks(task: str, decoder: Any) -> None:
         model = precast.load(tiny_artifacts.detector("yolos"))
     elif task == "document-question-answering":
         model = precast.load(tiny_pages.artifact("layoutlm"))
+    elif task in made:
+        model = precast.load(made[task]())
+    elif task == "zero-shot-audio-classification":
+        model = precast.load(tiny_sounds.compared(False))
     elif task == "text-to-audio":
         model = precast.load(tiny_artifacts.speaker())
     elif task == "voice-conversion":
@@ -190,7 +197,11 @@ def test_tasks(task: str, decoder: Any) -> None:
     text: Any = {"question": "Who?", "context": "He."} if task == "question-answering" else "one [MASK] two"
     if "image" in task or task in (*pictures, "object-detection"):
         text = np.zeros((64, 96, 3), np.uint8)
-    if task in ("audio-classification", "automatic-speech-recognition"):
+    if task == "image-text-to-text":
+        text = {"images": [text], "text": "<image>a"}
+    if task == "visual-question-answering":
+        text = {"image": np.zeros((64, 96, 3), np.uint8), "question": "Who?"}
+    if task in ("audio-classification", "automatic-speech-recognition", "zero-shot-audio-classification"):
         text = recording(9000)
     if task == "video-classification":
         text = [text] * 20
@@ -198,7 +209,7 @@ def test_tasks(task: str, decoder: Any) -> None:
         text = [text] * 2
     if task == "document-question-answering":
         text = {"question": "Who?", "word_boxes": tiny_pages.word_boxes()}
-    if task == "text-generation":
+    if task in ("text-generation", "image-text-to-text", "image-to-text"):
         extra = {"max_new_tokens": 2}
     if task == "mask-generation":
         extra = {"points_per_crop": 3}  # a thousand points a call are the default

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.lowering import lower
+from support.lowering import held, lower
 from support.oracle import apart, float64, sources, upstream, widened
 
 from precast.export import parity
@@ -15,8 +15,6 @@ from precast.export.families import find_family
 from precast.export.heads import BASE, DEPTH_ESTIMATION, OBJECT_DETECTION, SEMANTIC_SEGMENTATION, Head
 from precast.export.reference import build
 from precast.runtime.errors import ConfigError
-from precast.runtime.gates import gate
-from precast.runtime.parity import compare
 
 
 def inner(model_type: str, **values: Any) -> dict[str, Any]:
@@ -129,7 +127,7 @@ def test_graphs_of_depth_equal_reference(kind: str, tmp_path: Path) -> None:
     ours = build(config, sources(model))
     recorded = parity.record(ours.parts, parity.cases_for(ours.parts))
     for lowered in lower(ours.parts, tmp_path, f"dpt depth-estimation {kind}"):
-        gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
+        held(ours.parts, recorded, lowered)
 
 
 @pytest.mark.parametrize("head", [BASE, SEMANTIC_SEGMENTATION], ids=lambda head: head.task)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.lowering import lower, states, wide
+from support.lowering import held, lower, states, wide
 from support.oracle import apart, float64, sources, upstream, widened
 from torch import Tensor, nn
 
@@ -26,8 +26,6 @@ from precast.export.heads import (
     Head,
 )
 from precast.export.reference import Part, Reference, build
-from precast.runtime.gates import gate
-from precast.runtime.parity import compare
 
 EVERY = [
     (name, head)
@@ -137,7 +135,7 @@ def test_graphs_equal_reference(model_type: str, tmp_path: Path) -> None:
     part = Part("encoder", model, replace(every[0].signature, outs=outs))
     recorded = parity.record([part], parity.cases_for([part]))
     for lowered in lower([part], tmp_path, f"{model_type} all heads"):
-        gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
+        held([part], recorded, lowered)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +152,7 @@ def test_graphs_of_each_head(model_type: str, head: Head, tmp_path: Path) -> Non
     ours = reference(model_type, head)
     recorded = parity.record(ours.parts, parity.cases_for(ours.parts))
     for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task}"):
-        gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
+        held(ours.parts, recorded, lowered)
 
 
 @pytest.mark.parametrize(("model_type", "head"), EVERY, ids=ident)

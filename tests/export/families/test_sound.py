@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.lowering import lower, wide
+from support.lowering import held, lower, wide
 from support.oracle import apart, float64, hears, sources, upstream, widened
 from torch import Tensor, nn
 
@@ -18,9 +18,7 @@ from precast.export import parity
 from precast.export.families import TextSpec, find_family, model_types
 from precast.export.heads import AUDIO_CLASSIFICATION, AUDIO_XVECTOR, BASE, CTC, Head
 from precast.export.reference import Part, Reference, build
-from precast.runtime.gates import gate
 from precast.runtime.kinds import absent
-from precast.runtime.parity import compare
 
 # Of upstream, which gives torch a mask of one type beside a bias of another.
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")
@@ -141,7 +139,7 @@ def test_graphs_equal_reference(model_type: str, index: int, tmp_path: Path) -> 
     part = Part("encoder", model, replace(every[0].signature, outs=outs))
     recorded = parity.record([part], parity.cases_for([part]))
     for lowered in lower([part], tmp_path, f"{model_type} all heads {index}", raw=not index):
-        gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
+        held([part], recorded, lowered)
 
 
 # Each head, and what reads the sum of all states, which is made in one way for all heads.
@@ -162,7 +160,7 @@ def test_graphs_of_each_head(model_type: str, head: Head, index: int, tmp_path: 
     ours = reference(model_type, head, index, seed=index)
     recorded = parity.record(ours.parts, parity.cases_for(ours.parts))
     for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task} {index}", raw=False):
-        gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
+        held(ours.parts, recorded, lowered)
 
 
 @pytest.mark.parametrize(("model_type", "head", "index"), [item for item in CONFIGS if not item[2]], ids=ident)

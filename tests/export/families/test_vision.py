@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from support import tiny_artifacts
-from support.lowering import lower, states
+from support.lowering import held, lower, states
 from support.oracle import apart, float64, hears, sources, upstream, widened
 
 import precast
@@ -43,8 +43,6 @@ from precast.runtime.artifact import Artifact
 from precast.runtime.bench.artifact import bench
 from precast.runtime.bench.session import Plan
 from precast.runtime.errors import InputError, UnsupportedTaskError
-from precast.runtime.gates import gate
-from precast.runtime.parity import compare
 
 EVERY = [
     (name, head)
@@ -238,7 +236,7 @@ def test_graphs_equal_reference(model_type: str, head: Head, index: int, tmp_pat
     recorded = parity.record(ours.parts, parity.cases_for(ours.parts))
     assert {item.case.component for item in recorded} == {part.name for part in ours.parts}
     for lowered in lower(ours.parts, tmp_path, f"{model_type} {head.task} {index}", raw=not index):
-        gate("fp32", list(compare(lowered.parts, recorded)), lowered.name)
+        held(ours.parts, recorded, lowered)
 
 
 @pytest.fixture(scope="module", params=["vit", "clip", "resnet"])
