@@ -614,8 +614,21 @@ def record(parts: Sequence[Part], cases: Sequence[Case]) -> list[Recorded]:
     return [Recorded(case, near, true) for (case, near), (_, true) in zip(eager, exact, strict=True)]
 
 
+# Products whose sums `_OtherOrder` begins elsewhere, with the dimension of both factors that is summed over.
+_SUMS: Mapping[Any, tuple[int, int]] = {
+    F.linear: (-1, -1),
+    **dict.fromkeys((torch.matmul, torch.bmm, torch.Tensor.matmul, torch.Tensor.__matmul__), (-1, -2)),
+    F.conv1d: (-2, -2),
+    F.conv2d: (-3, -3),
+    F.conv3d: (-4, -4),
+    F.conv_transpose1d: (-2, -3),
+    F.conv_transpose2d: (-3, -4),
+}
+
+
 class _OtherOrder(TorchFunctionMode):
-    """Linear products whose sums begin elsewhere: the same numbers, rounded in another order."""
+    """Products whose sums begin elsewhere: the same numbers, rounded in another order. A convolution's sums begin at
+    another channel, where all of them are summed."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -623,9 +636,11 @@ class _OtherOrder(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.linear and len(args) >= 2:
-            by = round(self._share * args[0].shape[-1])
-            args = (args[0].roll(by, -1), args[1].roll(by, -1), *args[2:])
+        if func in _SUMS and len(args) >= 2 and kwargs.get("groups", args[6] if len(args) > 6 else 1) == 1:
+            (left, right), (one, two) = _SUMS[func], args[:2]
+            if min(one.dim(), two.dim()) > 1 and one.shape[left] == two.shape[right]:
+                by = round(self._share * one.shape[left])
+                args = (one.roll(by, left), two.roll(by, right), *args[2:])
         return func(*args, **kwargs)
 
 
