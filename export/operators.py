@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ __all__ = [
     "nearest",
     "reflected",
     "resized",
+    "resized_by_inverse",
     "rms_norm",
     "rotary",
     "rotary_angles",
@@ -513,8 +515,22 @@ def means_of_four(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("precast::resized", mutates_args=())
 def _resized(x: Tensor, like: Tensor | None, factor: int, multiple: int, aligned: bool) -> Tensor:
-    sides = [-(-side * factor // multiple) * multiple for side in x.shape[2:]] if like is None else like.shape[2:]
-    return F.interpolate(x, size=sides, mode="bilinear", align_corners=aligned).clone()
+    return F.interpolate(x, size=_sides(x, like, factor, multiple), mode="bilinear", align_corners=aligned).clone()
+
+
+def _sides(x: Tensor, like: Tensor | None, factor: int, multiple: int) -> list[int]:
+    if like is not None:
+        return list(like.shape[2:])
+    return [-(-side * factor // multiple) * multiple for side in x.shape[2:]]
+
+
+def resized_by_inverse(x: Tensor, like: Tensor | None, factor: int, multiple: int, aligned: bool) -> Tensor:
+    """`resized` in float32, as an engine rounds it that has the new side over the old one, and divides by it: torch has
+    the old over the new, and multiplies. Where one of them is no number of float32, the other may be."""
+    sides = _sides(x, like, factor, multiple)
+    scales = [float(np.float32(new) / np.float32(old)) for new, old in zip(sides, x.shape[2:], strict=True)]
+    made: Tensor = torch.ops.aten.upsample_bilinear2d.default(x, sides, aligned, *([None, None] if aligned else scales))
+    return made
 
 
 @_resized.register_fake

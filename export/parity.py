@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from precast.export.blocks.tables import fill_tables
 from precast.export.generative import Joined
+from precast.export.operators import resized_by_inverse
 from precast.export.reference import Part
 from precast.export.signatures import Signature
 from precast.runtime.artifact import StateSpec
@@ -628,7 +629,7 @@ _SUMS: Mapping[Any, tuple[int, int]] = {
 
 class _OtherOrder(TorchFunctionMode):
     """Products whose sums begin elsewhere: the same numbers, rounded in another order. A convolution's sums begin at
-    another channel, where all of them are summed."""
+    another channel, where all of them are summed; where a map's new places lie is rounded as engines round it."""
 
     def __init__(self, share: float) -> None:
         super().__init__()
@@ -641,7 +642,7 @@ class _OtherOrder(TorchFunctionMode):
             if min(one.dim(), two.dim()) > 1 and one.shape[left] == two.shape[right]:
                 by = round(self._share * one.shape[left])
                 args = (one.roll(by, left), two.roll(by, right), *args[2:])
-        return func(*args, **kwargs)
+        return (resized_by_inverse if func is torch.ops.precast.resized else func)(*args, **kwargs)
 
 
 # Orders tried, as the share of a sum that comes first.

@@ -26,6 +26,7 @@ from precast.export.heads import (
     ZERO_SHOT_IMAGE,
     Head,
 )
+from precast.export.operators import resized
 from precast.export.reference import Part, build
 from precast.export.signatures import Component, signature
 from precast.export.trace import trace
@@ -243,6 +244,47 @@ def test_other_orders_of_a_sum_are_the_same_sum() -> None:
     for order in orders:
         assert order.keys() == first.keys() and order != first
         assert all(first[key] / 20 < error < 20 * first[key] for key, error in order.items()), (order, first)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape"),
+    [
+        (nn.Linear(64, 8), (3, 64)),
+        (nn.Conv1d(64, 8, 3, 2, 1), (2, 64, 9)),
+        (nn.Conv2d(64, 8, 3), (2, 64, 9, 9)),
+        (nn.ConvTranspose1d(64, 8, 3), (2, 64, 9)),
+        (nn.ConvTranspose2d(64, 8, 3, 2), (2, 64, 9, 9)),
+    ],
+)
+def test_another_order_is_the_same_sum(module: nn.Module, shape: tuple[int, ...]) -> None:
+    given = torch.randn(shape)
+    with torch.no_grad():
+        usual, exact = module(given), module.double()(given.double())
+        module.float()
+        with parity._OtherOrder(3 / 8):
+            other = module(given)
+    assert not torch.equal(usual, other)
+    torch.testing.assert_close(other.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+def test_a_group_keeps_its_order() -> None:
+    module, given = nn.Conv2d(64, 64, 3, groups=32), torch.randn(2, 64, 9, 9)
+    transposed = nn.ConvTranspose1d(64, 64, 3, groups=2)
+    with torch.no_grad(), parity._OtherOrder(3 / 8):
+        other = module(given), transposed(given[:, :, 0])
+    assert torch.equal(module(given), other[0]) and torch.equal(transposed(given[:, :, 0]), other[1])
+
+
+def test_a_map_is_resized_as_an_engine_rounds_it() -> None:
+    """39 places become 12: float32 holds 39 / 12, and not 12 / 39."""
+    given, like = torch.randn(1, 4, 39, 39), torch.zeros(1, 1, 12, 12)
+    exact = resized(given.double(), like)
+    with parity._OtherOrder(3 / 8):
+        other, aligned = resized(given, like), resized(given, like, aligned=True)
+    usual = resized(given, like)
+    errors = [float((array - exact).abs().max()) for array in (usual, other)]
+    assert 10 * errors[0] < errors[1] < 1e-4
+    assert torch.equal(aligned, resized(given, like, aligned=True))
 
 
 def test_pictures_larger_than_any_call_stand_in_part() -> None:
